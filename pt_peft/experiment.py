@@ -1,0 +1,177 @@
+"""Everything a run depends on: the schema of `experiment.json`."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from pt_peft import schema
+from pt_peft.schema import Strict
+
+Positive = Annotated[int, Field(ge=1)]
+Triple = tuple[float, float, float]
+
+
+class Backbone(Strict):
+    """The Vision Transformer all sites start from."""
+
+    name: str = Field(min_length=1)
+    """timm architecture, e.g. ``vit_tiny_patch16_224``."""
+    kwargs: dict[str, JsonValue] = {}
+    """Arguments passed on to ``timm.create_model``."""
+    image_size: int = Field(ge=16, le=1024)
+    """Side of the square input, pixels; position embeddings are resampled to it."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the weights file. A site whose file differs refuses to train."""
+    mean: Triple = (0.5, 0.5, 0.5)
+    """Subtracted from each channel of images scaled to [0, 1]."""
+    std: Triple = (0.5, 0.5, 0.5)
+    """Divides each channel after that."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive_std(cls, value: Triple) -> Triple:
+        if min(value) <= 0:
+            raise ValueError("each channel's std must be greater than 0")
+        return value
+
+
+class Columns(Strict):
+    """Names of the columns of a site's CSV table. A column set to null is not used."""
+
+    file: str = "file"
+    """Path of the image inside the folder or zip archive."""
+    label: str = "label"
+    """Class name; must be one of ``data.classes``."""
+    split: str | None = "split"
+    """``train``, ``val`` or ``test``."""
+    group: str | None = None
+    """Patient or lesion: its images stay in one split."""
+    site: str | None = None
+    """The site an image came from, for ``partition.kind = natural``."""
+
+
+class Data(Strict):
+    """What the images are. Where they lie is each site's own business (`site.json`)."""
+
+    source: Literal["lesions", "csv", "npz"]
+    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``npz``: MedMNIST layout."""
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Class names in the order of the head's outputs."""
+    columns: Columns = Columns()
+    """Used by ``csv``."""
+    images_per_site: dict[Literal["train", "val", "test"], Positive] = {"train": 256, "val": 128, "test": 256}
+    """Images a site draws in each split; used by ``lesions``."""
+    augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
+    """Random transforms of the training images, drawn anew for every batch."""
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("class names must differ from one another")
+        return value
+
+
+class Partition(Strict):
+    """Which images each simulated site has."""
+
+    kind: Literal["none", "iid", "natural"] = "none"
+    """``none``: a site has all it was given (real federations, ``lesions``); ``iid``: an equal random share;
+    ``natural``: the images whose ``data.columns.site`` is the site's name."""
+
+
+class Method(Strict):
+    """The PEFT method: a name of the registry, or several joined by ``+``."""
+
+    name: str = Field(min_length=1)
+    options: dict[str, dict[str, JsonValue]] = {}
+    """Per component method, its own fields, e.g. ``{"lora": {"rank": 4}}``."""
+
+
+class Training(Strict):
+    """Local training in a round."""
+
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images a step."""
+    local_epochs: int = Field(default=1, ge=1, le=1000)
+    """Passes over the site's training images a round."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    """Peak AdamW step size for adapters."""
+    head_learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """AdamW step size for the head; null takes ``learning_rate``."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled, on tensors of two or more dimensions."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced`` weighs the loss by the inverse of each class's share of the site's training images."""
+
+
+class Federation(Strict):
+    """Rounds, sites and what is done about those that fail."""
+
+    rounds: int = Field(default=3, ge=1, le=100_000)
+    min_sites: int = Field(default=2, ge=1)
+    """Quorum: valid results needed for a round to count. With fewer the job stops with a checkpoint."""
+    round_timeout_s: int = Field(default=3600, ge=1)
+    """Deadline of a round at the server, seconds; whoever has not answered by then is left out of it."""
+    site_timeout_s: int = Field(default=1800, ge=1)
+    """Deadline of a site's own work in a round, seconds; a site that hangs gives its round up and is back for the next."""
+    sites: tuple[str, ...] = ()
+    """Names of the sites; empty leaves it to FLARE (``-n``, or whoever is connected)."""
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("site names must differ from one another")
+        return value
+
+    @model_validator(mode="after")
+    def _deadlines_and_quorum(self) -> "Federation":
+        if self.site_timeout_s > self.round_timeout_s:
+            raise ValueError(f"site_timeout_s must be at most round_timeout_s ({self.round_timeout_s})")
+        if self.sites and self.min_sites > len(self.sites):
+            raise ValueError(f"min_sites ({self.min_sites}) must be at most the number of sites ({len(self.sites)})")
+        return self
+
+
+class Experiment(Strict):
+    """One run, completely: the same experiment gives the same final adapter."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_+.-]{1,100}$")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    backbone: Backbone
+    data: Data
+    partition: Partition = Partition()
+    method: Method
+    training: Training = Training()
+    federation: Federation = Federation()
+    select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1"] = "balanced_accuracy"
+    """Validation metric (mean over sites) that chooses the best round."""
+
+    @model_validator(mode="after")
+    def _partition_fits_data(self) -> "Experiment":
+        if self.partition.kind == "natural" and not (self.data.source == "csv" and self.data.columns.site):
+            raise ValueError("partition.kind 'natural' needs data.source 'csv' and data.columns.site")
+        if self.partition.kind == "iid" and self.data.source == "lesions":
+            raise ValueError("partition.kind 'iid' does not apply to data.source 'lesions': each site draws its own images")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> "Experiment":
+        """Reads `experiment.json`. Raises UserError naming the field, the value seen and what would be right."""
+        return schema.read(cls, path)
+
+    def to_json(self) -> str:
+        """Indented JSON that `read` takes back, complete with defaults."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: two experiments with equal digests are the same run."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()

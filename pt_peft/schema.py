@@ -1,0 +1,92 @@
+"""Reading a JSON file into a pydantic model, with errors a user can act on."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pt_peft.errors import UserError
+
+
+class Strict(BaseModel):
+    """A record that refuses unknown fields and does not coerce: ``"3"`` is not 3."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], value: object, source: str) -> Model:
+    """Validates `value` (decoded JSON) as `model`.
+
+    Args:
+        source: what the value was read from, for the error.
+
+    Raises:
+        UserError: naming the first offending field, the value seen and what would be right, and how many more.
+    """
+    try:
+        # Through JSON so that strict mode takes a list for a tuple, as JSON has no tuples.
+        return model.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        errors = error.errors()
+        first = errors[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the top level"
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, first["loc"][:-1])
+            message = f"field '{field}' is unknown{_suggestion(str(first['loc'][-1]), known)}"
+        elif first["type"] == "missing":
+            message = f"field '{field}' is missing"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            message = f"field '{field}' is {_shown(first['input'])}: {reason[0].lower() + reason[1:]}"
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"{source}: {message}{more}.") from None
+
+
+def read(model: type[Model], path: Path) -> Model:
+    """Reads the JSON file `path` as `model`.
+
+    Raises:
+        UserError: if the file is not there, is not JSON, or is not a valid `model`.
+    """
+    return parse(model, read_json(path), str(path))
+
+
+def read_json(path: Path) -> object:
+    """Decodes the JSON file `path`.
+
+    Raises:
+        UserError: if the file is not there or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid JSON ({error}).") from None
+
+
+def _shown(value: object, limit: int = 200) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known fields are {', '.join(known)}" if known else ""
+
+
+def _fields_at(model: type[BaseModel], location: tuple) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        nested = field.annotation if field else None
+        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+            return []
+        model = nested
+    return list(model.model_fields)

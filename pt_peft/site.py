@@ -1,0 +1,68 @@
+"""What a site keeps to itself: the schema of `site.json`, which never leaves the site."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.schema import Strict
+
+
+class SiteData(Strict):
+    """Where the site's images lie. Relative paths start at the folder of `site.json`."""
+
+    images: str | None = None
+    """Folder or zip archive of images, for ``csv``."""
+    table: str | None = None
+    """CSV file with a header, for ``csv``."""
+    npz: str | None = None
+    """MedMNIST-style ``.npz``, for ``npz``."""
+
+
+class Site(Strict):
+    """A site's own settings; every field has a default, so that a simulation needs no file."""
+
+    data: SiteData = SiteData()
+    backbone: str | None = None
+    """Weights file (``.safetensors``); null takes the embedded backbone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
+    cache: str | None = None
+    """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Site":
+        """Reads `site.json`, making its paths absolute. Raises UserError."""
+        site = schema.read(cls, path)
+        base = Path(path).resolve().parent
+
+        def absolute(value: str | None) -> str | None:
+            return None if value is None else str(base / Path(value).expanduser())
+
+        data = SiteData(**{name: absolute(value) for name, value in site.data})
+        return site.model_copy(update={"data": data, "backbone": absolute(site.backbone), "cache": absolute(site.cache)})
+
+    def existing(self, field: str) -> Path:
+        """The file or folder that `field` (``backbone``, ``data.images`` …) names.
+
+        Raises:
+            UserError: if the field is not set or what it names is not there.
+        """
+        value = self
+        for part in field.split("."):
+            value = getattr(value, part)
+        if value is None:
+            raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
+        if not Path(value).exists():
+            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
+        return Path(value)
+
+    def cache_folder(self) -> Path:
+        """Folder of the preprocessed-image cache (not created here)."""
+        if self.cache:
+            return Path(self.cache)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_peft"
