@@ -1,0 +1,46 @@
+"""The adapter file: exchanged tensors as safetensors with a JSON header. Imports no torch, unpickles nothing."""
+
+import json
+from pathlib import Path
+
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from pt_peft.errors import UserError
+from pt_peft.files import write_atomically
+from pt_peft.tensors import Tensors
+
+HEADER_KEY = "pt_peft"
+
+
+def save_adapter(path: Path, tensors: Tensors, header: dict) -> None:
+    """Writes `tensors` (by canonical key) and `header` (JSON-serialisable; method, backbone, classes, round, metrics)
+    to `path` atomically.
+
+    Raises:
+        OSError: if `path` cannot be written; a file that was there is kept.
+    """
+    contiguous = {key: value.copy(order="C") for key, value in tensors.items()}
+    metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
+    write_atomically(path, safetensors.numpy.save(contiguous, metadata=metadata))
+
+
+def load_adapter(path: Path) -> tuple[Tensors, dict]:
+    """Reads what `save_adapter` wrote.
+
+    Returns:
+        The tensors by key, and the header.
+
+    Raises:
+        UserError: if the file is not there, is not safetensors, or has no header of ours.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            return {key: file.get_tensor(key) for key in file.keys()}, header
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: is not a safetensors file ({error}).") from None
+    except (KeyError, json.JSONDecodeError):
+        raise UserError(f"{path}: has no '{HEADER_KEY}' header, so it is not an adapter written by this project.") from None

@@ -1,0 +1,90 @@
+"""timm Vision Transformers with pinned weights."""
+
+import sys
+from pathlib import Path
+
+import timm
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pt_peft.errors import UserError
+from pt_peft.experiment import Backbone
+from pt_peft.files import sha256_of
+from pt_peft.site import Site
+
+EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
+
+
+def weights_file(site: Site) -> Path:
+    """The weights file of `site`: its own, or the embedded one. Raises UserError if its own is not there."""
+    return site.existing("backbone") if site.backbone else EMBEDDED
+
+
+def check_digest(backbone: Backbone, weights: Path) -> None:
+    """Refuses weights other than those the experiment pins.
+
+    Raises:
+        UserError: saying which digest the file has and which is needed.
+    """
+    digest = sha256_of(weights)
+    if digest != backbone.sha256:
+        raise UserError(
+            f"backbone file {weights.name} has SHA-256 {digest}, but the experiment needs {backbone.sha256} "
+            f"({backbone.name}): every site must start from the same weights."
+        )
+
+
+def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) -> nn.Module:
+    """A timm ViT in float32 on the CPU with a fresh head of `num_classes` outputs.
+
+    Args:
+        weights: safetensors file under timm's own keys (a head in it is left out, position embeddings are resampled to
+            ``backbone.image_size``); None leaves the weights random.
+
+    Raises:
+        UserError: if timm does not know the architecture or its arguments, or if the file's tensors do not fit it.
+    """
+    try:
+        model = timm.create_model(
+            backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
+        )
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"backbone '{backbone.name}' cannot be built with image_size {backbone.image_size} and kwargs "
+            f"{backbone.kwargs}: {error}."
+        ) from None
+    if weights is not None:
+        _load(model, weights)
+    return model
+
+
+def head_name(model: nn.Module) -> str:
+    """Path of the classifier inside a timm model, e.g. ``head``."""
+    return model.pretrained_cfg["classifier"]
+
+
+def _load(model: nn.Module, weights: Path) -> None:
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{weights}: cannot be read as safetensors ({error}).") from None
+    head = head_name(model) + "."
+    state = {key: value.float() for key, value in state.items() if not key.startswith(head)}
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if resample:
+        state = resample(state, model)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
+    missing = [key for key in missing if not key.startswith(head)]
+    if missing or unexpected:
+        raise UserError(f"{weights}: does not fit the backbone; missing {missing[:3]}, left over {unexpected[:3]}.")
+
+
+def freeze(model: nn.Module) -> None:
+    """Marks every parameter as not trained."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,28 @@
+"""Linear probe: the head alone trains, on the frozen backbone's features."""
+
+from torch import nn
+
+from pt_peft.method import PeftMethod, register
+from pt_peft.schema import Strict
+
+
+class LinearProbe(Strict):
+    """Takes no options."""
+
+
+def inject(model: nn.Module, config: LinearProbe) -> None:
+    """Adds nothing: the head trains with every method."""
+
+
+register(
+    PeftMethod(
+        name="linear_probe",
+        summary="the head only",
+        paper="Alain and Bengio 2016, arXiv:1610.01644",
+        config=LinearProbe,
+        inject=inject,
+        identity_at_start=True,
+        mergeable=True,
+        trains_backbone=False,
+    )
+)

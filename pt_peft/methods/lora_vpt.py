@@ -1,0 +1,12 @@
+"""LoRA and deep prompts together: the hybrid of Alkhunaizi et al. 2024."""
+
+from pt_peft.method import Hybrid, register
+
+register(
+    Hybrid(
+        name="lora_vpt",
+        summary="lora and vpt_deep together",
+        paper="Alkhunaizi et al. 2024, doi:10.1007/978-3-031-77610-6_22",
+        parts=("lora", "vpt_deep"),
+    )
+)
