@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pt_peft.errors import UserError
+from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment import Backbone
 from pt_peft.files import sha256_of
 from pt_peft.site import Site
@@ -26,11 +26,11 @@ def check_digest(backbone: Backbone, weights: Path) -> None:
     """Refuses weights other than those the experiment pins.
 
     Raises:
-        UserError: saying which digest the file has and which is needed.
+        BackboneMismatch: saying which digest the file has and which is needed.
     """
     digest = sha256_of(weights)
     if digest != backbone.sha256:
-        raise UserError(
+        raise BackboneMismatch(
             f"backbone file {weights.name} has SHA-256 {digest}, but the experiment needs {backbone.sha256} "
             f"({backbone.name}): every site must start from the same weights."
         )

@@ -1,0 +1,10 @@
+"""A console that a person can follow: our progress lines and everybody's warnings. Log files keep everything."""
+
+import logging
+
+
+def quiet_console() -> None:
+    """Hides what is neither ours nor a warning from the console handlers of this process."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("pt_peft"))

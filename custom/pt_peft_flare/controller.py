@@ -1,0 +1,238 @@
+"""Federated averaging of exchanged tensors that one bad site does not bring down."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.workflows.fedavg import FedAvg
+
+from pt_peft.errors import UserError
+from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.schema import Strict, parse
+from pt_peft.tensors import Tensors, check_tensors, payload_bytes, specs_of
+from pt_peft.worker.client import WorkerError
+from pt_peft_flare.aggregators.weighted_mean import WeightedMean
+from pt_peft_flare.console import quiet_console
+from pt_peft_flare.persistor import BEST, FINAL
+from pt_peft_flare.replies import FATAL, REASON
+from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
+from pt_peft_flare.run_record import FILE_NAME, RunRecord
+from pt_peft_flare.tracking import log_scalars, split_scalars
+
+console = logging.getLogger(__name__)
+
+
+class JobFailed(Exception):
+    """The job cannot go on; the message is for the lead."""
+
+
+class PeftFedAvg(FedAvg):
+    """FedAvg on FLARE, for exchanged tensors.
+
+    In each round every connected site gets the aggregate, reports its validation metrics and returns its trained
+    tensors. Keys, shapes, dtypes and finiteness are checked before anything is added; a late, failed or malformed
+    result leaves its site out of the round, with the reason. With fewer than ``federation.min_sites`` valid results the
+    job stops with an error and the last aggregate on disk. After the last round the final aggregate is evaluated on
+    every site's validation and test images.
+
+    All that it needs stands in the job's `experiment.json`.
+    """
+
+    def __init__(self, task_check_period: float = 0.05) -> None:
+        """Args:
+        task_check_period: seconds between looks at what has come in.
+        """
+        super().__init__(task_check_period=task_check_period, ignore_result_error=True)
+        self._results = RoundResults(_unexpected)
+        self._record: RunRecord | None = None
+        self._best: float | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.START_RUN and is_simulation(fl_ctx):
+            quiet_console()
+
+    def run(self) -> None:
+        """All rounds and the final evaluation. A failure ends the job with its reason."""
+        try:
+            self._run()
+        except (UserError, WorkerError, JobFailed, OSError) as error:
+            if self._record:
+                self._record.close("failed", str(error))
+            console.error("the job failed: %s", error)
+            self.panic(str(error))
+
+    def _run(self) -> None:
+        self._experiment = read_experiment(self.fl_ctx)
+        federation = self._experiment.federation
+        sites = self._sites()
+        if len(sites) < federation.min_sites:
+            raise JobFailed(
+                f"experiment.json: field 'federation.min_sites' is {federation.min_sites}, but the job has only "
+                f"{len(sites)} site(s): {', '.join(sites)}."
+            )
+        # Not `load_model`: FLARE would replace the reason of a failure by its own.
+        tensors = self.persistor.load(self.fl_ctx)["weights"]
+        self._specs = specs_of(tensors)
+        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), tensors)
+        console.info(
+            "%s: %d sites, %d rounds, %d tensors of %.1f kB travel each way",
+            self._experiment.name, len(sites), federation.rounds, len(tensors), payload_bytes(tensors) / 1000,
+        )  # fmt: skip
+        for self.current_round in range(federation.rounds):
+            tensors = self._train_round(self.current_round, tensors)
+        self._evaluate_final(federation.rounds, tensors)
+        self._record.close("finished")
+        folder = run_dir(self.fl_ctx)
+        console.info("final adapter  %s", folder / FINAL)
+        console.info("best adapter   %s", folder / BEST)
+        console.info("metrics        %s", folder / FILE_NAME)
+        console.info("curves         tensorboard --logdir %s", folder / "tb_events")
+
+    def _train_round(self, round_number: int, tensors: Tensors) -> Tensors:
+        mean = WeightedMean()
+
+        def accept(result: FLModel) -> TrainingReport:
+            trained = check_tensors(result.params, self._specs)
+            report = parse(TrainingReport, result.metrics, "report")
+            report.check_classes(len(self._experiment.data.classes))
+            mean.add(trained, report.num_samples)
+            return report
+
+        started = time.monotonic()
+        self.event(AppEventType.ROUND_STARTED)
+        reports, left_out = self._collect(AppConstants.TASK_TRAIN, round_number, tensors, accept)
+        trained = mean.result()
+        seconds = time.monotonic() - started
+        nbytes = payload_bytes(tensors)
+        validation = self._record.add_round(round_number, reports, left_out, nbytes, seconds)
+        self._consider(round_number, tensors, validation)
+        self._persist(FINAL, trained, {"round": round_number + 1})
+        self.event(AppEventType.ROUND_DONE)
+        for site, report in reports.items():
+            at_start = split_scalars("val", report.val)
+            after = {"train/loss": report.train_loss, "seconds": report.seconds, "bytes/in": nbytes, "bytes/out": nbytes}
+            log_scalars(self, self.engine, site, round_number, at_start)
+            log_scalars(self, self.engine, site, round_number + 1, after)
+        loss = sum(report.train_loss for report in reports.values()) / len(reports)
+        self._log_global(round_number, {"val": validation})
+        log_scalars(self, self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds})
+        console.info(
+            "round %d/%d  %d sites  train loss %.3f  %.1f s",
+            round_number + 1, self._experiment.federation.rounds, len(reports), loss, seconds,
+        )  # fmt: skip
+        return trained
+
+    def _evaluate_final(self, rounds: int, tensors: Tensors) -> None:
+        def accept(result: FLModel) -> EvaluationReport:
+            report = parse(EvaluationReport, result.metrics, "report")
+            report.check_classes(len(self._experiment.data.classes))
+            return report
+
+        reports, left_out = self._collect(AppConstants.TASK_VALIDATION, rounds, tensors, accept)
+        summary = self._record.add_final(reports, left_out)
+        self._consider(rounds, tensors, summary["val"])
+        self._persist(FINAL, tensors, {"round": rounds, "metrics": summary})
+        for site, report in reports.items():
+            for split in ("val", "test"):
+                log_scalars(self, self.engine, site, rounds, split_scalars(split, getattr(report, split)))
+        self._log_global(rounds, summary)
+        for split, metrics in summary.items():
+            if metrics:
+                console.info(
+                    "final aggregate, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
+                    split, metrics["pooled"]["balanced_accuracy"], metrics["mean"]["balanced_accuracy"], len(reports),
+                )  # fmt: skip
+
+    def _collect(
+        self, task: str, round_number: int, tensors: Tensors, accept: Callable[[FLModel], Strict]
+    ) -> tuple[dict, dict[str, str]]:
+        """Sends `tensors` to all sites and waits for valid results, at most ``federation.round_timeout_s`` seconds.
+
+        Returns:
+            Reports by site, and the reasons of the sites that are left out.
+
+        Raises:
+            JobFailed: if the quorum is missed, a site reports what no site can mend, or the job is aborted.
+        """
+        federation = self._experiment.federation
+        sites, results = self._sites(), RoundResults(accept)
+        self._results = results
+        model = FLModel(
+            params_type=ParamsType.FULL,
+            params=tensors,
+            start_round=0,
+            current_round=round_number,
+            total_rounds=federation.rounds,
+        )
+        self.send_model(
+            task_name=task,
+            data=model,
+            targets=sites,
+            timeout=federation.round_timeout_s,
+            callback=lambda result: results.add(result.meta["client_name"], result),
+        )
+        while self.get_num_standing_tasks():
+            if self.abort_signal.triggered:
+                raise JobFailed(f"the job was stopped during task '{task}' of round {round_number + 1}.")
+            time.sleep(self._task_check_period)
+        results.close(sites, federation.round_timeout_s)
+        for site, reason in sorted(results.left_out.items()):
+            console.warning("round %d: %s is left out of task '%s': %s", round_number + 1, site, task, reason)
+        if results.fatal:
+            raise JobFailed(results.fatal)
+        if len(results.reports) < federation.min_sites:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(results.left_out.items()))
+            raise JobFailed(
+                f"round {round_number + 1}, task '{task}': {len(results.reports)} of {len(sites)} sites gave a valid result, "
+                f"but federation.min_sites is {federation.min_sites} ({reasons})"
+            )
+        return dict(sorted(results.reports.items())), results.left_out
+
+    def _accept_train_result(
+        self, client_name: str, result: Shareable, fl_ctx: FLContext, is_unknown_task: bool = False
+    ) -> bool:
+        if is_unknown_task:
+            console.warning("%s: a result that came after its deadline is not used", client_name)
+            return False
+        if result.get_return_code() != ReturnCode.OK:
+            reason = str(result.get_header(REASON) or result.get_return_code())
+            self._results.fail(client_name, reason, fatal=bool(result.get_header(FATAL)))
+            return False
+        self._results.arrived(client_name)
+        return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)
+
+    def _sites(self) -> list[str]:
+        return sorted(client.name for client in self.engine.get_clients())
+
+    def _consider(self, finished_rounds: int, tensors: Tensors, validation: dict | None) -> None:
+        """Keeps `tensors` as the best aggregate if their validation says so; the initial state is no candidate."""
+        value = validation["mean"][self._experiment.select_by] if validation else None
+        if finished_rounds and value is not None and (self._best is None or value > self._best):
+            self._best = value
+            self._record.set_best(finished_rounds, validation)
+            self._persist(BEST, tensors, {"round": finished_rounds, "metrics": {"val": validation}})
+
+    def _persist(self, file_name: str, tensors: Tensors, meta: dict) -> None:
+        self.persistor.save_as(file_name, make_model_learnable(tensors, meta_props=meta), self.fl_ctx)
+
+    def _log_global(self, finished_rounds: int, summary: dict[str, dict | None]) -> None:
+        for split, metrics in summary.items():
+            if metrics:
+                values = {f"{split}/mean_{name}": value for name, value in metrics["mean"].items() if value is not None}
+                pooled = metrics["pooled"]
+                values |= {f"{split}/pooled_{name}": pooled[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+                log_scalars(self, self.engine, "global", finished_rounds, values)
+
+
+def _unexpected(result: FLModel) -> Strict:
+    raise UserError("no result was asked for")

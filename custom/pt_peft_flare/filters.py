@@ -1,0 +1,102 @@
+"""The last gate of a site: only what is on the allow-list leaves, and the ledger says so."""
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.app_constant import AppConstants
+
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.schema import parse
+from pt_peft.site import Site
+from pt_peft.tensors import TensorError, Tensors, TensorSpec, check_tensors
+from pt_peft.worker.client import WorkerError
+from pt_peft_flare import ledger
+from pt_peft_flare.replies import FATAL, REASON, failure
+from pt_peft_flare.run_context import read_experiment, read_site, run_dir
+from pt_peft_flare.specs import exchanged_specs
+
+MAX_REASON = 500
+"""Characters of a failure's reason that may leave the site."""
+
+
+class EgressFilter(Filter):
+    """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
+
+    Allowed are: for ``train`` the exchanged tensors and a `TrainingReport`; for ``validate`` an `EvaluationReport`; for
+    ``submit_model`` the exchanged tensors; from a site that failed, a reason without the site's paths. Which tensors a
+    method exchanges is found from the experiment, not from what the learner says. Anything else is held back: the site
+    answers with the reason instead, and the ledger has the attempt.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._specs: dict[str, TensorSpec] | None = None
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Returns what may leave. Never raises for what is wrong with `shareable`.
+
+        Raises:
+            OSError: if the ledger cannot be written; FLARE then sends nothing.
+        """
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        round_number = shareable.get_header(AppConstants.CURRENT_ROUND)
+        entry = {
+            "job": fl_ctx.get_job_id(),
+            "task": task,
+            "round": round_number if isinstance(round_number, int) else None,
+        }
+        try:
+            site = read_site(fl_ctx)
+            if shareable.get_return_code() != ReturnCode.OK:
+                reason = _without_paths(str(shareable.get_header(REASON) or shareable.get_return_code()), site)
+                allowed, told = failure(reason, fatal=bool(shareable.get_header(FATAL))), {"reason": reason}
+            else:
+                dxo, told = self._allowed(task, from_shareable(shareable), site, fl_ctx)
+                allowed = dxo.to_shareable()
+        except (UserError, TensorError, WorkerError, ValueError, TypeError) as error:
+            reason = f"held back by the egress filter: {error}"[:MAX_REASON]
+            self.log_error(fl_ctx, f"task {task}: {reason}", fire_event=False)
+            allowed, told = failure(reason), {"held_back": reason}
+        ledger.append(run_dir(fl_ctx), {**entry, **told})
+        return allowed
+
+    def _allowed(self, task: str, dxo: DXO, site: Site, fl_ctx: FLContext) -> tuple[DXO, dict]:
+        experiment = read_experiment(fl_ctx)
+        classes = len(experiment.data.classes)
+        if task == AppConstants.TASK_TRAIN:
+            tensors = self._checked(dxo, experiment, site, fl_ctx)
+            report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
+            report.check_classes(classes)
+            fields = report.model_dump(mode="json")
+            meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
+            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors), "report": fields}
+        if task == AppConstants.TASK_VALIDATION:
+            if dxo.data_kind != DataKind.METRICS:
+                raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
+            report = parse(EvaluationReport, dxo.data, "report")
+            report.check_classes(classes)
+            fields = report.model_dump(mode="json")
+            return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
+        if task == AppConstants.TASK_SUBMIT_MODEL:
+            tensors = self._checked(dxo, experiment, site, fl_ctx)
+            return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors)
+        raise TensorError(f"nothing may leave as a result of task '{task}'")
+
+    def _checked(self, dxo: DXO, experiment: Experiment, site: Site, fl_ctx: FLContext) -> Tensors:
+        if dxo.data_kind != DataKind.WEIGHTS:
+            raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
+        if self._specs is None:
+            self._specs = exchanged_specs(experiment, site, fl_ctx)
+        return check_tensors(dxo.data, self._specs)
+
+
+def _without_paths(reason: str, site: Site) -> str:
+    """`reason`, cut to its limit, with the file names of the site's paths in place of the paths."""
+    paths = [site.data.images, site.data.table, site.data.npz, site.backbone, site.cache]
+    for path in sorted(filter(None, paths), key=len, reverse=True):
+        reason = reason.replace(path, path.rstrip("/").rpartition("/")[2])
+    return reason[:MAX_REASON]

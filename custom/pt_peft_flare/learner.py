@@ -1,0 +1,83 @@
+"""The site's side of a job: hands each task to a worker and its result to FLARE."""
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FLMetaKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+
+from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.tensors import TensorError
+from pt_peft.worker.client import WorkerError
+from pt_peft_flare.console import quiet_console
+from pt_peft_flare.replies import failure
+from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.workers import RespawningWorker
+
+EVALUATED_SPLITS = ["val", "test"]
+
+
+class PeftLearner(Executor):
+    """Trains, validates and submits the exchanged tensors of one site.
+
+    All that it needs stands in the job's `experiment.json` and the site's `site.json`. The work is done by a worker
+    process, which is killed when it overruns ``federation.site_timeout_s`` or the job is aborted, and replaced for the
+    next task: a site that hangs gives one round up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worker: RespawningWorker | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type == EventType.START_RUN and is_simulation(fl_ctx):
+            quiet_console()
+        elif event_type == EventType.END_RUN and self._worker is not None:
+            self._worker.close()
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Does one task; a failure is a reply with the reason, never an exception."""
+        tasks = {
+            AppConstants.TASK_TRAIN: self._train,
+            AppConstants.TASK_VALIDATION: self._validate,
+            AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
+        }
+        if task_name not in tasks:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        try:
+            self._open(fl_ctx)
+            result = tasks[task_name](shareable, abort_signal).to_shareable()
+        except (UserError, TensorError, WorkerError) as error:
+            self.log_error(fl_ctx, f"task {task_name}: {error}", fire_event=False)
+            result = failure(str(error), fatal=isinstance(error, BackboneMismatch))
+        result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
+        return result
+
+    def _open(self, fl_ctx: FLContext) -> None:
+        if self._worker is None:
+            experiment = read_experiment(fl_ctx)
+            self._timeout_s = experiment.federation.site_timeout_s
+            self._worker = RespawningWorker(experiment, read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
+
+    def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
+        request = {"round": shareable.get_header(AppConstants.CURRENT_ROUND)}
+        report, tensors = self._call("train", request, from_shareable(shareable).data, abort_signal)
+        meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
+        return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
+
+    def _validate(self, shareable: Shareable, abort_signal: Signal) -> DXO:
+        request = {"splits": EVALUATED_SPLITS}
+        report, _ = self._call("evaluate", request, from_shareable(shareable).data, abort_signal)
+        return DXO(DataKind.METRICS, data=report)
+
+    def _submit_model(self, shareable: Shareable, abort_signal: Signal) -> DXO:
+        _, tensors = self._call("local_state", {}, {}, abort_signal)
+        return DXO(DataKind.WEIGHTS, data=tensors)
+
+    def _call(self, request: str, message: dict, tensors: dict, abort_signal: Signal) -> tuple[dict, dict]:
+        return self._worker.call(
+            request, message, tensors, timeout_s=self._timeout_s, stopped=lambda: abort_signal.triggered
+        )

@@ -1,0 +1,36 @@
+"""The egress ledger: one line of JSON for each payload that leaves a site, or was stopped from leaving."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pt_peft.tensors import Tensors, payload_bytes, payload_l2_norm, payload_sha256
+
+FILE_NAME = "egress.jsonl"
+
+
+def tensor_entry(tensors: Tensors) -> dict:
+    """What the ledger says of a payload's tensors: names, shapes, dtypes, bytes, L2 norm and SHA-256."""
+    return {
+        "tensors": {
+            key: {"shape": list(value.shape), "dtype": str(value.dtype), "bytes": value.nbytes}
+            for key, value in sorted(tensors.items())
+        },
+        "tensor_bytes": payload_bytes(tensors),
+        "l2_norm": payload_l2_norm(tensors),
+        "sha256": payload_sha256(tensors),
+    }
+
+
+def append(folder: Path, entry: dict) -> None:
+    """Appends `entry` with the time (UTC) to the ledger in `folder`, on disk before this returns.
+
+    Raises:
+        OSError: if it cannot be written; the payload must then not leave.
+    """
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
+    with open(folder / FILE_NAME, "a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,77 @@
+"""The adapter on the server: where it starts and where it is kept."""
+
+from pathlib import Path
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
+from nvflare.app_common.abstract.model_persistor import ModelPersistor
+from nvflare.app_common.model_desc import ModelDescriptor
+
+from pt_peft import __version__
+from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.worker.client import WorkerHost
+from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.workers import RespawningWorker, share_host
+
+FINAL = "adapter.safetensors"
+BEST = "best_adapter.safetensors"
+
+
+class AdapterPersistor(ModelPersistor):
+    """Holds the exchanged tensors only; a backbone is read just to start methods that train its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._host: WorkerHost | None = None
+
+    def handle_event(self, event: str, fl_ctx: FLContext) -> None:
+        if event == EventType.START_RUN and is_simulation(fl_ctx):
+            # Started before any client process, so that all of them inherit where it is.
+            self._host = share_host(run_dir(fl_ctx))
+        elif event == EventType.END_RUN and self._host is not None:
+            self._host.close()
+            self._host = None
+
+    def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The initial exchanged tensors, a pure function of the experiment.
+
+        Raises:
+            UserError, WorkerError: if the experiment is invalid or they cannot be built.
+        """
+        worker = RespawningWorker(read_experiment(fl_ctx), read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
+        try:
+            _, tensors = worker.call("initial_state")
+        finally:
+            worker.close()
+        return make_model_learnable(tensors, meta_props={})
+
+    def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
+        """Writes the round's aggregate to ``adapter.safetensors`` in the run's folder."""
+        self.save_as(FINAL, model, fl_ctx)
+
+    def save_as(self, file_name: str, model: ModelLearnable, fl_ctx: FLContext) -> Path:
+        """Writes the tensors with their header (what was trained on what, and the model's own metadata) atomically."""
+        experiment = read_experiment(fl_ctx)
+        header = {
+            "method": experiment.method.model_dump(mode="json"),
+            "backbone": experiment.backbone.model_dump(mode="json"),
+            "classes": list(experiment.data.classes),
+            "experiment": experiment.name,
+            "experiment_sha256": experiment.digest(),
+            "version": __version__,
+            **model[ModelLearnableKey.META],
+        }
+        path = run_dir(fl_ctx) / file_name
+        save_adapter(path, model[ModelLearnableKey.WEIGHTS], header)
+        return path
+
+    def get_model_inventory(self, fl_ctx: FLContext) -> dict[str, ModelDescriptor]:
+        """The adapters saved so far, for FLARE's cross-site evaluation."""
+        saved = [run_dir(fl_ctx) / name for name in (FINAL, BEST)]
+        return {path.name: ModelDescriptor(path.name, str(path), "safetensors") for path in saved if path.exists()}
+
+    def get_model(self, model_file: str, fl_ctx: FLContext) -> ModelLearnable:
+        """The saved adapter `model_file`. Raises UserError if there is none."""
+        tensors, header = load_adapter(run_dir(fl_ctx) / Path(model_file).name)
+        return make_model_learnable(tensors, meta_props=header)

@@ -1,0 +1,55 @@
+"""What came back from the sites for one task: accepted as it arrives, or left out with the reason."""
+
+from collections.abc import Callable, Iterable
+
+from nvflare.app_common.abstract.fl_model import FLModel
+
+from pt_peft.errors import UserError
+from pt_peft.schema import Strict
+from pt_peft.tensors import TensorError
+
+
+class RoundResults:
+    """Collects the results of one task. A bad one costs its site the round and nothing else."""
+
+    def __init__(self, accept: Callable[[FLModel], Strict]):
+        """Args:
+        accept: takes a result and returns the site's report; raises UserError or TensorError for a malformed one.
+        """
+        self._accept = accept
+        self.reports: dict[str, Strict] = {}
+        """Reports of the accepted results, by site."""
+        self.left_out: dict[str, str] = {}
+        """Reasons, by site."""
+        self.fatal: str | None = None
+        """Why no site's result can be of use, if so."""
+
+    def arrived(self, site: str) -> None:
+        """Notes that `site` has answered; until `add` accepts the result it counts as unreadable."""
+        self.left_out[site] = "the result could not be read"
+
+    def add(self, site: str, result: FLModel) -> bool:
+        """Takes the result of a site that has `arrived`. Returns whether it was accepted."""
+        try:
+            self.reports[site] = self._accept(result)
+        except (UserError, TensorError) as error:
+            self.left_out[site] = str(error)
+            return False
+        del self.left_out[site]
+        return True
+
+    def fail(self, site: str, reason: str, fatal: bool) -> None:
+        """Takes a site's word that it failed.
+
+        Args:
+            fatal: whether the reason holds for the whole job.
+        """
+        self.left_out[site] = reason
+        if fatal:
+            self.fatal = f"{site}: {reason}"
+
+    def close(self, expected: Iterable[str], deadline_s: int) -> None:
+        """Gives each site in `expected` that has not answered its reason."""
+        for site in expected:
+            if site not in self.reports:
+                self.left_out.setdefault(site, f"no answer within {deadline_s} s")

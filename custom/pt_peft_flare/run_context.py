@@ -1,0 +1,39 @@
+"""What a component learns from FLARE about the run it is in."""
+
+from pathlib import Path
+
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+
+from pt_peft.experiment import Experiment
+from pt_peft.site import Site
+
+
+def is_simulation(fl_ctx: FLContext) -> bool:
+    """Whether this process belongs to FLARE's simulator."""
+    return fl_ctx.get_job_id() == "simulate_job"
+
+
+def run_dir(fl_ctx: FLContext) -> Path:
+    """The folder of this job in this process's workspace."""
+    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+
+
+def read_experiment(fl_ctx: FLContext) -> Experiment:
+    """The job's ``app/config/experiment.json``. Raises UserError."""
+    return Experiment.read(Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / "experiment.json")
+
+
+def read_site(fl_ctx: FLContext) -> Site:
+    """The site's own ``local/site.json``, all defaults if there is none. Raises UserError."""
+    path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
+    return Site.read(path) if path.exists() else Site()
+
+
+def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
+    """Names of all sites of the job, as every one of them sees it."""
+    if experiment.federation.sites:
+        return list(experiment.federation.sites)
+    meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+    return sorted(client["name"] for client in meta.get(JobMetaKey.JOB_CLIENTS.value, [])) or [fl_ctx.get_identity_name()]

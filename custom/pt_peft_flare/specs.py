@@ -1,0 +1,37 @@
+"""Which tensors an experiment exchanges, found independently of the learner."""
+
+import json
+
+from nvflare.apis.fl_context import FLContext
+
+from pt_peft import __version__
+from pt_peft.experiment import Experiment
+from pt_peft.files import write_atomically
+from pt_peft.site import Site
+from pt_peft.tensors import TensorSpec
+from pt_peft_flare.run_context import run_dir
+from pt_peft_flare.workers import RespawningWorker
+
+
+def exchanged_specs(experiment: Experiment, site: Site, fl_ctx: FLContext) -> dict[str, TensorSpec]:
+    """Shape and dtype of each tensor that `experiment` exchanges, by key.
+
+    Built once by a worker of its own and kept in the site's cache folder, because in a simulation with fewer threads
+    than sites every task runs in a new process.
+
+    Raises:
+        UserError: if the experiment's method or backbone is not known.
+        WorkerError: if the worker fails.
+    """
+    path = site.cache_folder() / "exchanged" / f"{experiment.digest()}-{__version__}.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
+        try:
+            fields, _ = worker.call("specs")
+        finally:
+            worker.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(fields).encode())
+    return {key: TensorSpec(tuple(field["shape"]), field["dtype"]) for key, field in fields.items()}

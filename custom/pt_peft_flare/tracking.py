@@ -1,0 +1,39 @@
+"""Scalars for FLARE's analytics receivers (TensorBoard, MLflow, …), from reports that passed the sites' egress filters.
+
+Fired at the server as if each site had sent them as federation events: nothing but filtered results then leaves a site,
+and every stock receiver works.
+"""
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey
+
+from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
+
+from pt_peft.reports import SplitMetrics
+
+SCALARS = ("loss", "accuracy", "balanced_accuracy", "auroc", "macro_f1", "ece")
+
+
+def split_scalars(split: str, metrics: SplitMetrics | None) -> dict[str, float]:
+    """``{"val/loss": 0.4, …}``; empty for a split without images."""
+    values = {name: getattr(metrics, name) for name in SCALARS} if metrics else {}
+    return {f"{split}/{name}": value for name, value in values.items() if value is not None}
+
+
+def log_scalars(component: FLComponent, engine, source: str, step: int, values: dict[str, float]) -> None:
+    """Hands scalars to the receivers.
+
+    Args:
+        source: name of the site they belong to; becomes the run's name in TensorBoard.
+        step: number of finished rounds.
+        values: by tag.
+    """
+    for tag, value in values.items():
+        data = AnalyticsData(key=tag, value=float(value), data_type=AnalyticsDataType.SCALAR, global_step=step)
+        shareable = data.to_dxo().to_shareable()
+        shareable.set_peer_props({ReservedKey.IDENTITY_NAME: source})
+        with engine.new_context() as fl_ctx:
+            fl_ctx.set_prop(FLContextKey.EVENT_DATA, shareable, private=True, sticky=False)
+            fl_ctx.set_prop(FLContextKey.EVENT_SCOPE, EventScope.FEDERATION, private=True, sticky=False)
+            component.fire_event(FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE, fl_ctx)

@@ -1,0 +1,150 @@
+"""One site's share of a round: local training and evaluation."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pt_peft.data.site_data import SiteData, Split, batches
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.method import build_model, exchanged_parameters, exchanged_state, load_exchanged
+from pt_peft.metrics import evaluate_predictions
+from pt_peft.seeds import derive_seed
+from pt_peft.tensors import Tensors
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a site has to show for a round."""
+
+    tensors: Tensors
+    """The exchanged tensors after local training, by canonical key."""
+    num_samples: int
+    """Training images seen in one local epoch: the site's weight in the mean."""
+    loss: float
+    """Mean training loss over the round's steps."""
+
+
+class LocalTrainer:
+    """Trains the exchanged tensors on one site's images. Holds nothing that a later round depends on."""
+
+    def __init__(self, experiment: Experiment, site_name: str, data: SiteData, weights: Path, device: torch.device):
+        """Builds the model on `device`.
+
+        Args:
+            weights: the backbone's file; its digest is the caller's to check.
+
+        Raises:
+            UserError: as `build_model` does.
+        """
+        self.experiment = experiment
+        self.site_name = site_name
+        self.data = data
+        self.device = device
+        self.model = build_model(experiment, weights).to(device)
+        self._mean = torch.tensor(experiment.backbone.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(experiment.backbone.std, device=device).view(1, 3, 1, 1)
+
+    def train(self, tensors: Tensors, round_number: int) -> TrainingResult:
+        """Starts from `tensors` and trains ``training.local_epochs`` epochs.
+
+        Args:
+            tensors: the exchanged tensors of the round, by canonical key.
+            round_number: counted from 0; seeds shuffling, augmentation and dropout, and places the schedule.
+
+        Raises:
+            UserError: if the loss stops being finite.
+        """
+        training, split = self.experiment.training, self.data.train
+        load_exchanged(self.model, tensors)
+        # A fresh optimiser each round: a restarted process then loses nothing.
+        optimizer = self._optimizer()
+        peak_rates = [group["lr"] for group in optimizer.param_groups]
+        class_weights = self._class_weights()
+        steps_per_epoch = math.ceil(len(split) / training.batch_size)
+        steps_per_round = steps_per_epoch * training.local_epochs
+        total_steps = steps_per_round * self.experiment.federation.rounds
+        step = round_number * steps_per_round
+        losses = []
+        self.model.train()
+        for epoch in range(training.local_epochs):
+            path = (self.site_name, round_number, epoch)
+            torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
+            seed = derive_seed(self.experiment.seed, "shuffle", *path)
+            for images, labels in batches(split, training.batch_size, seed=seed, augment=self.experiment.data.augment):
+                if training.schedule == "cosine":
+                    factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
+                    for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
+                        group["lr"] = peak * factor
+                logits = self.model(self._normalise(images))
+                loss = functional.cross_entropy(
+                    logits, labels.to(self.device), weight=class_weights, label_smoothing=training.label_smoothing
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+                step += 1
+        mean_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(mean_loss):
+            raise UserError(
+                f"site {self.site_name}, round {round_number}: the training loss is {mean_loss}; a smaller "
+                f"training.learning_rate than {training.learning_rate} may be right."
+            )
+        return TrainingResult(exchanged_state(self.model), len(split), mean_loss)
+
+    @torch.inference_mode()
+    def evaluate(self, tensors: Tensors, split: Split) -> dict:
+        """Metrics (see `evaluate_predictions`) of the model with `tensors` on `split`."""
+        load_exchanged(self.model, tensors)
+        self.model.eval()
+        logits, labels = [], []
+        for images, targets in batches(split, EVALUATION_BATCH, seed=None):
+            logits.append(self.model(self._normalise(images)).float().cpu())
+            labels.append(targets)
+        return evaluate_predictions(torch.cat(logits), torch.cat(labels))
+
+    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.to(self.device) - self._mean) / self._std
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        training = self.experiment.training
+        head = {id(parameter) for parameter in self.model.get_classifier().parameters()}
+        rates = {False: training.learning_rate, True: training.head_learning_rate or training.learning_rate}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in exchanged_parameters(self.model).values():
+            groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+        return torch.optim.AdamW(
+            {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
+            for (in_head, decays), members in groups.items()
+        )
+
+    def _class_weights(self) -> torch.Tensor | None:
+        if self.experiment.training.class_weights == "none":
+            return None
+        classes = len(self.experiment.data.classes)
+        counts = np.bincount(self.data.train.labels, minlength=classes)
+        present = counts > 0
+        weights = np.zeros(classes)
+        weights[present] = counts.sum() / (present.sum() * counts[present])
+        return torch.tensor(weights, dtype=torch.float32, device=self.device)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device that a site's ``device`` field names; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        UserError: if it is ``cuda`` and this machine has none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("site.json: field 'device' is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

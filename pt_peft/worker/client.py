@@ -1,0 +1,126 @@
+"""A worker as its user sees it. Imports no torch."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.tensors import TensorError, Tensors
+from pt_peft.worker import frames
+
+HOST_VARIABLE = "PT_PEFT_WORKER_HOST"
+"""Names the socket of a host that this process may use, inherited from whoever started that host."""
+
+_POLL_S = 0.2
+_ERRORS = {error.__name__: error for error in (UserError, BackboneMismatch, TensorError)}
+
+
+class WorkerError(Exception):
+    """A worker that died, was stopped or broke down; the reason is the message."""
+
+
+class WorkerHost:
+    """A running host process, see `pt_peft.worker.host`."""
+
+    def __init__(self, log: Path):
+        """Starts the host; its own output (not its workers') goes to the file `log`."""
+        self._folder = tempfile.TemporaryDirectory(prefix="pt-peft-")
+        self.socket = os.path.join(self._folder.name, "host")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pt_peft.worker.host", self.socket],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        while not os.path.exists(self.socket):
+            if self._process.poll() is not None:
+                raise WorkerError(f"the worker host ended with exit code {self._process.returncode}, see {log}")
+            time.sleep(0.02)
+
+    def alive(self) -> bool:
+        """Whether the host still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the host and its workers."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+class Worker:
+    """One worker process, opened for one site or for the server."""
+
+    def __init__(self, host: str, opening: dict):
+        """Connects to the host at the socket path `host` and opens a session.
+
+        Args:
+            opening: see `pt_peft.worker.session.Session.open`.
+
+        Raises:
+            WorkerError: if the host is gone.
+            UserError: if the experiment or the site's settings are invalid.
+        """
+        self._connection = socket.socket(socket.AF_UNIX)
+        try:
+            self._connection.connect(host)
+            # No deadline: the host may be importing.
+            self.pid = frames.receive(self._connection)[0]["pid"]
+        except (OSError, EOFError) as error:
+            raise WorkerError(f"the worker host at {host} does not answer ({error})") from None
+        self.call("open", opening)
+
+    def call(
+        self,
+        request: str,
+        message: dict | None = None,
+        tensors: Tensors | None = None,
+        *,
+        timeout_s: float | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[dict, Tensors]:
+        """Sends one request and waits for its reply.
+
+        Args:
+            timeout_s: after this many seconds the worker is killed.
+            stopped: asked several times a second; once it is true the worker is killed.
+
+        Raises:
+            UserError, TensorError: as the worker raised them.
+            WorkerError: if the worker died, broke down, was stopped or took too long.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            frames.send(self._connection, {**(message or {}), "request": request}, tensors)
+            while not select.select([self._connection], [], [], _POLL_S)[0]:
+                if stopped():
+                    self.kill()
+                    raise WorkerError("stopped")
+                if deadline is not None and time.monotonic() > deadline:
+                    self.kill()
+                    raise WorkerError(f"did not finish '{request}' within {timeout_s:g} s and was stopped")
+            reply, result = frames.receive(self._connection)
+        except (OSError, EOFError):
+            raise WorkerError(f"the worker (process {self.pid}) died during '{request}'") from None
+        if "error" in reply:
+            raise _ERRORS.get(reply["kind"], WorkerError)(reply["error"])
+        return reply, result
+
+    def kill(self) -> None:
+        """Ends the worker at once, whatever it is doing."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._connection.close()

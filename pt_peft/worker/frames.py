@@ -1,0 +1,36 @@
+"""What goes over the socket between a worker and its user: a JSON object and named tensors, never a pickle."""
+
+import json
+import socket
+import struct
+
+import safetensors.numpy
+
+from pt_peft.tensors import Tensors
+
+_LENGTHS = struct.Struct(">QQ")
+
+
+def send(connection: socket.socket, message: dict, tensors: Tensors | None = None) -> None:
+    """Sends `message` (JSON-serialisable) and `tensors`. Raises OSError if the other side is gone."""
+    text = json.dumps(message).encode()
+    contiguous = {key: value.copy(order="C") for key, value in (tensors or {}).items()}
+    blob = safetensors.numpy.save(contiguous)
+    connection.sendall(_LENGTHS.pack(len(text), len(blob)) + text + blob)
+
+
+def receive(connection: socket.socket) -> tuple[dict, Tensors]:
+    """Waits for one message. Raises EOFError if the other side is gone, TimeoutError as the socket's timeout says."""
+    text_length, blob_length = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
+    message = json.loads(_exactly(connection, text_length))
+    return message, safetensors.numpy.load(_exactly(connection, blob_length))
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes:
+    content = bytearray()
+    while len(content) < length:
+        chunk = connection.recv(min(length - len(content), 1 << 20))
+        if not chunk:
+            raise EOFError("the other side closed the connection")
+        content += chunk
+    return bytes(content)

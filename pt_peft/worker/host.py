@@ -1,0 +1,91 @@
+"""The worker host: imports torch, timm and peft once and forks a worker for each connection.
+
+    python -m pt_peft.worker.host SOCKET < pipe
+
+All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
+torch of its own. The host ends, with its workers, when its standard input does.
+"""
+
+import logging
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from pt_peft.errors import UserError
+from pt_peft.tensors import TensorError
+from pt_peft.worker import frames
+
+
+def main() -> None:
+    """Serves until standard input ends."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(sys.argv[1])
+    # Listening before the imports: whoever connects meanwhile waits for the greeting and nothing is lost.
+    listener.listen(128)
+    from pt_peft.worker.session import Session  # noqa: F401  (a worker finds it imported)
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            os.unlink(sys.argv[1])
+            # The host leads its process group, see `client.start_host`; this ends its workers and itself.
+            os.killpg(0, signal.SIGKILL)
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            os.close(0)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _work(connection)
+            os._exit(0)
+        connection.close()
+
+
+def _work(connection: socket.socket) -> None:
+    from pt_peft.worker.session import Session
+
+    frames.send(connection, {"pid": os.getpid()})
+    requests: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    session = Session()
+    while True:
+        message, tensors = requests.get()
+        if message["request"] == "open":
+            _prepare_process(message)
+        try:
+            reply, result = session.requests[message["request"]](message, tensors)
+        except (UserError, TensorError) as error:
+            reply, result = {"error": str(error), "kind": type(error).__name__}, {}
+        except Exception as error:
+            traceback.print_exc()
+            reply, result = {"error": f"{type(error).__name__}: {error}", "kind": "crash"}, {}
+        frames.send(connection, reply, result)
+
+
+def _read(connection: socket.socket, requests: queue.SimpleQueue) -> None:
+    """Takes requests off the connection even while one is worked on, so that the end of the user ends the worker."""
+    try:
+        while True:
+            requests.put(frames.receive(connection))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _prepare_process(message: dict) -> None:
+    import torch
+
+    torch.set_num_threads(message["threads"])
+    os.makedirs(message["run_dir"], exist_ok=True)
+    log_file = os.open(os.path.join(message["run_dir"], "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log_file, 1)
+    os.dup2(log_file, 2)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", force=True)
+
+
+if __name__ == "__main__":
+    main()
