@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pt_peft.data.site_data import SiteData, Split, batches
+from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.method import build_model, exchanged_parameters, exchanged_state, load_exchanged
@@ -33,9 +33,10 @@ class TrainingResult:
 
 
 class LocalTrainer:
-    """Trains the exchanged tensors on one site's images. Holds nothing that a later round depends on."""
+    """Trains the exchanged tensors on a site's images. Holds nothing that a later call depends on, so that one trainer
+    can serve several sites in turn."""
 
-    def __init__(self, experiment: Experiment, site_name: str, data: SiteData, weights: Path, device: torch.device):
+    def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
         """Builds the model on `device`.
 
         Args:
@@ -45,29 +46,29 @@ class LocalTrainer:
             UserError: as `build_model` does.
         """
         self.experiment = experiment
-        self.site_name = site_name
-        self.data = data
         self.device = device
         self.model = build_model(experiment, weights).to(device)
         self._mean = torch.tensor(experiment.backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(experiment.backbone.std, device=device).view(1, 3, 1, 1)
 
-    def train(self, tensors: Tensors, round_number: int) -> TrainingResult:
+    def train(self, site: str, split: Split, tensors: Tensors, round_number: int) -> TrainingResult:
         """Starts from `tensors` and trains ``training.local_epochs`` epochs.
 
         Args:
+            site: its name; seeds shuffling, augmentation and dropout together with the round.
+            split: its training images, one or more.
             tensors: the exchanged tensors of the round, by canonical key.
-            round_number: counted from 0; seeds shuffling, augmentation and dropout, and places the schedule.
+            round_number: counted from 0; also places the learning-rate schedule.
 
         Raises:
             UserError: if the loss stops being finite.
         """
-        training, split = self.experiment.training, self.data.train
+        training = self.experiment.training
         load_exchanged(self.model, tensors)
         # A fresh optimiser each round: a restarted process then loses nothing.
         optimizer = self._optimizer()
         peak_rates = [group["lr"] for group in optimizer.param_groups]
-        class_weights = self._class_weights()
+        class_weights = self._class_weights(split)
         steps_per_epoch = math.ceil(len(split) / training.batch_size)
         steps_per_round = steps_per_epoch * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
@@ -75,7 +76,7 @@ class LocalTrainer:
         losses = []
         self.model.train()
         for epoch in range(training.local_epochs):
-            path = (self.site_name, round_number, epoch)
+            path = (site, round_number, epoch)
             torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
             seed = derive_seed(self.experiment.seed, "shuffle", *path)
             for images, labels in batches(split, training.batch_size, seed=seed, augment=self.experiment.data.augment):
@@ -95,7 +96,7 @@ class LocalTrainer:
         mean_loss = float(torch.stack(losses).mean())
         if not math.isfinite(mean_loss):
             raise UserError(
-                f"site {self.site_name}, round {round_number}: the training loss is {mean_loss}; a smaller "
+                f"site {site}, round {round_number}: the training loss is {mean_loss}; a smaller "
                 f"training.learning_rate than {training.learning_rate} may be right."
             )
         return TrainingResult(exchanged_state(self.model), len(split), mean_loss)
@@ -126,11 +127,11 @@ class LocalTrainer:
             for (in_head, decays), members in groups.items()
         )
 
-    def _class_weights(self) -> torch.Tensor | None:
+    def _class_weights(self, split: Split) -> torch.Tensor | None:
         if self.experiment.training.class_weights == "none":
             return None
         classes = len(self.experiment.data.classes)
-        counts = np.bincount(self.data.train.labels, minlength=classes)
+        counts = np.bincount(split.labels, minlength=classes)
         present = counts > 0
         weights = np.zeros(classes)
         weights[present] = counts.sum() / (present.sum() * counts[present])

@@ -1,10 +1,13 @@
-"""A console that a person can follow: our progress lines and everybody's warnings. Log files keep everything."""
+"""A console that a person can follow: the progress lines and everybody's warnings. Log files keep everything."""
 
 import logging
+
+console = logging.getLogger("pt_peft.console")
+"""What a person should read while a job runs."""
 
 
 def quiet_console() -> None:
     """Hides what is neither ours nor a warning from the console handlers of this process."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("pt_peft"))
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == console.name)

@@ -1,6 +1,5 @@
 """Federated averaging of exchanged tensors that one bad site does not bring down."""
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -20,15 +19,13 @@ from pt_peft.schema import Strict, parse
 from pt_peft.tensors import Tensors, check_tensors, payload_bytes, specs_of
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
-from pt_peft_flare.console import quiet_console
+from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.persistor import BEST, FINAL
 from pt_peft_flare.replies import FATAL, REASON
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, RunRecord
 from pt_peft_flare.tracking import log_scalars, split_scalars
-
-console = logging.getLogger(__name__)
 
 
 class JobFailed(Exception):
@@ -121,11 +118,11 @@ class PeftFedAvg(FedAvg):
         for site, report in reports.items():
             at_start = split_scalars("val", report.val)
             after = {"train/loss": report.train_loss, "seconds": report.seconds, "bytes/in": nbytes, "bytes/out": nbytes}
-            log_scalars(self, self.engine, site, round_number, at_start)
-            log_scalars(self, self.engine, site, round_number + 1, after)
+            log_scalars(self.engine, site, round_number, at_start)
+            log_scalars(self.engine, site, round_number + 1, after)
         loss = sum(report.train_loss for report in reports.values()) / len(reports)
         self._log_global(round_number, {"val": validation})
-        log_scalars(self, self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds})
+        log_scalars(self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds})
         console.info(
             "round %d/%d  %d sites  train loss %.3f  %.1f s",
             round_number + 1, self._experiment.federation.rounds, len(reports), loss, seconds,
@@ -144,7 +141,7 @@ class PeftFedAvg(FedAvg):
         self._persist(FINAL, tensors, {"round": rounds, "metrics": summary})
         for site, report in reports.items():
             for split in ("val", "test"):
-                log_scalars(self, self.engine, site, rounds, split_scalars(split, getattr(report, split)))
+                log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split)))
         self._log_global(rounds, summary)
         for split, metrics in summary.items():
             if metrics:
@@ -231,7 +228,7 @@ class PeftFedAvg(FedAvg):
                 values = {f"{split}/mean_{name}": value for name, value in metrics["mean"].items() if value is not None}
                 pooled = metrics["pooled"]
                 values |= {f"{split}/pooled_{name}": pooled[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
-                log_scalars(self, self.engine, "global", finished_rounds, values)
+                log_scalars(self.engine, "global", finished_rounds, values)
 
 
 def _unexpected(result: FLModel) -> Strict:

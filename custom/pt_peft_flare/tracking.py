@@ -5,9 +5,8 @@ and every stock receiver works.
 """
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
-from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey
-
+from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
 from pt_peft.reports import SplitMetrics
@@ -21,7 +20,7 @@ def split_scalars(split: str, metrics: SplitMetrics | None) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in values.items() if value is not None}
 
 
-def log_scalars(component: FLComponent, engine, source: str, step: int, values: dict[str, float]) -> None:
+def log_scalars(engine: ServerEngineSpec, source: str, step: int, values: dict[str, float]) -> None:
     """Hands scalars to the receivers.
 
     Args:
@@ -36,4 +35,5 @@ def log_scalars(component: FLComponent, engine, source: str, step: int, values: 
         with engine.new_context() as fl_ctx:
             fl_ctx.set_prop(FLContextKey.EVENT_DATA, shareable, private=True, sticky=False)
             fl_ctx.set_prop(FLContextKey.EVENT_SCOPE, EventScope.FEDERATION, private=True, sticky=False)
-            component.fire_event(FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE, fl_ctx)
+            # Not a component's `fire_event`, which would make the event local and every scalar the server's own.
+            engine.fire_event(FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE, fl_ctx)

@@ -58,7 +58,7 @@ class Session:
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
         validation = self._evaluate(tensors, "val")
-        result = self._trainer.train(tensors, message["round"])
+        result = self._trainer.train(self.name, self._data.train, tensors, message["round"])
         self.run_dir.mkdir(parents=True, exist_ok=True)
         save_adapter(self.run_dir / LOCAL_ADAPTER, result.tensors, {"site": self.name, "round": message["round"]})
         reply = {
@@ -97,9 +97,7 @@ class Session:
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
-        # The digest first: a site with other weights must not spend minutes on its images before it says so.
-        weights = self._weights
-        return LocalTrainer(self.experiment, self.name, self._data, weights, pick_device(self.site.device))
+        return LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
 
     @cached_property
     def _specs(self) -> dict:

@@ -1,0 +1,1 @@
+"""Writing jobs, running them and reporting on them; used from a clone."""

@@ -1,0 +1,174 @@
+"""Experiment → job folder: the only writer of job config.
+
+    python -m benchmark.jobs PRESET|EXPERIMENT.json --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
+    python -m benchmark.jobs --committed
+
+The folder runs with ``nvflare simulator``, in POC and in a real federation alike.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pt_peft
+import pt_peft_flare
+from benchmark.presets import COMMITTED, PRESETS, demo
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.method import components
+from pt_peft.site import Site
+
+JOBS = Path(__file__).parent.parent / "jobs"
+
+# Small payloads travel inside the message instead of in a transfer of their own, and both sides look for work often:
+# most of what FLARE adds to a round is waiting.
+PAYLOAD = {"np_download_chunk_size": 0}
+
+SERVER = {
+    "format_version": 2,
+    "server": {"task_request_interval": 0.05},
+    **PAYLOAD,
+    "workflows": [{"id": "controller", "path": "pt_peft_flare.controller.PeftFedAvg", "args": {}}],
+    "components": [
+        {"id": "persistor", "path": "pt_peft_flare.persistor.AdapterPersistor", "args": {}},
+        {
+            "id": "tensorboard",
+            "path": "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
+            "args": {"events": ["fed.analytix_log_stats"]},
+        },
+    ],
+    "task_data_filters": [],
+    "task_result_filters": [],
+}
+
+TASKS = ["train", "validate", "submit_model"]
+
+CLIENT = {
+    "format_version": 2,
+    **PAYLOAD,
+    "executors": [{"tasks": TASKS, "executor": {"path": "pt_peft_flare.learner.PeftLearner", "args": {}}}],
+    "components": [],
+    "task_data_filters": [],
+    "task_result_filters": [
+        {"tasks": TASKS, "filters": [{"path": "pt_peft_flare.filters.EgressFilter", "args": {}}]},
+    ],
+}
+
+CUSTOM_README = """\
+FLARE takes a job's own code from this folder. The components of this job come from the installed packages `pt_peft` and
+`pt_peft_flare`; the folder must not be empty, or else FLARE's simulator lets a job use only FLARE's own classes.
+"""
+
+
+def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> None:
+    """Writes the job folder of `experiment` to `folder`, in place of what is there.
+
+    Args:
+        bundle: whether the packages are copied into ``app/custom``, for sites that have not installed them.
+
+    Raises:
+        UserError: if the experiment's method or its options are invalid, or `folder` is there and is not a job.
+    """
+    components(experiment.method)
+    if folder.exists():
+        if not (folder / "meta.json").exists():
+            raise UserError(f"--out: {folder} exists and is not a job folder (it has no meta.json).")
+        shutil.rmtree(folder)
+    config, custom = folder / "app" / "config", folder / "app" / "custom"
+    config.mkdir(parents=True)
+    custom.mkdir()
+    federation = experiment.federation
+    participants = ["server", *federation.sites] if federation.sites else ["@ALL"]
+    meta = {
+        "name": folder.name,
+        "resource_spec": {},
+        "min_clients": federation.min_sites,
+        "deploy_map": {"app": participants},
+    }
+    _write_json(folder / "meta.json", meta)
+    _write_json(config / "config_fed_server.json", SERVER)
+    _write_json(config / "config_fed_client.json", CLIENT)
+    (config / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+    (custom / "README.md").write_text(CUSTOM_README, encoding="utf-8")
+    if bundle:
+        for package in (pt_peft, pt_peft_flare):
+            source = Path(package.__file__).parent
+            shutil.copytree(source, custom / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def write_workspace(site: Site, folder: Path) -> None:
+    """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`."""
+    (folder / "local").mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "local" / "site.json", site.model_dump(mode="json", exclude_defaults=True))
+
+
+def override(experiment: Experiment, assignments: list[str]) -> Experiment:
+    """`experiment` with fields replaced, each given as ``path.to.field=JSON`` (what is not JSON counts as a string).
+
+    Raises:
+        UserError: if an assignment has no ``=``, or the result is not a valid experiment.
+    """
+    fields = experiment.model_dump(mode="json")
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise UserError(f"--set: '{assignment}' is not of the form field=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = path.split(".")
+        target = fields
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set: '{path}' goes through '{parent}', which has no fields.")
+        target[last] = value
+    return schema.parse(Experiment, fields, "--set")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.jobs", description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", nargs="?", help=f"a preset ({', '.join(sorted(PRESETS))}) or an experiment.json")
+    parser.add_argument("--out", type=Path, help="the job folder to write")
+    parser.add_argument("--bundle", action="store_true", help="copy the packages into app/custom")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field")
+    parser.add_argument("--workspace", type=Path, help="also write DIR/local/site.json with the preset's data and weights")
+    parser.add_argument("--committed", action="store_true", help="write all job folders of this repository anew")
+    options = parser.parse_args(arguments)
+    try:
+        if options.committed:
+            for method in COMMITTED:
+                write_job(demo(method)[0], JOBS / method)
+            return 0
+        if not (options.experiment and options.out):
+            parser.error("an experiment and --out are needed, or --committed")
+        if options.experiment in PRESETS:
+            experiment, site = PRESETS[options.experiment]()
+        else:
+            experiment, site = Experiment.read(Path(options.experiment)), Site()
+        experiment = override(experiment, options.set)
+        write_job(experiment, options.out, options.bundle)
+        workspace = ""
+        if options.workspace:
+            write_workspace(site, options.workspace)
+            workspace = f" -w {options.workspace}"
+        sites = len(experiment.federation.sites) or 2
+        print(f"nvflare simulator {options.out}{workspace} -n {sites} -t {sites}" if not experiment.federation.sites
+              else f"nvflare simulator {options.out}{workspace} -t {sites}")  # fmt: skip
+        return 0
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
