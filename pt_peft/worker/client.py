@@ -78,8 +78,13 @@ class Worker:
             # No deadline: the host may be importing.
             self.pid = frames.receive(self._connection)[0]["pid"]
         except (OSError, EOFError) as error:
+            self._connection.close()
             raise WorkerError(f"the worker host at {host} does not answer ({error})") from None
-        self.call("open", opening)
+        try:
+            self.call("open", opening)
+        except Exception:
+            self.kill()
+            raise
 
     def call(
         self,
@@ -112,15 +117,18 @@ class Worker:
                     raise WorkerError(f"did not finish '{request}' within {timeout_s:g} s and was stopped")
             reply, result = frames.receive(self._connection)
         except (OSError, EOFError):
+            self._connection.close()
             raise WorkerError(f"the worker (process {self.pid}) died during '{request}'") from None
         if "error" in reply:
             raise _ERRORS.get(reply["kind"], WorkerError)(reply["error"])
         return reply, result
 
     def kill(self) -> None:
-        """Ends the worker at once, whatever it is doing."""
+        """Ends the worker at once, whatever it is doing; one that is known to have ended is left alone."""
+        if self._connection.fileno() < 0:
+            return
+        self._connection.close()
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self._connection.close()

@@ -1,0 +1,69 @@
+"""The job writer and the committed job folders."""
+
+import json
+
+import pytest
+from conftest import ROOT, changed
+
+from benchmark.jobs import JOBS, main, override, write_job
+from benchmark.presets import COMMITTED, demo
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("method", COMMITTED)
+def test_committed_jobs_are_what_the_writer_writes(method, tmp_path):
+    write_job(demo(method)[0], tmp_path / method)
+    assert files(tmp_path / method) == files(JOBS / method)
+
+
+def test_no_other_jobs_are_committed_and_they_differ_in_the_experiment_alone():
+    assert {path.name for path in JOBS.iterdir()} == set(COMMITTED)
+    shared = [
+        {name: content for name, content in files(JOBS / method).items() if not name.endswith(("experiment.json", "meta.json"))}
+        for method in COMMITTED
+    ]
+    assert all(one == shared[0] for one in shared)
+
+
+def test_bundle_holds_both_packages(tiny, tmp_path):
+    write_job(tiny, tmp_path / "job", bundle=True)
+    custom = tmp_path / "job" / "app" / "custom"
+    for package, source in (("pt_peft", ROOT / "pt_peft"), ("pt_peft_flare", ROOT / "custom" / "pt_peft_flare")):
+        wanted = {name: content for name, content in files(source).items() if "__pycache__" not in name}
+        assert files(custom / package) == wanted
+
+
+def test_sites_are_deployed_by_name(tiny, tmp_path):
+    write_job(changed(tiny, federation={"sites": ["east", "west"]}), tmp_path / "job")
+    assert json.loads((tmp_path / "job" / "meta.json").read_text())["deploy_map"] == {"app": ["server", "east", "west"]}
+
+
+def test_a_folder_that_is_no_job_is_left_alone(tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="is not a job folder"):
+        write_job(tiny, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_override(tiny):
+    assert override(tiny, ["federation.rounds=7", "name=other"]).federation.rounds == 7
+    with pytest.raises(UserError, match="'rounds' is not of the form"):
+        override(tiny, ["rounds"])
+    with pytest.raises(UserError, match="--set: field 'federation.rond' is unknown"):
+        override(tiny, ["federation.rond=7"])
+    with pytest.raises(UserError, match="goes through 'name'"):
+        override(tiny, ["name.x=7"])
+
+
+def test_command(tiny, tmp_path, capsys):
+    (tmp_path / "experiment.json").write_text(tiny.to_json())
+    assert main([str(tmp_path / "experiment.json"), "--out", str(tmp_path / "job"), "--set", "seed=3"]) == 0
+    assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
+    assert "nvflare simulator" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.json"), "--out", str(tmp_path / "job")]) == 1
+    assert "none.json: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,240 @@
+"""Whole federations in FLARE's simulator."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, changed, simulate
+
+from benchmark.jobs import write_job, write_workspace
+from benchmark.reference import federate, load_sites, make_trainer
+from pt_peft.adapter_file import load_adapter
+from pt_peft.site import Site
+from pt_peft.tensors import payload_bytes
+
+FAULTY_LEARNER = '''
+import os, signal
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from pt_peft_flare.learner import PeftLearner
+
+class FaultyLearner(PeftLearner):
+    """Does what FAULTS says in a round at site-2."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        fault = FAULTS.get(str(shareable.get_header("current_round"))) if task_name == "train" else None
+        if fl_ctx.get_identity_name() != "site-2" or not fault:
+            return super().execute(task_name, shareable, fl_ctx, abort_signal)
+        if fault in ("hang", "die"):
+            self._open(fl_ctx)
+            self._worker.call("specs")
+            os.kill(self._worker._worker.pid, signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
+            return super().execute(task_name, shareable, fl_ctx, abort_signal)
+        reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
+        dxo = from_shareable(reply)
+        if fault == "nan":
+            dxo.data["head.bias"] = dxo.data["head.bias"] * np.nan
+        elif fault == "shape":
+            dxo.data["head.bias"] = np.zeros(99, np.float32)
+        elif fault == "extra key":
+            dxo.data["image"] = np.zeros((3, 32, 32), np.float32)
+        elif fault == "extra metric":
+            dxo.meta["initial_metrics"]["pixels"] = [0.5] * 100
+        elif fault == "no dxo":
+            return type(reply)()
+        updated = dxo.to_shareable()
+        updated.set_header("current_round", shareable.get_header("current_round"))
+        return updated
+'''
+
+
+def faulty_job(experiment, folder: Path, faults: dict, egress_filter: bool) -> Path:
+    """A job whose site-2 misbehaves; without the site's egress filter its faults reach the server."""
+    write_job(experiment, folder)
+    (folder / "app" / "custom" / "faulty_learner.py").write_text(f"FAULTS = {faults!r}\n" + FAULTY_LEARNER)
+    path = folder / "app" / "config" / "config_fed_client.json"
+    config = json.loads(path.read_text())
+    config["executors"][0]["executor"]["path"] = "faulty_learner.FaultyLearner"
+    if not egress_filter:
+        config["task_result_filters"] = []
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def site(tiny_weights) -> Site:
+    return Site(backbone=str(tiny_weights))
+
+
+@pytest.fixture
+def workspace(site, tmp_path) -> Path:
+    write_workspace(site, tmp_path / "workspace")
+    return tmp_path / "workspace"
+
+
+def assert_equal(adapter: Path, expected: dict) -> None:
+    tensors, _ = load_adapter(adapter)
+    assert tensors.keys() == expected.keys()
+    assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6
+
+
+def test_the_literal_command(tmp_path):
+    """From a folder of its own with no flags; the job folder is a copy, the code is the installed package."""
+    shutil.copytree(ROOT / "jobs" / "lora_vpt", tmp_path / "lora_vpt")
+    run = simulate(Path("lora_vpt"), None, cwd=tmp_path)
+    assert run.exit_code == 0, run.output
+    for path in ("adapter.safetensors", "best_adapter.safetensors", "metrics.json", "tb_events"):
+        assert (run.server / path).exists() and str(run.server / path) in run.output
+    metrics = run.metrics
+    assert metrics["status"] == "finished" and len(metrics["rounds"]) == 3
+    assert metrics["final"]["test"]["pooled"]["balanced_accuracy"] >= 0.8
+    tensors, header = load_adapter(run.server / "adapter.safetensors")
+    assert header["round"] == 3 and header["method"]["name"] == "lora_vpt"
+    assert header["metrics"]["test"] == metrics["final"]["test"]
+
+    # What left a site is what the experiment exchanges, tensor by tensor, and nothing else.
+    for name in ("site-1", "site-2"):
+        lines = run.ledger(name)
+        assert [line["task"] for line in lines] == ["train"] * 3 + ["validate"]
+        for line in lines[:3]:
+            assert line["tensors"].keys() == tensors.keys()
+            assert line["tensor_bytes"] == payload_bytes(tensors) == metrics["exchanged"]["bytes"]
+        assert lines[3]["tensor_bytes"] == 0
+
+
+def test_curves_are_readable(tiny, workspace, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_job(tiny, tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path)
+    assert run.exit_code == 0, run.output
+    wanted = {"train/loss", "val/loss", "val/accuracy", "val/balanced_accuracy", "val/auroc", "seconds", "bytes/in", "bytes/out"}
+    for name in ("site-1", "site-2", "global"):
+        events = EventAccumulator(str(run.server / "tb_events" / name)).Reload()
+        tags = set(events.Tags()["scalars"])
+        if name == "global":
+            assert {"train/loss", "val/pooled_balanced_accuracy", "test/mean_auroc"} <= tags
+            continue
+        assert wanted <= tags
+        final = run.metrics["final"]["sites"][name]["val"]["balanced_accuracy"]
+        points = events.Scalars("val/balanced_accuracy")
+        assert [point.step for point in points] == [0, 1, 2] and points[-1].value == pytest.approx(final)
+
+
+def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, tmp_path):
+    names = ["site-1", "site-2", "site-3"]
+    expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names))
+    write_job(tiny, tmp_path / "job", bundle=True)
+    for threads in ("1", "3"):
+        write_workspace(site, tmp_path / threads)
+        run = simulate(tmp_path / "job", tmp_path / threads, "-n", "3", "-t", threads, cwd=tmp_path)
+        assert run.exit_code == 0, run.output
+        assert_equal(run.server / "adapter.safetensors", expected)
+
+
+def test_faults_cost_their_site_the_round(tiny, workspace, tmp_path):
+    """At the server, as the site's own filter is left out of this job."""
+    faults = {"1": "nan", "2": "shape", "3": "extra key", "4": "hang", "5": "die", "6": "extra metric", "7": "no dxo"}
+    experiment = changed(tiny, federation={"rounds": 9, "site_timeout_s": 5})
+    job = faulty_job(experiment, tmp_path / "job", faults, egress_filter=False)
+    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path)
+    assert run.exit_code == 0, run.output
+    reasons = {
+        1: "'head.bias' has 4 value(s) that are not finite",
+        2: "'head.bias' has shape (99,), not (4,)",
+        3: "not allowed: 'image'",
+        4: "did not finish 'train' within 5 s",
+        5: "died during 'train'",
+        6: "'pixels' is unknown",
+        7: "could not be read",
+    }
+    for entry in run.metrics["rounds"]:
+        left_out = entry["left_out"]
+        if entry["round"] in reasons:
+            assert left_out.keys() == {"site-2"} and reasons[entry["round"]] in left_out["site-2"]
+            assert f"round {entry['round'] + 1}: site-2 is left out" in run.output
+            assert entry["sites"].keys() == {"site-1", "site-3"}
+        else:
+            assert not left_out and len(entry["sites"]) == 3
+    assert len(run.metrics["final"]["sites"]) == 3
+
+
+def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, tmp_path):
+    faults = {"0": "extra key", "1": "nan", "2": "extra metric"}
+    job = faulty_job(changed(tiny, federation={"rounds": 4}), tmp_path / "job", faults, egress_filter=True)
+    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path)
+    assert run.exit_code == 0, run.output
+    lines = run.ledger("site-2")
+    for line, reason in zip(lines, ("not allowed: 'image'", "not finite", "'pixels' is unknown"), strict=False):
+        assert reason in line["held_back"] and "tensors" not in line
+    assert "held_back" not in lines[3] and lines[3]["tensor_bytes"] > 0
+    for entry in run.metrics["rounds"][:3]:
+        assert "held back by the egress filter" in entry["left_out"]["site-2"]
+
+
+def break_learner_path(job: Path) -> None:
+    path = job / "app" / "config" / "config_fed_client.json"
+    path.write_text(path.read_text().replace("pt_peft_flare.learner.PeftLearner", "pt_peft_flare.learner.PeftLerner"))
+
+
+def misspell_field(job: Path) -> None:
+    path = job / "app" / "config" / "experiment.json"
+    path.write_text(path.read_text().replace('"learning_rate"', '"learning_rat"'))
+
+
+def pin_other_weights(job: Path) -> None:
+    path = job / "app" / "config" / "experiment.json"
+    content = json.loads(path.read_text())
+    content["backbone"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+
+
+def ask_for_npz(job: Path) -> None:
+    path = job / "app" / "config" / "experiment.json"
+    content = json.loads(path.read_text())
+    content["data"]["source"] = "npz"
+    path.write_text(json.dumps(content))
+
+
+def unknown_method(job: Path) -> None:
+    path = job / "app" / "config" / "experiment.json"
+    content = json.loads(path.read_text())
+    content["method"]["name"] = "lroa"
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "sentence"),
+    [
+        (break_learner_path, "PeftLerner"),
+        (misspell_field, "field 'training.learning_rat' is unknown; did you mean 'learning_rate'?"),
+        (pin_other_weights, "but the experiment needs 000000"),
+        (ask_for_npz, "field 'data.npz' is not set"),
+        (unknown_method, "'method.name' is 'lroa', which is unknown"),
+    ],
+)
+def test_a_job_that_does_not_train_ends_non_zero_with_one_sentence(tiny, workspace, tmp_path, breaks, sentence):
+    write_job(tiny, tmp_path / "job")
+    breaks(tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path)
+    assert run.exit_code != 0, run.output
+    assert sentence in run.output
+    assert "Traceback" not in run.output
+
+
+def test_too_few_sites(tiny, workspace, tmp_path):
+    write_job(changed(tiny, federation={"min_sites": 3}), tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path)
+    assert run.exit_code != 0
+    assert "'federation.min_sites' is 3, but the job has only 2 site(s): site-1, site-2" in run.output
+
+
+def test_below_the_quorum_the_last_aggregate_is_kept(tiny, workspace, tmp_path):
+    job = faulty_job(changed(tiny, federation={"rounds": 3}), tmp_path / "job", {"1": "nan"}, egress_filter=False)
+    run = simulate(job, workspace, "-n", "2", "-t", "2", cwd=tmp_path)
+    assert run.exit_code != 0
+    assert "round 2, task 'train': 1 of 2 sites gave a valid result" in run.output
+    assert run.metrics["status"] == "failed" and "site-2: tensor 'head.bias'" in run.metrics["reason"]
+    assert load_adapter(run.server / "adapter.safetensors")[1]["round"] == 1

@@ -1,0 +1,121 @@
+"""Exchanged tensors: what is let in, digests, and the adapter file."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.errors import UserError
+from pt_peft.tensors import TensorError, TensorSpec, check_tensors, payload_bytes, payload_l2_norm, payload_sha256, specs_of
+from pt_peft_flare.aggregators.weighted_mean import WeightedMean
+
+GOOD = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
+SPECS = specs_of(GOOD)
+
+
+def test_good_tensors_pass():
+    assert check_tensors(GOOD, SPECS).keys() == GOOD.keys()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"a": GOOD["a"]}, r"1 tensor\(s\) missing: 'b'"),
+        ({**GOOD, "image": GOOD["b"]}, r"1 tensor\(s\) not allowed: 'image'"),
+        ({**GOOD, 3: GOOD["b"]}, r"not allowed: 3"),
+        ({**GOOD, "a": np.ones((3, 2), np.float32)}, r"'a' has shape \(3, 2\), not \(2, 3\)"),
+        ({**GOOD, "a": np.ones((2, 3), np.float64)}, "'a' has dtype float64, not float32"),
+        ({**GOOD, "b": np.array([0, np.nan, np.inf, 0], np.float32)}, r"'b' has 2 value\(s\) that are not finite"),
+        ({**GOOD, "b": [0.0] * 4}, "'b' is a list, not an array"),
+        ([], "payload is a list"),
+        (None, "payload is a NoneType"),
+    ],
+)
+def test_bad_tensors_do_not(bad, message):
+    with pytest.raises(TensorError, match=message):
+        check_tensors(bad, SPECS)
+
+
+def test_sizes_and_norm():
+    assert payload_bytes(GOOD) == 40 == sum(spec.nbytes for spec in SPECS.values())
+    assert payload_l2_norm(GOOD) == pytest.approx(6**0.5)
+    assert SPECS["a"] == TensorSpec((2, 3), "float32")
+
+
+def test_sha256_tells_key_shape_dtype_and_value():
+    variants = [
+        GOOD,
+        {"c": GOOD["a"], "b": GOOD["b"]},
+        {**GOOD, "a": GOOD["a"].reshape(3, 2)},
+        {**GOOD, "b": np.zeros(4, np.int32)},
+        {**GOOD, "b": np.array([0, 0, 0, 1e-30], np.float32)},
+    ]
+    assert len({payload_sha256(variant) for variant in variants}) == len(variants)
+    assert payload_sha256(dict(reversed(GOOD.items()))) == payload_sha256(GOOD)
+
+
+def test_adapter_file_round_trip(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, {**GOOD, "t": np.arange(6.0).reshape(2, 3).T}, {"round": 3, "classes": ["ä"]})
+    tensors, header = load_adapter(path)
+    assert header == {"round": 3, "classes": ["ä"]}
+    assert np.array_equal(tensors["t"], np.arange(6.0).reshape(2, 3).T) and np.array_equal(tensors["a"], GOOD["a"])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_adapter_files_that_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(UserError, match="cannot be read"):
+        load_adapter(path)
+    path.write_bytes(b"\x80\x04pickle, or anything else")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        load_adapter(path)
+    path.write_bytes(safetensors.numpy.save(GOOD, metadata={"other": json.dumps({})}))
+    with pytest.raises(UserError, match="no 'pt_peft' header"):
+        load_adapter(path)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, GOOD, {"round": 1})
+    with pytest.raises(TypeError):
+        save_adapter(path, GOOD, {"round": object()})
+    assert load_adapter(path)[1] == {"round": 1}
+
+
+arrays = hnp.arrays(np.float32, (3,), elements=st.floats(-100, 100, width=32))
+results = st.lists(st.tuples(arrays, st.integers(1, 10_000)), min_size=1, max_size=6)
+
+
+@given(results, st.randoms())
+def test_the_mean_does_not_depend_on_order(sites, random):
+    shuffled = sites.copy()
+    random.shuffle(shuffled)
+    means = []
+    for order in (sites, shuffled):
+        mean = WeightedMean()
+        for values, weight in order:
+            mean.add({"x": values}, weight)
+        means.append(mean.result()["x"])
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-7, atol=1e-12)
+    exact = np.average([v.astype(np.float64) for v, _ in sites], axis=0, weights=[w for _, w in sites])
+    np.testing.assert_allclose(means[0], exact, rtol=1e-6, atol=1e-6)
+
+
+@given(arrays, st.lists(st.integers(1, 1000), min_size=1, max_size=5))
+def test_equal_results_are_a_fixed_point(values, weights):
+    mean = WeightedMean()
+    for weight in weights:
+        mean.add({"x": values}, weight)
+    result = mean.result()["x"]
+    assert result.dtype == np.float32 and np.array_equal(result, values)
+
+
+def test_the_mean_of_nothing():
+    with pytest.raises(ValueError):
+        WeightedMean().result()

@@ -1,0 +1,131 @@
+"""A worker: what it answers, and what becomes of it when it dies, hangs or loses its user."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.site import Site
+from pt_peft.tensors import TensorError
+from pt_peft.worker.client import Worker, WorkerError, WorkerHost
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    host = WorkerHost(tmp_path_factory.mktemp("host") / "host.log")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def opening(tiny, tiny_weights, tmp_path):
+    return {
+        "experiment": tiny.model_dump(mode="json"),
+        "site": Site(backbone=str(tiny_weights), cache=str(tmp_path / "cache")).model_dump(mode="json"),
+        "name": "site-1",
+        "names": ["site-1", "site-2"],
+        "run_dir": str(tmp_path / "run"),
+        "threads": 1,
+    }
+
+
+@pytest.fixture
+def worker(host, opening):
+    worker = Worker(host.socket, opening)
+    yield worker
+    worker.kill()
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_round(worker, host, opening):
+    _, initial = worker.call("initial_state")
+    specs, _ = worker.call("specs")
+    assert specs.keys() == initial.keys()
+    report, trained = worker.call("train", {"round": 0}, initial)
+    assert report["num_samples"] == 40 and report["val"]["count"] == 16
+    assert any(not np.array_equal(trained[key], initial[key]) for key in initial)
+    evaluation, _ = worker.call("evaluate", {"splits": ["val", "test"]}, trained)
+    assert evaluation["test"]["count"] == 16
+
+    # Another process gives the same, and has what the first one left.
+    again = Worker(host.socket, opening)
+    header, local = again.call("local_state")
+    assert header == {"site": "site-1", "round": 0} and all(np.array_equal(local[key], trained[key]) for key in local)
+    _, repeated = again.call("train", {"round": 0}, initial)
+    assert all(np.array_equal(repeated[key], trained[key]) for key in trained)
+    again.kill()
+
+
+def test_tensors_are_checked_on_arrival(worker):
+    _, initial = worker.call("initial_state")
+    initial["head.bias"][0] = np.nan
+    with pytest.raises(TensorError, match="'head.bias' has 1 value"):
+        worker.call("train", {"round": 0}, initial)
+
+
+def test_a_worker_that_hangs_is_killed(worker):
+    os.kill(worker.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match=r"did not finish 'specs' within 0.5 s"):
+        worker.call("specs", timeout_s=0.5)
+    assert time.monotonic() - started < 5 and gone(worker.pid)
+
+
+def test_a_worker_that_dies(worker):
+    threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="died during 'specs'"):
+        worker.call("specs")
+
+
+def test_a_worker_that_is_stopped(worker):
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="stopped"):
+        worker.call("specs", stopped=lambda: True)
+    assert gone(worker.pid)
+
+
+def test_a_worker_ends_with_its_user(host, opening):
+    worker = Worker(host.socket, opening)
+    worker._connection.close()  # as the end of the user's process does
+    assert gone(worker.pid)
+
+
+def test_workers_end_with_their_host(opening, tmp_path):
+    host = WorkerHost(tmp_path / "host.log")
+    worker = Worker(host.socket, opening)
+    host.close()
+    assert gone(worker.pid) and not os.path.exists(host.socket)
+    worker.kill()
+    with pytest.raises(WorkerError, match="does not answer"):
+        Worker(host.socket, opening)
+
+
+def test_mistakes_of_the_user_keep_their_words(host, opening, tmp_path):
+    opening["experiment"]["training"]["learning_rate"] = -1
+    with pytest.raises(UserError, match="'training.learning_rate' is -1"):
+        Worker(host.socket, opening)
+
+
+def test_other_weights_are_refused(host, opening, tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"something else")
+    opening["site"]["backbone"] = str(other)
+    worker = Worker(host.socket, opening)
+    _, initial = worker.call("initial_state")
+    with pytest.raises(BackboneMismatch, match=r"other.safetensors has SHA-256 .*, but the experiment needs"):
+        worker.call("train", {"round": 0}, initial)
+    worker.kill()
