@@ -1,12 +1,16 @@
 """The CSV table that lists a site's images."""
 
 import csv
+import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.errors import UserError
 from pt_peft.experiment import Columns
+
+_LEAVES_FOLDER = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
+"""An empty or absolute path, or one with ``..``, by the rules of either family of systems."""
 
 
 def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Item]:
@@ -34,7 +38,7 @@ def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Ite
     for line, row in rows:
         where = f"{path}: line {line}: "
         file = row[columns.file] or ""
-        if not _stays_inside(file):
+        if _LEAVES_FOLDER.search(file):
             raise UserError(f"{where}column '{columns.file}' is {file!r}; it should be a path inside the images folder.")
         if file in line_of_file:
             raise UserError(f"{where}image {file!r} is also in line {line_of_file[file]}; list each image once.")
@@ -69,9 +73,3 @@ def _check_header(path: Path, columns: Columns, there: Sequence[str]) -> None:
                 f"{path}: has no column '{column}' (the experiment's data.columns.{field}); its columns are"
                 f" {', '.join(there) or 'none'}."
             )
-
-
-def _stays_inside(file: str) -> bool:
-    """Whether `file` is a relative path without ``..``, by the rules of either family of systems."""
-    paths = PurePosixPath(file), PureWindowsPath(file)
-    return file != "" and not any(path.anchor or ".." in path.parts for path in paths)
