@@ -1,0 +1,106 @@
+"""A site's images as training and evaluation read them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from pt_peft.data.cache import cached_arrays
+from pt_peft.data.items import SPLITS
+from pt_peft.data.sources import site_images
+from pt_peft.experiment import Experiment
+from pt_peft.site import Site
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, in a fixed order."""
+
+    images: np.ndarray
+    """uint8 (N,3,S,S), memory-mapped, read-only."""
+    labels: np.ndarray
+    """int64 (N,), indices into ``data.classes``."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """All images of one site. ``val`` and ``test`` may be empty."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteData:
+    """Opens the images of the site `name`, decoding them first if its cache lacks them.
+
+    Args:
+        names: all sites of the run; what the site gets may depend on the set, never on the order.
+
+    Raises:
+        UserError: naming the file, field or row at fault.
+    """
+    images = site_images(experiment, site, name, names)
+    arrays = cached_arrays(site.cache_folder(), images, experiment.backbone.image_size)
+    data = SiteData(**{split: Split(*arrays[split]) for split in SPLITS})
+    for split in SPLITS:
+        counts = np.bincount(getattr(data, split).labels, minlength=len(experiment.data.classes))
+        shown = ", ".join(f"{label} {count}" for label, count in zip(experiment.data.classes, counts, strict=True))
+        _logger.info("site %s, %s: %d images (%s)", name, split, counts.sum(), shown)
+    return data
+
+
+def batches(
+    split: Split, batch_size: int, *, seed: int | None, augment: tuple[str, ...] = ()
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over `split`; the last batch may be short.
+
+    Args:
+        seed: shuffles and augments: the same seed gives the same batches, bit for bit. None: in order and as they are.
+        augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`.
+
+    Yields:
+        Images float32 (B,3,S,S) in [0,1] and labels int64 (B,).
+    """
+    dataset = _Batches(split)
+    if seed is None:
+        sampler, augmentation = SequentialSampler(dataset), None
+    else:
+        sampler = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+        augmentation = _augmentation(augment, seed)
+    # The loader draws a worker seed even without workers: a generator of its own leaves torch's global one alone.
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=BatchSampler(sampler, batch_size, drop_last=False), generator=torch.Generator()
+    )
+    for images, labels in loader:
+        images = images.float().div_(255)
+        yield (augmentation(images) if augmentation else images), labels
+
+
+class _Batches(Dataset):
+    """A split whose items are whole batches: one copy out of the memory map a batch, rather than one an image."""
+
+    def __init__(self, split: Split):
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self._split.images[indices]), torch.from_numpy(self._split.labels[indices])
+
+
+def _augmentation(names: Sequence[str], seed: int):
+    if not names:
+        return None
+    from pt_peft.data.augmentation import Augmentation
+
+    return Augmentation(names, seed)

@@ -1,0 +1,141 @@
+"""The deterministic part of the image pipeline, as MONAI transforms: any image file or array → uint8 (3,S,S).
+
+Importing this module imports MONAI (seconds): import it where images are decoded, not where cached ones are read.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import Dataset, IterableDataset, PILReader
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    MapTransform,
+    RepeatChanneld,
+)
+from monai.utils import ensure_tuple
+from PIL import Image, ImageOps
+
+from pt_peft.data.archive import OpenArchive
+from pt_peft.data.untracked import untracked
+from pt_peft.errors import UserError
+
+_KEY = "image"
+
+
+class ArchiveReader(PILReader):
+    """MONAI's PILReader over files that an archive opens by name; yields RGB arrays, uint8 (H,W,3)."""
+
+    def __init__(self, open_image: OpenArchive):
+        super().__init__(converter=to_rgb, reverse_indexing=False)
+        self._open_image = open_image
+
+    def read(self, data: str | Sequence[str], **kwargs) -> Image.Image:
+        (name,) = ensure_tuple(data)
+        with self._open_image(name) as stream:
+            return super().read((stream,), **kwargs)
+
+    def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
+        array, meta = super().get_data(img)
+        return array.copy(), meta  # Pillow's own buffer is read-only, which torch warns of
+
+
+class ResizeShorterSided(MapTransform):
+    """uint8 (3,H,W) → (3,H',W') with min(H',W') = `size` and the aspect ratio kept; bicubic and antialiased, as timm's
+    own evaluation transform.
+
+    torch rather than MONAI's ``Resize``, which blurs in float32 before it samples: 8 ms against 0.4 ms for 200x150
+    pixels, 3.4 s against 0.03 s for 2000x1500.
+    """
+
+    def __init__(self, keys: KeysCollection, size: int):
+        super().__init__(keys)
+        self._size = size
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = self._resized(data[key])
+        return data
+
+    def _resized(self, image: torch.Tensor) -> torch.Tensor:
+        sides = image.shape[1:]
+        target = [max(self._size, round(side * self._size / min(sides))) for side in sides]
+        if list(sides) == target:
+            return image
+        return torch.nn.functional.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright (EXIF orientation) and in mode RGB: grey repeated, palette looked up, alpha dropped, 16-bit grey
+    reduced to its upper 8 bits.
+
+    Raises:
+        ValueError: for 32-bit images, whose range is not known.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode!r} has 32 bits a pixel; 8 or 16 are supported")
+    if image.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def decode_files(names: Sequence[str], open_image: OpenArchive, size: int, *, where: str) -> Iterator[np.ndarray]:
+    """Yields each named image as uint8 (3,`size`,`size`).
+
+    Args:
+        where: the archive, for errors.
+
+    Raises:
+        UserError: naming an image that cannot be decoded.
+    """
+    load = LoadImaged(
+        _KEY,
+        reader=ArchiveReader(open_image),
+        dtype=np.uint8,
+        image_only=True,
+        ensure_channel_first=True,
+        expanduser=False,  # names are the archive's, not the file system's
+    )
+    dataset = Dataset([{_KEY: name} for name in names], Compose([load, *_to_square(size)]))
+    for index, name in enumerate(names):
+        try:
+            with untracked():
+                image = dataset[index][_KEY]
+        except RuntimeError:
+            raise UserError(
+                f"{where}: image '{name}' cannot be decoded; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits."
+            ) from None
+        yield image.numpy()
+
+
+def transform_arrays(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Yields each uint8 array, all grey (H,W) or all RGB (H,W,3), as uint8 (3,`size`,`size`)."""
+    arrays = iter(arrays)
+    first = next(arrays, None)
+    if first is None:
+        return
+    if first.ndim == 2:
+        to_channels = [EnsureChannelFirstd(_KEY, channel_dim="no_channel"), RepeatChanneld(_KEY, repeats=3)]
+    else:
+        to_channels = [EnsureChannelFirstd(_KEY, channel_dim=-1)]
+    data = ({_KEY: array} for array in chain([first], arrays))
+    dataset = iter(IterableDataset(data, Compose([*to_channels, *_to_square(size)])))
+    while True:
+        with untracked():
+            sample = next(dataset, None)
+        if sample is None:
+            return
+        yield sample[_KEY].numpy()
+
+
+def _to_square(size: int) -> list[MapTransform]:
+    return [ResizeShorterSided(_KEY, size), CenterSpatialCropd(_KEY, roi_size=(size, size))]

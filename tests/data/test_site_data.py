@@ -1,0 +1,188 @@
+"""Sites and batches end to end, on made and on real data."""
+
+import logging
+import subprocess
+import sys
+import types
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pt_peft.data.site_data import Split, batches, load_site_data
+from pt_peft.data.sources import site_images
+from pt_peft.data.splits import assign_splits
+from pt_peft.data.table import read_table
+from pt_peft.experiment import Columns
+from pt_peft.site import Site
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def split() -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (10, 3, 16, 16), dtype=np.uint8)
+    images.setflags(write=False)
+    return Split(images, np.arange(10))
+
+
+def epoch(*arguments, **options) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    pairs = list(batches(*arguments, **options))
+    images, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return images, labels, [len(labels) for _, labels in pairs]
+
+
+def test_without_a_seed_batches_are_in_order(split):
+    images, labels, sizes = epoch(split, 4, seed=None, augment=("flip",))
+    assert sizes == [4, 4, 2] and labels.tolist() == list(range(10))
+    assert labels.dtype == torch.int64 and images.dtype == torch.float32
+    assert torch.equal(images, torch.tensor(split.images).float() / 255)
+
+
+@pytest.mark.parametrize("augment", [(), ("flip", "rotate90", "intensity")])
+def test_a_seed_decides_the_batches_bit_for_bit(split, augment):
+    first, again, other = (epoch(split, 4, seed=seed, augment=augment) for seed in (1, 1, 2))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], other[1])
+    assert sorted(first[1].tolist()) == list(range(10)) and first[2] == [4, 4, 2]
+
+
+def test_batches_leave_the_global_generators_alone(split):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    epoch(split, 4, seed=1, augment=("flip", "intensity"))
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[1]
+
+
+def test_an_empty_split_has_no_batches():
+    empty = Split(np.empty((0, 3, 16, 16), np.uint8), np.empty(0, np.int64))
+    assert list(batches(empty, 4, seed=None)) == []
+
+
+def test_loading_logs_the_classes(make_experiment, make_csv_site, rows, caplog):
+    with caplog.at_level(logging.INFO):
+        data = load_site_data(make_experiment(), make_csv_site(rows), "a", ["a"])
+    assert [len(data.train), len(data.val), len(data.test)] == [6, 2, 2]
+    assert "site a, train: 6 images (red 3, blue 3)" in caplog.text
+    assert "preparing 10 images of 16 px" in caplog.text and "prepared 10 images in" in caplog.text
+
+
+def test_a_changed_image_is_decoded_anew(make_experiment, make_csv_site, rows, tmp_path):
+    site = make_csv_site(rows)
+    before = load_site_data(make_experiment(), site, "a", ["a"]).train.images.copy()
+    (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    after = load_site_data(make_experiment(), site, "a", ["a"]).train.images
+    assert (before[1] != after[1]).any() and (after[1] == after[0]).all()
+
+
+def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tmp_path, caplog):
+    site = make_csv_site(rows)
+    load_site_data(make_experiment(), site, "a", ["a"])
+    (tmp_path / "images").rename(tmp_path / "moved")
+    data = site.data.model_copy(update={"images": str(tmp_path / "moved")})
+    with caplog.at_level(logging.INFO):
+        load_site_data(make_experiment(), site.model_copy(update={"data": data}), "a", ["a"])
+    assert "preparing" not in caplog.text
+
+
+WARM = """
+import sys
+from pathlib import Path
+from pt_peft.data.site_data import batches, load_site_data
+from pt_peft.experiment import Experiment
+from pt_peft.site import Site
+
+experiment, site = (kind.read(Path(path)) for kind, path in zip((Experiment, Site), sys.argv[1:]))
+data = load_site_data(experiment, site, "a", ["a"])
+print(sum(len(labels) for _, labels in batches(data.train, 4, seed=1)), "monai" in sys.modules)
+"""
+
+
+def test_a_warm_site_does_not_import_monai(make_experiment, make_csv_site, rows, tmp_path):
+    experiment, site = make_experiment(), make_csv_site(rows)
+    load_site_data(experiment, site, "a", ["a"])
+    (tmp_path / "experiment.json").write_text(experiment.to_json())
+    (tmp_path / "site.json").write_text(site.model_dump_json())
+    command = [sys.executable, "-c", WARM, tmp_path / "experiment.json", tmp_path / "site.json"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.split() == ["6", "False"]
+
+
+def test_lesions_are_drawn_for_the_site(make_experiment, tmp_path, monkeypatch):
+    calls = []
+
+    def draw_lesions(*, seed, site, split, count, size, num_classes):
+        calls.append((seed, site, split, count, size, num_classes))
+        images = np.zeros((count, size, size, 3), np.uint8)
+        images[:, 0, 1, 2] = 9
+        return images, np.arange(count) % num_classes
+
+    stub = types.ModuleType("pt_peft.data.lesions")
+    stub.draw_lesions = draw_lesions
+    monkeypatch.setitem(sys.modules, "pt_peft.data.lesions", stub)
+    data = {"source": "lesions", "classes": ["a", "b", "c"], "images_per_site": {"train": 5, "val": 3}}
+    experiment = make_experiment(seed=4, data=data)
+    site = Site(cache=str(tmp_path))
+    for _ in range(2):
+        loaded = load_site_data(experiment, site, "site-1", ["site-1", "site-2"])
+    assert calls == [(4, "site-1", "train", 5, 16, 3), (4, "site-1", "val", 3, 16, 3)]
+    assert loaded.train.labels.tolist() == [0, 1, 2, 0, 1] and len(loaded.test) == 0
+    assert (loaded.train.images[:, 2, 0, 1] == 9).all() and loaded.train.images.sum() == 45
+
+
+HAM10000 = {
+    "source": "csv",
+    "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"],
+    "columns": {"label": "dx", "group": "lesion_id", "site": "site"},
+}
+
+
+def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_data):
+    folder = shared_data("ham10000_200x150")
+    site = Site.model_validate({"data": {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}})
+    experiment = make_experiment(data=HAM10000, partition={"kind": "natural"})
+    names = {"rosendahl": 2259, "vidir_modern": 3363, "vidir_molemax": 3954, "vienna_dias": 439}
+    counts = {name: site_images(experiment, site, name, list(names)).counts() for name in names}
+    assert {name: sum(of.values()) for name, of in counts.items()} == names
+    assert {split: sum(of[split] for of in counts.values()) for split in ("train", "val", "test")} == {
+        "train": 6984,
+        "val": 1019,
+        "test": 2012,
+    }
+
+
+def test_ham10000_lesions_stay_in_one_drawn_split(shared_data):
+    table = shared_data("ham10000_200x150") / "metadata.csv"
+    items = assign_splits(
+        read_table(table, Columns(label="dx", split=None, group="lesion_id"), HAM10000["classes"]), seed=0
+    )
+    splits = {}
+    for item in items:
+        splits.setdefault(item.group, set()).add(item.split)
+    assert all(len(of) == 1 for of in splits.values())
+    assert Counter(next(iter(of)) for of in splits.values()) == {"train": 5229, "val": 747, "test": 1494}
+
+
+def test_a_small_ham10000_site_decodes(make_experiment, shared_data, tmp_path):
+    folder = shared_data("ham10000_200x150")
+    locations = {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}
+    site = Site.model_validate({"data": locations, "cache": str(tmp_path)})
+    data = load_site_data(make_experiment(data=HAM10000, partition={"kind": "natural"}), site, "vienna_dias", [])
+    labels = np.concatenate([data.train.labels, data.val.labels, data.test.labels])
+    assert np.bincount(labels, minlength=7).tolist() == [0, 5, 10, 4, 67, 350, 3]
+    assert 100 < data.train.images.mean() < 220 and data.train.images.std() > 10
+
+
+def test_pneumoniamnist_has_its_readme_counts(make_experiment, shared_data, tmp_path):
+    path = shared_data("pneumoniamnist_28") / "pneumoniamnist.npz"
+    experiment = make_experiment(data={"source": "npz", "classes": ["normal", "pneumonia"]}, partition={"kind": "iid"})
+    site = Site.model_validate({"data": {"npz": str(path)}, "cache": str(tmp_path)})
+    names = ["a", "b", "c", "d"]
+    counts = [site_images(experiment, site, name, names).counts() for name in names]
+    assert {split: sum(of[split] for of in counts) for split in ("train", "val", "test")} == {
+        "train": 4708,
+        "val": 524,
+        "test": 624,
+    }
+    assert {of["train"] for of in counts} == {1177}

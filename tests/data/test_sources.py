@@ -1,0 +1,210 @@
+"""Each mistake in a site's data is one sentence that says where it is and what would be right."""
+
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pt_peft.data.sources import site_images
+from pt_peft.data.table import read_table
+from pt_peft.errors import UserError
+from pt_peft.experiment import Columns
+
+NPZ = {"source": "npz", "classes": ["normal", "pneumonia"]}
+
+
+def found(experiment, site):
+    return site_images(experiment, site, "a", ["a", "b"])
+
+
+def test_counts_and_labels_of_a_table(make_experiment, make_csv_site, rows):
+    images = found(make_experiment(), make_csv_site(rows))
+    assert images.counts() == {"train": 6, "val": 2, "test": 2}
+    decoded = list(images.decoded("val", 16))
+    assert [label for _, label in decoded] == [0, 1]
+    assert [tuple(image[:, 8, 8]) for image, _ in decoded] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_a_table_without_splits_gets_them_drawn(make_experiment, make_csv_site, rows):
+    data = {"source": "csv", "classes": ["red", "blue"], "columns": {"split": None}}
+    assert found(make_experiment(data=data), make_csv_site(rows)).counts() == {"train": 7, "val": 1, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "green"}, r"line 4: column 'label' is 'green', which is not in .* data\.classes \(red, blue\)"),
+        ({"split": "valid"}, r"line 4: column 'split' is 'valid'; it should be one of train, val, test"),
+        ({"file": "1.png"}, r"line 4: image '1\.png' is also in line 3"),
+        ({"file": "../1.png"}, r"line 4: column 'file' is '\.\./1\.png'; it should be a path inside"),
+        ({"file": "a/../../1.png"}, "line 4: .* should be a path inside"),
+        ({"file": "/etc/1.png"}, "line 4: .* should be a path inside"),
+        ({"file": "C:\\1.png"}, "line 4: .* should be a path inside"),
+        ({"file": "..\\1.png"}, "line 4: .* should be a path inside"),
+        ({"file": ""}, "line 4: .* should be a path inside"),
+    ],
+)
+def test_a_wrong_row_is_named(make_experiment, make_csv_site, rows, change, message):
+    rows[2] |= change
+    with pytest.raises(UserError, match=message):
+        found(make_experiment(), make_csv_site(rows, images=False))
+
+
+def test_a_name_with_dots_is_not_a_way_out(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("file,label,split\na..b/..c.png,red,train\n")
+    assert read_table(table, Columns(), ["red"])[0].file == "a..b/..c.png"
+
+
+def test_a_missing_column_is_named_with_those_there(make_experiment, make_csv_site, rows):
+    data = {"source": "csv", "classes": ["red", "blue"], "columns": {"label": "diagnosis"}}
+    message = r"table\.csv: has no column 'diagnosis' \(.*data\.columns\.label\); its columns are file, label, split"
+    with pytest.raises(UserError, match=message):
+        found(make_experiment(data=data), make_csv_site(rows))
+
+
+def test_a_group_in_two_splits_is_refused(make_experiment, make_csv_site, rows):
+    data = {"source": "csv", "classes": ["red", "blue"], "columns": {"group": "patient"}}
+    rows = [row | {"patient": "p7"} for row in rows]
+    message = r"line 8: group 'p7' \(column 'patient'\) is in split 'val' here and in 'train' in line 2"
+    with pytest.raises(UserError, match=message):
+        found(make_experiment(data=data), make_csv_site(rows))
+
+
+def test_a_byte_order_mark_is_not_part_of_a_column(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("file,label,split\n1.png,red,train\n", encoding="utf-8-sig")
+    assert len(read_table(table, Columns(), ["red"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "its columns are none"), (b"file,label,split\n", "has no rows"), (b"\xff\xfe\x00", "UTF-8")]
+)
+def test_an_unreadable_table_is_named(tmp_path, content, message):
+    table = tmp_path / "table.csv"
+    table.write_bytes(content)
+    with pytest.raises(UserError, match=rf"table\.csv: .*{message}"):
+        read_table(table, Columns(), ["red"])
+
+
+def test_no_training_images(make_experiment, make_csv_site, rows):
+    with pytest.raises(UserError, match="site 'a' has no training images"):
+        found(make_experiment(), make_csv_site([row | {"split": "test"} for row in rows]))
+
+
+def test_an_image_missing_from_the_folder(make_experiment, make_csv_site, rows, tmp_path):
+    site = make_csv_site(rows)
+    (tmp_path / "images" / "3.png").unlink()
+    with pytest.raises(UserError, match="images: has no image '3.png'"):
+        found(make_experiment(), site).key()
+
+
+def zipped(site, path, leave_out=()):
+    """The site with its folder of images packed into the zip archive `path`."""
+    folder = site.existing("data.images")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.iterdir():
+            if file.name not in leave_out:
+                archive.write(file, file.name)
+    return site.model_copy(update={"data": site.data.model_copy(update={"images": str(path)})})
+
+
+def test_a_zip_gives_what_the_folder_gives(make_experiment, make_csv_site, rows, tmp_path):
+    site = make_csv_site(rows)
+    folder = list(found(make_experiment(), site).decoded("test", 16))
+    archive = list(found(make_experiment(), zipped(site, tmp_path / "images.zip")).decoded("test", 16))
+    for (expected, label), (image, other_label) in zip(folder, archive, strict=True):
+        assert label == other_label
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_an_image_missing_from_the_zip_stops_before_any_is_decoded(make_experiment, make_csv_site, rows, tmp_path):
+    site = zipped(make_csv_site(rows), tmp_path / "images.zip", leave_out={"5.png"})
+    with pytest.raises(UserError, match=r"images\.zip: has no image '5\.png'"):
+        next(found(make_experiment(), site).decoded("train", 16))
+
+
+def test_something_else_than_a_zip(make_experiment, make_csv_site, rows, tmp_path):
+    other = tmp_path / "images.rar"
+    other.write_bytes(b"Rar!")
+    site = make_csv_site(rows)
+    site = site.model_copy(update={"data": site.data.model_copy(update={"images": str(other)})})
+    with pytest.raises(UserError, match=r"images\.rar: is neither a folder nor a readable zip archive"):
+        next(found(make_experiment(), site).decoded("train", 16))
+
+
+@pytest.mark.parametrize("damage", ["text", "cut off"])
+def test_a_corrupt_image_is_named(make_experiment, make_csv_site, rows, tmp_path, damage):
+    site = make_csv_site(rows)
+    image = tmp_path / "images" / "6.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    image.write_bytes(b"not an image" if damage == "text" else image.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"images: image '6\.png' cannot be decoded"):
+        list(found(make_experiment(), site).decoded("val", 16))
+
+
+def test_counts_and_pixels_of_an_npz(make_experiment, make_npz_site):
+    images = found(make_experiment(data=NPZ), make_npz_site())
+    assert images.counts() == {"train": 4, "val": 4, "test": 4}
+    decoded = list(images.decoded("train", 8))
+    assert [label for _, label in decoded] == [0, 1, 0, 1]
+    expected = np.arange(64, 128, dtype=np.uint8).reshape(8, 8)
+    np.testing.assert_array_equal(decoded[1][0], np.stack([expected] * 3))
+
+
+def test_rgb_npz_and_iid_shares(make_experiment, make_npz_site):
+    rgb = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    site = make_npz_site(train_images=rgb, train_labels=np.array([0, 1, 0, 1]))
+    experiment = make_experiment(data=NPZ, partition={"kind": "iid"})
+    shares = [site_images(experiment, site, name, ["a", "b"]) for name in "ab"]
+    assert [share.counts()["train"] for share in shares] == [2, 2]
+    decoded = [image.tobytes() for share in shares for image, _ in share.decoded("train", 8)]
+    assert sorted(decoded) == sorted(np.moveaxis(image, -1, 0).tobytes() for image in rgb)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"val_labels": None}, "has no array 'val_labels'; its arrays are test_images, .*train_labels, val_images"),
+        ({"val_images": np.zeros((4, 8, 8))}, r"val_images is float64 \(4, 8, 8\); it should be uint8"),
+        ({"val_images": np.zeros((4, 8), np.uint8)}, r"val_images is uint8 \(4, 8\)"),
+        ({"val_images": np.zeros((4, 8, 8, 4), np.uint8)}, r"val_images is uint8 \(4, 8, 8, 4\)"),
+        ({"val_images": np.asfortranarray(np.zeros((4, 8, 8), np.uint8))}, "in Fortran order"),
+        ({"val_images": np.zeros((3, 8, 8), np.uint8)}, "has 3 val_images but 4 val_labels"),
+        ({"val_labels": np.zeros((4, 2), np.uint8)}, r"val_labels is uint8 \(4, 2\); it should be integers"),
+        ({"val_labels": np.zeros(4)}, r"val_labels is float64 \(4,\)"),
+        ({"val_labels": np.array([0, 1, 2, 0])}, r"val_labels\[2\] is 2; it should be 0 to 1"),
+        ({"val_labels": np.array([0, 1, None, 0])}, "val_labels cannot be read .*allow_pickle=False"),
+    ],
+)
+def test_a_wrong_npz_array_is_named(make_experiment, make_npz_site, replaced, message):
+    with pytest.raises(UserError, match=rf"images\.npz: .*{message}"):
+        found(make_experiment(data=NPZ), make_npz_site(**replaced))
+
+
+def test_a_damaged_npz_is_named(make_experiment, make_npz_site, tmp_path):
+    site = make_npz_site()
+    path = tmp_path / "images.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"images\.npz: cannot be read as an \.npz file"):
+        found(make_experiment(data=NPZ), site)
+
+
+def test_damaged_pixels_are_named(make_experiment, make_npz_site, tmp_path):
+    site = make_npz_site()
+    path = tmp_path / "images.npz"
+    images = found(make_experiment(data=NPZ), site)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data[:-64] if name == "train_images.npy" else data)
+    with pytest.raises(UserError, match=re.escape("train_images[3] has 0 of its 64 bytes")):
+        list(images.decoded("train", 8))
+
+
+def test_a_data_location_that_is_not_set(make_experiment, make_npz_site):
+    with pytest.raises(UserError, match="field 'data.table' is not set"):
+        found(make_experiment(), make_npz_site())

@@ -1,0 +1,125 @@
+"""Any image file becomes uint8 (3,S,S), upright, in the right order of axes."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation
+from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
+from pt_peft.experiment import Data
+
+
+def decoded(image: Image.Image, size: int, format: str = "PNG", **save) -> np.ndarray:
+    stream = io.BytesIO()
+    image.save(stream, format, **save)
+    (array,) = decode_files(["image"], lambda name: io.BytesIO(stream.getvalue()), size, where="test")
+    assert array.shape == (3, size, size) and array.dtype == np.uint8
+    return array
+
+
+def quadrants(width: int, height: int) -> Image.Image:
+    """Red top left, green top right, blue bottom left, white bottom right."""
+    array = np.zeros((height, width, 3), np.uint8)
+    array[: height // 2, : width // 2, 0] = 255
+    array[: height // 2, width // 2 :, 1] = 255
+    array[height // 2 :, : width // 2, 2] = 255
+    array[height // 2 :, width // 2 :] = 255
+    return Image.fromarray(array)
+
+
+def assert_upright(array: np.ndarray) -> None:
+    low, high = array.shape[1] // 4, 3 * array.shape[1] // 4
+    assert tuple(array[:, low, low]) == (255, 0, 0)
+    assert tuple(array[:, low, high]) == (0, 255, 0)
+    assert tuple(array[:, high, low]) == (0, 0, 255)
+    assert tuple(array[:, high, high]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 64), (64, 96), (32, 32), (20, 24)])
+def test_images_are_neither_transposed_nor_mirrored(shape):
+    assert_upright(decoded(quadrants(*shape), 32))
+
+
+def test_the_exif_orientation_is_respected():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: shown upright after a quarter turn clockwise
+    assert_upright(decoded(quadrants(64, 48).transpose(Image.Transpose.ROTATE_90), 32, exif=exif))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_colour_modes(mode):
+    assert_upright(decoded(quadrants(32, 32).convert(mode), 32))
+
+
+def test_cmyk():
+    array = decoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), 32, "TIFF")
+    assert tuple(array[:, 16, 16]) == (255, 0, 0)
+
+
+def test_alpha_is_dropped_not_blended():
+    assert tuple(decoded(Image.new("RGBA", (32, 32), (10, 20, 30, 0)), 32)[:, 0, 0]) == (10, 20, 30)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("L", (32, 32), 77),
+        Image.new("LA", (32, 32), (77, 10)),
+        Image.fromarray(np.full((32, 32), 77 * 256 + 5, np.uint16)),
+    ],
+    ids=["grey", "grey with alpha", "16 bits"],
+)
+def test_grey_is_repeated(image):
+    assert (decoded(image, 32) == 77).all()
+
+
+def test_pixels_of_unknown_range_are_refused():
+    with pytest.raises(ValueError, match="32 bits"):
+        to_rgb(Image.new("F", (4, 4)))
+
+
+@pytest.mark.parametrize("shape", [(200, 150), (150, 200)])
+def test_the_shorter_side_is_resized_with_antialiasing_and_the_centre_kept(shape):
+    image = Image.effect_noise(shape, 80).convert("RGB")
+    width, height = (round(side * 48 / min(shape)) for side in shape)
+    left, top = (width - 48) // 2, (height - 48) // 2
+    expected = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 48, top + 48))
+    difference = np.moveaxis(np.asarray(expected), -1, 0).astype(int) - decoded(image, 48)
+    assert abs(difference).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (30, 40, 3), (16, 16), (16, 16, 3)])
+def test_arrays_go_the_same_way_as_files(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    (transformed,) = transform_arrays([array], 16)
+    np.testing.assert_array_equal(transformed, decoded(Image.fromarray(array), 16))
+
+
+def test_no_arrays():
+    assert list(transform_arrays([], 16)) == []
+
+
+def test_every_augmentation_of_the_schema_exists():
+    (names, _) = Data.model_fields["augment"].annotation.__args__
+    assert set(AUGMENTATIONS) == set(names.__args__)
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_augmentation_is_seeded_stays_in_range_and_changes_images(name):
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    first, again, other = (Augmentation([name], seed)(images) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, images)
+    assert torch.equal(images, before)
+    assert type(first) is torch.Tensor and first.shape == images.shape and first.dtype == torch.float32
+    assert 0 <= first.min() and first.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["flip", "rotate90"])
+def test_moves_keep_every_pixel(name):
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    moved = Augmentation([name], 0)(images)
+    assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
