@@ -118,8 +118,26 @@ def test_augmentation_is_seeded_stays_in_range_and_changes_images(name):
     assert 0 <= first.min() and first.max() <= 1
 
 
+def moved(images: torch.Tensor, name: str) -> torch.Tensor:
+    """All (M,B,3,S,S) that the moves of `name` can make of `images`."""
+    if name == "rotate90":
+        return torch.stack([images.rot90(k, (2, 3)) for k in range(4)])
+    return torch.stack([images.flip(axes) for axes in ((), (2,), (3,), (2, 3))])
+
+
 @pytest.mark.parametrize("name", ["flip", "rotate90"])
-def test_moves_keep_every_pixel(name):
-    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    moved = Augmentation([name], 0)(images)
-    assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
+def test_each_image_is_moved_by_itself_and_every_move_occurs(name):
+    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    is_move = (moved(images, name) == Augmentation([name], 0)(images)).flatten(2).all(dim=2)
+    assert (is_move.sum(dim=0) == 1).all()
+    assert (is_move.sum(dim=1) > 4).all()
+
+
+def test_intensity_scales_and_shifts_each_image():
+    images = torch.full((200, 3, 2, 2), 0.5)
+    images[:, :, 0] = 0.25
+    augmented = Augmentation(["intensity"], 0)(images)
+    scale = (augmented[:, 0, 1, 0] - augmented[:, 0, 0, 0]) / 0.25
+    shift = augmented[:, 0, 1, 0] - scale * 0.5
+    for factor, centre, reach in ((scale, 1, 0.2), (shift, 0, 0.1)):
+        assert (abs(factor - centre) <= reach + 1e-5).all() and factor.std() > reach / 3
