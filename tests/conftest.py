@@ -11,6 +11,7 @@ import pytest
 
 from pt_peft.experiment import Experiment
 from pt_peft.files import sha256_of
+from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 
 ROOT = Path(__file__).parent.parent
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
@@ -84,6 +85,14 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     return Experiment.model_validate_json(json.dumps(content))
 
 
+@pytest.fixture(scope="session")
+def shared_host(tmp_path_factory):
+    """A worker host that every simulation of the tests uses, which saves each the imports."""
+    host = WorkerHost(tmp_path_factory.mktemp("host") / "host.log")
+    yield host
+    host.close()
+
+
 @dataclass
 class Run:
     """A finished ``nvflare simulator``."""
@@ -104,10 +113,13 @@ class Run:
         return [json.loads(line) for line in (self.workspace / site / "simulate_job" / "egress.jsonl").read_text().splitlines()]
 
 
-def simulate(job: Path, workspace: Path | None, *options: str, cwd: Path, timeout: int = 240) -> Run:
+def simulate(
+    job: Path, workspace: Path | None, *options: str, cwd: Path, host: WorkerHost | None = None, timeout: int = 300
+) -> Run:
     """Runs the job as a user would; `workspace` None leaves it to FLARE's default in `cwd`."""
     command = [str(Path(sys.executable).parent / "nvflare"), "simulator", str(job), *options]
     if workspace:
         command += ["-w", str(workspace)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    environment = {**os.environ, **({HOST_VARIABLE: host.socket} if host else {})}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return Run(workspace or cwd / "simulator_workspace", done.returncode, done.stdout + done.stderr)

@@ -14,11 +14,9 @@ from pt_peft.tensors import TensorError
 from pt_peft.worker.client import Worker, WorkerError, WorkerHost
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    host = WorkerHost(tmp_path_factory.mktemp("host") / "host.log")
-    yield host
-    host.close()
+@pytest.fixture
+def host(shared_host):
+    return shared_host
 
 
 @pytest.fixture

@@ -180,7 +180,10 @@ class PeftFedAvg(FedAvg):
         )
         while self.get_num_standing_tasks():
             if self.abort_signal.triggered:
-                raise JobFailed(f"the job was stopped during task '{task}' of round {round_number + 1}.")
+                raise JobFailed(
+                    f"the job was stopped during task '{task}' of round {round_number + 1}, after {len(results.reports)} of "
+                    f"{len(sites)} results; if nobody stopped it, error_log.txt of a site or the server has the cause."
+                )
             time.sleep(self._task_check_period)
         results.close(sites, federation.round_timeout_s)
         for site, reason in sorted(results.left_out.items()):

@@ -12,11 +12,23 @@ from pt_peft.worker.client import HOST_VARIABLE, Worker, WorkerHost
 from pt_peft_flare.run_context import is_simulation, site_names
 
 
-def share_host(folder: Path) -> WorkerHost:
-    """Starts a host for this process and all that it starts: in a simulation, for every site's client process."""
+def share_host(folder: Path) -> WorkerHost | None:
+    """Starts a host for this process and all that it starts: in a simulation, for every site's client process.
+
+    Returns:
+        The host, for the caller to close; None if whoever started this process shares one already.
+    """
+    if inherited_host():
+        return None
     host = WorkerHost(folder / "worker_host.log")
     os.environ[HOST_VARIABLE] = host.socket
     return host
+
+
+def inherited_host() -> str | None:
+    """Socket of the host that this process was given to use, if there is one."""
+    path = os.environ.get(HOST_VARIABLE)
+    return path if path and os.path.exists(path) else None
 
 
 class RespawningWorker:
@@ -63,8 +75,7 @@ class RespawningWorker:
             self._worker = None
 
     def _host_socket(self) -> str:
-        inherited = os.environ.get(HOST_VARIABLE)
-        if inherited and os.path.exists(inherited):
+        if inherited := inherited_host():
             return inherited
         if self._host is None or not self._host.alive():
             self._host = WorkerHost(self._folder / "worker_host.log")

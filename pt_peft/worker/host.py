@@ -27,7 +27,10 @@ def main() -> None:
     listener.bind(sys.argv[1])
     # Listening before the imports: whoever connects meanwhile waits for the greeting and nothing is lost.
     listener.listen(128)
-    from pt_peft.worker.session import Session  # noqa: F401  (a worker finds it imported)
+    # Imported here once for all workers; each of them would spend seconds on it.
+    import torchmetrics.functional.classification  # noqa: F401
+
+    import pt_peft.worker.session  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
