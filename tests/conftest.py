@@ -114,10 +114,16 @@ class Run:
 
 
 def simulate(
-    job: Path, workspace: Path | None, *options: str, cwd: Path, host: WorkerHost | None = None, timeout: int = 300
+    job: Path,
+    workspace: Path | None,
+    *options: str,
+    cwd: Path,
+    host: WorkerHost | None = None,
+    nvflare: tuple[str, ...] = (str(Path(sys.executable).parent / "nvflare"),),
+    timeout: int = 300,
 ) -> Run:
     """Runs the job as a user would; `workspace` None leaves it to FLARE's default in `cwd`."""
-    command = [str(Path(sys.executable).parent / "nvflare"), "simulator", str(job), *options]
+    command = [*nvflare, "simulator", str(job), *options]
     if workspace:
         command += ["-w", str(workspace)]
     environment = {**os.environ, **({HOST_VARIABLE: host.socket} if host else {})}

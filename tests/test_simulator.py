@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sysconfig
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +126,30 @@ def test_curves_are_readable(tiny, workspace, shared_host, tmp_path):
         assert [point.step for point in points] == [0, 1, 2] and points[-1].value == pytest.approx(final)
 
 
-def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, tmp_path):
+def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, shared_host, tmp_path):
     names = ["site-1", "site-2", "site-3"]
     expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names))
-    write_job(tiny, tmp_path / "job", bundle=True)
+    write_job(tiny, tmp_path / "job")
     for threads in ("1", "3"):
         write_workspace(site, tmp_path / threads)
-        run = simulate(tmp_path / "job", tmp_path / threads, "-n", "3", "-t", threads, cwd=tmp_path)
+        run = simulate(tmp_path / "job", tmp_path / threads, "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
         assert run.exit_code == 0, run.output
         assert_equal(run.server / "adapter.safetensors", expected)
+
+
+def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path):
+    """In an environment that has everything but our packages."""
+    venv.create(tmp_path / "bare")
+    python = tmp_path / "bare" / "bin" / "python"
+    packages = next((tmp_path / "bare" / "lib").iterdir()) / "site-packages"
+    # A line of a .pth file adds a folder without reading that folder's own .pth files: not those of editable installs.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert subprocess.run([python, "-c", "import pt_peft"], cwd=tmp_path, capture_output=True).returncode != 0
+    write_job(tiny, tmp_path / "job", bundle=True)
+    nvflare = (str(python), "-c", "from nvflare.cli import main; main()")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path, nvflare=nvflare)
+    assert run.exit_code == 0, run.output
+    assert run.metrics["status"] == "finished"
 
 
 def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path):
@@ -223,6 +241,14 @@ def test_a_job_that_does_not_train_ends_non_zero_with_one_sentence(tiny, workspa
     assert sentence in run.output
     # FLARE itself shows a traceback for a class that it cannot find.
     assert "Traceback" not in run.output or breaks is break_learner_path
+
+
+def test_a_site_without_its_weights_says_so_and_not_where_they_should_be(tiny, shared_host, tmp_path):
+    write_workspace(Site(backbone=str(tmp_path / "private" / "weights.safetensors")), tmp_path / "workspace")
+    write_job(tiny, tmp_path / "job")
+    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
+    assert run.exit_code != 0
+    assert "site-1: site.json: field 'backbone' is 'weights.safetensors', which does not exist" in run.metrics["reason"]
 
 
 def test_too_few_sites(tiny, workspace, shared_host, tmp_path):
