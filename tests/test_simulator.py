@@ -30,9 +30,12 @@ class FaultyLearner(PeftLearner):
         fault = FAULTS.get(str(shareable.get_header("current_round"))) if task_name == "train" else None
         if fl_ctx.get_identity_name() != "site-2" or not fault:
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
-        if fault in ("hang", "die"):
+        if fault in ("hang", "die", "host dies"):
             self._open(fl_ctx)
             self._worker.call("specs")
+            if fault == "host dies":
+                host = os.getpgid(self._worker._worker.pid)
+                os.kill(host, signal.SIGKILL)
             os.kill(self._worker._worker.pid, signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
@@ -177,6 +180,14 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         else:
             assert not left_out and len(entry["sites"]) == 3
     assert len(run.metrics["final"]["sites"]) == 3
+
+
+def test_a_killed_worker_host_costs_one_round(tiny, workspace, tmp_path):
+    """site-2 loses its worker with the host; the others' workers live on, and site-2 starts a host of its own."""
+    job = faulty_job(changed(tiny, federation={"rounds": 3}), tmp_path / "job", {"1": "host dies"}, egress_filter=True)
+    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path)
+    assert run.exit_code == 0, run.output
+    assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], []]
 
 
 def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, shared_host, tmp_path):

@@ -15,7 +15,7 @@ from pt_peft.worker.client import WorkerError
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.replies import failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
-from pt_peft_flare.workers import RespawningWorker
+from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 EVALUATED_SPLITS = ["val", "test"]
 
@@ -33,10 +33,15 @@ class PeftLearner(Executor):
         self._worker: RespawningWorker | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == EventType.START_RUN and is_simulation(fl_ctx):
-            quiet_console()
-        elif event_type == EventType.END_RUN and self._worker is not None:
-            self._worker.close()
+        if event_type == EventType.START_RUN:
+            # It imports while FLARE starts up.
+            host_socket(run_dir(fl_ctx))
+            if is_simulation(fl_ctx):
+                quiet_console()
+        elif event_type == EventType.END_RUN:
+            if self._worker is not None:
+                self._worker.close()
+            close_host()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Does one task; a failure is a reply with the reason, never an exception."""

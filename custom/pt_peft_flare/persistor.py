@@ -10,9 +10,8 @@ from nvflare.app_common.model_desc import ModelDescriptor
 
 from pt_peft import __version__
 from pt_peft.adapter_file import load_adapter, save_adapter
-from pt_peft.worker.client import WorkerHost
-from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
-from pt_peft_flare.workers import RespawningWorker, share_host
+from pt_peft_flare.run_context import read_experiment, read_site, run_dir
+from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
@@ -21,17 +20,12 @@ BEST = "best_adapter.safetensors"
 class AdapterPersistor(ModelPersistor):
     """Holds the exchanged tensors only; a backbone is read just to start methods that train its tensors."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._host: WorkerHost | None = None
-
     def handle_event(self, event: str, fl_ctx: FLContext) -> None:
-        if event == EventType.START_RUN and is_simulation(fl_ctx):
-            # Started before any client process, so that all of them inherit where it is.
-            self._host = share_host(run_dir(fl_ctx))
-        elif event == EventType.END_RUN and self._host is not None:
-            self._host.close()
-            self._host = None
+        if event == EventType.START_RUN:
+            # It imports while FLARE starts up. In a simulation the sites' processes start later and are given it.
+            host_socket(run_dir(fl_ctx))
+        elif event == EventType.END_RUN:
+            close_host()
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The initial exchanged tensors, a pure function of the experiment.

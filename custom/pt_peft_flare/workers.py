@@ -1,4 +1,4 @@
-"""Workers for FLARE components: who starts their host, and where it is found."""
+"""Workers for FLARE components, and the host that forks them."""
 
 import os
 from pathlib import Path
@@ -8,27 +8,32 @@ from nvflare.apis.fl_context import FLContext
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
-from pt_peft.worker.client import HOST_VARIABLE, Worker, WorkerHost
+from pt_peft.worker.client import HOST_VARIABLE, HostGone, Worker, WorkerHost
 from pt_peft_flare.run_context import is_simulation, site_names
 
+_started: WorkerHost | None = None
+"""The host that this process started, if it did."""
 
-def share_host(folder: Path) -> WorkerHost | None:
-    """Starts a host for this process and all that it starts: in a simulation, for every site's client process.
 
-    Returns:
-        The host, for the caller to close; None if whoever started this process shares one already.
+def host_socket(folder: Path) -> str:
+    """Socket of the host that this process was given, or else of its own, which is started if need be.
+
+    The processes that this one starts are given the same: in a simulation all sites share the server's host.
     """
-    if inherited_host():
-        return None
-    host = WorkerHost(folder / "worker_host.log")
-    os.environ[HOST_VARIABLE] = host.socket
-    return host
+    global _started
+    if HOST_VARIABLE not in os.environ:
+        _started = WorkerHost(folder / "worker_host.log")
+        os.environ[HOST_VARIABLE] = _started.socket
+    return os.environ[HOST_VARIABLE]
 
 
-def inherited_host() -> str | None:
-    """Socket of the host that this process was given to use, if there is one."""
-    path = os.environ.get(HOST_VARIABLE)
-    return path if path and os.path.exists(path) else None
+def close_host() -> None:
+    """Ends the host, with its workers, if this process started it."""
+    global _started
+    if _started is not None:
+        _started.close()
+        _started = None
+        os.environ.pop(HOST_VARIABLE, None)
 
 
 class RespawningWorker:
@@ -49,34 +54,29 @@ class RespawningWorker:
             "threads": site.threads or (1 if is_simulation(fl_ctx) else len(os.sched_getaffinity(0))),
         }
         self._worker: Worker | None = None
-        self._host: WorkerHost | None = None
 
     def call(self, request: str, *args, **kwargs) -> tuple[dict, Tensors]:
         """As `Worker.call`."""
         if self._worker is None:
-            self._worker = Worker(self._host_socket(), self._opening)
+            self._worker = self._open()
         try:
             return self._worker.call(request, *args, **kwargs)
         except Exception:
             # The next call starts from a clean process: nothing that outlives a call is held in this one.
-            self._kill()
+            self.close()
             raise
 
     def close(self) -> None:
-        """Ends the worker, and its host if that was started for it alone."""
-        self._kill()
-        if self._host is not None:
-            self._host.close()
-            self._host = None
-
-    def _kill(self) -> None:
+        """Ends the worker."""
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
 
-    def _host_socket(self) -> str:
-        if inherited := inherited_host():
-            return inherited
-        if self._host is None or not self._host.alive():
-            self._host = WorkerHost(self._folder / "worker_host.log")
-        return self._host.socket
+    def _open(self) -> Worker:
+        try:
+            return Worker(host_socket(self._folder), self._opening)
+        except HostGone:
+            # Killed, perhaps for its memory. Whoever started it, this process goes on with one of its own.
+            close_host()
+            os.environ.pop(HOST_VARIABLE, None)
+            return Worker(host_socket(self._folder), self._opening)

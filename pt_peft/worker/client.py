@@ -26,6 +26,10 @@ class WorkerError(Exception):
     """A worker that died, was stopped or broke down; the reason is the message."""
 
 
+class HostGone(WorkerError):
+    """No worker could be had because its host does not answer."""
+
+
 class WorkerHost:
     """A running host process, see `pt_peft.worker.host`."""
 
@@ -48,10 +52,6 @@ class WorkerHost:
                 raise WorkerError(f"the worker host ended with exit code {self._process.returncode}, see {log}")
             time.sleep(0.02)
 
-    def alive(self) -> bool:
-        """Whether the host still runs."""
-        return self._process.poll() is None
-
     def close(self) -> None:
         """Ends the host and its workers."""
         self._process.stdin.close()
@@ -69,7 +69,7 @@ class Worker:
             opening: see `pt_peft.worker.session.Session.open`.
 
         Raises:
-            WorkerError: if the host is gone.
+            HostGone: if the host does not answer.
             UserError: if the experiment or the site's settings are invalid.
         """
         self._connection = socket.socket(socket.AF_UNIX)
@@ -79,7 +79,7 @@ class Worker:
             self.pid = frames.receive(self._connection)[0]["pid"]
         except (OSError, EOFError) as error:
             self._connection.close()
-            raise WorkerError(f"the worker host at {host} does not answer ({error})") from None
+            raise HostGone(f"the worker host at {host} does not answer ({error})") from None
         try:
             self.call("open", opening)
         except Exception:
