@@ -3,7 +3,7 @@
     python -m benchmark.embedded_backbone --out pt_peft/embedded/backbone.safetensors
 
 writes the weights and, beside them, a JSON file of the same name that says how to build the model and where it came
-from. The same seed, steps, images and threads give the same file on one machine. ``--minutes`` is a ceiling for impatient
+from. The same seed, steps, images and threads give the same file on one machine. ``--minutes`` is a ceiling for slow
 machines: a run that reaches it ends early, and its JSON file records the steps it took.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -37,8 +37,8 @@ KWARGS = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_hea
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 _BATCH = 64  # images a step
-# The blocks' matrices train by Muon (Jordan et al. 2024), which learns the textures in a tenth of AdamW's steps;
-# all other tensors by AdamW.
+# The blocks' matrices train by Muon (Jordan et al. 2024): by the step at which it names textures AdamW still guesses.
+# All other tensors train by AdamW.
 _MUON_RATE, _ADAMW_RATE, _ADAMW_DECAY = 0.02, 1e-3, 0.05  # peak step sizes and weight decay
 _WARM_UP = 0.05  # share of the steps in which the step sizes rise
 # Most steps see half of an image's patches, which halves their cost (Li et al. 2023, "Scaling Language-Image
@@ -137,15 +137,16 @@ def pretrain(out: Path, budget: Budget) -> dict:
     heads = FormulaHeads(model.num_features, tables.sizes)
     steps = _train(model, heads, images, labels, maps, budget)
     accuracy = _validate(model, heads, *_draw(tables, budget, "val", budget.validation)[:2])
+    weights = _weights(model)
     record = {
         "name": NAME,
         "kwargs": KWARGS,
         "image_size": KWARGS["img_size"],
         "mean": MEAN,
         "std": STD,
-        "sha256": _write_weights(model, out),
+        "sha256": hashlib.sha256(weights).hexdigest(),
         "provenance": {
-            "command": "python -m benchmark.embedded_backbone",
+            "command": f"python -m benchmark.embedded_backbone --out {out.name}",
             **asdict(budget),
             "steps": steps,
             "images_seen": steps * _BATCH,
@@ -157,7 +158,8 @@ def pretrain(out: Path, budget: Budget) -> dict:
             "git_commit": commit,
         },
     }
-    _write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    _write(out, weights)
+    _write(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     return record
 
 
@@ -166,9 +168,7 @@ def _draw(tables: fractals.Tables, budget: Budget, part: str, count: int) -> tup
 
     def chunk(index: int) -> tuple[np.ndarray, ...]:
         share = min(_CHUNK, count - index * _CHUNK)
-        return fractals.draw(
-            tables, seed=budget.seed, part=part, index=index, count=share, size=KWARGS["img_size"]
-        )
+        return fractals.draw(tables, seed=budget.seed, part=part, index=index, count=share, size=KWARGS["img_size"])
 
     with ThreadPoolExecutor(budget.threads) as pool:
         chunks = pool.map(chunk, range(math.ceil(count / _CHUNK)))
@@ -190,9 +190,8 @@ def _train(
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, share_of_peak) for optimiser in optimisers]
     model.train()
     started = time.monotonic()
-    for step, chosen in enumerate(_orders(len(images), budget.seed)):
-        late = budget.minutes is not None and time.monotonic() - started > 60 * budget.minutes
-        if step == budget.steps or late:
+    for step, chosen in zip(range(budget.steps), _orders(len(images), budget.seed), strict=False):
+        if budget.minutes is not None and time.monotonic() - started > 60 * budget.minutes:
             return step
         covered = torch.from_numpy(maps[chosen]).flatten(1)
         patches = covered.shape[1]
@@ -210,7 +209,7 @@ def _train(
             names = (*fractals.HEADS, "texture", "cover")
             terms = " ".join(f"{name} {loss.item():.2f}" for name, loss in zip(names, losses, strict=True))
             print(f"step {step}/{budget.steps} {time.monotonic() - started:.0f} s loss: {terms}", flush=True)
-    raise AssertionError("the orders never end")
+    return budget.steps
 
 
 def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
@@ -257,18 +256,14 @@ def _validate(model: nn.Module, heads: nn.Module, images: np.ndarray, labels: np
     return {head: round(float(share), 4) for head, share in zip(fractals.HEADS, right / len(images), strict=True)}
 
 
-def _write_weights(model: nn.Module, out: Path) -> str:
-    """Writes the weights as float16 under timm's own keys; returns the file's SHA-256."""
-    state = {key: tensor.detach().half().contiguous() for key, tensor in model.state_dict().items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        draft = Path(folder) / out.name
-        save_file(state, draft)
-        os.replace(draft, out)
-    return hashlib.sha256(out.read_bytes()).hexdigest()
+def _weights(model: nn.Module) -> bytes:
+    """A safetensors file of the weights, float16, under timm's own keys."""
+    return save({key: tensor.detach().half().contiguous() for key, tensor in model.state_dict().items()})
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file that is never seen half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
         draft.write_bytes(content)
@@ -285,8 +280,8 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def main() -> None:
-    """The command."""
+def main(arguments: list[str] | None = None) -> None:
+    """The command, with ``sys.argv``'s arguments unless others are given."""
     default = Budget()
     parser = argparse.ArgumentParser(prog="python -m benchmark.embedded_backbone", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
@@ -296,10 +291,10 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=default.validation, help="images (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=None, help="end early after this long; not reproducible")
     parser.add_argument("--threads", type=int, default=default.threads, help="(default %(default)s)")
-    arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
+    chosen = vars(parser.parse_args(arguments))
+    out = chosen.pop("out")
     try:
-        record = pretrain(out, Budget(**arguments))
+        record = pretrain(out, Budget(**chosen))
     except UserError as error:
         sys.exit(f"error: {error}")
     print(f"{out}: {out.stat().st_size} bytes, validation accuracy {record['provenance']['validation_accuracy']}")

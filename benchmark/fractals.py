@@ -176,7 +176,7 @@ def _attractors(rng: np.random.Generator, tables: Tables, which: np.ndarray, siz
         a, b, e, c, d, f = np.moveaxis(flat[picked + offset], -1, 0)
         point_x, point_y = a * point_x + b * point_y + e, c * point_x + d * point_y + f
         xs[step], ys[step] = point_x, point_y
-    xs, ys = (np.moveaxis(v[_BURN_IN:], 0, 1).reshape(count, -1) for v in (xs, ys))
+    xs, ys = (np.moveaxis(v[_BURN_IN:], 0, 1).reshape(count, _CHAINS * (_STEPS - _BURN_IN)) for v in (xs, ys))
     xs, ys = xs - xs.mean(1, keepdims=True), ys - ys.mean(1, keepdims=True)
     extent = np.sqrt((xs**2 + ys**2).mean(1, keepdims=True)) + 1e-6
     angle = rng.uniform(0, 2 * np.pi, (count, 1)).astype(np.float32)
@@ -197,7 +197,7 @@ def _attractors(rng: np.random.Generator, tables: Tables, which: np.ndarray, siz
 
 
 def _contours(rng: np.random.Generator, tables: Tables, which: np.ndarray, size: int) -> np.ndarray:
-    """Perturbed radial contours with nested lines, randomly turned, scaled and placed: (count, size, size) in [0, 1]."""
+    """Perturbed radial contours with nested lines, randomly turned and placed: (count, size, size) in [0, 1]."""
     count = len(which)
     shift = rng.uniform(-0.3, 0.3, (2, count, 1, 1)).astype(np.float32)
     axis = np.linspace(-1, 1, size, dtype=np.float32)

@@ -44,8 +44,8 @@ class Lesion:
         self, rng: Generator, pitch: tuple[float, float], share: tuple[float, float], radius: tuple[float, float]
     ) -> np.ndarray:
         """Dots whose pitch, share and radius are drawn for each image between the bounds."""
-        scale = uniform(rng, *pitch, self.one)
-        return dots(rng, self.x * scale, self.y * scale, uniform(rng, *share, self.one), uniform(rng, *radius, self.one))
+        scale, share, radius = (uniform(rng, *bounds, self.one) for bounds in (pitch, share, radius))
+        return dots(rng, self.x * scale, self.y * scale, share, radius)
 
 
 Paint = tuple[np.ndarray, np.ndarray]
