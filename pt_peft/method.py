@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -178,10 +178,5 @@ def load_exchanged(model: nn.Module, tensors: Tensors) -> None:
     """Copies `tensors` (checked by the caller, see `check_tensors`) into the model's exchanged parameters."""
     with torch.no_grad():
         for key, parameter in exchanged_parameters(model).items():
-            parameter.copy_(torch.from_numpy(tensors[key]))
+            parameter.copy_(torch.tensor(tensors[key]))
 
-
-def exchanged_count(model: nn.Module, head: Iterable[nn.Parameter] = ()) -> int:
-    """Number of exchanged scalar parameters, those of `head` left out."""
-    left_out = {id(parameter) for parameter in head}
-    return sum(p.numel() for p in exchanged_parameters(model).values() if id(p) not in left_out)

@@ -8,9 +8,8 @@ from pt_peft.tensors import Tensors
 class WeightedMean:
     r"""sum_k n_k x_k / sum_k n_k over the sites' tensors x_k with sample counts n_k.
 
-    Sums in float64, where a float32 times an integer below 2**29 is exact, so that the order in which results arrive
-    does not show in the float32 mean but for sums that lie within 2**-53 of a rounding boundary. Holds one copy of the state, whatever the
-    number of sites.
+    Sums in float64, where a float32 times an integer below 2**29 is exact: the order in which results arrive moves the sum
+    by parts in 2**53, far below what the float32 mean shows. Holds one copy of the state, whatever the number of sites.
     """
 
     def __init__(self) -> None:
