@@ -1,6 +1,6 @@
 """Finished simulator runs beside what they have to be compared with.
 
-    python -m benchmark.compare WORKSPACE [WORKSPACE …] --out FILE.json [--no-baselines]
+    python -m benchmark.compare WORKSPACE [WORKSPACE …] --out FILE.json [--no-baselines] [--jobs N]
     python -m benchmark.compare --show FILE.json
 
 Each workspace holds a finished run of ``nvflare simulator … -w WORKSPACE``. Its final aggregate is evaluated on the test
@@ -13,6 +13,9 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,39 +36,66 @@ from pt_peft.training import LocalTrainer
 COLUMNS = ("balanced_accuracy", "auroc", "macro_f1", "accuracy")
 
 
-def compare(workspaces: list[Path], baselines: bool) -> dict:
-    """The content of a result file, see the module.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished simulator run, as its workspace has it."""
 
-    Raises:
-        UserError: if a workspace holds no finished run.
-    """
-    rows = []
-    for index, workspace in enumerate(workspaces):
+    experiment: Experiment
+    site: Site
+    record: dict
+    adapter: Path
+
+    @classmethod
+    def read(cls, workspace: Path) -> "FinishedRun":
+        """Raises UserError if `workspace` holds no finished run."""
         server = workspace / "server" / "simulate_job"
         record = read_json(server / "metrics.json")
         if record["status"] != "finished":
             raise UserError(f"{server / 'metrics.json'}: status is '{record['status']}', not 'finished'.")
-        experiment = Experiment.read(server / "app_server" / "config" / "experiment.json")
         site_file = workspace / "local" / "site.json"
-        site = Site.read(site_file) if site_file.exists() else Site()
-        names = sorted(record["final"]["sites"])
-        trainer = make_trainer(experiment, site)
-        sites = load_sites(experiment, site, names)
-        tensors, _ = load_adapter(server / "adapter.safetensors")
-        row = {
-            "name": f"federated {experiment.method.name}",
-            "exchanged_parameters": record["exchanged"]["parameters"],
-            "test": evaluate(trainer, tensors, sites),
-        }
-        rows.append(row)
-        if index == 0:
-            first, images = experiment, {name: len(data.train) for name, data in sites.items()}
-            if baselines:
-                rows.extend(_baselines(trainer, sites))
+        return cls(
+            experiment=Experiment.read(server / "app_server" / "config" / "experiment.json"),
+            site=Site.read(site_file) if site_file.exists() else Site(),
+            record=record,
+            adapter=server / "adapter.safetensors",
+        )
+
+    def open(self) -> tuple[LocalTrainer, dict[str, SiteData]]:
+        """A trainer, and every site's data by name."""
+        names = sorted(self.record["final"]["sites"])
+        return make_trainer(self.experiment, self.site), load_sites(self.experiment, self.site, names)
+
+
+def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
+    """The content of a result file, see the module.
+
+    Args:
+        jobs: baselines that are trained at the same time, each on as many threads as a site.
+
+    Raises:
+        UserError: if a workspace holds no finished run.
+    """
+    runs = [FinishedRun.read(workspace) for workspace in workspaces]
+    rows = []
+    for run in runs:
+        trainer, sites = run.open()
+        rows.append(
+            {
+                "name": f"federated {run.experiment.method.name}",
+                "exchanged_parameters": run.record["exchanged"]["parameters"],
+                "test": evaluate(trainer, load_adapter(run.adapter)[0], sites),
+            }
+        )
+    if baselines:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            # Pooled first: it takes as long as all local ones together.
+            trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *sorted(runs[0].record["final"]["sites"]))]
+            rows.extend(one.result() for one in trained)
+        rows.append(_majority(runs[0]))
     return {
         "provenance": provenance(),
-        "experiment": first.model_dump(mode="json"),
-        "train_images": images,
+        "experiment": runs[0].experiment.model_dump(mode="json"),
+        "rounds": runs[0].record["rounds"],
         "rows": rows,
     }
 
@@ -76,16 +106,25 @@ def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteDa
     return {"pooled": trainer.evaluate(tensors, _together([data.test for data in sites.values()])), **metrics}
 
 
-def _baselines(trainer: LocalTrainer, sites: Mapping[str, SiteData]) -> list[dict]:
-    pooled = SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
-    rows = [{"name": "pooled", "test": evaluate(trainer, federate(trainer, {"pooled": pooled}), sites)}]
-    for name, data in sites.items():
-        rows.append({"name": f"local {name}", "test": evaluate(trainer, federate(trainer, {name: data}), sites)})
-    classes = len(trainer.experiment.data.classes)
+def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
+    """One site alone, or all sites' images in one place."""
+    trainer, sites = run.open()
+    chosen = {alone: sites[alone]} if alone else {"pooled": _pooled(sites)}
+    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, federate(trainer, chosen), sites)}
+
+
+def _majority(run: FinishedRun) -> dict:
+    """The most frequent class of all training images, predicted always."""
+    _, sites = run.open()
+    classes = len(run.experiment.data.classes)
+    pooled = _pooled(sites)
     majority = int(np.bincount(pooled.train.labels, minlength=classes).argmax())
     tests = {"pooled": pooled.test, **{name: data.test for name, data in sites.items()}}
-    rows.append({"name": "majority class", "test": {name: _constant(test, majority, classes) for name, test in tests.items()}})
-    return rows
+    return {"name": "majority class", "test": {name: _constant(test, majority, classes) for name, test in tests.items()}}
+
+
+def _pooled(sites: Mapping[str, SiteData]) -> SiteData:
+    return SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
 
 
 def _constant(split: Split, prediction: int, classes: int) -> dict:
@@ -118,6 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmark.compare", description=__doc__.splitlines()[0])
     parser.add_argument("workspaces", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, help="result file to write")
+    parser.add_argument("--jobs", type=int, default=1, help="baselines trained at the same time")
     parser.add_argument("--no-baselines", action="store_true", help="leave out pooled, local and majority class")
     parser.add_argument("--show", type=Path, help="print a result file as a table")
     options = parser.parse_args(arguments)
@@ -127,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if not (options.workspaces and options.out):
             parser.error("a workspace and --out are needed, or --show")
-        result = compare(options.workspaces, not options.no_baselines)
+        result = compare(options.workspaces, not options.no_baselines, options.jobs)
         write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
         print(table(result))
         return 0

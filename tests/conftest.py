@@ -50,7 +50,7 @@ def tiny_weights(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(tiny_weights) -> Experiment:
     """LoRA and prompts on the tiny ViT and a few generated lesions."""
     return Experiment.model_validate_json(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, changed, simulate
+from conftest import ROOT, Run, changed, simulate
 
+from benchmark.compare import compare, table
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
@@ -69,9 +70,20 @@ def faulty_job(experiment, folder: Path, faults: dict, egress_filter: bool) -> P
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def site(tiny_weights) -> Site:
     return Site(backbone=str(tiny_weights))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, site, shared_host, tmp_path_factory) -> Run:
+    """A run that ended well, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_workspace(site, folder / "workspace")
+    write_job(tiny, folder / "job")
+    run = simulate(folder / "job", folder / "workspace", "-n", "2", "-t", "2", cwd=folder, host=shared_host)
+    assert run.exit_code == 0, run.output
+    return run
 
 
 @pytest.fixture
@@ -110,23 +122,42 @@ def test_the_literal_command(tmp_path):
         assert lines[3]["tensor_bytes"] == 0
 
 
-def test_curves_are_readable(tiny, workspace, shared_host, tmp_path):
+def test_curves_are_readable(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_job(tiny, tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
     wanted = {"train/loss", "val/loss", "val/accuracy", "val/balanced_accuracy", "val/auroc", "seconds", "bytes/in", "bytes/out"}
     for name in ("site-1", "site-2", "global"):
-        events = EventAccumulator(str(run.server / "tb_events" / name)).Reload()
+        events = EventAccumulator(str(finished.server / "tb_events" / name)).Reload()
         tags = set(events.Tags()["scalars"])
         if name == "global":
             assert {"train/loss", "val/pooled_balanced_accuracy", "test/mean_auroc"} <= tags
             continue
         assert wanted <= tags
-        final = run.metrics["final"]["sites"][name]["val"]["balanced_accuracy"]
+        final = finished.metrics["final"]["sites"][name]["val"]["balanced_accuracy"]
         points = events.Scalars("val/balanced_accuracy")
         assert [point.step for point in points] == [0, 1, 2] and points[-1].value == pytest.approx(final)
+
+
+def test_the_record_adds_up(finished):
+    """The pooled metrics are those of the sites' confusion matrices together, and so are the comparison's own."""
+    final = finished.metrics["final"]
+    matrices = [np.array(final["sites"][name]["test"]["confusion"]) for name in ("site-1", "site-2")]
+    pooled = sum(matrices)
+    recalls = np.diag(pooled) / pooled.sum(axis=1)
+    assert final["test"]["pooled"]["balanced_accuracy"] == pytest.approx(recalls.mean())
+    best = finished.metrics["best"]
+    assert best["rounds"] in (1, 2)
+
+    result = compare([finished.workspace], baselines=True, jobs=1)
+    rows = {row["name"]: row["test"] for row in result["rows"]}
+    assert rows.keys() == {"federated lora_vpt", "pooled", "local site-1", "local site-2", "majority class"}
+    federated = rows["federated lora_vpt"]
+    assert federated["pooled"]["confusion"] == pooled.tolist()
+    for name in ("site-1", "site-2"):
+        assert federated[name]["auroc"] == pytest.approx(final["sites"][name]["test"]["auroc"])
+    assert rows["majority class"]["pooled"]["balanced_accuracy"] == 0.25
+    assert len({json.dumps(row["pooled"]["loss"]) for name, row in rows.items() if name != "majority class"}) == 4
+    assert "| federated lora_vpt |" in table(result)
 
 
 def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, shared_host, tmp_path):
