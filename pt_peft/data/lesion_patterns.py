@@ -58,15 +58,15 @@ def _blotches(rng: Generator, lesion: Lesion) -> Paint:
 
 def _network(rng: Generator, lesion: Lesion) -> Paint:
     """A mesh of brown lines."""
-    bend, pitch = uniform(rng, 0.1, 0.5, lesion.one), uniform(rng, 3.5, 5.5, lesion.one)
+    bend, pitch = uniform(rng, 0.1, 0.5, lesion.one), uniform(rng, 2.5, 3.8, lesion.one)
     across = lines(lesion.x * pitch + bend * lesion.noise(rng, 6), 0.28)
     along = lines(lesion.y * pitch + bend * lesion.noise(rng, 6), 0.28)
-    return lesion.dark, 0.6 * np.maximum(across, along) * lesion.body
+    return lesion.dark, 0.8 * np.maximum(across, along) * lesion.body
 
 
 def _globules(rng: Generator, lesion: Lesion) -> Paint:
     """Brown dots all over."""
-    return lesion.dark, 0.75 * lesion.dots(rng, (3, 5), (0.4, 0.8), (0.25, 0.42)) * lesion.body
+    return lesion.dark, 0.85 * lesion.dots(rng, (2.2, 3.4), (0.6, 0.95), (0.28, 0.42)) * lesion.body
 
 
 def _streaks(rng: Generator, lesion: Lesion) -> Paint:
@@ -83,28 +83,28 @@ def _veil(rng: Generator, lesion: Lesion) -> Paint:
 
 def _cysts(rng: Generator, lesion: Lesion) -> Paint:
     """Small, bright dots."""
-    return np.float32([[0.93, 0.88, 0.76]]), 0.75 * lesion.dots(rng, (2.5, 4), (0.3, 0.6), (0.16, 0.3)) * lesion.body
+    return np.float32([[0.93, 0.88, 0.76]]), 0.9 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.2, 0.34)) * lesion.body
 
 
 def _plugs(rng: Generator, lesion: Lesion) -> Paint:
     """Dark, round openings."""
-    return np.float32([[0.16, 0.1, 0.07]]), 0.75 * lesion.dots(rng, (2.5, 4), (0.3, 0.6), (0.18, 0.34)) * lesion.body
+    return np.float32([[0.16, 0.1, 0.07]]), 0.85 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.22, 0.36)) * lesion.body
 
 
 def _nests(rng: Generator, lesion: Lesion) -> Paint:
     """A few large, blue-grey, round patches."""
-    return np.float32([[0.33, 0.35, 0.45]]), 0.75 * lesion.dots(rng, (1.3, 2), (0.5, 0.8), (0.2, 0.36)) * lesion.body
+    return np.float32([[0.33, 0.35, 0.45]]), 0.85 * lesion.dots(rng, (1.2, 1.8), (0.6, 0.9), (0.28, 0.42)) * lesion.body
 
 
 def _vessels(rng: Generator, lesion: Lesion) -> Paint:
     """Thin, red, bent lines."""
     thick, thin = (step(1 - np.abs(lesion.noise(rng, cells)) * sharp) for cells, sharp in ((5, 9), (8, 7)))
-    return np.float32([[0.68, 0.1, 0.14]]), 0.7 * np.maximum(thick, thin) * step((1.15 - lesion.level) * 4)
+    return np.float32([[0.68, 0.1, 0.14]]), 0.85 * np.maximum(thick, thin) * step((1.15 - lesion.level) * 4)
 
 
 def _scar(rng: Generator, lesion: Lesion) -> Paint:
     """A pale centre."""
-    return np.float32([[0.9, 0.8, 0.76]]), 0.65 * step((uniform(rng, 0.4, 0.65, lesion.one) - lesion.level) * 4)
+    return np.float32([[0.9, 0.8, 0.76]]), 0.9 * step((uniform(rng, 0.45, 0.7, lesion.one) - lesion.level) * 6)
 
 
 PATTERNS: dict[str, Callable[[Generator, Lesion], Paint]] = {

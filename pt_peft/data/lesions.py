@@ -38,17 +38,17 @@ class Cues:
 
 
 _CUES = {
-    "naevus": Cues((0, 0.35), (0.03, 0.16), (0.15, 0.45), ("network", "globules")),
-    "melanoma": Cues((0.15, 0.6), (0.08, 0.3), (0.1, 0.4), ("streaks", "veil", "blotches"), ("network", "globules")),
-    "seborrhoeic_keratosis": Cues((0, 0.45), (0.05, 0.2), (0.06, 0.25), ("cysts", "plugs"), ("blotches",)),
+    "naevus": Cues((0, 0.25), (0.03, 0.12), (0.15, 0.45), ("network", "globules")),
+    "melanoma": Cues((0.25, 0.7), (0.12, 0.32), (0.1, 0.4), ("streaks", "veil", "blotches"), ("network",)),
     "basal_cell_carcinoma": Cues((0, 0.5), (0.05, 0.24), (0.2, 0.5), ("vessels", "nests"), ("plugs",)),
-    "dermatofibroma": Cues((0, 0.3), (0.03, 0.16), (0.3, 0.6), ("scar",), ("network",)),
+    "dermatofibroma": Cues((0, 0.2), (0.03, 0.12), (0.35, 0.6), ("scar",), ("network",)),
+    "seborrhoeic_keratosis": Cues((0, 0.45), (0.05, 0.2), (0.06, 0.25), ("cysts", "plugs"), ("blotches",)),
 }
 CLASSES: tuple[str, ...] = tuple(_CUES)
 """Class names; the first ``num_classes`` are drawn."""
 
-_LEADS = 0.96  # probability that an image shows one of its class's leading patterns for certain
-_TYPICAL, _STRAY = 0.3, 0.05  # probability of any other typical pattern, and of one that is not
+_LEADS = 0.98  # probability that an image shows one of its class's leading patterns for certain
+_TYPICAL, _STRAY = 0.3, 0.02  # probability of any other typical pattern, and of one that is not
 
 
 def draw_lesions(
@@ -136,7 +136,7 @@ def _strengths(rng: np.random.Generator, labels: np.ndarray) -> dict[str, np.nda
     present = uniform(rng, 0, 1, (len(labels), len(names))) < chances[labels]
     leader = leaders[labels, rng.integers(0, 6, len(labels))]
     present[np.arange(len(labels)), leader] |= uniform(rng, 0, 1, (len(labels),)) < _LEADS
-    strength = np.where(present, uniform(rng, 0.45, 1, present.shape), np.float32(0))
+    strength = np.where(present, uniform(rng, 0.7, 1, present.shape), np.float32(0))
     return dict(zip(names, strength.T, strict=True))
 
 
@@ -153,8 +153,8 @@ def _outline(rng: np.random.Generator, labels: np.ndarray, size: int) -> tuple[n
     count = len(labels)
     cos, sin = direction(rng, count)
     u, v = grid(size)
-    u, v = u - uniform(rng, -0.2, 0.2, (count, 1, 1)), v - uniform(rng, -0.2, 0.2, (count, 1, 1))
-    scale = 1 / uniform(rng, 0.42, 0.72, (count, 1, 1))
+    u, v = u - uniform(rng, -0.15, 0.15, (count, 1, 1)), v - uniform(rng, -0.15, 0.15, (count, 1, 1))
+    scale = 1 / uniform(rng, 0.55, 0.85, (count, 1, 1))
     x, y = (cos * u - sin * v) * scale, (sin * u + cos * v) * scale
     waves = 0.65 * noise(rng, count, size, 5) + 0.5 * noise(rng, count, size, 10)
     stretch = uniform(rng, 1, 1.5, (count, 1, 1))
@@ -176,7 +176,7 @@ def _pigment(
     colour = colour + uniform(rng, -0.05, 0.05, (count, 3))
     dark = colour * uniform(rng, 0.35, 0.6, (count, 1))
     patchy = noise(rng, count, size, 6)
-    lay(image, colour, body * uniform(rng, 0.35, 0.85, (count, 1, 1)) * (0.85 + 0.15 * patchy))
+    lay(image, colour, body * uniform(rng, 0.55, 0.9, (count, 1, 1)) * (0.85 + 0.15 * patchy))
     for name, strength in _strengths(rng, labels).items():
         has = np.flatnonzero(strength)
         if len(has):
@@ -191,7 +191,7 @@ def _add_hair(rng: np.random.Generator, image: np.ndarray, size: int) -> None:
     """Draws up to three dark, bent hairs over each image, in place."""
     u, v = grid(size)
     for _ in range(3):
-        has = np.flatnonzero(uniform(rng, 0, 1, (len(image),)) < 0.3)
+        has = np.flatnonzero(uniform(rng, 0, 1, (len(image),)) < 0.2)
         one = (len(has), 1, 1)
         cos, sin = direction(rng, len(has))
         along, across = cos * u + sin * v, cos * v - sin * u
@@ -216,7 +216,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray, size: int, look: _L
     image *= 1 + np.float32(look.gamma) * (1 - image)
     grain = rng.random(image.shape, dtype=np.float32)
     grain -= np.float32(0.5)
-    grain *= uniform(rng, 0.04, 0.2, (count, 1, 1, 1))
+    grain *= uniform(rng, 0.03, 0.1, (count, 1, 1, 1))
     image += grain
     np.clip(image, 0, 1, out=image)
     image *= 255
