@@ -11,10 +11,7 @@ import argparse
 import hashlib
 import json
 import math
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,10 +27,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmark import fractals
 from benchmark.cosine_stem import start_with_cosines
+from benchmark.provenance import provenance
 from pt_peft.errors import UserError
+from pt_peft.files import write_atomically
 
 NAME = "vit_tiny_patch16_224"
-KWARGS = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3, "num_classes": 0}
+IMAGE_SIZE = 64
+KWARGS = {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 _BATCH = 64  # images a step
@@ -129,10 +129,10 @@ def pretrain(out: Path, budget: Budget) -> dict:
     torch.set_num_threads(budget.threads)
     torch.manual_seed(budget.seed)
     tables = fractals.make_tables(seed=budget.seed)
-    started, commit = time.monotonic(), _commit()
+    started = time.monotonic()
     images, labels, maps = _draw(tables, budget, "train", budget.images)
     print(f"drew {len(images)} images in {time.monotonic() - started:.0f} s", flush=True)
-    model = timm.create_model(NAME, pretrained=False, **KWARGS)
+    model = timm.create_model(NAME, pretrained=False, img_size=IMAGE_SIZE, num_classes=0, **KWARGS)
     start_with_cosines(model.patch_embed.proj, _normalise(images[:_STEM_IMAGES]))
     heads = FormulaHeads(model.num_features, tables.sizes)
     steps = _train(model, heads, images, labels, maps, budget)
@@ -141,7 +141,7 @@ def pretrain(out: Path, budget: Budget) -> dict:
     record = {
         "name": NAME,
         "kwargs": KWARGS,
-        "image_size": KWARGS["img_size"],
+        "image_size": IMAGE_SIZE,
         "mean": MEAN,
         "std": STD,
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -155,11 +155,12 @@ def pretrain(out: Path, budget: Budget) -> dict:
             "validation_accuracy": accuracy,
             "chance_accuracy": {h: round(1 / n, 4) for h, n in zip(fractals.HEADS, tables.sizes, strict=True)},
             "versions": {m.__name__: m.__version__ for m in (np, timm, torch)},
-            "git_commit": commit,
+            "git_commit": provenance()["commit"],
         },
     }
-    _write(out, weights)
-    _write(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, weights)
+    write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     return record
 
 
@@ -168,7 +169,7 @@ def _draw(tables: fractals.Tables, budget: Budget, part: str, count: int) -> tup
 
     def chunk(index: int) -> tuple[np.ndarray, ...]:
         share = min(_CHUNK, count - index * _CHUNK)
-        return fractals.draw(tables, seed=budget.seed, part=part, index=index, count=share, size=KWARGS["img_size"])
+        return fractals.draw(tables, seed=budget.seed, part=part, index=index, count=share, size=IMAGE_SIZE)
 
     with ThreadPoolExecutor(budget.threads) as pool:
         chunks = pool.map(chunk, range(math.ceil(count / _CHUNK)))
@@ -259,25 +260,6 @@ def _validate(model: nn.Module, heads: nn.Module, images: np.ndarray, labels: np
 def _weights(model: nn.Module) -> bytes:
     """A safetensors file of the weights, float16, under timm's own keys."""
     return save({key: tensor.detach().half().contiguous() for key, tensor in model.state_dict().items()})
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file that is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        draft.write_bytes(content)
-        os.replace(draft, path)
-
-
-def _commit() -> str | None:
-    """The clone's commit, with ``-dirty`` where tracked files differ from it; None outside a clone."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> None:

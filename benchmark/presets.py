@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from pt_peft import schema
 from pt_peft.backbone import EMBEDDED
 from pt_peft.data.lesions import CLASSES
 from pt_peft.errors import UserError
@@ -15,6 +16,13 @@ from pt_peft.site import Site, SiteData
 
 COMMITTED = ("lora_vpt", "linear_probe")
 """Methods that have a job folder in `jobs/`."""
+
+# Step sizes (and LoRA's scale) of the demo, chosen for each method over a small grid on other seeds' images.
+DEMO_TRAINING = {
+    "lora_vpt": Training(batch_size=8, learning_rate=3e-3, head_learning_rate=5e-3),
+    "linear_probe": Training(batch_size=8, learning_rate=3e-2),
+}
+DEMO_OPTIONS = {"lora_vpt": {"lora": {"alpha": 16.0}}}
 
 HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
@@ -32,9 +40,18 @@ def shared_data(name: str) -> Path:
 def demo(method: str) -> tuple[Experiment, Site]:
     """`method` on the embedded images and backbone: two sites, three rounds."""
     described = json.loads(EMBEDDED.with_suffix(".json").read_text(encoding="utf-8"))
-    backbone = Backbone(**{field: described[field] for field in ("name", "kwargs", "image_size", "sha256")})
+    fields = ("name", "kwargs", "image_size", "sha256", "mean", "std")
     experiment = Experiment(
-        name=method, backbone=backbone, data=Data(source="lesions", classes=CLASSES), method=Method(name=method)
+        name=method,
+        backbone=schema.parse(Backbone, {field: described[field] for field in fields}, "backbone.json"),
+        data=Data(
+            source="lesions",
+            classes=CLASSES[:4],
+            images_per_site={"train": 512, "val": 128, "test": 256},
+            augment=("flip", "rotate90"),
+        ),
+        method=Method(name=method, options=DEMO_OPTIONS.get(method, {})),
+        training=DEMO_TRAINING[method],
     )
     return experiment, Site()
 

@@ -22,10 +22,11 @@ COMMITTED = ROOT / "pt_peft" / "embedded" / "backbone.safetensors"
 def load(weights: Path) -> dict:
     """Loads the file as its JSON file says, with every key there and no other; returns what the JSON file says."""
     record = json.loads(weights.with_suffix(".json").read_text())
-    model = timm.create_model(record["name"], pretrained=False, **record["kwargs"])
+    model = timm.create_model(
+        record["name"], pretrained=False, img_size=record["image_size"], num_classes=0, **record["kwargs"]
+    )
     model.load_state_dict({key: tensor.float() for key, tensor in load_file(weights).items()}, strict=True)
     assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert record["image_size"] == record["kwargs"]["img_size"]
     return record
 
 

@@ -30,6 +30,7 @@ def main() -> None:
     # Imported here once for all workers; each of them would spend seconds on it.
     import torchmetrics.functional.classification  # noqa: F401
 
+    import pt_peft.data.augmentation  # noqa: F401
     import pt_peft.worker.session  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
