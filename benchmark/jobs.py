@@ -74,8 +74,10 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
     """
     components(experiment.method)
     if folder.exists():
-        if not (folder / "meta.json").exists():
-            raise UserError(f"--out: {folder} exists and is not a job folder (it has no meta.json).")
+        if any(path.name not in ("meta.json", "app") for path in folder.iterdir()) or (
+            any(folder.iterdir()) and not (folder / "app" / "config" / "experiment.json").exists()
+        ):
+            raise UserError(f"--out: {folder} exists and is not a job folder that this command wrote.")
         shutil.rmtree(folder)
     config, custom = folder / "app" / "config", folder / "app" / "custom"
     config.mkdir(parents=True)
@@ -100,9 +102,16 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
 
 
 def write_workspace(site: Site, folder: Path) -> None:
-    """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`."""
-    (folder / "local").mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "local" / "site.json", site.model_dump(mode="json", exclude_defaults=True))
+    """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`.
+
+    Raises:
+        UserError: if another one is there.
+    """
+    path = folder / "local" / "site.json"
+    if path.exists() and Site.read(path) != site:
+        raise UserError(f"--workspace: {path} exists and says something else; it is left as it is.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(path, site.model_dump(mode="json", exclude_defaults=True))
 
 
 def override(experiment: Experiment, assignments: list[str]) -> Experiment:
@@ -149,17 +158,18 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("an experiment and --out are needed, or --committed")
         if options.experiment in PRESETS:
             experiment, site = PRESETS[options.experiment]()
+        elif Path(options.experiment).exists():
+            experiment, site = Experiment.read(Path(options.experiment)), None
         else:
-            experiment, site = Experiment.read(Path(options.experiment)), Site()
+            raise UserError(f"'{options.experiment}' is neither a file nor a preset ({', '.join(sorted(PRESETS))}).")
         experiment = override(experiment, options.set)
         write_job(experiment, options.out, options.bundle)
-        workspace = ""
-        if options.workspace:
+        if options.workspace and site:
             write_workspace(site, options.workspace)
-            workspace = f" -w {options.workspace}"
-        sites = len(experiment.federation.sites) or 2
-        print(f"nvflare simulator {options.out}{workspace} -n {sites} -t {sites}" if not experiment.federation.sites
-              else f"nvflare simulator {options.out}{workspace} -t {sites}")  # fmt: skip
+        named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
+        workspace = f" -w {options.workspace}" if options.workspace else ""
+        count = f" -t {named}" if named else f" -n {needed} -t {needed}"
+        print(f"nvflare simulator {options.out}{workspace}{count}")
         return 0
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

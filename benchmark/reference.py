@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = options.sites or list(experiment.federation.sites)
         if not names:
             raise UserError("--sites: the experiment names no sites, so they must be given.")
+        if not options.out.parent.is_dir():
+            raise UserError(f"--out: {options.out.parent} is not a folder.")
         tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names))
         save_adapter(options.out, tensors, {"experiment": experiment.name, "round": experiment.federation.rounds})
         return 0
