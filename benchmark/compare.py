@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.command import command
 from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
@@ -155,8 +156,9 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.compare", description=__doc__.splitlines()[0])
     parser.add_argument("workspaces", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, help="result file to write")
@@ -164,24 +166,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-baselines", action="store_true", help="leave out pooled, local and majority class")
     parser.add_argument("--show", type=Path, help="print a result file as a table")
     options = parser.parse_args(arguments)
-    try:
-        if options.show:
-            result = read_json(options.show)
-            if not (isinstance(result, dict) and result.get("rows")):
-                raise UserError(f"{options.show}: is not a result file of this command.")
-            print(table(result))
-            return 0
-        if not (options.workspaces and options.out):
-            parser.error("a workspace and --out are needed, or --show")
-        if not options.out.parent.is_dir():
-            raise UserError(f"--out: {options.out.parent} is not a folder.")
-        result = compare(options.workspaces, not options.no_baselines, options.jobs)
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    if options.show:
+        result = read_json(options.show)
+        if not (isinstance(result, dict) and result.get("rows")):
+            raise UserError(f"{options.show}: is not a result file of this command.")
         print(table(result))
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return
+    if not (options.workspaces and options.out):
+        parser.error("a workspace and --out are needed, or --show")
+    if not options.out.parent.is_dir():
+        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    result = compare(options.workspaces, not options.no_baselines, options.jobs)
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(table(result))
 
 
 if __name__ == "__main__":

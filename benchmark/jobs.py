@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pt_peft
 import pt_peft_flare
+from benchmark.command import command
 from benchmark.presets import COMMITTED, PRESETS, demo
 from pt_peft import schema
 from pt_peft.errors import UserError
@@ -139,8 +140,9 @@ def override(experiment: Experiment, assignments: list[str]) -> Experiment:
     return schema.parse(Experiment, fields, "--set")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.jobs", description=__doc__.splitlines()[0])
     parser.add_argument("experiment", nargs="?", help=f"a preset ({', '.join(sorted(PRESETS))}) or an experiment.json")
     parser.add_argument("--out", type=Path, help="the job folder to write")
@@ -149,31 +151,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workspace", type=Path, help="also write DIR/local/site.json with the preset's data and weights")
     parser.add_argument("--committed", action="store_true", help="write all job folders of this repository anew")
     options = parser.parse_args(arguments)
-    try:
-        if options.committed:
-            for method in COMMITTED:
-                write_job(demo(method)[0], JOBS / method)
-            return 0
-        if not (options.experiment and options.out):
-            parser.error("an experiment and --out are needed, or --committed")
-        if options.experiment in PRESETS:
-            experiment, site = PRESETS[options.experiment]()
-        elif Path(options.experiment).exists():
-            experiment, site = Experiment.read(Path(options.experiment)), None
-        else:
-            raise UserError(f"'{options.experiment}' is neither a file nor a preset ({', '.join(sorted(PRESETS))}).")
-        experiment = override(experiment, options.set)
-        write_job(experiment, options.out, options.bundle)
-        if options.workspace and site:
-            write_workspace(site, options.workspace)
-        named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
-        workspace = f" -w {options.workspace}" if options.workspace else ""
-        count = f" -t {named}" if named else f" -n {needed} -t {needed}"
-        print(f"nvflare simulator {options.out}{workspace}{count}")
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.committed:
+        for method in COMMITTED:
+            write_job(demo(method)[0], JOBS / method)
+        return
+    if not (options.experiment and options.out):
+        parser.error("an experiment and --out are needed, or --committed")
+    if options.experiment in PRESETS:
+        experiment, site = PRESETS[options.experiment]()
+    elif Path(options.experiment).exists():
+        experiment, site = Experiment.read(Path(options.experiment)), None
+    else:
+        raise UserError(f"'{options.experiment}' is neither a file nor a preset ({', '.join(sorted(PRESETS))}).")
+    experiment = override(experiment, options.set)
+    write_job(experiment, options.out, options.bundle)
+    if options.workspace and site:
+        write_workspace(site, options.workspace)
+    named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
+    workspace = f" -w {options.workspace}" if options.workspace else ""
+    count = f" -t {named}" if named else f" -n {needed} -t {needed}"
+    print(f"nvflare simulator {options.out}{workspace}{count}")
 
 
 def _write_json(path: Path, value: object) -> None:
