@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.command import command
 from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
@@ -50,8 +51,9 @@ class FinishedRun:
         """Raises UserError if `workspace` holds no finished run."""
         server = workspace / "server" / "simulate_job"
         record = read_json(server / "metrics.json")
-        if record["status"] != "finished":
-            raise UserError(f"{server / 'metrics.json'}: status is '{record['status']}', not 'finished'.")
+        status = record.get("status") if isinstance(record, dict) else None
+        if status != "finished":
+            raise UserError(f"{server / 'metrics.json'}: status is {status!r}, not 'finished'.")
         site_file = workspace / "local" / "site.json"
         return cls(
             experiment=Experiment.read(server / "app_server" / "config" / "experiment.json"),
@@ -62,8 +64,7 @@ class FinishedRun:
 
     def open(self) -> tuple[LocalTrainer, dict[str, SiteData]]:
         """A trainer, and every site's data by name."""
-        names = sorted(self.record["final"]["sites"])
-        return make_trainer(self.experiment, self.site), load_sites(self.experiment, self.site, names)
+        return make_trainer(self.experiment, self.site), load_sites(self.experiment, self.site, self.record["sites"])
 
 
 def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
@@ -75,6 +76,7 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
     Raises:
         UserError: if a workspace holds no finished run.
     """
+    origin = provenance()
     runs = [FinishedRun.read(workspace) for workspace in workspaces]
     rows = []
     for run in runs:
@@ -89,11 +91,11 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
     if baselines:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             # Pooled first: it takes as long as all local ones together.
-            trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *sorted(runs[0].record["final"]["sites"]))]
+            trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *runs[0].record["sites"])]
             rows.extend(one.result() for one in trained)
         rows.append(_majority(runs[0]))
     return {
-        "provenance": provenance(),
+        "provenance": origin,
         "experiment": runs[0].experiment.model_dump(mode="json"),
         "rounds": runs[0].record["rounds"],
         "rows": rows,
@@ -101,9 +103,11 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
 
 
 def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData]) -> dict:
-    """Test metrics of each site, and of all test images together under ``pooled``."""
-    metrics = {name: trainer.evaluate(tensors, data.test) for name, data in sites.items()}
-    return {"pooled": trainer.evaluate(tensors, _together([data.test for data in sites.values()])), **metrics}
+    """Test metrics of each site that has test images, and of all test images together under ``pooled``."""
+    tests = {name: data.test for name, data in sites.items() if len(data.test)}
+    if not tests:
+        raise UserError("no site has test images to compare on.")
+    return {name: trainer.evaluate(tensors, test) for name, test in {"pooled": _pooled(sites).test, **tests}.items()}
 
 
 def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
@@ -119,7 +123,7 @@ def _majority(run: FinishedRun) -> dict:
     classes = len(run.experiment.data.classes)
     pooled = _pooled(sites)
     majority = int(np.bincount(pooled.train.labels, minlength=classes).argmax())
-    tests = {"pooled": pooled.test, **{name: data.test for name, data in sites.items()}}
+    tests = {"pooled": pooled.test, **{name: data.test for name, data in sites.items() if len(data.test)}}
     return {"name": "majority class", "test": {name: _constant(test, majority, classes) for name, test in tests.items()}}
 
 
@@ -152,8 +156,9 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.compare", description=__doc__.splitlines()[0])
     parser.add_argument("workspaces", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, help="result file to write")
@@ -161,19 +166,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-baselines", action="store_true", help="leave out pooled, local and majority class")
     parser.add_argument("--show", type=Path, help="print a result file as a table")
     options = parser.parse_args(arguments)
-    try:
-        if options.show:
-            print(table(read_json(options.show)))
-            return 0
-        if not (options.workspaces and options.out):
-            parser.error("a workspace and --out are needed, or --show")
-        result = compare(options.workspaces, not options.no_baselines, options.jobs)
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    if options.show:
+        result = read_json(options.show)
+        if not (isinstance(result, dict) and result.get("rows")):
+            raise UserError(f"{options.show}: is not a result file of this command.")
         print(table(result))
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return
+    if not (options.workspaces and options.out):
+        parser.error("a workspace and --out are needed, or --show")
+    if not options.out.parent.is_dir():
+        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    result = compare(options.workspaces, not options.no_baselines, options.jobs)
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pt_peft
 import pt_peft_flare
+from benchmark.command import command
 from benchmark.presets import COMMITTED, PRESETS, demo
 from pt_peft import schema
 from pt_peft.errors import UserError
@@ -74,8 +75,10 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
     """
     components(experiment.method)
     if folder.exists():
-        if not (folder / "meta.json").exists():
-            raise UserError(f"--out: {folder} exists and is not a job folder (it has no meta.json).")
+        if any(path.name not in ("meta.json", "app") for path in folder.iterdir()) or (
+            any(folder.iterdir()) and not (folder / "app" / "config" / "experiment.json").exists()
+        ):
+            raise UserError(f"--out: {folder} exists and is not a job folder that this command wrote.")
         shutil.rmtree(folder)
     config, custom = folder / "app" / "config", folder / "app" / "custom"
     config.mkdir(parents=True)
@@ -100,9 +103,16 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
 
 
 def write_workspace(site: Site, folder: Path) -> None:
-    """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`."""
-    (folder / "local").mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "local" / "site.json", site.model_dump(mode="json", exclude_defaults=True))
+    """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`.
+
+    Raises:
+        UserError: if another one is there.
+    """
+    path = folder / "local" / "site.json"
+    if path.exists() and Site.read(path) != site:
+        raise UserError(f"--workspace: {path} exists and says something else; it is left as it is.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(path, site.model_dump(mode="json", exclude_defaults=True))
 
 
 def override(experiment: Experiment, assignments: list[str]) -> Experiment:
@@ -130,8 +140,9 @@ def override(experiment: Experiment, assignments: list[str]) -> Experiment:
     return schema.parse(Experiment, fields, "--set")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.jobs", description=__doc__.splitlines()[0])
     parser.add_argument("experiment", nargs="?", help=f"a preset ({', '.join(sorted(PRESETS))}) or an experiment.json")
     parser.add_argument("--out", type=Path, help="the job folder to write")
@@ -140,30 +151,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workspace", type=Path, help="also write DIR/local/site.json with the preset's data and weights")
     parser.add_argument("--committed", action="store_true", help="write all job folders of this repository anew")
     options = parser.parse_args(arguments)
-    try:
-        if options.committed:
-            for method in COMMITTED:
-                write_job(demo(method)[0], JOBS / method)
-            return 0
-        if not (options.experiment and options.out):
-            parser.error("an experiment and --out are needed, or --committed")
-        if options.experiment in PRESETS:
-            experiment, site = PRESETS[options.experiment]()
-        else:
-            experiment, site = Experiment.read(Path(options.experiment)), Site()
-        experiment = override(experiment, options.set)
-        write_job(experiment, options.out, options.bundle)
-        workspace = ""
-        if options.workspace:
-            write_workspace(site, options.workspace)
-            workspace = f" -w {options.workspace}"
-        sites = len(experiment.federation.sites) or 2
-        print(f"nvflare simulator {options.out}{workspace} -n {sites} -t {sites}" if not experiment.federation.sites
-              else f"nvflare simulator {options.out}{workspace} -t {sites}")  # fmt: skip
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.committed:
+        for method in COMMITTED:
+            write_job(demo(method)[0], JOBS / method)
+        return
+    if not (options.experiment and options.out):
+        parser.error("an experiment and --out are needed, or --committed")
+    if options.experiment in PRESETS:
+        experiment, site = PRESETS[options.experiment]()
+    elif Path(options.experiment).exists():
+        experiment, site = Experiment.read(Path(options.experiment)), None
+    else:
+        raise UserError(f"'{options.experiment}' is neither a file nor a preset ({', '.join(sorted(PRESETS))}).")
+    experiment = override(experiment, options.set)
+    write_job(experiment, options.out, options.bundle)
+    if options.workspace and site:
+        write_workspace(site, options.workspace)
+    named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
+    workspace = f" -w {options.workspace}" if options.workspace else ""
+    count = f" -t {named}" if named else f" -n {needed} -t {needed}"
+    print(f"nvflare simulator {options.out}{workspace}{count}")
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -17,7 +17,7 @@ from pt_peft.site import Site, SiteData
 COMMITTED = ("lora_vpt", "linear_probe")
 """Methods that have a job folder in `jobs/`."""
 
-# Step sizes (and LoRA's scale) of the demo, chosen for each method over a small grid on other seeds' images.
+# Step sizes (and LoRA's scale) of the demo, chosen for each method over a small grid, on images of other seeds.
 DEMO_TRAINING = {
     "lora_vpt": Training(batch_size=8, learning_rate=3e-3, head_learning_rate=5e-3),
     "linear_probe": Training(batch_size=8, learning_rate=3e-2),
@@ -47,7 +47,7 @@ def demo(method: str) -> tuple[Experiment, Site]:
         data=Data(
             source="lesions",
             classes=CLASSES[:4],
-            images_per_site={"train": 512, "val": 128, "test": 256},
+            images_per_site={"train": 384, "val": 128, "test": 256},
             augment=("flip", "rotate90"),
         ),
         method=Method(name=method, options=DEMO_OPTIONS.get(method, {})),

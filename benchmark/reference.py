@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.command import command
 from pt_peft.adapter_file import save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
@@ -47,26 +48,24 @@ def federate(trainer: LocalTrainer, sites: Mapping[str, SiteData]) -> Tensors:
     return tensors
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.reference", description=__doc__.splitlines()[0])
     parser.add_argument("job", type=Path, help="job folder")
     parser.add_argument("--sites", nargs="+", help="names of the sites; the experiment's own if it has some")
     parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share")
     parser.add_argument("--out", type=Path, required=True, help="the final adapter")
     options = parser.parse_args(arguments)
-    try:
-        experiment = Experiment.read(options.job / "app" / "config" / "experiment.json")
-        site = Site.read(options.site_file) if options.site_file else Site()
-        names = options.sites or list(experiment.federation.sites)
-        if not names:
-            raise UserError("--sites: the experiment names no sites, so they must be given.")
-        tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names))
-        save_adapter(options.out, tensors, {"experiment": experiment.name, "round": experiment.federation.rounds})
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    experiment = Experiment.read(options.job / "app" / "config" / "experiment.json")
+    site = Site.read(options.site_file) if options.site_file else Site()
+    names = options.sites or list(experiment.federation.sites)
+    if not names:
+        raise UserError("--sites: the experiment names no sites, so they must be given.")
+    if not options.out.parent.is_dir():
+        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names))
+    save_adapter(options.out, tensors, {"experiment": experiment.name, "round": experiment.federation.rounds})
 
 
 if __name__ == "__main__":

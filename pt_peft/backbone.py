@@ -19,7 +19,12 @@ EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
 
 def weights_file(site: Site) -> Path:
     """The weights file of `site`: its own, or the embedded one. Raises UserError if its own is not there."""
-    return site.existing("backbone") if site.backbone else EMBEDDED
+    if site.backbone is None:
+        return EMBEDDED
+    path = site.existing("backbone")
+    if not path.is_file():
+        raise UserError(f"site.json: field 'backbone' is {str(path)!r}, which is not a file.")
+    return path
 
 
 def check_digest(backbone: Backbone, weights: Path) -> None:
@@ -31,7 +36,7 @@ def check_digest(backbone: Backbone, weights: Path) -> None:
     digest = sha256_of(weights)
     if digest != backbone.sha256:
         raise BackboneMismatch(
-            f"backbone file {weights.name} has SHA-256 {digest}, but the experiment needs {backbone.sha256} "
+            f"the backbone file of this site has SHA-256 {digest}, but the experiment needs {backbone.sha256} "
             f"({backbone.name}): every site must start from the same weights."
         )
 
@@ -50,11 +55,17 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
         model = timm.create_model(
             backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
         )
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm's constructors raise whatever their layers do
         raise UserError(
-            f"backbone '{backbone.name}' cannot be built with image_size {backbone.image_size} and kwargs "
-            f"{backbone.kwargs}: {error}."
+            f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
+            f"kwargs {backbone.kwargs}: {type(error).__name__}: {error}."
         ) from None
+    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
+    if lacking or not isinstance(model.get_classifier(), nn.Linear) or not len(model.blocks):
+        raise UserError(
+            f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
+            f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
+        )
     if weights is not None:
         _load(model, weights)
     return model
@@ -72,12 +83,15 @@ def _load(model: nn.Module, weights: Path) -> None:
         raise UserError(f"{weights}: cannot be read as safetensors ({error}).") from None
     head = head_name(model) + "."
     state = {key: value.float() for key, value in state.items() if not key.startswith(head)}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise UserError(f"{weights}: tensor '{key}' has values that are not finite.")
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if resample:
-        state = resample(state, model)
     try:
+        if resample:
+            state = resample(state, model)
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
     missing = [key for key in missing if not key.startswith(head)]
     if missing or unexpected:

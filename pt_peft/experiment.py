@@ -10,46 +10,54 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pt_peft import schema
 from pt_peft.schema import Strict
 
-Positive = Annotated[int, Field(ge=1)]
-Triple = tuple[float, float, float]
+Images = Annotated[int, Field(ge=1, le=10**7)]
+Mean = Annotated[float, Field(ge=-10, le=10)]
+Std = Annotated[float, Field(ge=1e-3, le=10)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
+"""Becomes a folder and an address in FLARE."""
+
+FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable", "exportable")
+"""What ``timm.create_model`` may not be told: it follows from other fields, or would read files of the site's."""
 
 
 class Backbone(Strict):
     """The Vision Transformer all sites start from."""
 
-    name: str = Field(min_length=1)
-    """timm architecture, e.g. ``vit_tiny_patch16_224``."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
+    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``, which would reach out."""
     kwargs: dict[str, JsonValue] = {}
     """Arguments passed on to ``timm.create_model``."""
     image_size: int = Field(ge=16, le=1024)
     """Side of the square input, pixels; position embeddings are resampled to it."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the weights file. A site whose file differs refuses to train."""
-    mean: Triple = (0.5, 0.5, 0.5)
+    mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
     """Subtracted from each channel of images scaled to [0, 1]."""
-    std: Triple = (0.5, 0.5, 0.5)
+    std: tuple[Std, Std, Std] = (0.5, 0.5, 0.5)
     """Divides each channel after that."""
 
-    @field_validator("std")
+    @field_validator("kwargs")
     @classmethod
-    def _positive_std(cls, value: Triple) -> Triple:
-        if min(value) <= 0:
-            raise ValueError("each channel's std must be greater than 0")
+    def _allowed_kwargs(cls, value: dict) -> dict:
+        for name in value:
+            if name in FIXED_KWARGS or name.startswith("pretrained"):
+                raise ValueError(f"'{name}' may not be set here")
         return value
 
 
 class Columns(Strict):
     """Names of the columns of a site's CSV table. A column set to null is not used."""
 
-    file: str = "file"
+    file: Name = "file"
     """Path of the image inside the folder or zip archive."""
-    label: str = "label"
+    label: Name = "label"
     """Class name; must be one of ``data.classes``."""
-    split: str | None = "split"
+    split: Name | None = "split"
     """``train``, ``val`` or ``test``."""
-    group: str | None = None
+    group: Name | None = None
     """Patient or lesion: its images stay in one split."""
-    site: str | None = None
+    site: Name | None = None
     """The site an image came from, for ``partition.kind = natural``."""
 
 
@@ -58,14 +66,21 @@ class Data(Strict):
 
     source: Literal["lesions", "csv", "npz"]
     """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``npz``: MedMNIST layout."""
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs."""
     columns: Columns = Columns()
     """Used by ``csv``."""
-    images_per_site: dict[Literal["train", "val", "test"], Positive] = {"train": 256, "val": 128, "test": 256}
+    images_per_site: dict[Literal["train", "val", "test"], Images] = {"train": 256, "val": 128, "test": 256}
     """Images a site draws in each split; used by ``lesions``."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of the training images, drawn anew for every batch."""
+
+    @field_validator("images_per_site")
+    @classmethod
+    def _some_to_train(cls, value: dict) -> dict:
+        if "train" not in value:
+            raise ValueError("'train' must be among the splits")
+        return value
 
     @field_validator("classes")
     @classmethod
@@ -117,11 +132,11 @@ class Federation(Strict):
     rounds: int = Field(default=3, ge=1, le=100_000)
     min_sites: int = Field(default=2, ge=1)
     """Quorum: valid results needed for a round to count. With fewer the job stops with a checkpoint."""
-    round_timeout_s: int = Field(default=3600, ge=1)
+    round_timeout_s: int = Field(default=3600, ge=1, le=10**7)
     """Deadline of a round at the server, seconds; whoever has not answered by then is left out of it."""
-    site_timeout_s: int = Field(default=1800, ge=1)
+    site_timeout_s: int = Field(default=1800, ge=1, le=10**7)
     """Deadline of a site's own work in a round, seconds; a site that hangs gives its round up and is back for the next."""
-    sites: tuple[str, ...] = ()
+    sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty leaves it to FLARE (``-n``, or whoever is connected)."""
 
     @field_validator("sites")
@@ -129,6 +144,13 @@ class Federation(Strict):
     def _distinct_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
             raise ValueError("site names must differ from one another")
+        return value
+
+    @field_validator("sites")
+    @classmethod
+    def _no_server(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "server" in value:
+            raise ValueError("'server' is the server's own name")
         return value
 
     @model_validator(mode="after")
@@ -143,7 +165,7 @@ class Federation(Strict):
 class Experiment(Strict):
     """One run, completely: the same experiment gives the same final adapter."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_+.-]{1,100}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,99}$")
     seed: int = Field(default=0, ge=0, lt=2**31)
     backbone: Backbone
     data: Data

@@ -5,22 +5,25 @@ Imports no torch.
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
+from pt_peft.metrics import confusion_matrix_metrics
 from pt_peft.schema import Strict
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class SplitMetrics(Strict):
     """Metrics of one model on one split, see `pt_peft.metrics`."""
 
-    count: Count
+    count: Annotated[int, Field(ge=1, lt=2**53)]
     """Images."""
-    loss: Finite
+    loss: Loss
     """Mean cross-entropy, nats."""
     accuracy: Share
     balanced_accuracy: Share
@@ -34,7 +37,8 @@ class SplitMetrics(Strict):
 
 
     def check_classes(self, classes: int) -> None:
-        """Raises UserError unless the confusion matrix is (classes, classes) and counts every image once."""
+        """Raises UserError unless the confusion matrix is (classes, classes), counts every image once, and gives the
+        metrics that are reported beside it."""
         shape = [len(row) for row in self.confusion]
         total = sum(map(sum, self.confusion))
         if shape != [classes] * classes or total != self.count:
@@ -42,6 +46,9 @@ class SplitMetrics(Strict):
                 f"report: the confusion matrix has rows of {shape} counts that sum to {total}; {classes} rows of {classes} "
                 f"counts that sum to {self.count} would be right."
             )
+        for name, value in confusion_matrix_metrics(np.array(self.confusion, dtype=np.int64)).items():
+            if abs(getattr(self, name) - value) > 1e-6:
+                raise UserError(f"report: {name} is {getattr(self, name)}, but the confusion matrix gives {value}.")
 
 
 class TrainingReport(Strict):
@@ -49,8 +56,8 @@ class TrainingReport(Strict):
 
     num_samples: Annotated[int, Field(ge=1, lt=2**40)]
     """Training images of one local epoch."""
-    train_loss: Finite
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    train_loss: Loss
+    seconds: Seconds
     """Wall time of the site's work in the round."""
     val: SplitMetrics | None
     """Of the model the round started from; null if the site has no validation images."""
@@ -66,7 +73,7 @@ class EvaluationReport(Strict):
 
     val: SplitMetrics | None = None
     test: SplitMetrics | None = None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    seconds: Seconds
 
     def check_classes(self, classes: int) -> None:
         """Raises UserError as `SplitMetrics.check_classes` does."""

@@ -44,7 +44,10 @@ def parse(model: type[Model], value: object, source: str) -> Model:
             reason = first["msg"].removeprefix("Value error, ")
             message = f"field '{field}' is {_shown(first['input'])}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise UserError(f"{source}: {message}{more}.") from None
+        stop = "" if (message + more).endswith("?") else "."
+        raise UserError(f"{source}: {message}{more}{stop}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{source}: is not plain JSON ({error}).") from None
 
 
 def read(model: type[Model], path: Path) -> Model:
@@ -63,11 +66,20 @@ def read_json(path: Path) -> object:
         UserError: if the file is not there or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        # utf-8-sig: editors on Windows begin a file with a byte order mark.
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}).") from None
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return fields
 
 
 def _shown(value: object, limit: int = 200) -> str:

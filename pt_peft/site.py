@@ -41,7 +41,7 @@ class Site(Strict):
         base = Path(path).resolve().parent
 
         def absolute(value: str | None) -> str | None:
-            return None if value is None else str(base / Path(value).expanduser())
+            return None if value is None else str(base / os.path.expanduser(value))
 
         data = SiteData(**{name: absolute(value) for name, value in site.data})
         return site.model_copy(update={"data": data, "backbone": absolute(site.backbone), "cache": absolute(site.cache)})

@@ -46,7 +46,8 @@ def check_tensors(tensors: object, specs: Mapping[str, TensorSpec]) -> Tensors:
             raise TensorError(f"{len(keys)} tensor(s) {kind}: {named}{', …' if len(keys) > 3 else ''}")
     for key, spec in specs.items():
         value = tensors[key]
-        if not isinstance(value, np.ndarray):
+        # No subclass either: a masked array hides values, others carry attributes.
+        if type(value) is not np.ndarray:
             raise TensorError(f"tensor '{key}' is a {type(value).__name__}, not an array")
         seen = TensorSpec(tuple(value.shape), str(value.dtype))
         if seen.shape != tuple(spec.shape):

@@ -1,19 +1,16 @@
-"""What the tests share: small experiments, the real data outside the repository, and FLARE's simulator."""
+"""Fixtures of all tests: small experiments, the real data outside the repository, a worker host."""
 
 import json
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from pt_peft.experiment import Experiment
 from pt_peft.files import sha256_of
-from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
+from pt_peft.worker.client import WorkerHost
 
-ROOT = Path(__file__).parent.parent
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -77,55 +74,9 @@ def tiny(tiny_weights) -> Experiment:
     )
 
 
-def changed(experiment: Experiment, **fields) -> Experiment:
-    """`experiment` with nested fields replaced: ``changed(e, federation={"rounds": 3})``."""
-    content = experiment.model_dump(mode="json")
-    for name, value in fields.items():
-        content[name] = {**content[name], **value} if isinstance(value, dict) else value
-    return Experiment.model_validate_json(json.dumps(content))
-
-
 @pytest.fixture(scope="session")
 def shared_host(tmp_path_factory):
     """A worker host that every simulation of the tests uses, which saves each the imports."""
     host = WorkerHost(tmp_path_factory.mktemp("host") / "host.log")
     yield host
     host.close()
-
-
-@dataclass
-class Run:
-    """A finished ``nvflare simulator``."""
-
-    workspace: Path
-    exit_code: int
-    output: str
-
-    @property
-    def server(self) -> Path:
-        return self.workspace / "server" / "simulate_job"
-
-    @property
-    def metrics(self) -> dict:
-        return json.loads((self.server / "metrics.json").read_text())
-
-    def ledger(self, site: str) -> list[dict]:
-        return [json.loads(line) for line in (self.workspace / site / "simulate_job" / "egress.jsonl").read_text().splitlines()]
-
-
-def simulate(
-    job: Path,
-    workspace: Path | None,
-    *options: str,
-    cwd: Path,
-    host: WorkerHost | None = None,
-    nvflare: tuple[str, ...] = (str(Path(sys.executable).parent / "nvflare"),),
-    timeout: int = 300,
-) -> Run:
-    """Runs the job as a user would; `workspace` None leaves it to FLARE's default in `cwd`."""
-    command = [*nvflare, "simulator", str(job), *options]
-    if workspace:
-        command += ["-w", str(workspace)]
-    environment = {**os.environ, **({HOST_VARIABLE: host.socket} if host else {})}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    return Run(workspace or cwd / "simulator_workspace", done.returncode, done.stdout + done.stderr)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import changed
+from helpers import changed
 
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
@@ -51,7 +51,7 @@ def test_round_trip(tiny, tmp_path):
         ("federation.sites", ["a", "a"], r"site names must differ"),
         ("federation.sites", ["a"], r"min_sites \(2\) must be at most the number of sites \(1\)"),
         ("backbone.sha256", "abc", r"'backbone.sha256' is \"abc\""),
-        ("backbone.std", [0.5, 0.0, 0.5], r"std must be greater than 0"),
+        ("backbone.std", [0.5, 0.0, 0.5], r"'backbone.std.1' is 0.0"),
         ("backbone", ..., r"'backbone' is missing"),
         ("data.classes", ["a"], r"'data.classes'"),
         ("data.classes", ["a", "a"], r"class names must differ"),
@@ -59,6 +59,14 @@ def test_round_trip(tiny, tmp_path):
         ("data.augment", ["flap"], r"flap"),
         ("partition.kind", "natural", r"partition.kind 'natural' needs data.source 'csv'"),
         ("name", "../../etc", r"'name'"),
+        ("name", "..", r"'name'"),
+        ("federation.sites", ["../../evil", "x"], r"'federation.sites.0' is \"../../evil\""),
+        ("federation.sites", ["server", "x"], r"'server' is the server's own name"),
+        ("backbone.name", "hf-hub:timm/vit", r"'backbone.name'"),
+        ("backbone.kwargs", {"checkpoint_path": "/etc/passwd"}, r"'checkpoint_path' may not be set here"),
+        ("backbone.kwargs", {"img_size": 64}, r"'img_size' may not be set here"),
+        ("backbone.mean", [0.5, float("nan"), 0.5], r"'backbone.mean.1'"),
+        ("data.images_per_site", {"val": 3}, r"'train' must be among the splits"),
     ],
 )
 def test_errors_name_field_value_and_remedy(write, field, value, message):
@@ -67,7 +75,7 @@ def test_errors_name_field_value_and_remedy(write, field, value, message):
     assert "experiment.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', b"\xff\xfe", '{"a": 1, "a": 2}', "[" * 10**5, "9" * 5000])
 def test_a_file_that_is_no_experiment(tmp_path, content):
     path = tmp_path / "experiment.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

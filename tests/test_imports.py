@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 FORBIDDEN = {
     "pt_peft": ("nvflare", "pt_peft_flare", "benchmark", "custom"),

@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from conftest import ROOT, changed
+from helpers import ROOT, changed
 
-from benchmark.jobs import JOBS, main, override, write_job
+from benchmark.jobs import JOBS, main, override, write_job, write_workspace
 from benchmark.presets import COMMITTED, demo
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.site import Site
 
 
 def files(folder):
@@ -45,9 +46,18 @@ def test_sites_are_deployed_by_name(tiny, tmp_path):
 
 def test_a_folder_that_is_no_job_is_left_alone(tiny, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "meta.json").write_text("{}")
     with pytest.raises(UserError, match="is not a job folder"):
         write_job(tiny, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_site_file_that_says_something_else_is_left_alone(tmp_path):
+    write_workspace(Site(threads=2), tmp_path)
+    write_workspace(Site(threads=2), tmp_path)
+    with pytest.raises(UserError, match="site.json exists and says something else"):
+        write_workspace(Site(threads=3), tmp_path)
+    assert Site.read(tmp_path / "local" / "site.json").threads == 2
 
 
 def test_override(tiny):
@@ -65,5 +75,5 @@ def test_command(tiny, tmp_path, capsys):
     assert main([str(tmp_path / "experiment.json"), "--out", str(tmp_path / "job"), "--set", "seed=3"]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
     assert "nvflare simulator" in capsys.readouterr().out
-    assert main([str(tmp_path / "none.json"), "--out", str(tmp_path / "job")]) == 1
-    assert "none.json: cannot be read" in capsys.readouterr().err
+    assert main(["lorra_vpt", "--out", str(tmp_path / "job")]) == 1
+    assert "'lorra_vpt' is neither a file nor a preset (ham10000, linear_probe, lora_vpt)" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import changed
+from helpers import changed
 
 from pt_peft.backbone import create_backbone
 from pt_peft.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Run, changed, simulate
+from helpers import ROOT, Run, changed, simulate
 
 from benchmark.compare import compare, table
 from benchmark.jobs import write_job, write_workspace
@@ -25,7 +25,12 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from pt_peft_flare.learner import PeftLearner
 
 class FaultyLearner(PeftLearner):
-    """Does what FAULTS says in a round at site-2."""
+    """Does what FAULTS says in a round at site-2, and notes other sites' scalars should any come."""
+
+    def handle_event(self, event_type, fl_ctx):
+        super().handle_event(event_type, fl_ctx)
+        if "analytix" in event_type:
+            open("scalars_of_others", "a").write(event_type)
 
     def execute(self, task_name, shareable, fl_ctx, abort_signal):
         fault = FAULTS.get(str(shareable.get_header("current_round"))) if task_name == "train" else None
@@ -211,6 +216,7 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         else:
             assert not left_out and len(entry["sites"]) == 3
     assert len(run.metrics["final"]["sites"]) == 3
+    assert not list(run.workspace.rglob("scalars_of_others"))
 
 
 def test_a_killed_worker_host_costs_one_round(tiny, workspace, tmp_path):
@@ -290,7 +296,7 @@ def test_a_site_without_its_weights_says_so_and_not_where_they_should_be(tiny, s
     write_job(tiny, tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "site-1: site.json: field 'backbone' is 'weights.safetensors', which does not exist" in run.metrics["reason"]
+    assert "site-1: site.json: field 'backbone' is …, which does not exist" in run.metrics["reason"]
 
 
 def test_too_few_sites(tiny, workspace, shared_host, tmp_path):

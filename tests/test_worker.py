@@ -124,6 +124,6 @@ def test_other_weights_are_refused(host, opening, tmp_path):
     opening["site"]["backbone"] = str(other)
     worker = Worker(host.socket, opening)
     _, initial = worker.call("initial_state")
-    with pytest.raises(BackboneMismatch, match=r"other.safetensors has SHA-256 .*, but the experiment needs"):
+    with pytest.raises(BackboneMismatch, match=r"file of this site has SHA-256 .*, but the experiment needs"):
         worker.call("train", {"round": 0}, initial)
     worker.kill()

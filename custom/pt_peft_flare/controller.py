@@ -63,10 +63,16 @@ class PeftFedAvg(FedAvg):
         try:
             self._run()
         except (UserError, WorkerError, JobFailed, OSError) as error:
-            if self._record:
-                self._record.close("failed", str(error))
-            console.error("the job failed: %s", error)
-            self.panic(str(error))
+            self._end_with(str(error))
+        except Exception as error:
+            self._end_with(f"{type(error).__name__}: {error} (a defect of pt_peft_flare, please report it)")
+            raise
+
+    def _end_with(self, reason: str) -> None:
+        if self._record:
+            self._record.close("failed", reason)
+        console.error("the job failed: %s", reason)
+        self.panic(reason)
 
     def _run(self) -> None:
         self._experiment = read_experiment(self.fl_ctx)
@@ -80,7 +86,7 @@ class PeftFedAvg(FedAvg):
         # Not `load_model`: FLARE would replace the reason of a failure by its own.
         tensors = self.persistor.load(self.fl_ctx)["weights"]
         self._specs = specs_of(tensors)
-        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), tensors)
+        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, tensors)
         console.info(
             "%s: %d sites, %d rounds, %d tensors of %.1f kB travel each way",
             self._experiment.name, len(sites), federation.rounds, len(tensors), payload_bytes(tensors) / 1000,
@@ -147,7 +153,8 @@ class PeftFedAvg(FedAvg):
             if metrics:
                 console.info(
                     "final aggregate, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
-                    split, metrics["pooled"]["balanced_accuracy"], metrics["mean"]["balanced_accuracy"], len(reports),
+                    split, metrics["pooled"]["balanced_accuracy"], metrics["mean"]["balanced_accuracy"],
+                    sum(getattr(report, split) is not None for report in reports.values()),
                 )  # fmt: skip
 
     def _collect(
@@ -186,14 +193,15 @@ class PeftFedAvg(FedAvg):
                 )
             time.sleep(self._task_check_period)
         results.close(sites, federation.round_timeout_s)
+        when = f"round {round_number + 1}" if round_number < federation.rounds else "final evaluation"
         for site, reason in sorted(results.left_out.items()):
-            console.warning("round %d: %s is left out of task '%s': %s", round_number + 1, site, task, reason)
+            console.warning("%s: %s is left out of task '%s': %s", when, site, task, reason)
         if results.fatal:
             raise JobFailed(results.fatal)
         if len(results.reports) < federation.min_sites:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(results.left_out.items()))
             raise JobFailed(
-                f"round {round_number + 1}, task '{task}': {len(results.reports)} of {len(sites)} sites gave a valid result, "
+                f"{when}, task '{task}': {len(results.reports)} of {len(sites)} sites gave a valid result, "
                 f"but federation.min_sites is {federation.min_sites} ({reasons})"
             )
         return dict(sorted(results.reports.items())), results.left_out

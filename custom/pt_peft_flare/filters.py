@@ -1,5 +1,7 @@
 """The last gate of a site: only what is on the allow-list leaves, and the ledger says so."""
 
+import re
+
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, ReturnCode
@@ -7,13 +9,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
-from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft.site import Site
 from pt_peft.tensors import TensorError, Tensors, TensorSpec, check_tensors
-from pt_peft.worker.client import WorkerError
 from pt_peft_flare import ledger
 from pt_peft_flare.replies import FATAL, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
@@ -22,14 +21,17 @@ from pt_peft_flare.specs import exchanged_specs
 MAX_REASON = 500
 """Characters of a failure's reason that may leave the site."""
 
+_PRIVATE = re.compile(r"""(?P<kept>\b(?:field|tensor|task) )?(?P<value>(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|[^\s'"]*[/\\][^\s'"]*)""")
+"""A quoted value or a path, and whether it names a field, a tensor or a task."""
+
 
 class EgressFilter(Filter):
     """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
 
     Allowed are: for ``train`` the exchanged tensors and a `TrainingReport`; for ``validate`` an `EvaluationReport`; for
-    ``submit_model`` the exchanged tensors; from a site that failed, a reason without the site's paths. Which tensors a
-    method exchanges is found from the experiment, not from what the learner says. Anything else is held back: the site
-    answers with the reason instead, and the ledger has the attempt.
+    ``submit_model`` the exchanged tensors; from a site that failed, a reason without values and paths (the site's log has
+    them). Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else
+    is held back: the site answers with the reason instead, and the ledger has the attempt.
     """
 
     def __init__(self) -> None:
@@ -50,25 +52,24 @@ class EgressFilter(Filter):
             "round": round_number if isinstance(round_number, int) else None,
         }
         try:
-            site = read_site(fl_ctx)
             if shareable.get_return_code() != ReturnCode.OK:
-                reason = _without_paths(str(shareable.get_header(REASON) or shareable.get_return_code()), site)
+                reason = public(str(shareable.get_header(REASON) or shareable.get_return_code()))
                 allowed, told = failure(reason, fatal=bool(shareable.get_header(FATAL))), {"reason": reason}
             else:
-                dxo, told = self._allowed(task, from_shareable(shareable), site, fl_ctx)
+                dxo, told = self._allowed(task, from_shareable(shareable), fl_ctx)
                 allowed = dxo.to_shareable()
-        except (UserError, TensorError, WorkerError, ValueError, TypeError) as error:
-            reason = f"held back by the egress filter: {error}"[:MAX_REASON]
-            self.log_error(fl_ctx, f"task {task}: {reason}", fire_event=False)
-            allowed, told = failure(reason), {"held_back": reason}
+        except Exception as error:  # fails closed, whatever it was
+            self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
+            reason = public(f"held back by the egress filter: {error}")
+            allowed, told = failure(reason), {"held_back": str(error)[:MAX_REASON]}
         ledger.append(run_dir(fl_ctx), {**entry, **told})
         return allowed
 
-    def _allowed(self, task: str, dxo: DXO, site: Site, fl_ctx: FLContext) -> tuple[DXO, dict]:
+    def _allowed(self, task: str, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
         experiment = read_experiment(fl_ctx)
         classes = len(experiment.data.classes)
         if task == AppConstants.TASK_TRAIN:
-            tensors = self._checked(dxo, experiment, site, fl_ctx)
+            tensors = self._checked(dxo, experiment, fl_ctx)
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check_classes(classes)
             fields = report.model_dump(mode="json")
@@ -82,21 +83,18 @@ class EgressFilter(Filter):
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL:
-            tensors = self._checked(dxo, experiment, site, fl_ctx)
+            tensors = self._checked(dxo, experiment, fl_ctx)
             return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
-    def _checked(self, dxo: DXO, experiment: Experiment, site: Site, fl_ctx: FLContext) -> Tensors:
+    def _checked(self, dxo: DXO, experiment: Experiment, fl_ctx: FLContext) -> Tensors:
         if dxo.data_kind != DataKind.WEIGHTS:
             raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
         if self._specs is None:
-            self._specs = exchanged_specs(experiment, site, fl_ctx)
+            self._specs = exchanged_specs(experiment, read_site(fl_ctx), fl_ctx)
         return check_tensors(dxo.data, self._specs)
 
 
-def _without_paths(reason: str, site: Site) -> str:
-    """`reason`, cut to its limit, with the file names of the site's paths in place of the paths."""
-    paths = [site.data.images, site.data.table, site.data.npz, site.backbone, site.cache]
-    for path in sorted(filter(None, paths), key=len, reverse=True):
-        reason = reason.replace(path, path.rstrip("/").rpartition("/")[2])
-    return reason[:MAX_REASON]
+def public(reason: str) -> str:
+    """`reason` as it may leave: values in quotes and paths become ``…``, but not names of fields, tensors and tasks."""
+    return _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason)[:MAX_REASON]

@@ -40,12 +40,13 @@ def summarise(sites: Mapping[str, SplitMetrics | None]) -> dict | None:
 class RunRecord:
     """Written anew after every round, so that it is never behind what was finished."""
 
-    def __init__(self, folder: Path, experiment: Experiment, job_id: str, initial: Tensors):
+    def __init__(self, folder: Path, experiment: Experiment, job_id: str, sites: list[str], initial: Tensors):
         self._path = folder / FILE_NAME
         self._record = {
             "status": "running",
             "reason": None,
             "job": job_id,
+            "sites": sites,
             "version": __version__,
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {

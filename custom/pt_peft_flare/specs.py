@@ -25,13 +25,23 @@ def exchanged_specs(experiment: Experiment, site: Site, fl_ctx: FLContext) -> di
     """
     path = site.cache_folder() / "exchanged" / f"{experiment.digest()}-{__version__}.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
-        try:
-            fields, _ = worker.call("specs")
-        finally:
-            worker.close()
+        specs = _parse(json.loads(path.read_text(encoding="utf-8")))
+        if specs:
+            return specs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # not there yet, or damaged
+    worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
+    try:
+        fields, _ = worker.call("specs")
+    finally:
+        worker.close()
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(fields).encode())
-    return {key: TensorSpec(tuple(field["shape"]), field["dtype"]) for key, field in fields.items()}
+    except OSError:
+        pass  # only a cache
+    return _parse(fields)
+
+
+def _parse(fields: dict) -> dict[str, TensorSpec]:
+    return {key: TensorSpec(tuple(field["shape"]), str(field["dtype"])) for key, field in fields.items()}

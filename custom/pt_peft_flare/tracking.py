@@ -5,7 +5,7 @@ and every stock receiver works.
 """
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
-from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey
+from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReservedKey
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
@@ -32,6 +32,8 @@ def log_scalars(engine: ServerEngineSpec, source: str, step: int, values: dict[s
         data = AnalyticsData(key=tag, value=float(value), data_type=AnalyticsDataType.SCALAR, global_step=step)
         shareable = data.to_dxo().to_shareable()
         shareable.set_peer_props({ReservedKey.IDENTITY_NAME: source})
+        # As one that has come in: FLARE sends an outgoing event of federation scope to all sites.
+        shareable.set_header(FedEventHeader.DIRECTION, "in")
         with engine.new_context() as fl_ctx:
             fl_ctx.set_prop(FLContextKey.EVENT_DATA, shareable, private=True, sticky=False)
             fl_ctx.set_prop(FLContextKey.EVENT_SCOPE, EventScope.FEDERATION, private=True, sticky=False)

@@ -73,9 +73,9 @@ def _open(entry: Path) -> dict[SplitName, Arrays] | None:
     try:
         counts = json.loads((entry / _DESCRIPTION).read_text(encoding="utf-8"))["counts"]
         arrays = {split: _open_split(entry, split) for split in SPLITS}
-    except (OSError, ValueError, KeyError):
+        whole = all(len(a.images) == len(a.labels) == counts[split] for split, a in arrays.items())
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    whole = all(len(a.images) == len(a.labels) == counts[split] for split, a in arrays.items())
     return arrays if whole else None
 
 
@@ -91,14 +91,14 @@ def _build(entry: Path, images: SiteImages, size: int, key: JsonValue) -> dict[S
     _logger.info("preparing %d images of %d px in %s", total, size, entry)
     start = time.perf_counter()
     partial = entry.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    _remove(partial)  # left by a process that was killed
     partial.mkdir()
     try:
         for split in SPLITS:
             _write_split(partial, split, images, counts[split], size)
         description = json.dumps({"key": key, "counts": counts}, indent=2).encode()
         _write(partial / _DESCRIPTION, description)
-        shutil.rmtree(entry, ignore_errors=True)  # there only if damaged
+        _remove(entry)  # there only if damaged
         os.rename(partial, entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -120,6 +120,11 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, count: int,
     with open(_labels_file(folder, split), "wb") as file:
         np.lib.format.write_array(file, labels, allow_pickle=False)
         _sync(file)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)  # a file where a folder should be
 
 
 def _write(path: Path, data: bytes) -> None:

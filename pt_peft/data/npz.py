@@ -26,7 +26,7 @@ def read_npz_items(path: Path, classes: Sequence[str]) -> list[Item]:
     """
     with _open(path) as archive:
         wanted = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
-        there = {name.removesuffix(".npy") for name in archive.namelist()}
+        there = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
         if missing := sorted(wanted - there):
             raise UserError(f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}.")
         items = []
@@ -83,10 +83,10 @@ def _images_header(file: BinaryIO, path: Path, split: str) -> tuple[int, ...]:
     right = "it should be uint8 (N,H,W) or (N,H,W,3) in C order"
     try:
         shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: {split}_images cannot be read ({error}); {right}.") from None
     grey_or_rgb = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
-    if dtype != np.uint8 or not grey_or_rgb or fortran_order:
+    if dtype != np.uint8 or not grey_or_rgb or fortran_order or 0 in shape[1:]:
         order = " in Fortran order" if fortran_order else ""
         raise UserError(f"{path}: {split}_images is {dtype} {shape}{order}; {right}.")
     return shape
@@ -97,7 +97,7 @@ def _labels(archive: zipfile.ZipFile, path: Path, split: str, classes: Sequence[
     try:
         with _member(archive, f"{split}_labels") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: {split}_labels cannot be read ({error}); {right}.") from None
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
         raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; {right}.")

@@ -134,12 +134,13 @@ class _Lesions:
 def _csv(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
     data = experiment.data
     items = read_table(site.existing("data.table"), data.columns, data.classes)
+    items = assign_splits(items, experiment.seed)
     return _Csv(_share(items, experiment, name, names), site.existing("data.images"))
 
 
 def _npz(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
     path = site.existing("data.npz")
-    items = npz.read_npz_items(path, experiment.data.classes)
+    items = npz.read_npz_items(path, experiment.data.classes)  # in their published splits
     return _Npz(_share(items, experiment, name, names), path)
 
 
@@ -148,7 +149,6 @@ def _lesions(experiment: Experiment, site: Site, name: str, names: Sequence[str]
 
 
 def _share(items: Sequence[Item], experiment: Experiment, name: str, names: Sequence[str]) -> list[Item]:
-    items = assign_splits(items, experiment.seed)
     return partition(experiment.partition.kind, items, name=name, names=names, seed=experiment.seed)
 
 

@@ -1,6 +1,7 @@
 """The CSV table that lists a site's images."""
 
 import csv
+import posixpath
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pt_peft.data.items import SPLITS, Item
 from pt_peft.errors import UserError
 from pt_peft.experiment import Columns
 
-_LEAVES_FOLDER = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
+_LEAVES_FOLDER = re.compile(r"^$|\x00|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """An empty or absolute path, or one with ``..``, by the rules of either family of systems."""
 
 
@@ -37,9 +38,12 @@ def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Ite
     first_of_group: dict[str, tuple[str, int]] = {}
     for line, row in rows:
         where = f"{path}: line {line}: "
-        file = row[columns.file] or ""
+        if None in row or None in row.values():
+            raise UserError(f"{where}the row does not have as many fields as the header.")
+        file = row[columns.file]
         if _LEAVES_FOLDER.search(file):
             raise UserError(f"{where}column '{columns.file}' is {file!r}; it should be a path inside the images folder.")
+        file = posixpath.normpath(file)  # './a.png' is 'a.png'
         if file in line_of_file:
             raise UserError(f"{where}image {file!r} is also in line {line_of_file[file]}; list each image once.")
         line_of_file[file] = line
@@ -55,7 +59,8 @@ def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Ite
         if columns.split and split not in SPLITS:
             raise UserError(f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}.")
 
-        group = (row[columns.group] or "") if columns.group else file
+        # An image without a group is a group of its own.
+        group = (columns.group and row[columns.group]) or file
         other, other_line = first_of_group.setdefault(group, (split, line))
         if other != split:
             raise UserError(
@@ -67,6 +72,8 @@ def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Ite
 
 
 def _check_header(path: Path, columns: Columns, there: Sequence[str]) -> None:
+    if twice := sorted({column for column in there if there.count(column) > 1}):
+        raise UserError(f"{path}: has two columns '{twice[0]}'.")
     for field, column in columns:
         if column is not None and column not in there:
             raise UserError(

@@ -56,7 +56,7 @@ class WorkerHost:
         """Ends the host and its workers."""
         self._process.stdin.close()
         self._process.wait()
-        self._folder.cleanup()
+        self._folder.cleanup()  # mostly done by the host itself
 
 
 class Worker:

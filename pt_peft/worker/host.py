@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -37,7 +38,7 @@ def main() -> None:
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
-            os.unlink(sys.argv[1])
+            shutil.rmtree(os.path.dirname(sys.argv[1]), ignore_errors=True)
             # The host leads its process group, see `client.start_host`; this ends its workers and itself.
             os.killpg(0, signal.SIGKILL)
         connection, _ = listener.accept()
@@ -76,7 +77,8 @@ def _read(connection: socket.socket, requests: queue.SimpleQueue) -> None:
     try:
         while True:
             requests.put(frames.receive(connection))
-    except (EOFError, OSError):
+    finally:
+        # Whatever came that could not be read ends the worker too: it would never answer.
         os._exit(0)
 
 

@@ -131,3 +131,22 @@ def test_of_two_processes_one_builds_and_both_read(tmp_path):
     builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     outputs = [builder.communicate(timeout=60)[0].split() for builder in builders]
     assert sorted(outputs, key=len) == [["2304"], ["decoding", "2304"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train_images.npy", b""),
+        ("train_labels.npy", b""),
+        ("cache.json", b"[]"),
+        ("cache.json", b'{"counts": null}'),
+        ("cache.json", b'{"counts": {}}'),
+    ],
+)
+def test_a_damaged_file_is_made_anew(tmp_path, name, content):
+    cached_arrays(tmp_path, Counted(), 16)
+    (entry(tmp_path) / name).write_bytes(content)
+    images = Counted()
+    for _ in range(2):
+        assert len(cached_arrays(tmp_path, images, 16)["train"].labels) == 5
+    assert images.decodings == 2

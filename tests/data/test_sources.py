@@ -154,6 +154,14 @@ def test_counts_and_pixels_of_an_npz(make_experiment, make_npz_site):
     np.testing.assert_array_equal(decoded[1][0], np.stack([expected] * 3))
 
 
+def test_an_npz_without_validation_images_keeps_its_splits(make_experiment, make_npz_site):
+    site = make_npz_site(val_images=np.zeros((0, 6, 6), np.uint8), val_labels=np.zeros((0, 1), np.uint8))
+    images = found(make_experiment(data=NPZ), site)
+    assert images.counts()["val"] == 0
+    for split, count in images.counts().items():
+        assert len(list(images.decoded(split, 8))) == count
+
+
 def test_rgb_npz_and_iid_shares(make_experiment, make_npz_site):
     rgb = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
     site = make_npz_site(train_images=rgb, train_labels=np.array([0, 1, 0, 1]))

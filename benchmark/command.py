@@ -1,0 +1,22 @@
+"""What all commands of this package do with a mistake of the user's."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+from pt_peft.errors import UserError
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
+    """Makes `main` return an exit code: 0, or 1 after printing what was wrong to standard error."""
+
+    @functools.wraps(main)
+    def with_exit_code(arguments: list[str] | None = None) -> int:
+        try:
+            main(arguments)
+        except (UserError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return with_exit_code

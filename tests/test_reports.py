@@ -1,0 +1,72 @@
+"""What may leave a site beside tensors."""
+
+import numpy as np
+import pytest
+
+from pt_peft.errors import UserError
+from pt_peft.metrics import confusion_matrix_metrics
+from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.schema import parse
+from pt_peft_flare.filters import MAX_REASON, public
+
+CONFUSION = [[3, 1], [0, 2]]
+SPLIT = {
+    "count": 6,
+    "loss": 0.5,
+    "auroc": 0.9,
+    "ece": 0.1,
+    "confusion": CONFUSION,
+    **confusion_matrix_metrics(np.array(CONFUSION)),
+}
+TRAINING = {"num_samples": 10, "train_loss": 0.4, "seconds": 1.0, "val": SPLIT}
+
+
+def check(report: dict) -> None:
+    parse(TrainingReport, report, "report").check_classes(2)
+
+
+def test_a_good_report_passes():
+    check(TRAINING)
+    check({**TRAINING, "val": None})
+    parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0}, "report").check_classes(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_samples": 0}, "'num_samples' is 0"),
+        ({"num_samples": -5}, "'num_samples' is -5"),
+        ({"num_samples": True}, "'num_samples' is true"),
+        ({"train_loss": float("nan")}, "'train_loss'"),
+        ({"train_loss": 1e308}, "'train_loss'"),
+        ({"pixels": [0.5] * 10}, "'pixels' is unknown"),
+        ({"val": {**SPLIT, "image": [1, 2]}}, "'val.image' is unknown"),
+        ({"val": {**SPLIT, "count": 0, "confusion": [[0, 0], [0, 0]]}}, "'val.count' is 0"),
+        ({"val": {**SPLIT, "count": 7}}, "counts that sum to 7 would be right"),
+        ({"val": {**SPLIT, "confusion": [[6]]}}, "2 rows of 2 counts"),
+        ({"val": {**SPLIT, "balanced_accuracy": 1.0}}, "balanced_accuracy is 1.0, but the confusion matrix gives"),
+        ({"val": {**SPLIT, "auroc": np.float32(0.5)}}, "not plain JSON"),
+    ],
+)
+def test_a_bad_report_does_not(change, message):
+    with pytest.raises(UserError, match=message):
+        check({**TRAINING, **change})
+
+
+@pytest.mark.parametrize(
+    ("reason", "left"),
+    [
+        ("site.json: field 'backbone' is '/data/st_mary/w.pt', which does not exist", "site.json: field 'backbone' is …, which does not exist"),
+        ("/data/t.csv: line 3: column 'dx' is 'O'Brien, Anna'; it", "… line 3: column … is …; it"),
+        ("the host ended, see /srv/run/worker_host.log", "the host ended, see …"),
+        ("tensor 'head.bias' has shape (99,), not (4,)", "tensor 'head.bias' has shape (99,), not (4,)"),
+        ("1 tensor(s) not allowed: 'SMITH^JOHN'", "1 tensor(s) not allowed: …"),
+        ("the site's data isn't 'secret' here", "the site's data isn't … here"),
+    ],
+)
+def test_a_reason_leaves_without_values_and_paths(reason, left):
+    assert public(reason) == left
+
+
+def test_a_reason_is_short():
+    assert len(public("x " * 10**6)) <= MAX_REASON
