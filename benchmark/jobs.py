@@ -3,7 +3,7 @@
     python -m benchmark.jobs PRESET|EXPERIMENT.json --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
     python -m benchmark.jobs --committed
 
-The folder runs with ``nvflare simulator``, in POC and in a real federation alike.
+The folder has FLARE's standard layout and runs with ``nvflare simulator``.
 """
 
 import argparse

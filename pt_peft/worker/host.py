@@ -39,7 +39,7 @@ def main() -> None:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
             shutil.rmtree(os.path.dirname(sys.argv[1]), ignore_errors=True)
-            # The host leads its process group, see `client.start_host`; this ends its workers and itself.
+            # The host leads its process group, see `client.WorkerHost`; this ends its workers and itself.
             os.killpg(0, signal.SIGKILL)
         connection, _ = listener.accept()
         if os.fork() == 0:
