@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.command import command
+from pt_peft.command import command
 from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
@@ -78,6 +78,12 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
     """
     origin = provenance()
     runs = [FinishedRun.read(workspace) for workspace in workspaces]
+    for run in runs:
+        if run.experiment.method.head == "local":
+            raise UserError(
+                f"{run.adapter.parent}: field 'method.head' is 'local', so there is no one model to compare; metrics.json has "
+                "what each site's own gives."
+            )
     rows = []
     for run in runs:
         trainer, sites = run.open()
@@ -114,7 +120,7 @@ def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
     """One site alone, or all sites' images in one place."""
     trainer, sites = run.open()
     chosen = {alone: sites[alone]} if alone else {"pooled": _pooled(sites)}
-    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, federate(trainer, chosen), sites)}
+    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, federate(trainer, chosen).tensors, sites)}
 
 
 def _majority(run: FinishedRun) -> dict:

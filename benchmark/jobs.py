@@ -1,6 +1,6 @@
 """Experiment → job folder: the only writer of job config.
 
-    python -m benchmark.jobs PRESET|EXPERIMENT.json --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
+    python -m benchmark.jobs EXPERIMENT.json|METHOD|ham10000 --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
     python -m benchmark.jobs --committed
 
 The folder has FLARE's standard layout and runs with ``nvflare simulator``.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pt_peft
 import pt_peft_flare
-from benchmark.command import command
-from benchmark.presets import COMMITTED, PRESETS, demo
+from pt_peft.command import command
+from benchmark.presets import COMMITTED, demo, preset
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
@@ -144,7 +144,7 @@ def override(experiment: Experiment, assignments: list[str]) -> Experiment:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.jobs", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", nargs="?", help=f"a preset ({', '.join(sorted(PRESETS))}) or an experiment.json")
+    parser.add_argument("experiment", nargs="?", help="an experiment.json, a method's name for its demo, or 'ham10000'")
     parser.add_argument("--out", type=Path, help="the job folder to write")
     parser.add_argument("--bundle", action="store_true", help="copy the packages into app/custom")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field")
@@ -157,12 +157,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not (options.experiment and options.out):
         parser.error("an experiment and --out are needed, or --committed")
-    if options.experiment in PRESETS:
-        experiment, site = PRESETS[options.experiment]()
-    elif Path(options.experiment).exists():
+    if Path(options.experiment).is_file():
         experiment, site = Experiment.read(Path(options.experiment)), None
     else:
-        raise UserError(f"'{options.experiment}' is neither a file nor a preset ({', '.join(sorted(PRESETS))}).")
+        experiment, site = preset(options.experiment)
     experiment = override(experiment, options.set)
     write_job(experiment, options.out, options.bundle)
     if options.workspace and site:

@@ -1,9 +1,7 @@
 """The experiments that this repository ships, and where their data lie."""
 
-import functools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from pt_peft import schema
@@ -12,18 +10,15 @@ from pt_peft.data.lesions import CLASSES
 from pt_peft.errors import UserError
 from pt_peft.experiment import Backbone, Columns, Data, Experiment, Federation, Method, Partition, Training
 from pt_peft.files import sha256_of
+from pt_peft.method import get_method, method_names
 from pt_peft.site import Site, SiteData
 
-COMMITTED = ("lora_vpt", "linear_probe")
+COMMITTED = tuple(name for name in method_names() if get_method(name).job)
 """Methods that have a job folder in `jobs/`."""
 
 DEMO_SEED = 7
-# Step sizes (and LoRA's scale) of the demo, chosen for each method over a small grid, on images of seeds 0 to 2.
-DEMO_TRAINING = {
-    "lora_vpt": Training(batch_size=8, learning_rate=3e-3, head_learning_rate=5e-3),
-    "linear_probe": Training(batch_size=8, learning_rate=3e-2),
-}
-DEMO_OPTIONS = {"lora_vpt": {"lora": {"alpha": 16.0}}}
+DEMO_HEAD_LEARNING_RATE = 5e-3
+"""Of the head in the demo, unless the method's own step size is larger. Both were chosen on images of seeds 0 to 2."""
 
 HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
@@ -39,7 +34,8 @@ def shared_data(name: str) -> Path:
 
 
 def demo(method: str) -> tuple[Experiment, Site]:
-    """`method` on the embedded images and backbone: two sites, three rounds."""
+    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds."""
+    rate = min(get_method(name).learning_rate for name in method.split("+"))
     described = json.loads(EMBEDDED.with_suffix(".json").read_text(encoding="utf-8"))
     fields = ("name", "kwargs", "image_size", "sha256", "mean", "std")
     experiment = Experiment(
@@ -52,8 +48,12 @@ def demo(method: str) -> tuple[Experiment, Site]:
             images_per_site={"train": 384, "val": 128, "test": 256},
             augment=("flip", "rotate90"),
         ),
-        method=Method(name=method, options=DEMO_OPTIONS.get(method, {})),
-        training=DEMO_TRAINING[method],
+        method=Method(name=method),
+        training=Training(
+            batch_size=8,
+            learning_rate=rate,
+            head_learning_rate=max(rate, DEMO_HEAD_LEARNING_RATE),
+        ),
     )
     return experiment, Site()
 
@@ -71,7 +71,7 @@ def ham10000() -> tuple[Experiment, Site]:
             augment=("flip", "rotate90"),
         ),
         partition=Partition(kind="natural"),
-        method=Method(name="lora_vpt"),
+        method=Method(name="lora_vpt", options={"lora": {"alpha": 8.0}}),
         training=Training(learning_rate=1e-3, head_learning_rate=3e-3, class_weights="balanced"),
         federation=Federation(rounds=5, min_sites=3, sites=HAM10000_SITES),
     )
@@ -81,7 +81,10 @@ def ham10000() -> tuple[Experiment, Site]:
     return experiment, Site(data=data, backbone=str(weights))
 
 
-PRESETS: dict[str, Callable[[], tuple[Experiment, Site]]] = {
-    **{method: functools.partial(demo, method) for method in COMMITTED},
-    "ham10000": ham10000,
-}
+def preset(name: str) -> tuple[Experiment, Site]:
+    """``ham10000``, or a method's (or composition's) name for its demo. Raises UserError, listing them, for another name."""
+    if name == "ham10000":
+        return ham10000()
+    if not set(name.split("+")) <= set(method_names()):
+        raise UserError(f"'{name}' is neither a file, nor 'ham10000', nor a method ({', '.join(method_names())}) or several by '+'.")
+    return demo(name)

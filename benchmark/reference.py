@@ -5,18 +5,18 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmark.command import command
-from pt_peft.adapter_file import save_adapter
+from pt_peft.command import command
+from pt_peft.adapter_file import adapter_header, save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.method import exchanged_state
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer, pick_device
@@ -36,16 +36,38 @@ def load_sites(experiment: Experiment, site: Site, names: list[str]) -> dict[str
     return {name: load_site_data(experiment, site, name, names) for name in names}
 
 
-def federate(trainer: LocalTrainer, sites: Mapping[str, SiteData]) -> Tensors:
-    """All rounds with all `sites`. Returns the final aggregate by canonical key."""
-    tensors = exchanged_state(trainer.model)
-    for round_number in range(trainer.experiment.federation.rounds):
+@dataclass(frozen=True)
+class Federated:
+    """What a federation ends with."""
+
+    tensors: Tensors
+    """The final aggregate of the exchanged tensors that the rounds have changed, by canonical key."""
+    personal: dict[str, Tensors]
+    """By site, the tensors that stay there; empty if there are none."""
+
+
+def federate(
+    trainer: LocalTrainer, sites: Mapping[str, SiteData], absent: Collection[tuple[str, int]] = ()
+) -> Federated:
+    """All rounds with all `sites`.
+
+    Args:
+        absent: site and round (from 0) of those that give no result.
+    """
+    model, exchange = trainer.model, trainer.exchange
+    rounds = trainer.experiment.federation.rounds
+    tensors = {key: value for key, value in trainer.initial.items() if key in exchange.specs}
+    personal: dict[str, Tensors] = {name: {} for name in sites}
+    for round_number in range(rounds):
         mean = WeightedMean()
         for name, data in sorted(sites.items()):
-            result = trainer.train(name, data.train, tensors, round_number)
-            mean.add(result.tensors, result.num_samples)
-        tensors = mean.result()
-    return tensors
+            if (name, round_number) in absent:
+                continue
+            result = trainer.train(name, data.train, {**tensors, **personal[name]}, round_number)
+            mean.add({key: result.tensors[key] for key in exchange.trained(round_number)}, result.num_samples)
+            personal[name] = {key: result.tensors[key] for key in model.personal}
+        tensors = {**tensors, **mean.result()}
+    return Federated({key: tensors[key] for key in exchange.payload(0, rounds)}, personal)
 
 
 @command
@@ -64,8 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--sites: the experiment names no sites, so they must be given.")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: {options.out.parent} is not a folder.")
-    tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names))
-    save_adapter(options.out, tensors, {"experiment": experiment.name, "round": experiment.federation.rounds})
+    tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
+    save_adapter(options.out, tensors, {**adapter_header(experiment), "round": experiment.federation.rounds})
 
 
 if __name__ == "__main__":

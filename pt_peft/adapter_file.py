@@ -6,20 +6,33 @@ from pathlib import Path
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from pt_peft import __version__
 from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.tensors import Tensors
 
 HEADER_KEY = "pt_peft"
 
 
+def adapter_header(experiment: Experiment) -> dict:
+    """What every adapter file says of the experiment it comes from; `ModelSpec` is under ``model``."""
+    return {
+        "model": experiment.model.model_dump(mode="json"),
+        "experiment": experiment.name,
+        "experiment_sha256": experiment.digest(),
+        "version": __version__,
+    }
+
+
 def save_adapter(path: Path, tensors: Tensors, header: dict) -> None:
-    """Writes `tensors` (by canonical key) and `header` (JSON-serialisable; method, backbone, classes, round, metrics)
-    to `path` atomically.
+    """Writes `tensors` (by canonical key) and `header` (JSON-serialisable) to `path` atomically, making its folder if need
+    be.
 
     Raises:
         OSError: if `path` cannot be written; a file that was there is kept.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {key: value.copy(order="C") for key, value in tensors.items()}
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
     write_atomically(path, safetensors.numpy.save(contiguous, metadata=metadata))

@@ -66,6 +66,10 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
             f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
             f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
         )
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            # Else EVA and BEiT take the weight out of the layer and pass by whatever wraps it. The sum is the same.
+            module.qkv_bias_separate = True
     if weights is not None:
         _load(model, weights)
     return model

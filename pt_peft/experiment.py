@@ -104,6 +104,9 @@ class Method(Strict):
     name: str = Field(min_length=1)
     options: dict[str, dict[str, JsonValue]] = {}
     """Per component method, its own fields, e.g. ``{"lora": {"rank": 4}}``."""
+    head: Literal["exchanged", "local", "frozen"] = "exchanged"
+    """The classifier: ``exchanged`` trains and travels; ``local`` trains and stays at its site; ``frozen`` keeps its random
+    start, the same at all sites."""
 
 
 class Training(Strict):
@@ -122,6 +125,8 @@ class Training(Strict):
     schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass, by autocast; tensors that train, and travel, are float32 in either case."""
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced`` weighs the loss by the inverse of each class's share of the site's training images."""
 
@@ -162,6 +167,17 @@ class Federation(Strict):
         return self
 
 
+class ModelSpec(Strict):
+    """The part of an experiment that its model follows from; an adapter file carries it."""
+
+    seed: int = Field(ge=0, lt=2**31)
+    """Draws the head and the adapters before the first round."""
+    backbone: Backbone
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    """Class names in the order of the head's outputs."""
+    method: Method
+
+
 class Experiment(Strict):
     """One run, completely: the same experiment gives the same final adapter."""
 
@@ -188,6 +204,11 @@ class Experiment(Strict):
     def read(cls, path: Path) -> "Experiment":
         """Reads `experiment.json`. Raises UserError naming the field, the value seen and what would be right."""
         return schema.read(cls, path)
+
+    @property
+    def model(self) -> ModelSpec:
+        """What its model follows from."""
+        return ModelSpec(seed=self.seed, backbone=self.backbone, classes=self.data.classes, method=self.method)
 
     def to_json(self) -> str:
         """Indented JSON that `read` takes back, complete with defaults."""

@@ -1,23 +1,18 @@
-"""PEFT methods: the record of one, the registry, and the model that a method makes of a backbone."""
+"""PEFT methods: the record of one, and the registry."""
 
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+import peft
 from torch import nn
 
 from pt_peft import methods, schema
-from pt_peft.backbone import create_backbone, freeze
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment, Method
+from pt_peft.experiment import Method
 from pt_peft.schema import Strict
-from pt_peft.seeds import derive_seed
-from pt_peft.tensors import Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +28,25 @@ class PeftMethod:
     config: type[Strict]
     """Its fields, with units and ranges."""
     inject: Callable[[nn.Module, Strict], None]
-    """Adds the method's tensors to a frozen timm ViT and marks those that train (``requires_grad``)."""
+    """Adds the method's tensors to a frozen timm ViT and marks those that train (``requires_grad``). Raises UserError with
+    the reason if the method cannot apply to the backbone. Random draws come from torch's global generator."""
     identity_at_start: bool
     """Whether the logits are unchanged by the injection."""
-    mergeable: bool
-    """Whether the trained adapter can be folded into the backbone's own tensors."""
-    trains_backbone: bool
+    merge: Callable[[nn.Module], None] | None
+    """Folds the trained adapter into the backbone's own tensors, in place; None if that is not possible."""
+    learning_rate: float
+    """Peak AdamW step size that is a good start; the demo uses it."""
+    trains_backbone: bool = False
     """Whether tensors of the backbone itself train, so that the server has to hold them."""
+    starts_from_backbone: bool = False
+    """Whether the adapter's start is computed from the backbone's tensors, so that the server has to read them."""
+    round_keys: Callable[[list[str], Strict, int, int], set[str]] | None = None
+    """For a round-dependent method: of its keys (all that ever train, sorted), given its config, the experiment's seed and
+    the round (from 0), those that train in that round. Pure, and the same on every machine."""
+    peft_config: Callable[[nn.Module, Strict], peft.PeftConfig] | None = None
+    """For a tuner of HF peft: its config on a plain timm model, for the export."""
+    job: bool = False
+    """Whether the repository ships its job folder ``jobs/<name>``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,10 @@ class Hybrid:
     paper: str
     parts: tuple[str, ...]
     """Names of the methods, in the order of their injection."""
+    learning_rate: float
+    """As in `PeftMethod`."""
+    job: bool = False
+    """As in `PeftMethod`."""
 
 
 _REGISTRY: dict[str, PeftMethod | Hybrid] = {}
@@ -113,70 +124,5 @@ def components(method: Method) -> list[tuple[PeftMethod, Strict]]:
     ]
 
 
-def build_model(experiment: Experiment, weights: Path | None) -> nn.Module:
-    """The backbone with the method's adapters and a fresh head, initialised from the experiment's seed.
-
-    Exactly the exchanged tensors have ``requires_grad``.
-
-    Args:
-        weights: the backbone's file; None leaves the backbone random, which is enough to know the exchanged tensors of
-            a method that trains none of the backbone's.
-
-    Raises:
-        UserError: if the method or the backbone is unknown, or the method cannot apply to the backbone.
-    """
-    parts = components(experiment.method)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(experiment.seed, "backbone"))
-        model = create_backbone(experiment.backbone, len(experiment.data.classes), weights)
-        # Reset after the backbone so that the draw does not depend on whether weights were loaded.
-        torch.manual_seed(derive_seed(experiment.seed, "initial state"))
-        head = model.get_classifier()
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        trained: list[nn.Parameter] = list(head.parameters())
-        for method, config in parts:
-            freeze(model)
-            method.inject(model, config)
-            trained.extend(parameter for parameter in model.parameters() if parameter.requires_grad)
-    freeze(model)
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    return model
-
-
-def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters of `model` under the keys they have in every file, payload and chart.
-
-    A backbone tensor has timm's own key whatever wraps it while it trains (``blocks.3.attn.qkv.weight``), an adapter its
-    block's path and its own name (``blocks.3.attn.qkv.lora_A``).
-    """
-    renamed: dict[str, str] = {}
-    for path, layer in model.named_modules():
-        if isinstance(layer, BaseTunerLayer):
-            renamed.update((f"{path}.base_layer.{name}", f"{path}.{name}") for name, _ in layer.get_base_layer().named_parameters())
-            for adapter in layer.adapter_layer_names:
-                held = getattr(layer, adapter, None)
-                if isinstance(held, (nn.ModuleDict, nn.ParameterDict)):
-                    for name, _ in held.named_parameters():
-                        # 'default.weight' in a ModuleDict, 'default' in a ParameterDict.
-                        renamed[f"{path}.{adapter}.{name}"] = f"{path}.{adapter}"
-    return {renamed.get(name, name): parameter for name, parameter in model.named_parameters()}
-
-
-def exchanged_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, and so travel, by canonical key in sorted order."""
-    return {key: parameter for key, parameter in sorted(canonical_parameters(model).items()) if parameter.requires_grad}
-
-
-def exchanged_state(model: nn.Module) -> Tensors:
-    """Copies of the exchanged tensors as numpy arrays, by canonical key."""
-    return {key: parameter.detach().cpu().numpy().copy() for key, parameter in exchanged_parameters(model).items()}
-
-
-def load_exchanged(model: nn.Module, tensors: Tensors) -> None:
-    """Copies `tensors` (checked by the caller, see `check_tensors`) into the model's exchanged parameters."""
-    with torch.no_grad():
-        for key, parameter in exchanged_parameters(model).items():
-            parameter.copy_(torch.tensor(tensors[key]))
-
+def nothing_to_merge(model: nn.Module) -> None:
+    """`PeftMethod.merge` of a method whose tensors are the backbone's own."""

@@ -21,14 +21,14 @@ class TensorSpec:
     dtype: str
 
     @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-
-def specs_of(tensors: Mapping[str, np.ndarray]) -> dict[str, TensorSpec]:
-    """Shape and dtype of each tensor, by key."""
-    return {key: TensorSpec(tuple(value.shape), str(value.dtype)) for key, value in tensors.items()}
+        return self.size * np.dtype(self.dtype).itemsize
 
 
 def check_tensors(tensors: object, specs: Mapping[str, TensorSpec]) -> Tensors:

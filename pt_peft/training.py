@@ -1,6 +1,7 @@
 """One site's share of a round: local training and evaluation."""
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from torch.nn import functional
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.method import build_model, exchanged_parameters, exchanged_state, load_exchanged
 from pt_peft.metrics import evaluate_predictions
+from pt_peft.model import build_model
 from pt_peft.seeds import derive_seed
 from pt_peft.tensors import Tensors
 
@@ -25,7 +26,7 @@ class TrainingResult:
     """What a site has to show for a round."""
 
     tensors: Tensors
-    """The exchanged tensors after local training, by canonical key."""
+    """All tensors of the method and the head after local training, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch: the site's weight in the mean."""
     loss: float
@@ -33,7 +34,7 @@ class TrainingResult:
 
 
 class LocalTrainer:
-    """Trains the exchanged tensors on a site's images. Holds nothing that a later call depends on, so that one trainer
+    """Trains the tensors of a method on a site's images. Holds nothing that a later call depends on, so that one trainer
     can serve several sites in turn."""
 
     def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
@@ -47,7 +48,11 @@ class LocalTrainer:
         """
         self.experiment = experiment
         self.device = device
-        self.model = build_model(experiment, weights).to(device)
+        self.model = build_model(experiment.model, weights)
+        self.exchange = self.model.exchange(experiment.federation.rounds)
+        self.initial: Tensors = self.model.state()
+        """The tensors before the first round."""
+        self.model.module.to(device)
         self._mean = torch.tensor(experiment.backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(experiment.backbone.std, device=device).view(1, 3, 1, 1)
 
@@ -57,16 +62,16 @@ class LocalTrainer:
         Args:
             site: its name; seeds shuffling, augmentation and dropout together with the round.
             split: its training images, one or more.
-            tensors: the exchanged tensors of the round, by canonical key.
-            round_number: counted from 0; also places the learning-rate schedule.
+            tensors: where the round starts, by canonical key; one that is not given has its `initial` value.
+            round_number: counted from 0; also places the learning-rate schedule, and says which tensors train.
 
         Raises:
             UserError: if the loss stops being finite.
         """
         training = self.experiment.training
-        load_exchanged(self.model, tensors)
+        self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
-        optimizer = self._optimizer()
+        optimizer = self._optimizer(self.exchange.trained(round_number).keys() | self.model.personal)
         peak_rates = [group["lr"] for group in optimizer.param_groups]
         class_weights = self._class_weights(split)
         steps_per_epoch = math.ceil(len(split) / training.batch_size)
@@ -74,7 +79,7 @@ class LocalTrainer:
         total_steps = steps_per_round * self.experiment.federation.rounds
         step = round_number * steps_per_round
         losses = []
-        self.model.train()
+        self.model.module.train()
         for epoch in range(training.local_epochs):
             path = (site, round_number, epoch)
             torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
@@ -84,7 +89,7 @@ class LocalTrainer:
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * factor
-                logits = self.model(self._normalise(images))
+                logits = self._logits(images)
                 loss = functional.cross_entropy(
                     logits, labels.to(self.device), weight=class_weights, label_smoothing=training.label_smoothing
                 )
@@ -99,28 +104,33 @@ class LocalTrainer:
                 f"site {site}, round {round_number}: the training loss is {mean_loss}; a smaller "
                 f"training.learning_rate than {training.learning_rate} may be right."
             )
-        return TrainingResult(exchanged_state(self.model), len(split), mean_loss)
+        return TrainingResult(self.model.state(), len(split), mean_loss)
 
     @torch.inference_mode()
     def evaluate(self, tensors: Tensors, split: Split) -> dict:
-        """Metrics (see `evaluate_predictions`) of the model with `tensors` on `split`."""
-        load_exchanged(self.model, tensors)
-        self.model.eval()
+        """Metrics (see `evaluate_predictions`) on `split` of the model with `tensors`, given as in `train`."""
+        self.model.load({**self.initial, **tensors})
+        self.model.module.eval()
         logits, labels = [], []
         for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            logits.append(self.model(self._normalise(images)).float().cpu())
+            logits.append(self._logits(images).cpu())
             labels.append(targets)
         return evaluate_predictions(torch.cat(logits), torch.cat(labels))
 
-    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.to(self.device) - self._mean) / self._std
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K)."""
+        normalised = (images.to(self.device) - self._mean) / self._std
+        half = self.experiment.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.model.module(normalised).float()
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
+        """AdamW on the tensors in `keys`, which alone are marked as trained."""
         training = self.experiment.training
-        head = {id(parameter) for parameter in self.model.get_classifier().parameters()}
+        head = {id(parameter) for parameter in self.model.module.get_classifier().parameters()}
         rates = {False: training.learning_rate, True: training.head_learning_rate or training.learning_rate}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for parameter in exchanged_parameters(self.model).values():
+        for parameter in self.model.activate(keys):
             groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
         return torch.optim.AdamW(
             {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}

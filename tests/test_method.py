@@ -1,153 +1,292 @@
-"""The registry, and what must hold of every method in it."""
+"""The registry, and each of the paper's methods against an independent account of it."""
 
-import copy
+import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers import changed
 
 from pt_peft.backbone import create_backbone
 from pt_peft.errors import UserError
-from pt_peft.experiment import Backbone, Data, Experiment, Method
-from pt_peft.method import (
-    Hybrid,
-    build_model,
-    canonical_parameters,
-    components,
-    exchanged_parameters,
-    exchanged_state,
-    get_method,
-    load_exchanged,
-    method_names,
-    register,
-)
+from pt_peft.experiment import Backbone, Method, ModelSpec
+from pt_peft.method import Hybrid, components, get_method, method_names, register
+from pt_peft.methods.sba import Sba, drawn_blocks
+from pt_peft.model import build_model
 
-EXPECTED = {"vit_base_patch16_224": (768, 12), "vit_small_patch16_224": (384, 12), "vit_tiny_patch16_224": (192, 12)}
+WIDTHS = {"vit_base_patch16_224": 768, "vit_small_patch16_224": 384, "vit_tiny_patch16_224": 192}
 
 
-@pytest.fixture(params=method_names())
-def experiment(request, tiny):
-    return changed(tiny, method={"name": request.param, "options": {}})
+def counts(d: int) -> dict[str, int]:
+    """The design's table for a ViT/16 of 12 blocks of width d at 224 pixels, counted by hand from the architecture."""
+    blocks, tokens = 12, 197
+    attention = d * 3 * d + 3 * d + d * d + d
+    mlp = d * 4 * d + 4 * d + 4 * d * d + d
+    embedding = 3 * 16 * 16 * d + d + d + tokens * d
+    lora, prompts = blocks * 4 * (d + 3 * d), blocks * 10 * d
+    return {
+        "full": embedding + blocks * (attention + mlp + 4 * d) + 2 * d,
+        "linear_probe": 0,
+        "bitfit": d + blocks * (3 * d + d + 4 * d + d + 2 * d) + d,
+        "norm": blocks * 4 * d + 2 * d,
+        "vpt_shallow": 10 * d,
+        "vpt_deep": prompts,
+        "dvpt": blocks * 2 * (10 + d),
+        "sba": attention,
+        "lora": lora,
+        "lora_vpt": lora + prompts,
+    }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-@pytest.mark.parametrize("method", ["linear_probe", "lora", "vpt_deep", "lora_vpt"])
-def test_exchanged_parameters(name, method):
-    d, blocks = EXPECTED[name]
-    counts = {"linear_probe": 0, "lora": blocks * 4 * (d + 3 * d), "vpt_deep": blocks * 10 * d}
-    counts["lora_vpt"] = counts["lora"] + counts["vpt_deep"]
-    experiment = Experiment(
-        name="x",
-        backbone=Backbone(name=name, image_size=224, sha256="0" * 64),
-        data=Data(source="lesions", classes=("a", "b")),
-        method=Method(name=method),
-    )
-    exchanged = exchanged_state(build_model(experiment, None))
-    assert sum(value.size for key, value in exchanged.items() if not key.startswith("head.")) == counts[method]
-    assert {key for key in exchanged if key.startswith("head.")} == {"head.weight", "head.bias"}
+@pytest.fixture(scope="module", params=WIDTHS)
+def backbone(request):
+    return Backbone(name=request.param, image_size=224, sha256="0" * 64)
 
 
-def test_counts_of_the_design_table():
-    assert 12 * 4 * (768 + 3 * 768) == 147_456 and 12 * 10 * 768 == 92_160
+def of(backbone: Backbone, method: str, **options) -> ModelSpec:
+    return ModelSpec(seed=0, backbone=backbone, classes=("a", "b"), method=Method(name=method, options=options))
 
 
-def test_identity_at_the_start(experiment, tiny_weights):
-    model = build_model(experiment, tiny_weights).eval()
-    plain = create_backbone(experiment.backbone, 4, tiny_weights).eval()
-    plain.get_classifier().load_state_dict(model.get_classifier().state_dict())
-    images = torch.randn(2, 3, 32, 32)
-    promised = all(method.identity_at_start for method, _ in components(experiment.method))
-    assert torch.equal(model(images), plain(images)) == promised
+def exchanged_in_a_round(spec: ModelSpec) -> dict[str, int]:
+    return {key: value.size for key, value in build_model(spec, None).exchange(1).trained(0).items()}
 
 
-def test_gradients_on_exchanged_tensors_only_and_the_rest_unchanged(experiment, tiny_weights):
-    torch.manual_seed(0)
-    model = build_model(experiment, tiny_weights)
-    before = copy.deepcopy({key: value.detach() for key, value in canonical_parameters(model).items()})
-    optimizer = torch.optim.SGD(exchanged_parameters(model).values(), lr=0.1)
-    # Twice: LoRA's A has no gradient while B is zero.
-    for _ in range(2):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
-        optimizer.step()
-    exchanged = exchanged_parameters(model)
-    for key, parameter in canonical_parameters(model).items():
-        if key in exchanged:
-            assert parameter.grad is not None and parameter.grad.abs().max() > 0, key
-            assert not torch.equal(parameter, before[key]), key
-        else:
-            assert parameter.grad is None and torch.equal(parameter, before[key]), key
+def test_exchanged_parameters(backbone):
+    expected = counts(WIDTHS[backbone.name])
+    if backbone.name == "vit_base_patch16_224":
+        assert expected == {
+            "full": 85_798_656,
+            "linear_probe": 0,
+            "bitfit": 102_912,
+            "norm": 38_400,
+            "vpt_shallow": 7_680,
+            "vpt_deep": 92_160,
+            "dvpt": 12 * 2 * (10 + 768),
+            "sba": 2_362_368,
+            "lora": 147_456,
+            "lora_vpt": 147_456 + 92_160,
+        }
+    for method, count in expected.items():
+        sizes = exchanged_in_a_round(of(backbone, method))
+        assert sizes.pop("head.weight") == 2 * WIDTHS[backbone.name] and sizes.pop("head.bias") == 2
+        assert sum(sizes.values()) == count, method
 
 
-def test_backbone_keys_are_timms_own(experiment, tiny_weights):
-    plain = create_backbone(experiment.backbone, 4, tiny_weights)
-    assert {name for name, _ in plain.named_parameters()} <= set(canonical_parameters(build_model(experiment, None)))
+def test_the_jobs_are_the_papers_ten():
+    assert {name for name in method_names() if get_method(name).job} == counts(1).keys()
 
 
-def test_state_round_trip(experiment, tiny_weights):
-    model = build_model(experiment, tiny_weights).eval()
-    generator = np.random.default_rng(0)
-    state = {key: generator.normal(size=value.shape).astype(np.float32) for key, value in exchanged_state(model).items()}
-    load_exchanged(model, state)
-    returned = exchanged_state(model)
-    assert returned.keys() == state.keys() and all(np.array_equal(returned[key], state[key]) for key in state)
-    other = build_model(experiment, tiny_weights).eval()
-    load_exchanged(other, state)
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model(images), other(images))
+def test_composition_by_name(tiny):
+    both = exchanged_in_a_round(changed(tiny, method={"name": "dvpt+bitfit", "options": {}}).model)
+    parts = [exchanged_in_a_round(changed(tiny, method={"name": name, "options": {}}).model) for name in ("dvpt", "bitfit")]
+    assert both == {**parts[0], **parts[1]}
+    hybrid = changed(tiny, method={"name": "lora_vpt", "options": {}}).model
+    joined = changed(tiny, method={"name": "lora+vpt_deep", "options": {}}).model
+    first, second = build_model(hybrid, None).state(), build_model(joined, None).state()
+    assert first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
 
 
-def test_initial_state_depends_on_seed_alone(experiment, tiny_weights):
-    first, second = exchanged_state(build_model(experiment, tiny_weights)), exchanged_state(build_model(experiment, None))
-    assert all(np.array_equal(first[key], second[key]) for key in first)
-    other = exchanged_state(build_model(changed(experiment, seed=1), None))
-    assert not np.array_equal(first["head.weight"], other["head.weight"])
+@pytest.fixture
+def plain(tiny, tiny_weights):
+    """A function that gives a plain timm model with the backbone of `tiny` and the head of another model."""
+
+    def make(model):
+        made = create_backbone(tiny.backbone, 4, tiny_weights).eval()
+        made.head.load_state_dict({name: model.module.head.get_parameter(name) for name in ("weight", "bias")})
+        return made
+
+    return make
 
 
-def test_building_leaves_the_global_generator_alone(experiment):
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    build_model(experiment, None)
-    assert torch.equal(torch.rand(1), expected)
+def prompted(plain, images, prompts, deep):
+    """VPT as its paper writes it, with timm's blocks."""
+    batch = images.shape[0]
+    x = plain.norm_pre(plain.patch_drop(plain._pos_embed(plain.patch_embed(images))))
+    x_class, z, x_patches = x[:, :1], None, x[:, 1:]
+    for index, block in enumerate(plain.blocks):
+        if index == 0 or deep:
+            z = prompts[index].expand(batch, -1, -1)
+        x = block(torch.cat([x_class, z, x_patches], dim=1))
+        count = z.shape[1]
+        x_class, z, x_patches = x[:, :1], x[:, 1 : 1 + count], x[:, 1 + count :]
+    return plain.forward_head(plain.norm(torch.cat([x_class, x_patches], dim=1)))
 
 
-def test_deep_prompts_against_a_plain_loop(tiny, tiny_weights):
-    experiment = changed(tiny, method={"name": "vpt_deep", "options": {"vpt_deep": {"num_prompts": 5}}})
-    model = build_model(experiment, tiny_weights).eval()
-    plain = create_backbone(experiment.backbone, 4, tiny_weights).eval()
-    plain.get_classifier().load_state_dict(model.get_classifier().state_dict())
-    prompts = [value for key, value in exchanged_parameters(model).items() if key.endswith("prompts")]
+@pytest.mark.parametrize("name", ["vpt_shallow", "vpt_deep", "dvpt"])
+def test_prompts_against_a_plain_loop(name, tiny, tiny_weights, plain):
+    model = build_model(changed(tiny, method={"name": name, "options": {name: {"num_prompts": 5}}}).model, tiny_weights)
+    state = {key: torch.from_numpy(value) for key, value in model.state().items()}
+    if name == "dvpt":
+        prompts = [state[f"blocks.{index}.prompts_A"] @ state[f"blocks.{index}.prompts_B"] for index in range(2)]
+    else:
+        prompts = [state[f"blocks.{index}.prompts"] for index in range(1 if name == "vpt_shallow" else 2)]
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        x = plain.norm_pre(plain.patch_drop(plain._pos_embed(plain.patch_embed(images))))
-        x_class, x_patches = x[:, :1], x[:, 1:]
-        for block, prompt in zip(plain.blocks, prompts, strict=True):
-            x = block(torch.cat([x_class, prompt.expand(2, -1, -1), x_patches], dim=1))
-            x_class, x_patches = x[:, :1], x[:, 6:]
-        expected = plain.forward_head(plain.norm(torch.cat([x_class, x_patches], dim=1)))
-    assert torch.allclose(model(images), expected, atol=1e-6)
+        expected = prompted(plain(model), images, prompts, deep=name != "vpt_shallow")
+        assert torch.allclose(model.module.eval()(images), expected, atol=1e-6)
 
 
-def test_lora_against_its_equation(tiny, tiny_weights):
-    experiment = changed(tiny, method={"name": "lora", "options": {"lora": {"rank": 3, "alpha": 6.0}}})
-    model = build_model(experiment, tiny_weights).eval()
-    state = exchanged_state(model)
+def filled(model, scale=0.1):
+    """Random values in every trained tensor; returns them."""
     generator = np.random.default_rng(1)
-    for key in state:
-        state[key] = generator.normal(size=state[key].shape, scale=0.1).astype(np.float32)
-    load_exchanged(model, state)
-    plain = create_backbone(experiment.backbone, 4, tiny_weights).eval()
+    state = {key: generator.normal(size=value.shape, scale=scale).astype(np.float32) for key, value in model.state().items()}
+    model.load(state)
+    return {key: torch.from_numpy(value) for key, value in state.items()}
+
+
+def test_lora_against_its_equation(tiny, tiny_weights, plain):
+    method = {"name": "lora", "options": {"lora": {"rank": 3, "alpha": 6.0}}}
+    model = build_model(changed(tiny, method=method).model, tiny_weights)
+    state = filled(model)
+    expected = plain(model)
     with torch.no_grad():
-        for index, block in enumerate(plain.blocks):
-            a, b = (torch.from_numpy(state[f"blocks.{index}.attn.qkv.lora_{side}"]) for side in "AB")
+        for index, block in enumerate(expected.blocks):
+            a, b = (state[f"blocks.{index}.attn.qkv.lora_{side}"] for side in "AB")
             assert a.shape == (3, 32) and b.shape == (96, 3)
             block.attn.qkv.weight += 2.0 * b @ a
-        for name in ("weight", "bias"):
-            getattr(plain.head, name).copy_(torch.from_numpy(state[f"head.{name}"]))
         images = torch.randn(2, 3, 32, 32)
-        assert torch.allclose(model(images), plain(images), atol=1e-5)
+        assert torch.allclose(model.module.eval()(images), expected(images), atol=1e-5)
+
+
+def test_lora_on_vit_base_equals_hf_pefts_own():
+    """The same tensors in a model that `peft.get_peft_model` made of a plain timm ViT-B."""
+    import peft
+
+    spec = of(Backbone(name="vit_base_patch16_224", image_size=224, sha256="0" * 64), "lora")
+    model = build_model(spec, None)
+    theirs = timm.create_model("vit_base_patch16_224", num_classes=2)
+    theirs.load_state_dict({key.replace(".base_layer", ""): value for key, value in model.module.state_dict().items() if "lora" not in key})
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=16, target_modules=["qkv"])).eval()
+    state = filled(model, scale=0.02)
+    for key, parameter in theirs.named_parameters():
+        if "lora_" in key:
+            name = key.removeprefix("base_model.model.").removesuffix(".default.weight")
+            parameter.data.copy_(state[name])
+        elif key.startswith("base_model.model.head."):
+            parameter.data.copy_(state[key.removeprefix("base_model.model.")])
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(model.module.eval()(images), theirs(images))
+
+
+def test_lora_on_parts_of_the_fused_projection(tiny, tiny_weights, plain):
+    options = {"rank": 3, "alpha": 6.0, "qkv_parts": ["q", "v"], "last_blocks": 1, "targets": ["qkv", "fc2"]}
+    model = build_model(changed(tiny, method={"name": "lora", "options": {"lora": options}}).model, tiny_weights)
+    state = filled(model)
+    assert model.trained.keys() == {
+        "head.weight",
+        "head.bias",
+        *(f"blocks.1.{path}.lora_{side}" for path in ("attn.qkv.q", "attn.qkv.v", "mlp.fc2") for side in "AB"),
+    }
+    expected = plain(model)
+    with torch.no_grad():
+        weight = expected.blocks[1].attn.qkv.weight
+        for part, rows in (("q", slice(0, 32)), ("v", slice(64, 96))):
+            a, b = (state[f"blocks.1.attn.qkv.{part}.lora_{side}"] for side in "AB")
+            weight[rows] += 2.0 * b @ a
+        a, b = (state[f"blocks.1.mlp.fc2.lora_{side}"] for side in "AB")
+        expected.blocks[1].mlp.fc2.weight += 2.0 * b @ a
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.allclose(model.module.eval()(images), expected(images), atol=1e-5)
+        model.merge()
+        assert model.module.state_dict().keys() == expected.state_dict().keys()
+        assert torch.allclose(model.module(images), expected(images), atol=1e-5)
+
+
+def tuners_with_parts():
+    records = [get_method(name) for name in method_names()]
+    return [one.name for one in records if not isinstance(one, Hybrid) and "qkv_parts" in one.config.model_fields]
+
+
+@pytest.mark.parametrize("name", tuners_with_parts())
+def test_parts_of_the_fused_projection(name, tiny, tiny_weights, plain):
+    """Only the chosen rows of the fused projection change, whatever the tuner."""
+    options = {name: {"qkv_parts": ["v"]}}
+    model = build_model(changed(tiny, method={"name": name, "options": options}).model, tiny_weights)
+    images = torch.randn(2, 3, 32, 32)
+    start = plain(model)
+    with torch.no_grad():
+        if get_method(name).identity_at_start:
+            assert torch.allclose(model.module.eval()(images), start(images), atol=1e-5)
+        filled(model)
+        expected = model.module.eval()(images)
+        model.merge()
+        assert torch.allclose(model.module(images), expected, atol=1e-5)
+        before, after = start.blocks[0].attn.qkv.weight, model.module.blocks[0].attn.qkv.weight
+        assert torch.allclose(before[:64], after[:64], atol=1e-6) and not torch.allclose(before[64:], after[64:], atol=1e-4)
+
+
+def test_adaptformer_against_its_equation(tiny, tiny_weights, plain):
+    model = build_model(changed(tiny, method={"name": "adaptformer", "options": {"adaptformer": {"rank": 5}}}).model, tiny_weights)
+    state = filled(model)
+    expected = plain(model)
+
+    def forward(block, prefix, x):
+        x = x + block.attn(block.norm1(x))
+        z = block.norm2(x)
+        down = torch.relu(z @ state[f"{prefix}.down.weight"].T + state[f"{prefix}.down.bias"])
+        return x + block.mlp(z) + 0.1 * (down @ state[f"{prefix}.up.weight"].T + state[f"{prefix}.up.bias"])
+
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        x = expected._pos_embed(expected.patch_embed(images))
+        for index, block in enumerate(expected.blocks):
+            x = forward(block, f"blocks.{index}.mlp.adaptformer", x)
+        assert torch.allclose(model.module.eval()(images), expected.forward_head(expected.norm(x)), atol=1e-5)
+
+
+def test_pixel_prompt_is_a_frame(tiny, tiny_weights, plain):
+    model = build_model(changed(tiny, method={"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 3}}}).model, tiny_weights)
+    state = filled(model)
+    assert sum(value.numel() for key, value in state.items() if "frame" in key) == 2 * 3 * 3 * (2 * 32 - 2 * 3)
+    frame = torch.zeros(3, 32, 32)
+    frame[:, :3], frame[:, -3:] = state["patch_embed.frame_rows"]
+    frame[:, 3:-3, :3], frame[:, 3:-3, -3:] = state["patch_embed.frame_columns"]
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(model.module.eval()(images), plain(model)(images + frame), atol=1e-6)
+
+
+def test_stochastic_block_attention_draws():
+    def rounds(count, **fields):
+        return [drawn_blocks(12, Sba(**fields), 7, number) for number in range(count)]
+
+    for draw in ("uniform", "without_replacement", "depth_weighted"):
+        for k in (1, 5, 12):
+            drawn = rounds(50, blocks_per_round=k, draw=draw)
+            assert all(len(set(blocks)) == k and set(blocks) <= set(range(12)) for blocks in drawn)
+            assert drawn == rounds(50, blocks_per_round=k, draw=draw), "pure"
+    assert rounds(20) != [drawn_blocks(12, Sba(), 8, number) for number in range(20)], "of the seed"
+    in_turn = [blocks[0] for blocks in rounds(24, draw="without_replacement")]
+    assert sorted(in_turn[:12]) == sorted(in_turn[12:]) == list(range(12)) and in_turn[:12] != in_turn[12:]
+    assert {block for blocks in rounds(3, blocks_per_round=5, draw="without_replacement") for block in blocks} == set(range(12))
+    # Frequencies over many rounds, against the probabilities; four standard deviations.
+    for draw, share in (("uniform", lambda block: 1 / 12), ("depth_weighted", lambda block: (block + 1) / 78)):
+        seen = np.bincount([blocks[0] for blocks in rounds(4000, draw=draw)], minlength=12) / 4000
+        for block in range(12):
+            p = share(block)
+            assert abs(seen[block] - p) < 4 * np.sqrt(p * (1 - p) / 4000)
+
+
+def test_draws_are_the_same_on_every_machine():
+    """Computed once and written down: a change of this draw makes old runs impossible to continue."""
+    assert [drawn_blocks(12, Sba(blocks_per_round=2), 7, number) for number in range(4)] == [
+        [7, 9],
+        [4, 5],
+        [1, 7],
+        [10, 11],
+    ]
+
+
+def test_exchange_of_a_round_dependent_method(tiny):
+    exchange = build_model(changed(tiny, method={"name": "sba+vpt_deep", "options": {}}).model, None).exchange(6)
+    assert exchange.always == {"head.weight", "head.bias", "blocks.0.prompts", "blocks.1.prompts"}
+    assert {len(keys) for keys in exchange.rotating} == {4} and len(set(exchange.rotating)) == 2
+    assert exchange.trained(0).keys() == exchange.always | exchange.rotating[0]
+    assert exchange.payload(2, 2).keys() == exchange.always
+    assert exchange.payload(1, 3).keys() == exchange.always | exchange.rotating[1] | exchange.rotating[2]
+    assert type(exchange).from_json(json.loads(json.dumps(exchange.to_json()))) == exchange
 
 
 @pytest.mark.parametrize(
@@ -159,11 +298,31 @@ def test_lora_against_its_equation(tiny, tiny_weights):
         ({"name": "lora", "options": {"lora": {"rnk": 4}}}, "field 'rnk' is unknown; did you mean 'rank'"),
         ({"name": "lora", "options": {"lora": {"rank": 0}}}, "field 'rank' is 0"),
         ({"name": "lora", "options": {"lora": {"targets": ["qvk"]}}}, "qvk"),
+        ({"name": "lora", "options": {"lora": {"last_blocks": 3}}}, "'last_blocks' is 3, but it has 2 blocks"),
+        ({"name": "sba", "options": {"sba": {"blocks_per_round": 3}}}, "'blocks_per_round' is 3, but it has 2 blocks"),
+        ({"name": "lora+dora"}, "'blocks.0.attn.qkv' has another method's adapter already"),
+        ({"name": "vpt_deep+dvpt"}, "one method of prompts can be used at a time"),
+        ({"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 16}}}, "'padding' is 16, but its images are of 32 x 32"),
+        ({"name": "oft", "options": {"oft": {"block_size": 5}}}, "method 'oft' cannot be applied to backbone"),
     ],
 )
 def test_errors_name_the_field(tiny, method, message):
     with pytest.raises(UserError, match=message):
-        build_model(changed(tiny, method={"options": {}, **method}), None)
+        build_model(changed(tiny, method={"options": {}, **method}).model, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "reason"),
+    [
+        ("beit_base_patch16_224", "vpt_deep", "relative position bias for a fixed number of tokens"),
+        ("vit_small_patch16_18x2_224", "adaptformer", "'blocks.0' has no MLP"),
+        ("swin_tiny_patch4_window7_224", "lora", "not a plain Vision Transformer"),
+        ("deit_tiny_distilled_patch16_224", "lora", "not a plain Vision Transformer"),
+    ],
+)
+def test_a_method_that_cannot_apply_says_why(name, method, reason):
+    with pytest.raises(UserError, match=reason):
+        build_model(of(Backbone(name=name, image_size=224, sha256="0" * 64), method), None)
 
 
 def test_a_name_is_registered_once():
@@ -171,4 +330,8 @@ def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="registered already"):
         register(record)
     with pytest.raises(ValueError, match="contains"):
-        register(Hybrid(name="a+b", summary="", paper="", parts=("lora",)))
+        register(Hybrid(name="a+b", summary="", paper="", parts=("lora",), learning_rate=1e-3))
+
+
+def test_components_of_a_hybrid():
+    assert [method.name for method, _ in components(Method(name="lora_vpt+bitfit"))] == ["lora", "vpt_deep", "bitfit"]

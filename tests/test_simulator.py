@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from helpers import ROOT, Run, changed, simulate
+from safetensors.torch import save_file
 
 from benchmark.compare import compare, table
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.files import sha256_of
 from pt_peft.site import Site
 from pt_peft.tensors import payload_bytes
 
@@ -38,7 +43,7 @@ class FaultyLearner(PeftLearner):
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         if fault in ("hang", "die", "host dies"):
             self._open(fl_ctx)
-            self._worker.call("specs")
+            self._worker.call("exchange")
             if fault == "host dies":
                 host = os.getpgid(self._worker._worker.pid)
                 os.kill(host, signal.SIGKILL)
@@ -114,7 +119,7 @@ def test_the_literal_command(tmp_path):
     assert metrics["status"] == "finished" and len(metrics["rounds"]) == 3
     assert metrics["final"]["test"]["pooled"]["balanced_accuracy"] >= 0.8
     tensors, header = load_adapter(run.server / "adapter.safetensors")
-    assert header["round"] == 3 and header["method"]["name"] == "lora_vpt"
+    assert header["round"] == 3 and header["model"]["method"]["name"] == "lora_vpt"
     assert header["metrics"]["test"] == metrics["final"]["test"]
 
     # What left a site is what the experiment exchanges, tensor by tensor, and nothing else.
@@ -167,13 +172,78 @@ def test_the_record_adds_up(finished):
 
 def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, shared_host, tmp_path):
     names = ["site-1", "site-2", "site-3"]
-    expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names))
+    expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names)).tensors
     write_job(tiny, tmp_path / "job")
     for threads in ("1", "3"):
         write_workspace(site, tmp_path / threads)
         run = simulate(tmp_path / "job", tmp_path / threads, "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
         assert run.exit_code == 0, run.output
         assert_equal(run.server / "adapter.safetensors", expected)
+
+
+@pytest.fixture(scope="session")
+def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
+    """Six rounds on a ViT of four blocks."""
+    kwargs = {**tiny.backbone.kwargs, "depth": 4}
+    weights = tmp_path_factory.mktemp("weights") / "four.safetensors"
+    save_file(timm.create_model(tiny.backbone.name, img_size=32, num_classes=0, **kwargs).state_dict(), weights)
+    backbone = {"kwargs": kwargs, "sha256": sha256_of(weights)}
+    return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(backbone=str(weights))
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, four_blocks, shared_host, tmp_path):
+    """With one thread every task also finds a new process at its site."""
+    experiment, site = four_blocks
+    experiment = changed(experiment, method={"name": "sba", "options": {}})
+    names, missed = ["site-1", "site-2", "site-3"], {("site-2", 1), ("site-2", 2)}
+    trainer = make_trainer(experiment, site)
+    exchange = trainer.exchange
+    assert len({*exchange.rotating}) >= 3, "else the test says little"
+    expected = federate(trainer, load_sites(experiment, site, names), absent=missed).tensors
+
+    job = faulty_job(experiment, tmp_path / "job", {"1": "die", "2": "nan"}, egress_filter=True)
+    write_workspace(site, tmp_path / "workspace")
+    run = simulate(job, tmp_path / "workspace", "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], ["site-2"], [], [], []]
+    assert_equal(run.server / "adapter.safetensors", expected)
+
+    for name in names:
+        for line in (line for line in run.ledger(name) if line.get("tensors")):
+            assert line["tensors"].keys() == exchange.trained(line["round"]).keys()
+
+    def nbytes(since, number):
+        return sum(spec.nbytes for spec in exchange.payload(since, number).values())
+
+    for entry in run.metrics["rounds"]:
+        number = entry["round"]
+        for name, report in entry["sites"].items():
+            missed_before = name == "site-2" and number == 3
+            assert report["bytes_in"] == (nbytes(0, 3) if missed_before else nbytes(max(number - 1, 0), number))
+            assert report["bytes_out"] == sum(spec.nbytes for spec in exchange.trained(number).values())
+
+
+def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_path):
+    experiment = changed(tiny, method={"name": "lora", "options": {}, "head": "local"}, federation={"rounds": 3})
+    names = ["site-1", "site-2"]
+    trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
+    expected = federate(trainer, sites)
+    write_job(experiment, tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert_equal(run.server / "adapter.safetensors", expected.tensors)
+    assert not any("head" in key for key in expected.tensors)
+    for name in names:
+        assert not any("head" in key for line in run.ledger(name) for key in line.get("tensors", ()))
+        own, header = load_adapter(run.workspace / name / "simulate_job" / "local_adapter.safetensors")
+        assert all(np.allclose(own[key], value, atol=1e-6) for key, value in expected.personal[name].items())
+        assert header["model"]["method"]["head"] == "local"
+        metrics = trainer.evaluate({**expected.tensors, **expected.personal[name]}, sites[name].test)
+        assert run.metrics["final"]["sites"][name]["test"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
+    assert not np.array_equal(*(expected.personal[name]["head.weight"] for name in names))
+    with pytest.raises(UserError, match="'method.head' is 'local'"):
+        compare([run.workspace], baselines=False, jobs=1)
 
 
 def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path):

@@ -50,19 +50,19 @@ def gone(pid: int) -> bool:
 
 def test_a_round(worker, host, opening):
     _, initial = worker.call("initial_state")
-    specs, _ = worker.call("specs")
-    assert specs.keys() == initial.keys()
-    report, trained = worker.call("train", {"round": 0}, initial)
+    exchange, _ = worker.call("exchange")
+    assert exchange["tensors"].keys() == initial.keys()
+    report, trained = worker.call("train", {"round": 0, "since": 0}, initial)
     assert report["num_samples"] == 40 and report["val"]["count"] == 16
     assert any(not np.array_equal(trained[key], initial[key]) for key in initial)
-    evaluation, _ = worker.call("evaluate", {"splits": ["val", "test"]}, trained)
+    evaluation, _ = worker.call("evaluate", {"splits": ["val", "test"], "round": 2, "since": 0}, trained)
     assert evaluation["test"]["count"] == 16
 
     # Another process gives the same, and has what the first one left.
     again = Worker(host.socket, opening)
     header, local = again.call("local_state")
-    assert header == {"site": "site-1", "round": 0} and all(np.array_equal(local[key], trained[key]) for key in local)
-    _, repeated = again.call("train", {"round": 0}, initial)
+    assert header == {"round": 0} and all(np.array_equal(local[key], trained[key]) for key in local)
+    _, repeated = again.call("train", {"round": 0, "since": 0}, initial)
     assert all(np.array_equal(repeated[key], trained[key]) for key in trained)
     again.kill()
 
@@ -71,28 +71,28 @@ def test_tensors_are_checked_on_arrival(worker):
     _, initial = worker.call("initial_state")
     initial["head.bias"][0] = np.nan
     with pytest.raises(TensorError, match="'head.bias' has 1 value"):
-        worker.call("train", {"round": 0}, initial)
+        worker.call("train", {"round": 0, "since": 0}, initial)
 
 
 def test_a_worker_that_hangs_is_killed(worker):
     os.kill(worker.pid, signal.SIGSTOP)
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"did not finish 'specs' within 0.5 s"):
-        worker.call("specs", timeout_s=0.5)
+    with pytest.raises(WorkerError, match=r"did not finish 'exchange' within 0.5 s"):
+        worker.call("exchange", timeout_s=0.5)
     assert time.monotonic() - started < 5 and gone(worker.pid)
 
 
 def test_a_worker_that_dies(worker):
     threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
     os.kill(worker.pid, signal.SIGSTOP)
-    with pytest.raises(WorkerError, match="died during 'specs'"):
-        worker.call("specs")
+    with pytest.raises(WorkerError, match="died during 'exchange'"):
+        worker.call("exchange")
 
 
 def test_a_worker_that_is_stopped(worker):
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(WorkerError, match="stopped"):
-        worker.call("specs", stopped=lambda: True)
+        worker.call("exchange", stopped=lambda: True)
     assert gone(worker.pid)
 
 
@@ -125,5 +125,5 @@ def test_other_weights_are_refused(host, opening, tmp_path):
     worker = Worker(host.socket, opening)
     _, initial = worker.call("initial_state")
     with pytest.raises(BackboneMismatch, match=r"file of this site has SHA-256 .*, but the experiment needs"):
-        worker.call("train", {"round": 0}, initial)
+        worker.call("train", {"round": 0, "since": 0}, initial)
     worker.kill()

@@ -1,27 +1,28 @@
 """Federated averaging of exchanged tensors that one bad site does not bring down."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
 from pt_peft.errors import UserError
+from pt_peft.exchange import Exchange
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
-from pt_peft.tensors import Tensors, check_tensors, payload_bytes, specs_of
+from pt_peft.tensors import Tensors, TensorSpec, check_tensors
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 from pt_peft_flare.console import console, quiet_console
-from pt_peft_flare.persistor import BEST, FINAL
-from pt_peft_flare.replies import FATAL, REASON
+from pt_peft_flare.messages import FATAL, REASON, SINCE
+from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, RunRecord
@@ -52,6 +53,7 @@ class PeftFedAvg(FedAvg):
         self._results = RoundResults(_unexpected)
         self._record: RunRecord | None = None
         self._best: float | None = None
+        self._held_by: dict[str, int] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -84,12 +86,14 @@ class PeftFedAvg(FedAvg):
                 f"{len(sites)} site(s): {', '.join(sites)}."
             )
         # Not `load_model`: FLARE would replace the reason of a failure by its own.
-        tensors = self.persistor.load(self.fl_ctx)["weights"]
-        self._specs = specs_of(tensors)
-        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, tensors)
+        initial = self.persistor.load(self.fl_ctx)
+        tensors = initial[ModelLearnableKey.WEIGHTS]
+        self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
+        a_round = self._exchange.trained(0)
+        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round)
         console.info(
-            "%s: %d sites, %d rounds, %d tensors of %.1f kB travel each way",
-            self._experiment.name, len(sites), federation.rounds, len(tensors), payload_bytes(tensors) / 1000,
+            "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round",
+            self._experiment.name, len(sites), federation.rounds, len(a_round), _nbytes(a_round) / 1000,
         )  # fmt: skip
         for self.current_round in range(federation.rounds):
             tensors = self._train_round(self.current_round, tensors)
@@ -103,9 +107,12 @@ class PeftFedAvg(FedAvg):
 
     def _train_round(self, round_number: int, tensors: Tensors) -> Tensors:
         mean = WeightedMean()
+        expected = self._exchange.trained(round_number)
+        bytes_out = _nbytes(expected)
+        bytes_in = {site: _nbytes(self._exchange.payload(self._holds(site), round_number)) for site in self._sites()}
 
         def accept(result: FLModel) -> TrainingReport:
-            trained = check_tensors(result.params, self._specs)
+            trained = check_tensors(result.params, expected)
             report = parse(TrainingReport, result.metrics, "report")
             report.check_classes(len(self._experiment.data.classes))
             mean.add(trained, report.num_samples)
@@ -114,16 +121,16 @@ class PeftFedAvg(FedAvg):
         started = time.monotonic()
         self.event(AppEventType.ROUND_STARTED)
         reports, left_out = self._collect(AppConstants.TASK_TRAIN, round_number, tensors, accept)
-        trained = mean.result()
+        trained = {**tensors, **mean.result()}
         seconds = time.monotonic() - started
-        nbytes = payload_bytes(tensors)
-        validation = self._record.add_round(round_number, reports, left_out, nbytes, seconds)
+        validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds)
         self._consider(round_number, tensors, validation)
-        self._persist(FINAL, trained, {"round": round_number + 1})
+        self._persist(FINAL, trained, round_number + 1, {})
         self.event(AppEventType.ROUND_DONE)
         for site, report in reports.items():
             at_start = split_scalars("val", report.val)
-            after = {"train/loss": report.train_loss, "seconds": report.seconds, "bytes/in": nbytes, "bytes/out": nbytes}
+            after = {"train/loss": report.train_loss, "seconds": report.seconds}
+            after |= {"bytes/in": bytes_in[site], "bytes/out": bytes_out}
             log_scalars(self.engine, site, round_number, at_start)
             log_scalars(self.engine, site, round_number + 1, after)
         loss = sum(report.train_loss for report in reports.values()) / len(reports)
@@ -144,7 +151,7 @@ class PeftFedAvg(FedAvg):
         reports, left_out = self._collect(AppConstants.TASK_VALIDATION, rounds, tensors, accept)
         summary = self._record.add_final(reports, left_out)
         self._consider(rounds, tensors, summary["val"])
-        self._persist(FINAL, tensors, {"round": rounds, "metrics": summary})
+        self._persist(FINAL, tensors, rounds, {"metrics": summary})
         for site, report in reports.items():
             for split in ("val", "test"):
                 log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split)))
@@ -160,7 +167,8 @@ class PeftFedAvg(FedAvg):
     def _collect(
         self, task: str, round_number: int, tensors: Tensors, accept: Callable[[FLModel], Strict]
     ) -> tuple[dict, dict[str, str]]:
-        """Sends `tensors` to all sites and waits for valid results, at most ``federation.round_timeout_s`` seconds.
+        """Sends each site what it lacks of `tensors`, and waits for valid results, at most ``federation.round_timeout_s``
+        seconds.
 
         Returns:
             Reports by site, and the reasons of the sites that are left out.
@@ -171,20 +179,22 @@ class PeftFedAvg(FedAvg):
         federation = self._experiment.federation
         sites, results = self._sites(), RoundResults(accept)
         self._results = results
-        model = FLModel(
-            params_type=ParamsType.FULL,
-            params=tensors,
-            start_round=0,
-            current_round=round_number,
-            total_rounds=federation.rounds,
-        )
-        self.send_model(
-            task_name=task,
-            data=model,
-            targets=sites,
-            timeout=federation.round_timeout_s,
-            callback=lambda result: results.add(result.meta["client_name"], result),
-        )
+        for since in sorted({self._holds(site) for site in sites}):
+            model = FLModel(
+                params_type=ParamsType.FULL,
+                params={key: tensors[key] for key in self._exchange.payload(since, round_number)},
+                start_round=0,
+                current_round=round_number,
+                total_rounds=federation.rounds,
+                meta={SINCE: since},
+            )
+            self.send_model(
+                task_name=task,
+                data=model,
+                targets=[site for site in sites if self._holds(site) == since],
+                timeout=federation.round_timeout_s,
+                callback=lambda result: results.add(result.meta["client_name"], result),
+            )
         while self.get_num_standing_tasks():
             if self.abort_signal.triggered:
                 raise JobFailed(
@@ -193,6 +203,9 @@ class PeftFedAvg(FedAvg):
                 )
             time.sleep(self._task_check_period)
         results.close(sites, federation.round_timeout_s)
+        if self._exchange.rotating:
+            # Whoever was left out is sent all that has ever changed, whatever it may have kept.
+            self._held_by = dict.fromkeys(results.reports, round_number)
         when = f"round {round_number + 1}" if round_number < federation.rounds else "final evaluation"
         for site, reason in sorted(results.left_out.items()):
             console.warning("%s: %s is left out of task '%s': %s", when, site, task, reason)
@@ -228,10 +241,18 @@ class PeftFedAvg(FedAvg):
         if finished_rounds and value is not None and (self._best is None or value > self._best):
             self._best = value
             self._record.set_best(finished_rounds, validation)
-            self._persist(BEST, tensors, {"round": finished_rounds, "metrics": {"val": validation}})
+            self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
 
-    def _persist(self, file_name: str, tensors: Tensors, meta: dict) -> None:
-        self.persistor.save_as(file_name, make_model_learnable(tensors, meta_props=meta), self.fl_ctx)
+    def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict) -> None:
+        """Saves what the finished rounds have changed; the rest is the backbone's."""
+        changed = {key: tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+        learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta})
+        self.persistor.save_as(file_name, learnable, self.fl_ctx)
+
+    def _holds(self, site: str) -> int:
+        """Number of finished rounds whose aggregate `site` is known to hold; no matter where all tensors travel in every
+        round."""
+        return self._held_by.get(site, 0)
 
     def _log_global(self, finished_rounds: int, summary: dict[str, dict | None]) -> None:
         for split, metrics in summary.items():
@@ -240,6 +261,10 @@ class PeftFedAvg(FedAvg):
                 pooled = metrics["pooled"]
                 values |= {f"{split}/pooled_{name}": pooled[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
                 log_scalars(self.engine, "global", finished_rounds, values)
+
+
+def _nbytes(specs: Mapping[str, TensorSpec]) -> int:
+    return sum(spec.nbytes for spec in specs.values())
 
 
 def _unexpected(result: FLModel) -> Strict:

@@ -9,14 +9,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft.tensors import TensorError, Tensors, TensorSpec, check_tensors
+from pt_peft.tensors import TensorError, Tensors, check_tensors
 from pt_peft_flare import ledger
-from pt_peft_flare.replies import FATAL, REASON, failure
+from pt_peft_flare.exchange import read_exchange
+from pt_peft_flare.messages import FATAL, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
-from pt_peft_flare.specs import exchanged_specs
 
 MAX_REASON = 500
 """Characters of a failure's reason that may leave the site."""
@@ -28,15 +29,15 @@ _PRIVATE = re.compile(r"""(?P<kept>\b(?:field|tensor|task) )?(?P<value>(?<!\w)'.
 class EgressFilter(Filter):
     """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
 
-    Allowed are: for ``train`` the exchanged tensors and a `TrainingReport`; for ``validate`` an `EvaluationReport`; for
-    ``submit_model`` the exchanged tensors; from a site that failed, a reason without values and paths (the site's log has
+    Allowed are: for ``train`` the tensors of the round and a `TrainingReport`; for ``validate`` an `EvaluationReport`; for
+    ``submit_model`` the exchanged tensors trained so far; from a site that failed, a reason without values and paths (the site's log has
     them). Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else
     is held back: the site answers with the reason instead, and the ledger has the attempt.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._specs: dict[str, TensorSpec] | None = None
+        self._exchange: Exchange | None = None
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Returns what may leave. Never raises for what is wrong with `shareable`.
@@ -56,7 +57,7 @@ class EgressFilter(Filter):
                 reason = public(str(shareable.get_header(REASON) or shareable.get_return_code()))
                 allowed, told = failure(reason, fatal=bool(shareable.get_header(FATAL))), {"reason": reason}
             else:
-                dxo, told = self._allowed(task, from_shareable(shareable), fl_ctx)
+                dxo, told = self._allowed(task, entry["round"], from_shareable(shareable), fl_ctx)
                 allowed = dxo.to_shareable()
         except Exception as error:  # fails closed, whatever it was
             self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
@@ -65,11 +66,13 @@ class EgressFilter(Filter):
         ledger.append(run_dir(fl_ctx), {**entry, **told})
         return allowed
 
-    def _allowed(self, task: str, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
+    def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
         experiment = read_experiment(fl_ctx)
         classes = len(experiment.data.classes)
         if task == AppConstants.TASK_TRAIN:
-            tensors = self._checked(dxo, experiment, fl_ctx)
+            if round_number is None:
+                raise TensorError(f"a result of '{task}' names no round")
+            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).trained(round_number))
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check_classes(classes)
             fields = report.model_dump(mode="json")
@@ -83,16 +86,23 @@ class EgressFilter(Filter):
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL:
-            tensors = self._checked(dxo, experiment, fl_ctx)
+            last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
+            if not isinstance(last, int):
+                raise TensorError(f"a result of '{task}' does not say in which round it was trained")
+            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).payload(0, last + 1))
             return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
-    def _checked(self, dxo: DXO, experiment: Experiment, fl_ctx: FLContext) -> Tensors:
-        if dxo.data_kind != DataKind.WEIGHTS:
-            raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
-        if self._specs is None:
-            self._specs = exchanged_specs(experiment, read_site(fl_ctx), fl_ctx)
-        return check_tensors(dxo.data, self._specs)
+    def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
+        if self._exchange is None:
+            self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx)
+        return self._exchange
+
+
+def _weights(dxo: DXO) -> Tensors:
+    if dxo.data_kind != DataKind.WEIGHTS:
+        raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
+    return dxo.data
 
 
 def public(reason: str) -> str:

@@ -13,7 +13,7 @@ from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.tensors import TensorError
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.console import quiet_console
-from pt_peft_flare.replies import failure
+from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
@@ -65,24 +65,32 @@ class PeftLearner(Executor):
         if self._worker is None:
             experiment = read_experiment(fl_ctx)
             self._timeout_s = experiment.federation.site_timeout_s
+            self._rounds = experiment.federation.rounds
             self._worker = RespawningWorker(experiment, read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
 
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
-        request = {"round": shareable.get_header(AppConstants.CURRENT_ROUND)}
-        report, tensors = self._call("train", request, from_shareable(shareable).data, abort_signal)
+        report, tensors = self._call("train", shareable, abort_signal)
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 
     def _validate(self, shareable: Shareable, abort_signal: Signal) -> DXO:
-        request = {"splits": EVALUATED_SPLITS}
-        report, _ = self._call("evaluate", request, from_shareable(shareable).data, abort_signal)
+        report, _ = self._call("evaluate", shareable, abort_signal, splits=EVALUATED_SPLITS)
         return DXO(DataKind.METRICS, data=report)
 
     def _submit_model(self, shareable: Shareable, abort_signal: Signal) -> DXO:
-        _, tensors = self._call("local_state", {}, {}, abort_signal)
-        return DXO(DataKind.WEIGHTS, data=tensors)
+        state, tensors = self._worker.call("local_state", **self._limits(abort_signal))
+        return DXO(DataKind.WEIGHTS, data=tensors, meta={AppConstants.CURRENT_ROUND: state["round"]})
 
-    def _call(self, request: str, message: dict, tensors: dict, abort_signal: Signal) -> tuple[dict, dict]:
-        return self._worker.call(
-            request, message, tensors, timeout_s=self._timeout_s, stopped=lambda: abort_signal.triggered
-        )
+    def _call(self, request: str, shareable: Shareable, abort_signal: Signal, **fields) -> tuple[dict, dict]:
+        dxo = from_shareable(shareable)
+        # Other workflows than ours, as FLARE's cross-site evaluation, name no round and send all there is.
+        round_number = shareable.get_header(AppConstants.CURRENT_ROUND)
+        message = {
+            "round": self._rounds if round_number is None else round_number,
+            "since": dxo.get_meta_prop(SINCE, 0),
+            **fields,
+        }
+        return self._worker.call(request, message, dxo.data, **self._limits(abort_signal))
+
+    def _limits(self, abort_signal: Signal) -> dict:
+        return {"timeout_s": self._timeout_s, "stopped": lambda: abort_signal.triggered}

@@ -8,13 +8,13 @@ from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey,
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.model_desc import ModelDescriptor
 
-from pt_peft import __version__
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
+EXCHANGE = "exchange"
 
 
 class AdapterPersistor(ModelPersistor):
@@ -28,17 +28,18 @@ class AdapterPersistor(ModelPersistor):
             close_host()
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The initial exchanged tensors, a pure function of the experiment.
+        """The initial exchanged tensors, a pure function of the experiment; its metadata says under ``exchange`` which of
+        them travel when (`pt_peft.exchange.Exchange.to_json`).
 
         Raises:
             UserError, WorkerError: if the experiment is invalid or they cannot be built.
         """
         worker = RespawningWorker(read_experiment(fl_ctx), read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
         try:
-            _, tensors = worker.call("initial_state")
+            exchange, tensors = worker.call("initial_state")
         finally:
             worker.close()
-        return make_model_learnable(tensors, meta_props={})
+        return make_model_learnable(tensors, meta_props={EXCHANGE: exchange})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Writes the round's aggregate to ``adapter.safetensors`` in the run's folder."""
@@ -46,17 +47,8 @@ class AdapterPersistor(ModelPersistor):
 
     def save_as(self, file_name: str, model: ModelLearnable, fl_ctx: FLContext) -> Path:
         """Writes the tensors with their header (what was trained on what, and the model's own metadata) atomically."""
-        experiment = read_experiment(fl_ctx)
-        header = {
-            "method": experiment.method.model_dump(mode="json"),
-            "backbone": experiment.backbone.model_dump(mode="json"),
-            "classes": list(experiment.data.classes),
-            "experiment": experiment.name,
-            "experiment_sha256": experiment.digest(),
-            "version": __version__,
-            **model[ModelLearnableKey.META],
-        }
         path = run_dir(fl_ctx) / file_name
+        header = {**adapter_header(read_experiment(fl_ctx)), **model[ModelLearnableKey.META]}
         save_adapter(path, model[ModelLearnableKey.WEIGHTS], header)
         return path
 

@@ -11,7 +11,7 @@ from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.metrics import confusion_matrix_metrics
 from pt_peft.reports import EvaluationReport, SplitMetrics, TrainingReport
-from pt_peft.tensors import Tensors, payload_bytes
+from pt_peft.tensors import TensorSpec
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
@@ -40,7 +40,10 @@ def summarise(sites: Mapping[str, SplitMetrics | None]) -> dict | None:
 class RunRecord:
     """Written anew after every round, so that it is never behind what was finished."""
 
-    def __init__(self, folder: Path, experiment: Experiment, job_id: str, sites: list[str], initial: Tensors):
+    def __init__(self, folder: Path, experiment: Experiment, job_id: str, sites: list[str], a_round: Mapping[str, TensorSpec]):
+        """Args:
+        a_round: what a site sends in a round.
+        """
         self._path = folder / FILE_NAME
         self._record = {
             "status": "running",
@@ -50,9 +53,9 @@ class RunRecord:
             "version": __version__,
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {
-                "tensors": len(initial),
-                "parameters": sum(value.size for value in initial.values()),
-                "bytes": payload_bytes(initial),
+                "tensors": len(a_round),
+                "parameters": sum(spec.size for spec in a_round.values()),
+                "bytes": sum(spec.nbytes for spec in a_round.values()),
             },
             "rounds": [],
             "best": None,
@@ -64,17 +67,18 @@ class RunRecord:
         round_number: int,
         reports: Mapping[str, TrainingReport],
         left_out: Mapping[str, str],
-        bytes_each_way: int,
+        bytes_in: Mapping[str, int],
+        bytes_out: int,
         seconds: float,
     ) -> dict | None:
-        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from."""
+        """Adds a finished round; bytes as a site sees them, raw tensors only. Returns the summary of its validation, which is that of the model it started from."""
         validation = summarise({site: report.val for site, report in reports.items()})
         self._record["rounds"].append(
             {
                 "round": round_number,
                 "seconds": round(seconds, 3),
                 "sites": {
-                    site: {**report.model_dump(mode="json"), "bytes_in": bytes_each_way, "bytes_out": bytes_each_way}
+                    site: {**report.model_dump(mode="json"), "bytes_in": bytes_in[site], "bytes_out": bytes_out}
                     for site, report in sorted(reports.items())
                 },
                 "left_out": dict(sorted(left_out.items())),

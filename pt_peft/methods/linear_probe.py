@@ -1,8 +1,11 @@
-"""Linear probe: the head alone trains, on the frozen backbone's features."""
+"""Linear probe (Alain and Bengio 2016, arXiv:1610.01644): the head alone trains, on the frozen backbone's features.
+
+    logits = W f(x) + b,    W: (K, d),  b: (K)
+"""
 
 from torch import nn
 
-from pt_peft.method import PeftMethod, register
+from pt_peft.method import PeftMethod, nothing_to_merge, register
 from pt_peft.schema import Strict
 
 
@@ -22,7 +25,8 @@ register(
         config=LinearProbe,
         inject=inject,
         identity_at_start=True,
-        mergeable=True,
-        trains_backbone=False,
+        merge=nothing_to_merge,
+        learning_rate=3e-2,
+        job=True,
     )
 )

@@ -1,22 +1,26 @@
 """What a worker does for its user: the requests of one connection."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.method import build_model, components, exchanged_state
+from pt_peft.method import components
+from pt_peft.model import build_model
 from pt_peft.schema import parse
 from pt_peft.site import Site
-from pt_peft.tensors import Tensors, check_tensors, specs_of
+from pt_peft.tensors import Tensors, check_tensors
 from pt_peft.training import LocalTrainer, pick_device
 
 LOCAL_ADAPTER = "local_adapter.safetensors"
+"""The site's model after its last local training, its own tensors included."""
+RECEIVED = "received.safetensors"
+"""The aggregate of the tensors that do not travel in every round."""
 
 
 class Session:
@@ -25,7 +29,7 @@ class Session:
     def __init__(self) -> None:
         self.requests: dict[str, Callable[[dict, Tensors], tuple[dict, Tensors]]] = {
             "open": self.open,
-            "specs": self.specs,
+            "exchange": self.exchange,
             "initial_state": self.initial_state,
             "train": self.train,
             "evaluate": self.evaluate,
@@ -41,45 +45,87 @@ class Session:
         self.run_dir = Path(message["run_dir"])
         return {}, {}
 
-    def specs(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """Shape and dtype of each exchanged tensor, by key; needs no weights."""
-        specs = specs_of(exchanged_state(build_model(self.experiment, None)))
-        return {key: {"shape": spec.shape, "dtype": spec.dtype} for key, spec in specs.items()}, {}
+    def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
+        """Which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
+        model = build_model(self.experiment.model, None)
+        return model.exchange(self.experiment.federation.rounds).to_json(), {}
 
     def initial_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """The exchanged tensors before the first round: a pure function of the experiment."""
-        trains_backbone = any(method.trains_backbone for method, _ in components(self.experiment.method))
-        return {}, exchanged_state(build_model(self.experiment, self._weights if trains_backbone else None))
+        """The exchanged tensors before the first round, a pure function of the experiment, and the `exchange`."""
+        methods = [method for method, _ in components(self.experiment.method)]
+        needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
+        model = build_model(self.experiment.model, self._weights if needs_weights else None)
+        exchange = model.exchange(self.experiment.federation.rounds)
+        return exchange.to_json(), _among(model.state(), exchange.specs)
 
     def train(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """One round from `tensors`: validation of what came in, then local training."""
         started = time.monotonic()
-        tensors = check_tensors(tensors, self._specs)
+        tensors = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
         validation = self._evaluate(tensors, "val")
         result = self._trainer.train(self.name, self._data.train, tensors, message["round"])
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        save_adapter(self.run_dir / LOCAL_ADAPTER, result.tensors, {"site": self.name, "round": message["round"]})
+        header = {"site": self.name, "round": message["round"], **adapter_header(self.experiment)}
+        changed = self._trainer.exchange.payload(0, message["round"] + 1).keys() | self._trainer.model.personal
+        save_adapter(self.run_dir / LOCAL_ADAPTER, _among(result.tensors, changed), header)
         reply = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
             "val": validation,
             "seconds": time.monotonic() - started,
         }
-        return reply, result.tensors
+        return reply, _among(result.tensors, self._trainer.exchange.trained(message["round"]))
 
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
         started = time.monotonic()
-        tensors = check_tensors(tensors, self._specs)
+        tensors = self._received(message, tensors)
         metrics = {split: self._evaluate(tensors, split) for split in message["splits"]}
         return {**metrics, "seconds": time.monotonic() - started}, {}
 
     def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """The site's own tensors after its last local training, also across a restart."""
+        """The site's exchanged tensors after its last local training, also across a restart."""
         tensors, header = load_adapter(self.run_dir / LOCAL_ADAPTER)
-        return header, check_tensors(tensors, self._specs)
+        specs = self._trainer.exchange.payload(0, header["round"] + 1)
+        return {"round": header["round"]}, check_tensors(_among(tensors, specs), specs)
+
+    def _received(self, message: dict, tensors: Tensors) -> Tensors:
+        """All tensors at the start of ``round``: what came in, the site's own, and what it holds of earlier rounds.
+
+        Raises:
+            TensorError: if `tensors` are not what has changed ``since`` that many finished rounds.
+            UserError: if the site does not hold the aggregate of ``since`` finished rounds.
+        """
+        exchange, round_number, since = self._trainer.exchange, message["round"], message["since"]
+        tensors = check_tensors(tensors, exchange.payload(since, round_number))
+        if exchange.rotating:
+            tensors = {**self._held(since, round_number), **tensors}
+            rotating = _among(tensors, tensors.keys() - exchange.always)
+            save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
+        return {**tensors, **self._personal()}
+
+    def _held(self, since: int, round_number: int) -> Tensors:
+        """The rotating tensors of earlier rounds, as they came in."""
+        held, rounds = {}, 0
+        if (self.run_dir / RECEIVED).exists():
+            held, header = load_adapter(self.run_dir / RECEIVED)
+            rounds = header["rounds"]
+        if rounds > round_number:  # of a future that a restarted server knows nothing of
+            held, rounds = {}, 0
+        if rounds < since:
+            raise UserError(
+                f"site {self.name} holds the aggregate of {rounds} finished rounds, but was sent only what has changed since "
+                f"{since}; it will be sent all in the next round."
+            )
+        return held
+
+    def _personal(self) -> Tensors:
+        """The tensors that stay at the site, as its last training left them."""
+        keys = self._trainer.model.personal
+        if not keys or not (self.run_dir / LOCAL_ADAPTER).exists():
+            return {}
+        return _among(load_adapter(self.run_dir / LOCAL_ADAPTER)[0], keys)
 
     def _evaluate(self, tensors: Tensors, name: str) -> dict | None:
         split = getattr(self._data, name)
@@ -99,7 +145,6 @@ class Session:
     def _trainer(self) -> LocalTrainer:
         return LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
 
-    @cached_property
-    def _specs(self) -> dict:
-        return specs_of(exchanged_state(self._trainer.model))
 
+def _among(tensors: Tensors, keys: Container[str]) -> Tensors:
+    return {key: value for key, value in tensors.items() if key in keys}

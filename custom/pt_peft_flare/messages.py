@@ -1,14 +1,16 @@
-"""Replies of a site that could not do its task, with the reason for the lead to read."""
+"""What server and sites tell each other beside FLARE's own headers."""
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 REASON = "pt_peft.reason"
 FATAL = "pt_peft.fatal"
+SINCE = "pt_peft.since"
+"""Number of finished rounds whose aggregate the site is taken to hold already."""
 
 
 def failure(reason: str, *, fatal: bool = False) -> Shareable:
-    """A reply without data.
+    """The reply of a site that could not do its task.
 
     Args:
         reason: one sentence, shown at the server.

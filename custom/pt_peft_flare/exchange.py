@@ -1,20 +1,20 @@
-"""Which tensors an experiment exchanges, found independently of the learner."""
+"""What an experiment exchanges, found independently of the learner."""
 
 import json
 
 from nvflare.apis.fl_context import FLContext
 
 from pt_peft import __version__
+from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.site import Site
-from pt_peft.tensors import TensorSpec
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.workers import RespawningWorker
 
 
-def exchanged_specs(experiment: Experiment, site: Site, fl_ctx: FLContext) -> dict[str, TensorSpec]:
-    """Shape and dtype of each tensor that `experiment` exchanges, by key.
+def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exchange:
+    """Which tensors travel in which round of `experiment`.
 
     Built once by a worker of its own and kept in the site's cache folder, because in a simulation with fewer threads
     than sites every task runs in a new process.
@@ -25,14 +25,14 @@ def exchanged_specs(experiment: Experiment, site: Site, fl_ctx: FLContext) -> di
     """
     path = site.cache_folder() / "exchanged" / f"{experiment.digest()}-{__version__}.json"
     try:
-        specs = _parse(json.loads(path.read_text(encoding="utf-8")))
-        if specs:
-            return specs
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        cached = Exchange.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if cached.specs:
+            return cached
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         pass  # not there yet, or damaged
     worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
     try:
-        fields, _ = worker.call("specs")
+        fields, _ = worker.call("exchange")
     finally:
         worker.close()
     try:
@@ -40,8 +40,4 @@ def exchanged_specs(experiment: Experiment, site: Site, fl_ctx: FLContext) -> di
         write_atomically(path, json.dumps(fields).encode())
     except OSError:
         pass  # only a cache
-    return _parse(fields)
-
-
-def _parse(fields: dict) -> dict[str, TensorSpec]:
-    return {key: TensorSpec(tuple(field["shape"]), str(field["dtype"])) for key, field in fields.items()}
+    return Exchange.from_json(fields)

@@ -1,4 +1,4 @@
-"""What all commands of this package do with a mistake of the user's."""
+"""What all commands do with a mistake of the user's."""
 
 import functools
 import sys

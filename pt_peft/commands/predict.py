@@ -1,0 +1,97 @@
+"""Classifies images with an adapter, a run, or anything that `export` wrote."""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pt_peft.errors import UserError
+from pt_peft.files import write_atomically
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+"""Files of a folder that are taken for images."""
+BATCH = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("adapter", type=Path, help="adapter file, run, HF PEFT folder, timm folder or .onnx")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders searched for them")
+    parser.add_argument("--out", type=Path, required=True, help="CSV: file, prediction, a probability for each class")
+    parser.add_argument("--backbone", type=Path, help="the backbone's .safetensors, unless it is the embedded one")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, naming them")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if there is no image, or one cannot be decoded; no CSV is written then."""
+    files = find_images(options.images)
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    from pt_peft.export.formats import load
+    from pt_peft.training import pick_device
+
+    classifier = load(options.adapter, options.backbone, pick_device(options.device))
+    classes = classifier.spec.classes
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "prediction", *(f"p_{name}" for name in classes)])
+    unreadable = 0
+    for paths, images, failures in _batches(files, classifier.spec.backbone.image_size):
+        for failure in failures:
+            if not options.skip_unreadable:
+                raise UserError(f"{failure} --skip-unreadable would leave it out.")
+            print(f"warning: {failure}", file=sys.stderr)
+        unreadable += len(failures)
+        if paths:
+            for path, row in zip(paths, probabilities(classifier, images), strict=True):
+                writer.writerow([path, classes[row.argmax()], *(f"{value:.6f}" for value in row)])
+    write_atomically(options.out, table.getvalue().encode())
+    print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
+
+
+def find_images(given: list[Path]) -> list[Path]:
+    """The image files in `given`, folders searched, each once, in order. Raises UserError for a path without any."""
+    found: dict[Path, None] = {}
+    for path in given:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise UserError(f"{path}: has no images ({', '.join(SUFFIXES)}).")
+            found.update(dict.fromkeys(inside))
+        elif path.is_file():
+            found[path] = None
+        else:
+            raise UserError(f"{path}: does not exist.")
+    return list(found)
+
+
+def probabilities(classifier, images: np.ndarray) -> np.ndarray:
+    """Softmax of the logits, float32 (B,K), of uint8 images (B,3,S,S)."""
+    import torch
+
+    logits = classifier.logits(torch.from_numpy(images).float().div_(255))
+    return torch.softmax(logits, dim=1).numpy()
+
+
+def _batches(files: list[Path], size: int) -> Iterator[tuple[list[Path], np.ndarray, list[str]]]:
+    """Readable files of a batch, their images uint8 (B,3,S,S), and what is wrong with the others."""
+    from tqdm import tqdm
+
+    from pt_peft.data.transforms import decode_files
+
+    with tqdm(total=len(files), unit="image", disable=None) as progress:
+        for start in range(0, len(files), BATCH):
+            paths, images, failures = [], [], []
+            for path in files[start : start + BATCH]:
+                try:
+                    images.extend(decode_files([str(path)], lambda name: open(name, "rb"), size, where=str(path.parent)))
+                    paths.append(path)
+                except UserError as error:
+                    failures.append(str(error))
+                progress.update()
+            yield paths, np.stack(images) if images else np.empty((0, 3, size, size), np.uint8), failures

@@ -1,0 +1,89 @@
+"""The adapter file, as a model and as a format."""
+
+from pathlib import Path
+
+from pt_peft import schema
+from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.backbone import EMBEDDED, check_digest
+from pt_peft.errors import UserError
+from pt_peft.experiment import Backbone, ModelSpec
+from pt_peft.files import sha256_of
+from pt_peft.model import AdaptedModel, build_model
+from pt_peft.tensors import TensorError, check_tensors
+
+
+def find_adapter(run: Path) -> Path:
+    """The final adapter of `run`: the file itself, or a folder that FLARE's simulator or job download left.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if run.is_file():
+        return run
+    places = ("", "server/simulate_job", "workspace", "simulate_job")
+    for place in places:
+        if (run / place / "adapter.safetensors").is_file():
+            return run / place / "adapter.safetensors"
+    raise UserError(
+        f"{run}: is neither an adapter file nor a run with one (looked for adapter.safetensors in it, and in its folders "
+        f"{', '.join(place for place in places if place)})."
+    )
+
+
+def backbone_file(backbone: Backbone, given: Path | None) -> Path:
+    """The weights that `backbone` pins: `given`, or the embedded ones if they are it.
+
+    Raises:
+        UserError: if they are not.
+        BackboneMismatch: if `given` is another file.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"--backbone: {given} is not a file.")
+        check_digest(backbone, given)
+        return given
+    if sha256_of(EMBEDDED) == backbone.sha256:
+        return EMBEDDED
+    raise UserError(
+        f"--backbone: the weights of '{backbone.name}' with SHA-256 {backbone.sha256} are needed; give their .safetensors file."
+    )
+
+
+def read_spec(header: object, source: Path) -> ModelSpec:
+    """The model that a header of ours describes. Raises UserError."""
+    if not (isinstance(header, dict) and "model" in header):
+        raise UserError(f"{source}: its header has no field 'model'; it was written by an older version.")
+    return schema.parse(ModelSpec, header["model"], f"{source}: header field 'model'")
+
+
+def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelSpec, dict]:
+    """The model of the adapter file `path`, its description and the file's header.
+
+    Args:
+        weights: the backbone's file; None takes the embedded one.
+
+    Raises:
+        UserError: if the file is no adapter, the backbone is another, or tensors are missing or do not fit.
+    """
+    tensors, header = load_adapter(path)
+    spec = read_spec(header, path)
+    model = build_model(spec, backbone_file(spec.backbone, weights))
+    missing_head = model.personal - tensors.keys()
+    if missing_head:
+        raise UserError(
+            f"{path}: has no {', '.join(sorted(missing_head))}, as field 'method.head' is 'local' and each site keeps its own; "
+            "a site's own model is local_adapter.safetensors in its folder of the run."
+        )
+    # A round-dependent method leaves those tensors out that were never drawn: they are the backbone's.
+    may_lack = {key for part in model.parts if part.method.round_keys for key in part.keys}
+    try:
+        model.load(check_tensors(tensors, {key: one for key, one in model.specs().items() if key in tensors or key not in may_lack}))
+    except TensorError as error:
+        raise UserError(f"{path}: {error}.") from None
+    return model, spec, header
+
+
+def write(adapter: Path, weights: Path | None, out: Path) -> None:
+    """Writes a copy of the adapter file, after it was opened for a check."""
+    open_adapter(adapter, weights)
+    save_adapter(out, *load_adapter(adapter))

@@ -1,0 +1,79 @@
+"""The formats by name: writing one, checked, and loading any of them."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pt_peft.errors import UserError
+from pt_peft.export import adapter, onnx_file, peft_folder, timm_folder
+from pt_peft.export.classifier import Classifier, torch_classifier
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit between an exported model and the adapter it comes from."""
+
+FORMATS: dict[str, Callable[[Path, Path | None, Path], None]] = {
+    "adapter": adapter.write,
+    "peft": peft_folder.write,
+    "timm": timm_folder.write,
+    "onnx": onnx_file.write,
+}
+
+
+def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
+    """Writes the final adapter of `run` to `out` in the format `name`, loads it back, and compares its logits.
+
+    Args:
+        weights: the backbone's file; None takes the embedded one.
+
+    Returns:
+        The largest difference of a logit on a few random images.
+
+    Raises:
+        UserError: if `out` exists, the format cannot hold the method, or the logits differ; `out` is then not there.
+    """
+    source = adapter.find_adapter(run)
+    if out.exists():
+        raise UserError(f"--out: {out} exists already.")
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out: {out.resolve().parent} is not a folder.")
+    unfinished = out.resolve().with_name(f".{uuid.uuid4().hex}{out.suffix}")
+    try:
+        FORMATS[name](source, weights, unfinished)
+        difference = _difference(load(source, weights), load(unfinished, weights))
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"--format {name}: the exported model's logits differ from the adapter's by {difference:.2g}, more than "
+                f"{TOLERANCE:g}; this format does not express this method on this backbone."
+            )
+        os.rename(unfinished, out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.is_file():
+            unfinished.unlink()
+    return difference
+
+
+def load(path: Path, weights: Path | None, device: torch.device = torch.device("cpu")) -> Classifier:
+    """The classifier of an adapter file, a run, or anything that `export` wrote; ONNX stays on the CPU.
+
+    Raises:
+        UserError: if `path` is none of these, or its backbone is not at hand.
+    """
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        return torch_classifier(*peft_folder.load(path, weights), device)
+    if path.is_dir() and (path / timm_folder.WEIGHTS).is_file():
+        return torch_classifier(*timm_folder.load(path), device)
+    if path.is_file() and path.suffix == ".onnx":
+        return onnx_file.load(path)
+    model, spec, _ = adapter.open_adapter(adapter.find_adapter(path), weights)
+    return torch_classifier(model.module, spec, device)
+
+
+def _difference(expected: Classifier, exported: Classifier) -> float:
+    size = expected.spec.backbone.image_size
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return float((expected.logits(images) - exported.logits(images)).abs().max())

@@ -1,0 +1,86 @@
+"""ONNX: the whole classifier in one file, from images in [0, 1] to logits."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from pt_peft.errors import UserError
+from pt_peft.export.adapter import open_adapter, read_spec
+from pt_peft.export.classifier import Classifier, Normalised
+
+HEADER_KEY = "pt_peft"
+
+
+def write(adapter: Path, weights: Path | None, out: Path) -> None:
+    """Writes `out`: input ``images`` float32 (N,3,S,S) in [0,1], output ``logits`` float32 (N,K), our header in its metadata.
+
+    Raises:
+        UserError: if the packages are not installed, or the exporter cannot express the model.
+    """
+    onnx = _package("onnx")
+    _package("onnxscript")
+    model, spec, header = open_adapter(adapter, weights)
+    if all(part.method.merge for part in model.parts):
+        try:
+            model.merge()
+        except UserError:  # a merge that needs a bias the backbone lacks: exported as it is
+            model, spec, header = open_adapter(adapter, weights)
+    size = spec.backbone.image_size
+    try:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            program = torch.onnx.export(
+                Normalised(model.module, spec),
+                (torch.rand(2, 3, size, size),),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(f"--format onnx: torch cannot express this model in ONNX ({' '.join(str(error).split())[:300]}).") from None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {HEADER_KEY: json.dumps(header)})
+    onnx.checker.check_model(proto)
+    onnx.save_model(proto, str(out))
+
+
+def load(path: Path) -> Classifier:
+    """The classifier of a file that `write` wrote. Raises UserError."""
+    runtime = _package("onnxruntime")
+    try:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        header = json.loads(session.get_modelmeta().custom_metadata_map[HEADER_KEY])
+    except Exception as error:  # onnxruntime has an exception class for each of its codes
+        raise UserError(f"{path}: is not an ONNX file of this project ({type(error).__name__}: {str(error)[:200]}).") from None
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return Classifier(read_spec(header, path), logits)
+
+
+def _package(name: str):
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise UserError(f"--format onnx: the package '{name}' is not installed; pip install 'pt-peft[onnx]' has it.") from None
+
+
+class _quiet:
+    """Keeps the exporter's progress lines off the console."""
+
+    def __enter__(self) -> None:
+        self._level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger("torch.onnx").setLevel(self._level)

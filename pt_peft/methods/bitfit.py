@@ -1,0 +1,41 @@
+"""BitFit (Ben Zaken et al. 2021, arXiv:2106.10199): the biases of all layers train, b → b + Δb, each of its layer's width."""
+
+from torch import nn
+
+from pt_peft.errors import UserError
+from pt_peft.method import PeftMethod, nothing_to_merge, register
+from pt_peft.schema import Strict
+
+
+class BitFit(Strict):
+    """Takes no options."""
+
+
+def inject(model: nn.Module, config: BitFit) -> None:
+    """Marks the biases of the patch embedding, attention, MLPs and norms; ``q_bias`` and ``v_bias`` of EVA too."""
+    head = set(model.get_classifier().parameters())
+    biases = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] in ("bias", "q_bias", "k_bias", "v_bias") and parameter not in head
+    ]
+    if not biases:
+        raise UserError("its layers have no biases.")
+    for bias in biases:
+        bias.requires_grad_(True)
+
+
+register(
+    PeftMethod(
+        name="bitfit",
+        summary="all biases",
+        paper="Ben Zaken et al. 2021, arXiv:2106.10199",
+        config=BitFit,
+        inject=inject,
+        identity_at_start=True,
+        merge=nothing_to_merge,
+        learning_rate=3e-3,
+        trains_backbone=True,
+        job=True,
+    )
+)

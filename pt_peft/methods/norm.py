@@ -1,0 +1,41 @@
+r"""Norm tuning: scale and shift of all layer norms train (for ViTs: Basu et al. 2023, arXiv:2304.01492).
+
+    y = γ ⊙ (x - mean(x)) / std(x) + β,    γ, β: (d); an RMS norm has γ alone
+"""
+
+from timm.layers import RmsNorm, SimpleNorm
+from torch import nn
+
+from pt_peft.errors import UserError
+from pt_peft.method import PeftMethod, nothing_to_merge, register
+from pt_peft.schema import Strict
+
+
+class Norm(Strict):
+    """Takes no options."""
+
+
+def inject(model: nn.Module, config: Norm) -> None:
+    """Marks the tensors of all norms, those inside of attention and MLP too where the backbone has such."""
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.LayerNorm, nn.RMSNorm, RmsNorm, SimpleNorm))]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    if not parameters:
+        raise UserError("its norms have no tensors.")
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+register(
+    PeftMethod(
+        name="norm",
+        summary="scale and shift of all layer norms",
+        paper="Basu et al. 2023, arXiv:2304.01492",
+        config=Norm,
+        inject=inject,
+        identity_at_start=True,
+        merge=nothing_to_merge,
+        learning_rate=3e-3,
+        trains_backbone=True,
+        job=True,
+    )
+)

@@ -1,0 +1,36 @@
+r"""PiSSA (Meng et al. 2024, arXiv:2404.02948): LoRA that starts from the principal part of the weight.
+
+    W = U S Vᵀ,    y = (W - s B0 A0) x + b + s B A x,    B0 = U_r (S_r / s)^½: (d_out, r),  A0 = (S_r / s)^½ V_rᵀ: (r, d_in)
+
+with s = alpha / r. The frozen rest W - s B0 A0 is computed by every site from the same pinned backbone; A and B come from the
+server, so that the signs of a site's own decomposition do not matter. No parts of ``qkv``: the rest is that of a whole layer.
+"""
+
+import peft
+from pydantic import Field
+
+from pt_peft.hf_peft import LinearLayers, tuner_method
+from pt_peft.method import register
+
+
+class Pissa(LinearLayers):
+    rank: int = Field(default=4, ge=1, le=1024)
+    """r."""
+    alpha: float = Field(default=4.0, gt=0, le=10_000)
+    """s = alpha / rank."""
+
+
+register(
+    tuner_method(
+        name="pissa",
+        summary="LoRA that starts from the principal singular vectors",
+        paper="Meng et al. 2024, arXiv:2404.02948",
+        config=Pissa,
+        tuner=lambda config, paths: peft.LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, init_lora_weights="pissa", target_modules=paths
+        ),
+        identity_at_start=True,
+        learning_rate=3e-3,
+        starts_from_backbone=True,
+    )
+)

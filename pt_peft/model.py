@@ -1,0 +1,185 @@
+"""The model that a method makes of a backbone, and the tensors of it that train and travel."""
+
+import copy
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from pt_peft.backbone import create_backbone, freeze, head_name
+from pt_peft.errors import UserError
+from pt_peft.exchange import Exchange
+from pt_peft.experiment import ModelSpec
+from pt_peft.method import PeftMethod, components
+from pt_peft.schema import Strict
+from pt_peft.seeds import derive_seed
+from pt_peft.tensors import Tensors, TensorSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """One elementary method of a model."""
+
+    method: PeftMethod
+    config: Strict
+    keys: frozenset[str]
+    """Canonical keys of the tensors that it trains."""
+
+
+class AdaptedModel:
+    """A timm ViT with a method's tensors and a head. Exactly the trained tensors have ``requires_grad``."""
+
+    def __init__(self, module: nn.Module, spec: ModelSpec, parts: list[Part]):
+        head = {f"{head_name(module)}.{name}" for name, _ in module.get_classifier().named_parameters()}
+        trained_head = set() if spec.method.head == "frozen" else head
+        self.module = module
+        """Images float32 (B,3,S,S), normalised, to logits (B,K)."""
+        self.parts = parts
+        self.head = frozenset(head)
+        """Keys of the classifier."""
+        self.personal = frozenset(head if spec.method.head == "local" else ())
+        """Keys of the tensors that train and never leave their site."""
+        keys = trained_head.union(*(part.keys for part in parts))
+        self.trained: dict[str, nn.Parameter] = {
+            key: parameter for key, parameter in sorted(canonical_parameters(module).items()) if key in keys
+        }
+        """Every parameter that ever trains, by canonical key in sorted order."""
+        self._seed = spec.seed
+        self.activate(self.trained.keys())
+
+    def activate(self, keys: Set[str]) -> list[nn.Parameter]:
+        """Marks the trained tensors in `keys` as those that train, and no other; returns them in the order of their keys."""
+        freeze(self.module)
+        active = [parameter for key, parameter in self.trained.items() if key in keys]
+        for parameter in active:
+            parameter.requires_grad_(True)
+        return active
+
+    def exchange(self, rounds: int) -> Exchange:
+        """Which tensors travel in each of `rounds` rounds."""
+        specs = {key: spec for key, spec in self.specs().items() if key not in self.personal}
+        rotating = [part for part in self.parts if part.method.round_keys]
+        always = (self.head & specs.keys()).union(*(part.keys for part in self.parts if not part.method.round_keys))
+        drawn = tuple(
+            frozenset().union(
+                *(part.method.round_keys(sorted(part.keys), part.config, self._seed, number) for part in rotating)
+            )
+            - always
+            for number in range(rounds if rotating else 0)
+        )
+        return Exchange(specs, always, drawn)
+
+    def specs(self) -> dict[str, TensorSpec]:
+        """Shape and dtype of each trained tensor, by canonical key."""
+        return {
+            key: TensorSpec(tuple(parameter.shape), str(parameter.dtype).removeprefix("torch."))
+            for key, parameter in self.trained.items()
+        }
+
+    def state(self) -> Tensors:
+        """Copies of the trained tensors as numpy arrays, by canonical key."""
+        return {key: parameter.detach().cpu().numpy().copy() for key, parameter in self.trained.items()}
+
+    def load(self, tensors: Tensors) -> None:
+        """Copies `tensors` (checked by the caller, see `check_tensors`) into the trained tensors of the same keys."""
+        with torch.no_grad():
+            for key, value in tensors.items():
+                self.trained[key].copy_(torch.tensor(value))
+
+    def merge(self) -> None:
+        """Folds the adapters into the backbone, so that ``module`` is a plain timm model afterwards.
+
+        Raises:
+            UserError: naming the method that cannot be merged.
+        """
+        for part in self.parts:
+            if part.method.merge is None:
+                raise UserError(
+                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's own tensors."
+                )
+        self.module.eval()
+        for part in self.parts:
+            part.method.merge(self.module)
+
+
+def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
+    """The backbone with the method's adapters and a fresh head, initialised from the seed.
+
+    Args:
+        weights: the backbone's file; None leaves the backbone random, which is enough to know the exchanged tensors.
+
+    Raises:
+        UserError: if the method or the backbone is unknown, or the method cannot apply to the backbone.
+    """
+    methods = components(spec.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(spec.seed, "backbone"))
+        module = create_backbone(spec.backbone, len(spec.classes), weights)
+        # Reset after the backbone so that the draw does not depend on whether weights were loaded.
+        torch.manual_seed(derive_seed(spec.seed, "initial state"))
+        head = module.get_classifier()
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+        trained_by = []
+        for method, config in methods:
+            freeze(module)
+            try:
+                method.inject(module, config)
+            except UserError as error:
+                raise UserError(f"method '{method.name}' cannot be applied to backbone '{spec.backbone.name}': {error}") from None
+            trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
+        _dry_run(module, spec)  # with the generator set aside, as some layers draw from it
+    # Keys are known only now: a later method may have wrapped the layers of an earlier one.
+    parameters = canonical_parameters(module)
+    parts = [
+        Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
+        for (method, config), ids in zip(methods, trained_by, strict=True)
+    ]
+    return AdaptedModel(module, spec, parts)
+
+
+def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters under the keys they have in every file, payload and chart.
+
+    A backbone tensor has timm's own key whatever wraps it while it trains (``blocks.3.attn.qkv.weight``), an adapter its
+    block's path and its own name (``blocks.3.attn.qkv.lora_A``).
+    """
+    renamed: dict[str, str] = {}
+    for path, layer in module.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        renamed.update((f"{path}.base_layer.{name}", f"{path}.{name}") for name, _ in layer.get_base_layer().named_parameters())
+        for adapter in layer.adapter_layer_names:
+            held = getattr(layer, adapter, None)
+            if isinstance(held, nn.Module):
+                names = [name for name, _ in held.named_parameters()]
+                # 'default' in a ParameterDict, 'default.weight' in a ModuleDict, 'default.0' among several.
+                renamed.update(
+                    (f"{path}.{adapter}.{name}", f"{path}.{adapter}" + (name.removeprefix("default") if len(names) > 1 else ""))
+                    for name in names
+                )
+    return {renamed.get(name, name): parameter for name, parameter in module.named_parameters()}
+
+
+def _dry_run(module: nn.Module, spec: ModelSpec) -> None:
+    """Finds out whether the adapted model takes an image, by shapes alone.
+
+    Raises:
+        UserError: with the reason if it does not.
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    on_meta = {id(one): nn.Parameter(one.to("meta")) if isinstance(one, nn.Parameter) else one.to("meta") for one in tensors}
+    size = spec.backbone.image_size
+    try:
+        copy.deepcopy(module, on_meta)(torch.empty(2, 3, size, size, device="meta"))
+    except NotImplementedError:
+        pass  # an operation whose shapes depend on values
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(
+            f"method '{spec.method.name}' cannot be applied to backbone '{spec.backbone.name}': with it the model does not "
+            f"take images of {size} pixels ({' '.join(str(error).split())[:300]})."
+        ) from None
