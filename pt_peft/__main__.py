@@ -18,9 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
         summary = module.__doc__.splitlines()[0]
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(command=module.run)
     options = parser.parse_args(arguments)
-    options.run(options)
+    options.command(options)
 
 
 if __name__ == "__main__":

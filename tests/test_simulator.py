@@ -191,7 +191,7 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(backbone=str(weights))
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("threads", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, four_blocks, shared_host, tmp_path):
     """With one thread every task also finds a new process at its site."""
     experiment, site = four_blocks

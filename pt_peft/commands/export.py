@@ -25,4 +25,4 @@ def run(options: argparse.Namespace) -> None:
     from pt_peft.export.formats import export
 
     difference = export(options.run, options.format, options.out, options.backbone)
-    print(f"{options.out}: {FORMATS[options.format]}; logits equal to {difference:.1g}")
+    print(f"{options.out}: {FORMATS[options.format]}; its logits differ by at most {difference:.1g}")

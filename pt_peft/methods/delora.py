@@ -1,8 +1,8 @@
 r"""DeLoRA (Bini et al. 2025, arXiv:2503.18225): a low-rank update whose strength is learned apart from its angle.
 
-    ΔW = (λ ‖W‖ / r) B Ξ A,    Ξ = diag(1 / (‖b_i‖ ‖a_i‖)),  A: (r, d_in),  B: (d_out, r),  λ: (1)
+    ΔW = (λ / r) B Ξ A diag(‖w_j‖),    Ξ = diag(1 / (‖b_i‖ ‖a_i‖)),  A: (r, d_in),  B: (d_out, r),  λ: (1)
 
-B starts at zero.
+with w_j the columns of W. B starts at zero.
 """
 
 import peft
