@@ -120,7 +120,8 @@ def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
     """One site alone, or all sites' images in one place."""
     trainer, sites = run.open()
     chosen = {alone: sites[alone]} if alone else {"pooled": _pooled(sites)}
-    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, federate(trainer, chosen).tensors, sites)}
+    final = federate(trainer, chosen).tensors
+    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, final, sites)}
 
 
 def _majority(run: FinishedRun) -> dict:

@@ -86,5 +86,6 @@ def preset(name: str) -> tuple[Experiment, Site]:
     if name == "ham10000":
         return ham10000()
     if not set(name.split("+")) <= set(method_names()):
-        raise UserError(f"'{name}' is neither a file, nor 'ham10000', nor a method ({', '.join(method_names())}) or several by '+'.")
+        known = ", ".join(method_names())
+        raise UserError(f"'{name}' is neither a file, nor 'ham10000', nor a method ({known}) or several joined by '+'.")
     return demo(name)

@@ -85,7 +85,7 @@ def target_paths(model: nn.Module, config: LinearLayers) -> list[str]:
                 if name not in NAMES[target] or (name in ("q_proj", "k_proj", "v_proj") and name[0] not in parts):
                     continue
                 if isinstance(layer, BaseTunerLayer):
-                    raise UserError(f"layer '{path}' has another method's adapter already; give the two methods different targets.")
+                    raise UserError(f"layer '{path}' has another method's adapter already; give the two different targets.")
                 if isinstance(layer, _SplitLinear):
                     found.extend(f"{path}.{part}" for part in QKV if part in parts)
                 elif isinstance(layer, nn.Linear):

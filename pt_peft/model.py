@@ -98,7 +98,7 @@ class AdaptedModel:
         for part in self.parts:
             if part.method.merge is None:
                 raise UserError(
-                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's own tensors."
+                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's tensors."
                 )
         self.module.eval()
         for part in self.parts:
@@ -130,7 +130,8 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
             try:
                 method.inject(module, config)
             except UserError as error:
-                raise UserError(f"method '{method.name}' cannot be applied to backbone '{spec.backbone.name}': {error}") from None
+                backbone = spec.backbone.name
+                raise UserError(f"method '{method.name}' cannot be applied to backbone '{backbone}': {error}") from None
             trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
         _dry_run(module, spec)  # with the generator set aside, as some layers draw from it
     # Keys are known only now: a later method may have wrapped the layers of an earlier one.
@@ -139,7 +140,13 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
         Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
         for (method, config), ids in zip(methods, trained_by, strict=True)
     ]
-    return AdaptedModel(module, spec, parts)
+    model = AdaptedModel(module, spec, parts)
+    if not model.trained.keys() - model.personal:
+        raise UserError(
+            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' trains nothing else, so "
+            "that nothing would travel; 'exchanged' would be right."
+        )
+    return model
 
 
 def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -120,14 +120,18 @@ def test_method_on_architecture(name, architecture):
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_initial_state_depends_on_seed_alone(name):
-    spec = spec_of(Method(name=name), "augreg")
+def test_initial_state_depends_on_seed_alone(name, tiny, tiny_weights):
+    """And on the backbone's weights only where the record says so: else the server need not have them."""
+    spec = changed(tiny, method={"name": name, "options": {}}).model
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, second = build_model(spec, None).state(), build_model(spec, None).state()
+    first, second = build_model(spec, tiny_weights).state(), build_model(spec, tiny_weights).state()
     assert torch.equal(torch.rand(1), expected), "the global generator was left changed"
     assert all(np.array_equal(first[key], second[key]) for key in first)
+    random = build_model(spec, None).state()
+    of_weights = any(method.trains_backbone or method.starts_from_backbone for method, _ in components(spec.method))
+    assert of_weights or all(np.array_equal(first[key], random[key]) for key in first)
     other = build_model(spec.model_copy(update={"seed": 1}), None).state()
     assert not np.array_equal(first["head.weight"], other["head.weight"])
 

@@ -31,7 +31,8 @@ def trained(tiny, tiny_weights, tmp_path):
         experiment = changed(tiny, method={"name": method, "options": options, "head": head})
         model = build_model(experiment.model, tiny_weights)
         generator = np.random.default_rng(0)
-        state = {key: (value + generator.normal(size=value.shape, scale=0.1)).astype(np.float32) for key, value in model.state().items()}
+        noise = {key: generator.normal(size=value.shape, scale=0.1) for key, value in model.state().items()}
+        state = {key: (value + noise[key]).astype(np.float32) for key, value in model.state().items()}
         changed_keys = model.exchange(2).payload(0, 2).keys()
         model.load({key: value for key, value in state.items() if key in changed_keys})
         run = tmp_path / "run"
@@ -114,7 +115,8 @@ def test_an_adapter_of_drawn_blocks_alone(trained, tiny, tiny_weights, tmp_path)
     rounds = model.exchange(2).rotating
     assert (len(undrawn) == 4) == (rounds[0] == rounds[1])
     assert export(run, "timm", tmp_path / "timm", tiny_weights) == 0
-    merged, plain = load_file(tmp_path / "timm" / "model.safetensors"), create_backbone(tiny.backbone, 4, tiny_weights).state_dict()
+    merged = load_file(tmp_path / "timm" / "model.safetensors")
+    plain = create_backbone(tiny.backbone, 4, tiny_weights).state_dict()
     assert all(torch.equal(merged[key], plain[key]) for key in undrawn)
     assert all(np.array_equal(merged[key].numpy(), value) for key, value in tensors.items())
 

@@ -156,7 +156,8 @@ def test_lora_on_vit_base_equals_hf_pefts_own():
     spec = of(Backbone(name="vit_base_patch16_224", image_size=224, sha256="0" * 64), "lora")
     model = build_model(spec, None)
     theirs = timm.create_model("vit_base_patch16_224", num_classes=2)
-    theirs.load_state_dict({key.replace(".base_layer", ""): value for key, value in model.module.state_dict().items() if "lora" not in key})
+    ours = model.module.state_dict()
+    theirs.load_state_dict({key.replace(".base_layer", ""): value for key, value in ours.items() if "lora" not in key})
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=16, target_modules=["qkv"])).eval()
     state = filled(model, scale=0.02)
     for key, parameter in theirs.named_parameters():
@@ -218,7 +219,8 @@ def test_parts_of_the_fused_projection(name, tiny, tiny_weights, plain):
 
 
 def test_adaptformer_against_its_equation(tiny, tiny_weights, plain):
-    model = build_model(changed(tiny, method={"name": "adaptformer", "options": {"adaptformer": {"rank": 5}}}).model, tiny_weights)
+    method = {"name": "adaptformer", "options": {"adaptformer": {"rank": 5}}}
+    model = build_model(changed(tiny, method=method).model, tiny_weights)
     state = filled(model)
     expected = plain(model)
 
@@ -237,7 +239,8 @@ def test_adaptformer_against_its_equation(tiny, tiny_weights, plain):
 
 
 def test_pixel_prompt_is_a_frame(tiny, tiny_weights, plain):
-    model = build_model(changed(tiny, method={"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 3}}}).model, tiny_weights)
+    method = {"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 3}}}
+    model = build_model(changed(tiny, method=method).model, tiny_weights)
     state = filled(model)
     assert sum(value.numel() for key, value in state.items() if "frame" in key) == 2 * 3 * 3 * (2 * 32 - 2 * 3)
     frame = torch.zeros(3, 32, 32)
@@ -300,6 +303,7 @@ def test_exchange_of_a_round_dependent_method(tiny):
         ({"name": "lora", "options": {"lora": {"targets": ["qvk"]}}}, "qvk"),
         ({"name": "lora", "options": {"lora": {"last_blocks": 3}}}, "'last_blocks' is 3, but it has 2 blocks"),
         ({"name": "sba", "options": {"sba": {"blocks_per_round": 3}}}, "'blocks_per_round' is 3, but it has 2 blocks"),
+        ({"name": "linear_probe", "head": "local"}, "'method.head' is 'local', but method 'linear_probe' trains nothing else"),
         ({"name": "lora+dora"}, "'blocks.0.attn.qkv' has another method's adapter already"),
         ({"name": "vpt_deep+dvpt"}, "one method of prompts can be used at a time"),
         ({"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 16}}}, "'padding' is 16, but its images are of 32 x 32"),

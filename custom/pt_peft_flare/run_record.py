@@ -71,7 +71,8 @@ class RunRecord:
         bytes_out: int,
         seconds: float,
     ) -> dict | None:
-        """Adds a finished round; bytes as a site sees them, raw tensors only. Returns the summary of its validation, which is that of the model it started from."""
+        """Adds a finished round; bytes as a site sees them, raw tensors only. Returns the summary of its validation, which is
+        that of the model it started from."""
         validation = summarise({site: report.val for site, report in reports.items()})
         self._record["rounds"].append(
             {

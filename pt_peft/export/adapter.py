@@ -76,8 +76,9 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
         )
     # A round-dependent method leaves those tensors out that were never drawn: they are the backbone's.
     may_lack = {key for part in model.parts if part.method.round_keys for key in part.keys}
+    specs = {key: one for key, one in model.specs().items() if key in tensors or key not in may_lack}
     try:
-        model.load(check_tensors(tensors, {key: one for key, one in model.specs().items() if key in tensors or key not in may_lack}))
+        model.load(check_tensors(tensors, specs))
     except TensorError as error:
         raise UserError(f"{path}: {error}.") from None
     return model, spec, header

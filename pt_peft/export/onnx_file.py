@@ -42,7 +42,8 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UserError(f"--format onnx: torch cannot express this model in ONNX ({' '.join(str(error).split())[:300]}).") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--format onnx: torch cannot express this model in ONNX ({reason}).") from None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {HEADER_KEY: json.dumps(header)})
     onnx.checker.check_model(proto)

@@ -28,6 +28,5 @@ register(
         tuner=lambda config, paths: peft.DeloraConfig(r=config.rank, delora_lambda=config.strength, target_modules=paths),
         identity_at_start=True,
         learning_rate=3e-3,
-        starts_from_backbone=True,
     )
 )

@@ -25,7 +25,9 @@ register(
         summary="LoRA on the direction of a weight, its length apart",
         paper="Liu et al. 2024, arXiv:2402.09353",
         config=Dora,
-        tuner=lambda config, paths: peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, use_dora=True, target_modules=paths),
+        tuner=lambda config, paths: peft.LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, use_dora=True, target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=3e-3,
         starts_from_backbone=True,

@@ -1,6 +1,6 @@
 r"""OFT (Qiu et al. 2023, arXiv:2306.07280): an orthogonal transformation of the weight, block by block.
 
-    y = W R x + b,    R = blockdiag(R_1 … R_{d_in / s}),  R_i = (I + Q_i)(I - Q_i)⁻¹ with skew Q_i: (s, s), s (s - 1) / 2 numbers
+    y = W R x + b,    R = blockdiag(R_1 … R_{d_in / s}),  R_i = (I + Q_i)(I - Q_i)⁻¹,  Q_i: (s, s) skew, s (s - 1) / 2 numbers
 
 By the exact Cayley transform. Q starts at zero.
 """

@@ -1,6 +1,7 @@
 r"""PiSSA (Meng et al. 2024, arXiv:2404.02948): LoRA that starts from the principal part of the weight.
 
-    W = U S Vᵀ,    y = (W - s B0 A0) x + b + s B A x,    B0 = U_r (S_r / s)^½: (d_out, r),  A0 = (S_r / s)^½ V_rᵀ: (r, d_in)
+    W = U S Vᵀ,    B0 = U_r (S_r / s)^½: (d_out, r),    A0 = (S_r / s)^½ V_rᵀ: (r, d_in)
+    y = (W - s B0 A0) x + b + s B A x
 
 with s = alpha / r. The frozen rest W - s B0 A0 is computed by every site from the same pinned backbone; A and B come from the
 server, so that the signs of a site's own decomposition do not matter. No parts of ``qkv``: the rest is that of a whole layer.

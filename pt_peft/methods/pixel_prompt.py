@@ -26,7 +26,7 @@ def inject(model: nn.Module, config: PixelPrompt) -> None:
     height, width = model.patch_embed.img_size or (0, 0)
     p = config.padding or round(width * 30 / 224)
     if height != width or not 0 < 2 * p < width:
-        raise UserError(f"field 'padding' is {p}, but its images are of {height} x {width} pixels; less than half would be right.")
+        raise UserError(f"field 'padding' is {p}, but its images are of {height} x {width} pixels; a frame needs less than half.")
     model.patch_embed.frame_rows = nn.Parameter(torch.zeros(2, 3, p, width))
     model.patch_embed.frame_columns = nn.Parameter(torch.zeros(2, 3, width - 2 * p, p))
     model.patch_embed.register_forward_pre_hook(_add)

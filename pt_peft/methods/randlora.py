@@ -1,6 +1,6 @@
 r"""RandLoRA (Albert et al. 2025, arXiv:2502.00987): a full-rank sum of random low-rank matrices, learnedly scaled.
 
-    ΔW = (alpha / r) Σ_i B_i Λ_i A Γ_i,    B_i: (d_out, r) and A: (r, d_in) frozen,  Λ_i: (r) and Γ_i: (d_in) learned diagonals
+    ΔW = (alpha / r) Σ_i B_i Λ_i A Γ_i,    B_i: (d_out, r), A: (r, d_in) frozen,  Λ_i: (r), Γ_i: (d_in) learned diagonals
 
 A and B are drawn from ``projection_seed`` by every site and never travel. Λ starts at zero.
 """

@@ -23,7 +23,9 @@ register(
         summary="LoRA scaled by the root of its rank",
         paper="Kalajdzievski 2023, arXiv:2312.03732",
         config=RsLora,
-        tuner=lambda config, paths: peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, use_rslora=True, target_modules=paths),
+        tuner=lambda config, paths: peft.LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, use_rslora=True, target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=3e-3,
     )
