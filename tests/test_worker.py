@@ -4,11 +4,14 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pt_peft.adapter_file import load_adapter
 from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.exchange import Exchange
 from pt_peft.site import Site
 from pt_peft.tensors import TensorError
 from pt_peft.worker.client import Worker, WorkerError, WorkerHost
@@ -65,6 +68,39 @@ def test_a_round(worker, host, opening):
     _, repeated = again.call("train", {"round": 0, "since": 0}, initial)
     assert all(np.array_equal(repeated[key], trained[key]) for key in trained)
     again.kill()
+
+
+def test_a_site_that_lost_what_it_held(host, opening):
+    """Of a round-dependent method: it says so, and goes on once it is sent all that has changed."""
+    opening["experiment"]["method"] = {"name": "sba", "options": {"sba": {"draw": "without_replacement"}}, "head": "frozen"}
+    opening["experiment"]["federation"]["rounds"] = 4
+    worker = Worker(host.socket, opening)
+    fields, state = worker.call("initial_state")
+    exchange = Exchange.from_json(fields)
+
+    def train(number, since):
+        payload = {key: state[key] for key in exchange.payload(since, number)}
+        return worker.call("train", {"round": number, "since": since}, payload)
+
+    _, first = train(0, 0)
+    assert first.keys() == exchange.trained(0).keys() and not exchange.payload(0, 0)
+    state.update(first)
+    _, second = train(1, 0)
+    assert second.keys().isdisjoint(first)
+    received = Path(opening["run_dir"]) / "received.safetensors"
+    assert load_adapter(received)[0].keys() == first.keys()
+    state.update(second)
+    _, expected = train(2, 1)
+
+    received.unlink()
+    with pytest.raises(UserError, match="holds the aggregate of 0 finished rounds, but was sent only what has changed since 1"):
+        train(2, 1)
+    _, again = train(2, 0)
+    assert all(np.array_equal(again[key], expected[key]) for key in expected)
+    # A server that starts again from an earlier round knows nothing of what came later.
+    _, repeated = train(1, 0)
+    assert all(np.array_equal(repeated[key], second[key]) for key in second)
+    worker.kill()
 
 
 def test_tensors_are_checked_on_arrival(worker):

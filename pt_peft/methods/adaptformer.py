@@ -42,6 +42,6 @@ register(
         inject=inject,
         identity_at_start=True,
         merge=None,
-        learning_rate=3e-3,
+        learning_rate=3e-2,
     )
 )

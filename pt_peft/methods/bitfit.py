@@ -37,7 +37,7 @@ register(
         inject=inject,
         identity_at_start=True,
         merge=nothing_to_merge,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         trains_backbone=True,
         job=True,
     )

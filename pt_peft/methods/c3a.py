@@ -25,6 +25,6 @@ register(
         config=C3a,
         tuner=lambda config, paths: peft.C3AConfig(block_size=config.block_size, init_weights=True, target_modules=paths),
         identity_at_start=True,
-        learning_rate=1e-2,
+        learning_rate=3e-2,
     )
 )

@@ -27,6 +27,6 @@ register(
         config=Delora,
         tuner=lambda config, paths: peft.DeloraConfig(r=config.rank, delora_lambda=config.strength, target_modules=paths),
         identity_at_start=True,
-        learning_rate=3e-3,
+        learning_rate=3e-2,
     )
 )

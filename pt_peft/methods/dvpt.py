@@ -42,7 +42,7 @@ register(
         inject=inject,
         identity_at_start=False,
         merge=None,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
         job=True,
     )
 )

@@ -31,6 +31,6 @@ register(
             r=config.rank, alpha=config.alpha, gralora_k=config.blocks_per_side, target_modules=paths
         ),
         identity_at_start=True,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
     )
 )

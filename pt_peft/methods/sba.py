@@ -76,7 +76,7 @@ register(
         inject=inject,
         identity_at_start=True,
         merge=nothing_to_merge,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         trains_backbone=True,
         round_keys=round_keys,
         job=True,

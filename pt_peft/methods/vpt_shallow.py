@@ -33,7 +33,7 @@ register(
         inject=inject,
         identity_at_start=False,
         merge=None,
-        learning_rate=1e-2,
+        learning_rate=3e-2,
         job=True,
     )
 )
