@@ -18,7 +18,8 @@ COMMITTED = tuple(name for name in method_names() if get_method(name).job)
 
 DEMO_SEED = 7
 DEMO_HEAD_LEARNING_RATE = 5e-3
-"""Of the head in the demo, unless the method's own step size is larger. Both were chosen on images of seeds 0 to 2."""
+"""Of the head in the demo, unless the method's own step size is larger. Chosen, as the methods' own, on images of seeds 0
+to 2."""
 
 HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")

@@ -95,6 +95,7 @@ def test_a_site_that_lost_what_it_held(host, opening):
     received.unlink()
     with pytest.raises(UserError, match="holds the aggregate of 0 finished rounds, but was sent only what has changed since 1"):
         train(2, 1)
+    received.write_bytes(b"half of a file")
     _, again = train(2, 0)
     assert all(np.array_equal(again[key], expected[key]) for key in expected)
     # A server that starts again from an earlier round knows nothing of what came later.

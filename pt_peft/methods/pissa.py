@@ -31,7 +31,7 @@ register(
             r=config.rank, lora_alpha=config.alpha, init_lora_weights="pissa", target_modules=paths
         ),
         identity_at_start=True,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         starts_from_backbone=True,
     )
 )

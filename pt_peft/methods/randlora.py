@@ -31,6 +31,6 @@ register(
             r=config.rank, randlora_alpha=config.alpha, projection_prng_key=config.projection_seed, target_modules=paths
         ),
         identity_at_start=True,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
     )
 )

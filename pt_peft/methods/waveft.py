@@ -34,6 +34,6 @@ register(
             target_modules=paths,
         ),
         identity_at_start=True,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
     )
 )

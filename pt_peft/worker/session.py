@@ -107,10 +107,11 @@ class Session:
 
     def _held(self, since: int, round_number: int) -> Tensors:
         """The rotating tensors of earlier rounds, as they came in."""
-        held, rounds = {}, 0
-        if (self.run_dir / RECEIVED).exists():
+        try:
             held, header = load_adapter(self.run_dir / RECEIVED)
             rounds = header["rounds"]
+        except UserError:  # not there, or damaged
+            held, rounds = {}, 0
         if rounds > round_number:  # of a future that a restarted server knows nothing of
             held, rounds = {}, 0
         if rounds < since:
