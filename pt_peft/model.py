@@ -101,7 +101,8 @@ class AdaptedModel:
                     f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's tensors."
                 )
         self.module.eval()
-        for part in self.parts:
+        # Tuners first: their fold takes in whatever hangs on the layers that they wrap.
+        for part in sorted(self.parts, key=lambda part: part.method.peft_config is None):
             part.method.merge(self.module)
 
 
@@ -133,14 +134,14 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
                 backbone = spec.backbone.name
                 raise UserError(f"method '{method.name}' cannot be applied to backbone '{backbone}': {error}") from None
             trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
-        _dry_run(module, spec)  # with the generator set aside, as some layers draw from it
-    # Keys are known only now: a later method may have wrapped the layers of an earlier one.
-    parameters = canonical_parameters(module)
-    parts = [
-        Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
-        for (method, config), ids in zip(methods, trained_by, strict=True)
-    ]
-    model = AdaptedModel(module, spec, parts)
+        # Keys are known only now: a later method may have wrapped the layers of an earlier one.
+        parameters = canonical_parameters(module)
+        parts = [
+            Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
+            for (method, config), ids in zip(methods, trained_by, strict=True)
+        ]
+        model = AdaptedModel(module, spec, parts)
+        _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
     if not model.trained.keys() - model.personal:
         raise UserError(
             f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' trains nothing else, so "
@@ -172,21 +173,28 @@ def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {renamed.get(name, name): parameter for name, parameter in module.named_parameters()}
 
 
-def _dry_run(module: nn.Module, spec: ModelSpec) -> None:
-    """Finds out whether the adapted model takes an image, by shapes alone.
+def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
+    """Finds out by shapes alone, without computing anything, whether the model takes an image and trains what it should.
 
     Raises:
-        UserError: with the reason if it does not.
+        UserError: if it does not take an image, with the reason, or if a tensor is out of reach of the gradient: some layers
+            pass by what wraps them, or read a weight's values only.
     """
-    tensors = (*module.parameters(), *module.buffers())
-    on_meta = {id(one): nn.Parameter(one.to("meta")) if isinstance(one, nn.Parameter) else one.to("meta") for one in tensors}
+    module, name = model.module, spec.method.name
+    cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
+    on_meta: dict[int, torch.Tensor] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
+    for parameter in module.parameters():
+        on_meta[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
     size = spec.backbone.image_size
     try:
-        copy.deepcopy(module, on_meta)(torch.empty(2, 3, size, size, device="meta"))
+        copy.deepcopy(module, on_meta)(torch.empty(2, 3, size, size, device="meta")).sum().backward()
     except NotImplementedError:
-        pass  # an operation whose shapes depend on values
+        return  # an operation whose shapes depend on values
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{cannot}: with it the model does not take images of {size} pixels ({reason}).") from None
+    unreached = [key for key, parameter in model.trained.items() if on_meta[id(parameter)].grad is None]
+    if unreached:
         raise UserError(
-            f"method '{spec.method.name}' cannot be applied to backbone '{spec.backbone.name}': with it the model does not "
-            f"take images of {size} pixels ({' '.join(str(error).split())[:300]})."
-        ) from None
+            f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among them."
+        )

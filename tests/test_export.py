@@ -98,7 +98,7 @@ def test_the_peft_folder_on_a_plain_timm_model(options, trained, tiny, tiny_weig
 
 
 def test_the_timm_folder_is_timms_own(trained, tiny_weights, tmp_path):
-    run, model = trained("ssf+lora")
+    run, model = trained("ssf+dora")
     assert export(run, "timm", tmp_path / "timm", tiny_weights) == 0
     theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     batch = torch.randn(2, 3, 32, 32)

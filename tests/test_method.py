@@ -305,6 +305,7 @@ def test_exchange_of_a_round_dependent_method(tiny):
         ({"name": "sba", "options": {"sba": {"blocks_per_round": 3}}}, "'blocks_per_round' is 3, but it has 2 blocks"),
         ({"name": "linear_probe", "head": "local"}, "'method.head' is 'local', but method 'linear_probe' trains nothing else"),
         ({"name": "lora+dora"}, "'blocks.0.attn.qkv' has another method's adapter already"),
+        ({"name": "full+hra"}, "no gradient would reach 2 of the tensors that it trains, 'blocks.0.attn.qkv.weight' among them"),
         ({"name": "vpt_deep+dvpt"}, "one method of prompts can be used at a time"),
         ({"name": "pixel_prompt", "options": {"pixel_prompt": {"padding": 16}}}, "'padding' is 16, but its images are of 32 x 32"),
         ({"name": "oft", "options": {"oft": {"block_size": 5}}}, "method 'oft' cannot be applied to backbone"),
