@@ -8,7 +8,7 @@ from pt_peft.errors import UserError
 
 
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
-    """Makes `main` return an exit code: 0, or 1 after printing what was wrong to standard error."""
+    """Makes `main` return an exit code: 0, 1 after printing what was wrong to standard error, or 130 if interrupted."""
 
     @functools.wraps(main)
     def with_exit_code(arguments: list[str] | None = None) -> int:
@@ -17,6 +17,9 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
         except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         return 0
 
     return with_exit_code

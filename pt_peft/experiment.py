@@ -21,6 +21,10 @@ FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache
 """What ``timm.create_model`` may not be told: it follows from other fields, or would read files of the site's."""
 
 
+MAX_DEPTH = 256
+"""Blocks of a backbone; a typing error of more would fill a site's memory."""
+
+
 class Backbone(Strict):
     """The Vision Transformer all sites start from."""
 
@@ -43,6 +47,9 @@ class Backbone(Strict):
         for name in value:
             if name in FIXED_KWARGS or name.startswith("pretrained"):
                 raise ValueError(f"'{name}' may not be set here")
+        depth = value.get("depth", 1)
+        if not (isinstance(depth, int) and 1 <= depth <= MAX_DEPTH):
+            raise ValueError(f"'depth' must be a number of blocks from 1 to {MAX_DEPTH}")
         return value
 
 

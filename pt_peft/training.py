@@ -148,14 +148,14 @@ class LocalTrainer:
         return torch.tensor(weights, dtype=torch.float32, device=self.device)
 
 
-def pick_device(name: str) -> torch.device:
-    """The torch device that a site's ``device`` field names; ``auto`` takes a GPU if there is one.
+def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:
+    """The torch device that a site's ``device`` field, or `source`, names; ``auto`` takes a GPU if there is one.
 
     Raises:
         UserError: if it is ``cuda`` and this machine has none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("site.json: field 'device' is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.")
+        raise UserError(f"{source} is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -32,10 +32,12 @@ def run(options: argparse.Namespace) -> None:
     files = find_images(options.images)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    if options.out.is_dir():
+        raise UserError(f"--out: {options.out} is a folder; a file to write would be right.")
     from pt_peft.export.formats import load
     from pt_peft.training import pick_device
 
-    classifier = load(options.adapter, options.backbone, pick_device(options.device))
+    classifier = load(options.adapter, options.backbone, pick_device(options.device, "--device"))
     classes = classifier.spec.classes
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
