@@ -149,13 +149,14 @@ def _together(splits: list[Split]) -> Split:
 
 
 def table(result: dict) -> str:
-    """The result as Markdown: pooled metrics, then each site's balanced accuracy."""
+    """The result as Markdown: parameters that a site sends in a round, pooled metrics, then each site's balanced accuracy."""
     sites = [name for name in result["rows"][0]["test"] if name != "pooled"]
-    header = ["", *(f"{column.replace('_', ' ')}" for column in COLUMNS), *sites]
+    header = ["", "sent a round", *(f"{column.replace('_', ' ')}" for column in COLUMNS), *sites]
     lines = [header, ["---"] * len(header)]
     for row in result["rows"]:
         pooled = [_shown(row["test"]["pooled"][column]) for column in COLUMNS]
-        lines.append([row["name"], *pooled, *(_shown(row["test"][site]["balanced_accuracy"]) for site in sites)])
+        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "–"
+        lines.append([row["name"], sent, *pooled, *(_shown(row["test"][site]["balanced_accuracy"]) for site in sites)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
