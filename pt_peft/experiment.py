@@ -97,12 +97,42 @@ class Data(Strict):
         return value
 
 
-class Partition(Strict):
-    """Which images each simulated site has."""
+Strength = Annotated[float, Field(ge=0, le=2)]
 
-    kind: Literal["none", "iid", "natural"] = "none"
-    """``none``: a site has all it was given (real federations, ``lesions``); ``iid``: an equal random share;
-    ``natural``: the images whose ``data.columns.site`` is the site's name."""
+
+class FeatureShift(Strict):
+    """How far the looks of sites differ: strengths, 0 for none, 1 for what different devices may do. Every site draws its own
+    change once, see `pt_peft.data.feature_shift`."""
+
+    intensity: Strength = 0.0
+    """Of the gamma curve."""
+    colour: Strength = 0.0
+    """Of each channel's gain."""
+    stain: Strength = 0.0
+    """Of haematoxylin, eosin and DAB, for histology."""
+    blur: Strength = 0.0
+    """Of the focus."""
+
+
+class Partition(Strict):
+    """Which images each simulated site has, and how they look."""
+
+    kind: Literal["none", "iid", "natural", "dirichlet", "shards", "quantity"] = "none"
+    """``none``: a site has all it was given (real federations, ``lesions``); ``iid``: an equal random share; ``natural``: the
+    images whose ``data.columns.site`` is the site's name; ``dirichlet``: label skew; ``shards``: a few classes a site;
+    ``quantity``: the same mix in very different numbers."""
+    alpha: float = Field(default=0.5, gt=0, le=10_000)
+    """Of ``dirichlet``: at 0.05 most classes are at one or two sites, at 100 nearly IID."""
+    classes_per_site: int = Field(default=2, ge=1, le=1000)
+    """Of ``shards``."""
+    exponent: float = Field(default=1.0, ge=0, le=10)
+    """Of ``quantity``: the i-th site's size is proportional to i ** -exponent."""
+    iid_share: float = Field(default=0.0, ge=0, le=1)
+    """Part of the images that the three skewed kinds deal equally: a mixture of both."""
+    min_images: int = Field(default=1, ge=0, le=10**6)
+    """Training images that every site has; the skewed kinds move as few as needed from the largest sites."""
+    feature_shift: FeatureShift | None = None
+    """With any kind: a change of every image of a site, in all splits."""
 
 
 class Method(Strict):
@@ -203,8 +233,10 @@ class Experiment(Strict):
     def _partition_fits_data(self) -> "Experiment":
         if self.partition.kind == "natural" and not (self.data.source == "csv" and self.data.columns.site):
             raise ValueError("partition.kind 'natural' needs data.source 'csv' and data.columns.site")
-        if self.partition.kind == "iid" and self.data.source == "lesions":
-            raise ValueError("partition.kind 'iid' does not apply to data.source 'lesions': each site draws its own images")
+        if self.partition.kind != "none" and self.data.source == "lesions":
+            raise ValueError(
+                f"partition.kind '{self.partition.kind}' does not apply to data.source 'lesions': each site draws its own images"
+            )
         return self
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pt_peft.data.partition import partition
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data, Experiment
+from pt_peft.experiment import Data, Experiment, FeatureShift
 from pt_peft.site import Site
 
 
@@ -29,6 +30,9 @@ class SiteImages(Protocol):
     def counts(self) -> dict[SplitName, int]:
         """Images in each split."""
 
+    def class_counts(self, split: SplitName) -> Counter[int]:
+        """Images by label. Decodes nothing."""
+
     def decoded(self, split: SplitName, size: int) -> Iterator[tuple[np.ndarray, int]]:
         """Yields each image, uint8 (3,`size`,`size`), with its label. Raises UserError naming an unreadable image."""
 
@@ -40,6 +44,8 @@ def site_images(experiment: Experiment, site: Site, name: str, names: Sequence[s
         UserError: if what the site's data names is missing or malformed, or leaves the site without training images.
     """
     images = _SOURCES[experiment.data.source](experiment, site, name, names)
+    if experiment.partition.feature_shift:
+        images = _Shifted(images, experiment.partition.feature_shift, experiment.seed, name)
     if not images.counts()["train"]:
         raise UserError(
             f"site {name!r} has no training images: the 'train' split of its data (data.source"
@@ -56,6 +62,9 @@ class _Listed:
 
     def counts(self) -> dict[SplitName, int]:
         return {split: len(items) for split, items in self._items.items()}
+
+    def class_counts(self, split: SplitName) -> Counter[int]:
+        return Counter(item.label for item in self._items[split])
 
     def _rows_digest(self) -> str:
         """SHA-256 over what the source says of the site's images, so that a key stays short."""
@@ -119,6 +128,10 @@ class _Lesions:
     def counts(self) -> dict[SplitName, int]:
         return {split: self.data.images_per_site.get(split, 0) for split in SPLITS}
 
+    def class_counts(self, split: SplitName) -> Counter[int]:
+        classes = len(self.data.classes)  # in turn, see `draw_lesions`
+        return Counter(index % classes for index in range(self.counts()[split]))
+
     def decoded(self, split: SplitName, size: int) -> Iterator[tuple[np.ndarray, int]]:
         from pt_peft.data.lesions import draw_lesions
 
@@ -129,6 +142,34 @@ class _Lesions:
             seed=self.seed, site=self.site, split=split, count=count, size=size, num_classes=len(self.data.classes)
         )
         yield from zip(np.moveaxis(images, -1, 1), labels.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """Another source's images as the site's own device would show them. In the cache rather than on the batch, so that
+    whatever reads a site's images, pooled baselines too, sees them so."""
+
+    images: SiteImages
+    shift: FeatureShift
+    seed: int
+    site: str
+
+    def key(self) -> JsonValue:
+        shift = self.shift.model_dump(mode="json")
+        return {"images": self.images.key(), "shift": shift, "seed": self.seed, "site": self.site}
+
+    def counts(self) -> dict[SplitName, int]:
+        return self.images.counts()
+
+    def class_counts(self, split: SplitName) -> Counter[int]:
+        return self.images.class_counts(split)
+
+    def decoded(self, split: SplitName, size: int) -> Iterator[tuple[np.ndarray, int]]:
+        from pt_peft.data.feature_shift import SiteShift
+
+        shifted = SiteShift(self.shift, self.seed, self.site)
+        for image, label in self.images.decoded(split, size):
+            yield shifted(image), label
 
 
 def _csv(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
@@ -149,7 +190,7 @@ def _lesions(experiment: Experiment, site: Site, name: str, names: Sequence[str]
 
 
 def _share(items: Sequence[Item], experiment: Experiment, name: str, names: Sequence[str]) -> list[Item]:
-    return partition(experiment.partition.kind, items, name=name, names=names, seed=experiment.seed)
+    return partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
 
 
 _SOURCES: dict[str, Callable[[Experiment, Site, str, Sequence[str]], SiteImages]] = {

@@ -6,15 +6,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pt_peft.data.items import SPLITS, Item
-from pt_peft.data.partition import PARTITIONS, partition
+from pt_peft.data.feature_shift import SiteShift
+from pt_peft.data.partition import partition
+from pt_peft.data.partition.proportions import dirichlet
 from pt_peft.data.splits import assign_splits
 from pt_peft.errors import UserError
-from pt_peft.experiment import Partition
+from pt_peft.experiment import FeatureShift, Partition
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,11 +36,7 @@ def items_of(groups: list[tuple[int, str | None]]) -> list[Item]:
 
 
 def shares(items: list[Item], names: list[str], seed: int) -> dict[str, list[Item]]:
-    return {name: partition("iid", items, name=name, names=names, seed=seed) for name in names}
-
-
-def test_every_kind_of_the_schema_has_a_function():
-    assert set(PARTITIONS) == set(Partition.model_fields["kind"].annotation.__args__)
+    return {name: partition(Partition(kind="iid"), items, name=name, names=names, seed=seed) for name in names}
 
 
 @given(groups, sites, seeds)
@@ -81,30 +80,31 @@ def test_iid_is_the_same_in_another_process():
 import json, sys
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
+from pt_peft.experiment import Partition
 items = [Item(*fields) for fields in json.load(sys.stdin)]
-print(json.dumps([item.file for item in partition("iid", items, name="b", names=["c", "a", "b"], seed=7)]))
+print(json.dumps([item.file for item in partition(Partition(kind="iid"), items, name="b", names=["c", "a", "b"], seed=7)]))
 """
     fields = json.dumps([[item.file, item.label, item.split, item.group] for item in items])
     run = subprocess.run([sys.executable, "-c", code], input=fields, capture_output=True, text=True, cwd=ROOT, check=True)
-    here = partition("iid", items, name="b", names=["a", "b", "c"], seed=7)
+    here = partition(Partition(kind="iid"), items, name="b", names=["a", "b", "c"], seed=7)
     assert json.loads(run.stdout) == [item.file for item in here]
 
 
 def test_iid_refuses_a_site_that_is_not_in_the_run():
     with pytest.raises(UserError, match=r"site 'x' is not among the run's sites \(a, b\)"):
-        partition("iid", items_of([(1, "train")]), name="x", names=["b", "a"], seed=0)
+        partition(Partition(kind="iid"), items_of([(1, "train")]), name="x", names=["b", "a"], seed=0)
 
 
 def test_natural_takes_the_sites_own_images_and_lists_sites_when_there_are_none():
     items = [Item(f"{i}", 0, "train", f"{i}", site) for i, site in enumerate(["vienna", "queensland", "vienna"])]
-    assert partition("natural", items, name="vienna", names=[], seed=0) == [items[0], items[2]]
+    assert partition(Partition(kind="natural"), items, name="vienna", names=[], seed=0) == [items[0], items[2]]
     with pytest.raises(UserError, match="no image comes from site 'site-1'; the table's sites are queensland, vienna"):
-        partition("natural", items, name="site-1", names=[], seed=0)
+        partition(Partition(kind="natural"), items, name="site-1", names=[], seed=0)
 
 
 def test_none_gives_everything():
     items = items_of([(2, "train"), (1, "val")])
-    assert partition("none", items, name="a", names=["a", "b"], seed=0) == items
+    assert partition(Partition(kind="none"), items, name="a", names=["a", "b"], seed=0) == items
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=40), seeds, st.randoms())
@@ -125,3 +125,123 @@ def test_val_is_carved_from_training_groups_only_where_there_is_none():
     assert Counter(item.split for item in carved) == {"train": 36, "val": 4, "test": 5}
     assert len({item.group for item in carved if item.split == "val"}) == 2
     assert assign_splits(carved, seed=1) == carved
+
+
+SKEWED = [
+    Partition(kind="dirichlet", alpha=0.05, min_images=0),
+    Partition(kind="dirichlet", alpha=1e-4, min_images=0),
+    Partition(kind="dirichlet", alpha=100.0, min_images=0, iid_share=0.5),
+    Partition(kind="shards", classes_per_site=3, min_images=0),
+    Partition(kind="quantity", exponent=2.0, min_images=0),
+]
+
+
+def labelled(groups: list[tuple[int, str]], classes: int = 3) -> list[Item]:
+    """As `items_of`, with classes in turn by group."""
+    return [
+        Item(f"{g}/{i}.png", label=g % classes, split=split, group=f"group {g}")
+        for g, (size, split) in enumerate(groups)
+        for i in range(size)
+    ]
+
+
+def dealt(settings: Partition, items: list[Item], names: list[str], seed: int = 0) -> dict[str, list[Item]]:
+    """Every site's own account of its share."""
+    return {name: partition(settings, items, name=name, names=names, seed=seed) for name in names}
+
+
+@pytest.mark.parametrize("settings", SKEWED, ids=lambda settings: f"{settings.kind} {settings.alpha:g}")
+@given(groups=groups, names=sites, seed=seeds, random=st.randoms())
+def test_skewed_shares_are_disjoint_complete_and_the_same_in_any_order(settings, groups, names, seed, random):
+    items = labelled([*groups, *[(1, "train")] * 3])  # at least one group of each class
+    found = dealt(settings, items, names, seed)
+    assert Counter(item for share in found.values() for item in share) == Counter(items)
+    owners = {(item.group, name) for name, share in found.items() for item in share}
+    assert len(owners) == len({group for group, _ in owners}), "a group is at two sites"
+    random.shuffle(items)
+    random.shuffle(names)
+    again = dealt(settings, items, names, seed)
+    assert {name: set(share) for name, share in again.items()} == {name: set(share) for name, share in found.items()}
+
+
+def counts(share: list[Item], split: str = "train") -> np.ndarray:
+    return np.bincount([item.label for item in share if item.split == split], minlength=10)
+
+
+def test_dirichlet_of_500_images_over_20_sites():
+    items = labelled([(1, "train")] * 500 + [(1, "test")] * 200, classes=10)
+    names = [f"site-{index}" for index in range(20)]
+    found = dealt(Partition(kind="dirichlet", alpha=0.05, min_images=5), items, names)
+    matrix = np.array([counts(share) for share in found.values()])
+    assert matrix.sum() == 500 and (matrix.sum(axis=1) >= 5).all()
+    # Label skew: the largest holder of a class has most of it, and test images follow the same shares.
+    assert np.median(matrix.max(axis=0) / matrix.sum(axis=0)) > 0.5
+    test = np.array([counts(share, "test") for share in found.values()])
+    assert test.sum() == 200 and np.corrcoef(matrix.ravel(), test.ravel())[0, 1] > 0.8
+    even = np.array([counts(share) for share in dealt(Partition(kind="dirichlet", alpha=10_000.0), items, names).values()])
+    assert np.abs(even - 2.5).max() <= 1.5
+
+
+def test_dirichlet_shares_have_the_distributions_moments():
+    """Over many classes: mean 1/N and variance (N - 1) / (N² (N alpha + 1))."""
+    for alpha in (0.05, 1.0, 20.0):
+        shares = dirichlet(Partition(kind="dirichlet", alpha=alpha), 4000, ["a", "b", "c", "d"], 0)
+        variance = 3 / (16 * (4 * alpha + 1))
+        assert np.allclose(shares.mean(axis=0), 0.25, atol=4 * np.sqrt(variance / 4000))
+        assert np.allclose(shares.var(axis=0), variance, rtol=0.15)
+
+
+def test_shards_give_every_site_its_number_of_classes():
+    items = labelled([(1, "train")] * 600, classes=10)
+    names = [f"site-{index}" for index in range(6)]
+    found = dealt(Partition(kind="shards", classes_per_site=2), items, names)
+    assert all((counts(share) > 0).sum() == 2 for share in found.values())
+    for wrong in (1, 11):
+        with pytest.raises(UserError, match=f"partition.classes_per_site is {wrong}, but 6 .* a number from 2 to 10"):
+            partition(Partition(kind="shards", classes_per_site=wrong), items, name="site-0", names=names, seed=0)
+
+
+def test_quantity_follows_the_power_law_with_the_same_mix():
+    items = labelled([(1, "train")] * 3000, classes=3)
+    found = dealt(Partition(kind="quantity", exponent=1.0), items, list("abcd"))
+    sizes = sorted((len(share) for share in found.values()), reverse=True)
+    assert np.allclose(sizes, 3000 * np.array([12, 6, 4, 3]) / 25, atol=4)
+    assert all(np.ptp(counts(share)[:3]) <= 2 for share in found.values())
+
+
+def test_a_minimum_of_images_is_met_or_refused():
+    items = labelled([(1, "train")] * 60, classes=3)
+    names = list("abcdef")
+    found = dealt(Partition(kind="dirichlet", alpha=1e-3, min_images=10), items, names)
+    assert {len(share) for share in found.values()} == {10}
+    with pytest.raises(UserError, match="partition.min_images is 11, but 60 training images in 60 groups cannot give 6 sites"):
+        partition(Partition(kind="dirichlet", min_images=11), items, name="a", names=names, seed=0)
+    with pytest.raises(UserError, match="partition.min_images is 11, but partition.kind 'iid' gives site 'a' 10"):
+        partition(Partition(kind="iid", min_images=11), items, name="a", names=names, seed=0)
+
+
+def test_the_real_sites_of_ham10000_and_a_dirichlet_split_of_it(shared):
+    from pt_peft.data.table import read_table
+    from pt_peft.experiment import Columns
+
+    classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    columns = Columns(label="dx", group="lesion_id", site="site")
+    items = read_table(shared / "ham10000_200x150" / "metadata.csv", columns, classes)
+    names = [f"site-{index}" for index in range(20)]
+    found = dealt(Partition(kind="dirichlet", alpha=0.3, min_images=50), items, names)
+    assert sum(len(share) for share in found.values()) == len(items) == 10_015
+    assert min(sum(item.split == "train" for item in share) for share in found.values()) >= 50
+
+
+def test_feature_shift_is_the_sites_own_and_goes_with_its_strength():
+    image = np.random.default_rng(0).integers(0, 256, (3, 128, 128), dtype=np.uint8)
+    unchanged = SiteShift(FeatureShift(), 0, "a")(image)
+    assert np.array_equal(unchanged, image)
+    for field in FeatureShift.model_fields:
+        weak, strong = (
+            [SiteShift(FeatureShift(**{field: strength}), 0, site)(image) for site in "abcd"] for strength in (0.2, 1.0)
+        )
+        assert len({one.tobytes() for one in strong}) == 4, field
+        assert np.array_equal(strong[0], SiteShift(FeatureShift(**{field: 1.0}), 0, "a")(image))
+        near, far = (np.mean([np.abs(one.astype(float) - image).mean() for one in some]) for some in (weak, strong))
+        assert 0 < near < far, field

@@ -1,0 +1,41 @@
+"""Which of a source's images each site has."""
+
+from collections.abc import Sequence
+
+from pt_peft.data.items import Item
+from pt_peft.data.partition import even, skewed
+from pt_peft.errors import UserError
+from pt_peft.experiment import Partition
+
+_KINDS = {"none": even.everything, "iid": even.equal_shares, "natural": even.site_column}
+"""Kinds that give a site its items directly."""
+
+
+def partition(settings: Partition, items: Sequence[Item], *, name: str, names: Sequence[str], seed: int) -> list[Item]:
+    """The items of the site `name`, in the order of `items`.
+
+    A pure function of its arguments, in which neither the order of `names` nor that of `items` matters for which items
+    are chosen: every site works out its own share without a message. Draws come from SHA-256 or from numpy's legacy
+    generator, whose streams are frozen, so that machines agree.
+
+    Args:
+        items: all images of the source, each group in one split.
+        names: all sites of the run.
+
+    Raises:
+        UserError: if the partition knows no such site, or cannot be made of these items.
+    """
+    sites = sorted(set(names))
+    if settings.kind not in ("none", "natural") and name not in sites:
+        raise UserError(f"partition.kind '{settings.kind}': site {name!r} is not among the run's sites ({', '.join(sites)}).")
+    if settings.kind in _KINDS:
+        mine = _KINDS[settings.kind](items, name, sites, seed)
+    else:
+        mine = skewed.deal(settings, items, sites, seed)[name]
+    trained = sum(item.split == "train" for item in mine)
+    if 0 < trained < settings.min_images:  # a site without any is the caller's to refuse
+        raise UserError(
+            f"partition.min_images is {settings.min_images}, but partition.kind '{settings.kind}' gives site {name!r} "
+            f"{trained} training image(s)."
+        )
+    return mine

@@ -1,0 +1,80 @@
+"""Deals groups of images to sites so that every site comes as near as groups allow to its share of every class."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.partition.proportions import PROPORTIONS
+from pt_peft.data.splits import shuffled
+from pt_peft.errors import UserError
+from pt_peft.experiment import Partition
+
+Groups = dict[str, list[Item]]
+
+
+def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int) -> dict[str, list[Item]]:
+    """The items of every site, in the order of `items`. A group counts as of its most frequent class.
+
+    The shares of ``partition.kind``, mixed with equal ones to the part ``iid_share``, hold in training, validation and test
+    images alike.
+
+    Raises:
+        UserError: if there are too few training images for ``min_images`` at every site.
+    """
+    classes = 1 + max(item.label for item in items)
+    shares = PROPORTIONS[settings.kind](settings, classes, sites, seed)
+    shares = settings.iid_share / len(sites) + (1 - settings.iid_share) * shares
+    groups: Groups = defaultdict(list)
+    for item in items:
+        groups[item.group].append(item)
+    site_of: dict[str, str] = {}
+    for split in SPLITS:
+        of_label: dict[int, list[str]] = defaultdict(list)
+        for group in shuffled((item.group for item in items if item.split == split), seed, "partition", split):
+            of_label[_label(groups[group])].append(group)
+        for label, members in of_label.items():
+            total = sum(len(groups[group]) for group in members)
+            lacking = {site: total * shares[label, index] for index, site in enumerate(sites)}
+            # Equal needs are met in another order for each class, so that no site collects all that rounding leaves.
+            order = shuffled(sites, seed, "partition", split, str(label))
+            for group in sorted(members, key=lambda group: len(groups[group]), reverse=True):
+                site = max(order, key=lacking.get)
+                lacking[site] -= len(groups[group])
+                site_of[group] = site
+    _level_up(site_of, groups, sites, settings)
+    dealt: dict[str, list[Item]] = {site: [] for site in sites}
+    for item in items:
+        dealt[site_of[item.group]].append(item)
+    return dealt
+
+
+def _level_up(site_of: dict[str, str], groups: Groups, sites: list[str], settings: Partition) -> None:
+    """Moves training groups from the largest sites to those below ``min_images``, the least that is needed."""
+    of_site: dict[str, list[str]] = {site: [] for site in sites}
+    for group, site in site_of.items():
+        if groups[group][0].split == "train":
+            of_site[site].append(group)
+    held = {site: sum(len(groups[group]) for group in of_site[site]) for site in sites}
+    for site in sites:
+        while held[site] < settings.min_images:
+            donor = max(sites, key=lambda one: held[one])
+            spare = held[donor] - settings.min_images
+            fitting = [group for group in of_site[donor] if len(groups[group]) <= spare]
+            if donor == site or not fitting:
+                raise UserError(
+                    f"partition.min_images is {settings.min_images}, but {sum(held.values())} training images in "
+                    f"{sum(map(len, of_site.values()))} groups cannot give {len(sites)} sites so many each."
+                )
+            # Of the donor's most frequent class, so that its mix changes least.
+            frequent = Counter(_label(groups[group]) for group in fitting).most_common(1)[0][0]
+            group = min((one for one in fitting if _label(groups[one]) == frequent), key=lambda one: (len(groups[one]), one))
+            of_site[donor].remove(group)
+            of_site[site].append(group)
+            held[donor] -= len(groups[group])
+            held[site] += len(groups[group])
+            site_of[group] = site
+
+
+def _label(members: list[Item]) -> int:
+    counts = Counter(item.label for item in members)
+    return min(counts, key=lambda label: (-counts[label], label))
