@@ -71,8 +71,9 @@ class Columns(Strict):
 class Data(Strict):
     """What the images are. Where they lie is each site's own business (`site.json`)."""
 
-    source: Literal["lesions", "csv", "npz"]
-    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``npz``: MedMNIST layout."""
+    source: Literal["lesions", "csv", "image_folder", "npz"]
+    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images;
+    ``image_folder``: a folder or zip with a sub-folder for each class, below train, val and test or not; ``npz``: MedMNIST layout."""
     classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs."""
     columns: Columns = Columns()

@@ -15,7 +15,7 @@ class SiteData(Strict):
     """Where the site's images lie. Relative paths start at the folder of `site.json`."""
 
     images: str | None = None
-    """Folder or zip archive of images, for ``csv``."""
+    """Folder or zip archive of images, for ``csv`` and ``image_folder``."""
     table: str | None = None
     """CSV file with a header, for ``csv``."""
     npz: str | None = None

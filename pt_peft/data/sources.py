@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from pt_peft.data import archive, npz
+from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.partition import partition
 from pt_peft.data.splits import assign_splits
@@ -72,7 +73,7 @@ class _Listed:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-class _Csv(_Listed):
+class _Files(_Listed):
     def __init__(self, items: Sequence[Item], images: Path):
         super().__init__(items)
         self._images = images
@@ -80,7 +81,7 @@ class _Csv(_Listed):
     def key(self) -> JsonValue:
         files = [item.file for items in self._items.values() for item in items]
         stamps = json.dumps(archive.stamp(self._images, files))
-        return {"source": "csv", "rows": self._rows_digest(), "files": hashlib.sha256(stamps.encode()).hexdigest()}
+        return {"source": "files", "rows": self._rows_digest(), "files": hashlib.sha256(stamps.encode()).hexdigest()}
 
     def decoded(self, split: SplitName, size: int) -> Iterator[tuple[np.ndarray, int]]:
         from pt_peft.data.transforms import decode_files
@@ -176,7 +177,13 @@ def _csv(experiment: Experiment, site: Site, name: str, names: Sequence[str]) ->
     data = experiment.data
     items = read_table(site.existing("data.table"), data.columns, data.classes)
     items = assign_splits(items, experiment.seed)
-    return _Csv(_share(items, experiment, name, names), site.existing("data.images"))
+    return _Files(_share(items, experiment, name, names), site.existing("data.images"))
+
+
+def _image_folder(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
+    path = site.existing("data.images")
+    items = assign_splits(read_image_folder(path, experiment.data.classes), experiment.seed)
+    return _Files(_share(items, experiment, name, names), path)
 
 
 def _npz(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
@@ -195,6 +202,7 @@ def _share(items: Sequence[Item], experiment: Experiment, name: str, names: Sequ
 
 _SOURCES: dict[str, Callable[[Experiment, Site, str, Sequence[str]], SiteImages]] = {
     "csv": _csv,
+    "image_folder": _image_folder,
     "npz": _npz,
     "lesions": _lesions,
 }

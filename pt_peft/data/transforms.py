@@ -3,6 +3,7 @@
 Importing this module imports MONAI (seconds): import it where images are decoded, not where cached ones are read.
 """
 
+import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -22,6 +23,7 @@ from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
 from pt_peft.data.archive import OpenArchive
+from pt_peft.data.dicom import is_dicom, read_dicom
 from pt_peft.data.untracked import untracked
 from pt_peft.errors import UserError
 
@@ -29,7 +31,7 @@ _KEY = "image"
 
 
 class ArchiveReader(PILReader):
-    """MONAI's PILReader over files that an archive opens by name; yields RGB arrays, uint8 (H,W,3)."""
+    """MONAI's PILReader, and pydicom, over files that an archive opens by name; yields RGB arrays, uint8 (H,W,3)."""
 
     def __init__(self, open_image: OpenArchive):
         super().__init__(converter=to_rgb, reverse_indexing=False)
@@ -38,6 +40,8 @@ class ArchiveReader(PILReader):
     def read(self, data: str | Sequence[str], **kwargs) -> Image.Image:
         (name,) = ensure_tuple(data)
         with self._open_image(name) as stream:
+            if is_dicom(stream):
+                return to_rgb(read_dicom(stream))
             return super().read((stream,), **kwargs)
 
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
@@ -97,14 +101,17 @@ def decode_files(names: Sequence[str], open_image: OpenArchive, size: int, *, wh
     Raises:
         UserError: naming an image that cannot be decoded.
     """
-    load = LoadImaged(
-        _KEY,
-        reader=ArchiveReader(open_image),
-        dtype=np.uint8,
-        image_only=True,
-        ensure_channel_first=True,
-        expanduser=False,  # names are the archive's, not the file system's
-    )
+    with warnings.catch_warnings():
+        # MONAI makes one of every reader it knows, and tells of those that need hardware which is not there.
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        load = LoadImaged(
+            _KEY,
+            reader=ArchiveReader(open_image),
+            dtype=np.uint8,
+            image_only=True,
+            ensure_channel_first=True,
+            expanduser=False,  # names are the archive's, not the file system's
+        )
     dataset = Dataset([{_KEY: name} for name in names], Compose([load, *_to_square(size)]))
     for index, name in enumerate(names):
         try:
@@ -112,7 +119,7 @@ def decode_files(names: Sequence[str], open_image: OpenArchive, size: int, *, wh
                 image = dataset[index][_KEY]
         except RuntimeError:
             raise UserError(
-                f"{where}: image '{name}' cannot be decoded; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits."
+                f"{where}: image '{name}' cannot be decoded; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits, or a single-frame DICOM image."
             ) from None
         yield image.numpy()
 

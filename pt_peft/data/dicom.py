@@ -1,0 +1,71 @@
+"""Single-frame DICOM images as 8-bit pictures, through pydicom.
+
+Importing this module imports pydicom: import it where images are decoded.
+"""
+
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+
+MAGIC = b"DICM"
+"""Bytes 128 to 131 of a DICOM file (PS3.10 section 7.1)."""
+
+
+def is_dicom(stream: BinaryIO) -> bool:
+    """Whether the file begins as DICOM does; leaves the position at the start."""
+    head = stream.read(132)
+    stream.seek(0)
+    return head[128:] == MAGIC
+
+
+def read_dicom(stream: BinaryIO) -> Image.Image:
+    """The image as it is meant to be seen, mode L or RGB.
+
+    Grey values pass the modality LUT (rescale slope and intercept), then the VOI LUT or the first window (PS3.3 C.11.2); that
+    window's range becomes 0 … 255, without a window the range of the image's own values. MONOCHROME1 is inverted. Palettes
+    are looked up, YBR is converted to RGB.
+
+    Raises:
+        ValueError: for a file of several frames, a photometric interpretation that is not known, or pixels that cannot be
+            decoded.
+    """
+    try:
+        data = pydicom.dcmread(stream)
+        if int(data.get("NumberOfFrames") or 1) != 1:
+            raise ValueError(f"has {data.NumberOfFrames} frames; single-frame images are supported")
+        photometric = data.PhotometricInterpretation
+        pixels = pixel_array(data)  # as RGB where it is YBR
+    except (InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise ValueError(f"is not a readable DICOM image ({' '.join(str(error).split())[:200]})") from None
+    if photometric == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, data)
+        return Image.fromarray((pixels >> (8 * pixels.itemsize - 8)).astype(np.uint8))
+    if photometric in ("MONOCHROME1", "MONOCHROME2"):
+        grey = _displayed(pixels, data)
+        return Image.fromarray(255 - grey if photometric == "MONOCHROME1" else grey)
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        return Image.fromarray((pixels >> max(0, data.BitsStored - 8)).astype(np.uint8))
+    raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
+
+
+def _displayed(pixels: np.ndarray, data: Dataset) -> np.ndarray:
+    """uint8 of the shape of `pixels`."""
+    values = apply_modality_lut(pixels, data)
+    if "VOILUTSequence" in data:
+        shown = apply_voi_lut(values, data).astype(np.float64)
+        low, high = 0.0, 2.0 ** data.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif "WindowCenter" in data and "WindowWidth" in data:
+        shown = apply_voi_lut(values, data, prefer_lut=False).astype(np.float64)
+        centre, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+        # What values far outside of the window come to: the ends of its range.
+        low, high = apply_voi_lut(np.array([centre - 100 * width, centre + 100 * width]), data, prefer_lut=False)
+    else:
+        shown = values.astype(np.float64)
+        low, high = shown.min(), shown.max()
+    scaled = (shown - low) / max(high - low, np.finfo(np.float64).tiny)
+    return (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8)

@@ -1,0 +1,57 @@
+"""A folder or zip archive with a sub-folder for each class, below one for each split or not."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pt_peft.data.items import Item, SplitName
+from pt_peft.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+"""Files that are taken for images."""
+_SPLITS: dict[str, SplitName] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read_image_folder(path: Path, classes: Sequence[str]) -> list[Item]:
+    """The images of ``<class>/…`` or ``<split>/<class>/…``; each image is a group of its own.
+
+    Raises:
+        UserError: if `path` is neither a folder nor a zip archive, has no images, or has an image outside of the folders of
+            the experiment's classes.
+    """
+    index = {label: position for position, label in enumerate(classes)}
+    items = []
+    for name in _names(path):
+        *folders, _ = name.split("/")
+        split = _SPLITS.get(folders[0].lower()) if folders else None
+        label = folders[1 if split else 0] if len(folders) > bool(split) else None
+        if label not in index:
+            raise UserError(
+                f"{path}: image '{name}' is not in a folder of a class; its place should be <class>/ or <split>/<class>/ with "
+                f"split train, val or test and class one of the experiment's data.classes ({', '.join(classes)})."
+            )
+        items.append(Item(name, index[label], split, name))
+    if not items:
+        raise UserError(f"{path}: has no images ({', '.join(SUFFIXES)}).")
+    if len({item.split is None for item in items}) > 1:
+        outside = next(item.file for item in items if item.split is None)
+        raise UserError(f"{path}: image '{outside}' is in no split, but others are; put all below train, val or test, or none.")
+    return items
+
+
+def _names(path: Path) -> list[str]:
+    if path.is_dir():
+        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
+    # Systems leave hidden files and folders beside the images.
+    hidden = (".", "__MACOSX")
+    return sorted(
+        name
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not any(part.startswith(hidden) for part in name.split("/"))
+    )
