@@ -170,15 +170,15 @@ def test_the_record_adds_up(finished):
     assert "| federated lora_vpt |" in table(result)
 
 
-def test_equal_to_the_oracle_whatever_the_number_of_threads(tiny, site, shared_host, tmp_path):
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "3"])
+def test_equal_to_the_oracle_whatever_the_number_of_threads(threads, tiny, site, shared_host, tmp_path):
     names = ["site-1", "site-2", "site-3"]
     expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names)).tensors
     write_job(tiny, tmp_path / "job")
-    for threads in ("1", "3"):
-        write_workspace(site, tmp_path / threads)
-        run = simulate(tmp_path / "job", tmp_path / threads, "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
-        assert run.exit_code == 0, run.output
-        assert_equal(run.server / "adapter.safetensors", expected)
+    write_workspace(site, tmp_path / "workspace")
+    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert_equal(run.server / "adapter.safetensors", expected)
 
 
 @pytest.fixture(scope="session")
@@ -350,8 +350,8 @@ def unknown_method(job: Path) -> None:
         (break_learner_path, "the job was stopped during task 'train' of round 1, after 0 of 2 results"),
         (misspell_field, "field 'training.learning_rat' is unknown; did you mean 'learning_rate'?"),
         (pin_other_weights, "but the experiment needs 000000"),
-        (ask_for_npz, "field 'data.npz' is not set"),
-        (unknown_method, "'method.name' is 'lroa', which is unknown"),
+        pytest.param(ask_for_npz, "field 'data.npz' is not set", marks=pytest.mark.slow),
+        pytest.param(unknown_method, "'method.name' is 'lroa', which is unknown", marks=pytest.mark.slow),
     ],
 )
 def test_a_job_that_does_not_train_ends_non_zero_with_one_sentence(tiny, workspace, shared_host, tmp_path, breaks, sentence):
