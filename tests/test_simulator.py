@@ -267,7 +267,7 @@ def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path):
 def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path):
     """At the server, as the site's own filter is left out of this job."""
     faults = {"1": "nan", "2": "shape", "3": "extra key", "4": "hang", "5": "die", "6": "extra metric", "7": "no dxo"}
-    experiment = changed(tiny, federation={"rounds": 9, "site_timeout_s": 15})
+    experiment = changed(tiny, federation={"rounds": 9, "site_timeout_s": 30})
     job = faulty_job(experiment, tmp_path / "job", faults, egress_filter=False)
     run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
     assert run.exit_code == 0, run.output
@@ -275,7 +275,7 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         1: "'head.bias' has 4 value(s) that are not finite",
         2: "'head.bias' has shape (99,), not (4,)",
         3: "not allowed: 'image'",
-        4: "did not finish 'train' within 15 s",
+        4: "did not finish 'train' within 30 s",
         5: "died during 'train'",
         6: "'pixels' is unknown",
         7: "could not be read",

@@ -109,7 +109,8 @@ class PeftFedAvg(FedAvg):
         mean = WeightedMean()
         expected = self._exchange.trained(round_number)
         bytes_out = _nbytes(expected)
-        bytes_in = {site: _nbytes(self._exchange.payload(self._holds(site), round_number)) for site in self._sites()}
+        sites = self._sites()
+        bytes_in = {site: _nbytes(self._exchange.payload(self._holds(site), round_number)) for site in sites}
 
         def accept(result: FLModel) -> TrainingReport:
             trained = check_tensors(result.params, expected)
@@ -120,7 +121,7 @@ class PeftFedAvg(FedAvg):
 
         started = time.monotonic()
         self.event(AppEventType.ROUND_STARTED)
-        reports, left_out = self._collect(AppConstants.TASK_TRAIN, round_number, tensors, accept)
+        reports, left_out = self._collect(AppConstants.TASK_TRAIN, sites, round_number, tensors, accept)
         trained = {**tensors, **mean.result()}
         seconds = time.monotonic() - started
         validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds)
@@ -148,7 +149,7 @@ class PeftFedAvg(FedAvg):
             report.check_classes(len(self._experiment.data.classes))
             return report
 
-        reports, left_out = self._collect(AppConstants.TASK_VALIDATION, rounds, tensors, accept)
+        reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, tensors, accept)
         summary = self._record.add_final(reports, left_out)
         self._consider(rounds, tensors, summary["val"])
         self._persist(FINAL, tensors, rounds, {"metrics": summary})
@@ -165,9 +166,9 @@ class PeftFedAvg(FedAvg):
                 )  # fmt: skip
 
     def _collect(
-        self, task: str, round_number: int, tensors: Tensors, accept: Callable[[FLModel], Strict]
+        self, task: str, sites: list[str], round_number: int, tensors: Tensors, accept: Callable[[FLModel], Strict]
     ) -> tuple[dict, dict[str, str]]:
-        """Sends each site what it lacks of `tensors`, and waits for valid results, at most ``federation.round_timeout_s``
+        """Sends each of `sites` what it lacks of `tensors`, and waits for valid results, at most ``federation.round_timeout_s``
         seconds.
 
         Returns:
@@ -177,7 +178,7 @@ class PeftFedAvg(FedAvg):
             JobFailed: if the quorum is missed, a site reports what no site can mend, or the job is aborted.
         """
         federation = self._experiment.federation
-        sites, results = self._sites(), RoundResults(accept)
+        results = RoundResults(accept)
         self._results = results
         for since in sorted({self._holds(site) for site in sites}):
             model = FLModel(
