@@ -21,7 +21,7 @@ demo: install
 
 # A file at a time on each of two processes: most of a simulation is waiting.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

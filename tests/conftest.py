@@ -16,6 +16,11 @@ SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_simulator.py")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights; skips where there is none."""
