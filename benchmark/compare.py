@@ -19,6 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from pt_peft.command import command
 from benchmark.provenance import provenance
@@ -28,7 +30,7 @@ from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
-from pt_peft.metrics import confusion_matrix_metrics
+from pt_peft.metrics import evaluate_predictions
 from pt_peft.schema import read_json
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
@@ -125,23 +127,25 @@ def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
 
 
 def _majority(run: FinishedRun) -> dict:
-    """The most frequent class of all training images, predicted always."""
+    """The class frequencies of all training images as every image's probabilities: the most frequent class, or each label's
+    most frequent answer, is predicted always."""
     _, sites = run.open()
-    classes = len(run.experiment.data.classes)
-    pooled = _pooled(sites)
-    majority = int(np.bincount(pooled.train.labels, minlength=classes).argmax())
-    tests = {"pooled": pooled.test, **{name: data.test for name, data in sites.items() if len(data.test)}}
-    return {"name": "majority class", "test": {name: _constant(test, majority, classes) for name, test in tests.items()}}
+    data, pooled = run.experiment.data, _pooled(sites)
+    tests = {"pooled": pooled.test, **{name: one.test for name, one in sites.items() if len(one.test)}}
+    labels = torch.from_numpy(pooled.train.labels)
+    if data.task == "multilabel":
+        logits = labels.double().mean(dim=0).logit(eps=1e-9)
+    else:
+        logits = functional.one_hot(labels, len(data.classes)).double().mean(dim=0).clamp(min=1e-9).log()
+    metrics = {
+        name: evaluate_predictions(logits.expand(len(test), -1), torch.from_numpy(test.labels), data.task)
+        for name, test in tests.items()
+    }
+    return {"name": "majority class", "test": metrics}
 
 
 def _pooled(sites: Mapping[str, SiteData]) -> SiteData:
     return SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
-
-
-def _constant(split: Split, prediction: int, classes: int) -> dict:
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    confusion[:, prediction] = np.bincount(split.labels, minlength=classes)
-    return {**confusion_matrix_metrics(confusion), "auroc": 0.5, "count": len(split), "confusion": confusion.tolist()}
 
 
 def _together(splits: list[Split]) -> Split:

@@ -14,12 +14,16 @@ Images = Annotated[int, Field(ge=1, le=10**7)]
 Mean = Annotated[float, Field(ge=-10, le=10)]
 Std = Annotated[float, Field(ge=1e-3, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Task = Literal["multiclass", "multilabel", "ordinal"]
+"""What labels are: one class of several; any number of classes; one grade of an order."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 """Becomes a folder and an address in FLARE."""
 
+PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
+"""Data sets read in their published layouts, see `pt_peft.data.published`."""
+
 FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable", "exportable")
 """What ``timm.create_model`` may not be told: it follows from other fields, or would read files of the site's."""
-
 
 MAX_DEPTH = 256
 """Blocks of a backbone; a typing error of more would fill a site's memory."""
@@ -59,7 +63,7 @@ class Columns(Strict):
     file: Name = "file"
     """Path of the image inside the folder or zip archive."""
     label: Name = "label"
-    """Class name; must be one of ``data.classes``."""
+    """Class name, one of ``data.classes``; for ``multilabel`` names joined by ``|``, or nothing."""
     split: Name | None = "split"
     """``train``, ``val`` or ``test``."""
     group: Name | None = None
@@ -71,17 +75,27 @@ class Columns(Strict):
 class Data(Strict):
     """What the images are. Where they lie is each site's own business (`site.json`)."""
 
-    source: Literal["lesions", "csv", "image_folder", "npz"]
-    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images;
-    ``image_folder``: a folder or zip with a sub-folder for each class, below train, val and test or not; ``npz``: MedMNIST layout."""
+    source: Literal["lesions", "csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"]
+    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``image_folder``: a folder or zip
+    with a sub-folder for each class, below train, val and test or not; ``npz``: MedMNIST's; the others: as published."""
+    task: Task = "multiclass"
+    """``multilabel`` trains with binary cross-entropy, a sigmoid an output; ``ordinal`` as ``multiclass``, with the metrics of
+    graded labels besides."""
     classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
-    """Class names in the order of the head's outputs."""
+    """Class names in the order of the head's outputs; of ``ordinal`` in their order."""
     columns: Columns = Columns()
     """Used by ``csv``."""
+    no_finding: Name | None = None
+    """What the label column of a ``multilabel`` table says where none of the classes applies, besides nothing."""
+    intensity: Literal["type", "image"] = "type"
+    """What becomes 0 … 255 of 16-bit images: the whole range of their type, or each image's own lowest to highest value
+    (12-bit data in 16-bit files would be nearly black)."""
     images_per_site: dict[Literal["train", "val", "test"], Images] = {"train": 256, "val": 128, "test": 256}
     """Images a site draws in each split; used by ``lesions``."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of the training images, drawn anew for every batch."""
+    test_time_flips: Literal["none", "horizontal", "all"] = "none"
+    """Evaluation takes the mean logits of the image and its mirror image, or its four flips."""
 
     @field_validator("images_per_site")
     @classmethod
@@ -96,6 +110,14 @@ class Data(Strict):
         if len(set(value)) != len(value):
             raise ValueError("class names must differ from one another")
         return value
+
+    @model_validator(mode="after")
+    def _source_has_such_labels(self) -> "Data":
+        if self.task == "multilabel" and self.source not in ("csv", "npz"):
+            raise ValueError(f"task 'multilabel' needs source 'csv' or 'npz'; '{self.source}' gives each image one label")
+        if self.no_finding is not None and (self.task != "multilabel" or self.no_finding in self.classes):
+            raise ValueError("no_finding is for task 'multilabel', and none of the classes")
+        return self
 
 
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -165,8 +187,16 @@ class Training(Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass, by autocast; tensors that train, and travel, are float32 in either case."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """``balanced`` weighs the loss by the inverse of each class's share of the site's training images."""
+    imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
+    """What is done about rare classes at a site, see `pt_peft.imbalance`: ``weighted_loss`` weighs a class by the inverse of
+    its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
+    ``weighted_sampler`` draws images of rare classes more often, with replacement."""
+
+    @model_validator(mode="after")
+    def _finite_loss(self) -> "Training":
+        if self.imbalance == "balanced_softmax" and self.label_smoothing:
+            raise ValueError("label_smoothing must be 0 with imbalance 'balanced_softmax': absent classes have no probability")
+        return self
 
 
 class Federation(Strict):
@@ -213,6 +243,8 @@ class ModelSpec(Strict):
     backbone: Backbone
     classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs."""
+    task: Task = "multiclass"
+    """How outputs are read: a softmax, or a sigmoid each for ``multilabel``."""
     method: Method
 
 
@@ -227,17 +259,28 @@ class Experiment(Strict):
     method: Method
     training: Training = Training()
     federation: Federation = Federation()
-    select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1"] = "balanced_accuracy"
+    select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
     @model_validator(mode="after")
     def _partition_fits_data(self) -> "Experiment":
-        if self.partition.kind == "natural" and not (self.data.source == "csv" and self.data.columns.site):
-            raise ValueError("partition.kind 'natural' needs data.source 'csv' and data.columns.site")
+        knows_sites = self.data.source in PUBLISHED or (self.data.source == "csv" and self.data.columns.site)
+        if self.partition.kind == "natural" and not knows_sites:
+            raise ValueError(
+                f"partition.kind 'natural' needs data.source 'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}"
+            )
         if self.partition.kind != "none" and self.data.source == "lesions":
             raise ValueError(
                 f"partition.kind '{self.partition.kind}' does not apply to data.source 'lesions': each site draws its own images"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> "Experiment":
+        if self.training.imbalance == "balanced_softmax" and self.data.task == "multilabel":
+            raise ValueError("training.imbalance 'balanced_softmax' needs labels that exclude one another, not 'multilabel'")
+        if self.select_by == "quadratic_kappa" and self.data.task != "ordinal":
+            raise ValueError("select_by 'quadratic_kappa' needs data.task 'ordinal'")
         return self
 
     @classmethod
@@ -248,7 +291,9 @@ class Experiment(Strict):
     @property
     def model(self) -> ModelSpec:
         """What its model follows from."""
-        return ModelSpec(seed=self.seed, backbone=self.backbone, classes=self.data.classes, method=self.method)
+        return ModelSpec(
+            seed=self.seed, backbone=self.backbone, classes=self.data.classes, task=self.data.task, method=self.method
+        )
 
     def to_json(self) -> str:
         """Indented JSON that `read` takes back, complete with defaults."""

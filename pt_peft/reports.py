@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
-from pt_peft.metrics import confusion_matrix_metrics
+from pt_peft.experiment import Data
+from pt_peft.metrics import confusion_metrics
 from pt_peft.schema import Strict
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -24,31 +25,48 @@ class SplitMetrics(Strict):
     count: Annotated[int, Field(ge=1, lt=2**53)]
     """Images."""
     loss: Loss
-    """Mean cross-entropy, nats."""
+    """Mean cross-entropy, nats; binary for ``multilabel``."""
     accuracy: Share
     balanced_accuracy: Share
     macro_f1: Share
     auroc: Share | None
     """Null where no class has both positives and negatives."""
+    class_auroc: Annotated[list[Share | None], Field(max_length=1000)]
+    """Of each class against the rest; null where it has no positives or no negatives."""
     ece: Share
     """Expected calibration error, 15 bins."""
     confusion: Annotated[list[Annotated[list[Count], Field(max_length=1000)]], Field(max_length=1000)]
-    """Images by label (rows) and prediction (columns)."""
+    """Images by label (rows) and prediction (columns); for ``multilabel`` a row a label: true negatives, false positives,
+    false negatives, true positives."""
+    quadratic_kappa: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Of ``ordinal``."""
+    mean_absolute_error: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
+    """Of ``ordinal``, grades."""
 
-
-    def check_classes(self, classes: int) -> None:
-        """Raises UserError unless the confusion matrix is (classes, classes), counts every image once, and gives the
-        metrics that are reported beside it."""
+    def check(self, data: Data) -> None:
+        """Raises UserError unless there is one of everything for each of ``data.classes``, the confusion counts have every image
+        once (once a label for ``multilabel``), and they give the metrics that are reported beside them."""
+        classes = len(data.classes)
+        multilabel = data.task == "multilabel"
+        width = 4 if multilabel else classes
         shape = [len(row) for row in self.confusion]
-        total = sum(map(sum, self.confusion))
-        if shape != [classes] * classes or total != self.count:
+        sums = [sum(row) for row in self.confusion] if multilabel else [sum(map(sum, self.confusion))]
+        if shape != [width] * classes or set(sums) != {self.count}:
             raise UserError(
-                f"report: the confusion matrix has rows of {shape} counts that sum to {total}; {classes} rows of {classes} "
-                f"counts that sum to {self.count} would be right."
+                f"report: the confusion counts have rows of {shape} counts that sum to {sums}; {classes} rows of {width} counts "
+                f"that sum to {self.count}{' each' if multilabel else ''} would be right."
             )
-        for name, value in confusion_matrix_metrics(np.array(self.confusion, dtype=np.int64)).items():
-            if abs(getattr(self, name) - value) > 1e-6:
-                raise UserError(f"report: {name} is {getattr(self, name)}, but the confusion matrix gives {value}.")
+        if len(self.class_auroc) != classes:
+            raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
+        known = [area for area in self.class_auroc if area is not None]
+        derived = confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
+        derived["auroc"] = sum(known) / len(known) if known else None
+        for name in ("quadratic_kappa", "mean_absolute_error"):
+            derived.setdefault(name, None)
+        for name, value in derived.items():
+            reported = getattr(self, name)
+            if (reported is None) != (value is None) or (value is not None and abs(reported - value) > 1e-6):
+                raise UserError(f"report: {name} is {reported}, but what is reported beside it gives {value}.")
 
 
 class TrainingReport(Strict):
@@ -62,10 +80,10 @@ class TrainingReport(Strict):
     val: SplitMetrics | None
     """Of the model the round started from; null if the site has no validation images."""
 
-    def check_classes(self, classes: int) -> None:
-        """Raises UserError as `SplitMetrics.check_classes` does."""
+    def check(self, data: Data) -> None:
+        """Raises UserError as `SplitMetrics.check` does."""
         if self.val:
-            self.val.check_classes(classes)
+            self.val.check(data)
 
 
 class EvaluationReport(Strict):
@@ -75,7 +93,7 @@ class EvaluationReport(Strict):
     test: SplitMetrics | None = None
     seconds: Seconds
 
-    def check_classes(self, classes: int) -> None:
-        """Raises UserError as `SplitMetrics.check_classes` does."""
+    def check(self, data: Data) -> None:
+        """Raises UserError as `SplitMetrics.check` does."""
         for split in filter(None, (self.val, self.test)):
-            split.check_classes(classes)
+            split.check(data)

@@ -15,7 +15,7 @@ class SiteData(Strict):
     """Where the site's images lie. Relative paths start at the folder of `site.json`."""
 
     images: str | None = None
-    """Folder or zip archive of images, for ``csv`` and ``image_folder``."""
+    """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
     table: str | None = None
     """CSV file with a header, for ``csv``."""
     npz: str | None = None
@@ -33,6 +33,10 @@ class Site(Strict):
     """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
     cache: str | None = None
     """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
+    cache_gb: float = Field(default=50.0, gt=0, le=1e6)
+    """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
+    max_unreadable: float = Field(default=0.01, ge=0, lt=1)
+    """Part of the site's images that may turn out to be unreadable: each costs a warning and itself. More stop the site."""
 
     @classmethod
     def read(cls, path: Path) -> "Site":

@@ -5,20 +5,21 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.imbalance import sampling_weights, training_loss
 from pt_peft.metrics import evaluate_predictions
 from pt_peft.model import build_model
 from pt_peft.seeds import derive_seed
 from pt_peft.tensors import Tensors
 
 EVALUATION_BATCH = 256
+_FLIPS = {"none": [()], "horizontal": [(), (3,)], "all": [(), (3,), (2,), (2, 3)]}
+"""Axes of (B,3,S,S) that are reversed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class LocalTrainer:
         # A fresh optimiser each round: a restarted process then loses nothing.
         optimizer = self._optimizer(self.exchange.trained(round_number).keys() | self.model.personal)
         peak_rates = [group["lr"] for group in optimizer.param_groups]
-        class_weights = self._class_weights(split)
+        loss_of = training_loss(self.experiment, split.labels, self.device)
+        weights = sampling_weights(self.experiment, split.labels)
+        augment = self.experiment.data.augment
         steps_per_epoch = math.ceil(len(split) / training.batch_size)
         steps_per_round = steps_per_epoch * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
@@ -84,15 +87,12 @@ class LocalTrainer:
             path = (site, round_number, epoch)
             torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
             seed = derive_seed(self.experiment.seed, "shuffle", *path)
-            for images, labels in batches(split, training.batch_size, seed=seed, augment=self.experiment.data.augment):
+            for images, labels in batches(split, training.batch_size, seed=seed, augment=augment, weights=weights):
                 if training.schedule == "cosine":
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * factor
-                logits = self._logits(images)
-                loss = functional.cross_entropy(
-                    logits, labels.to(self.device), weight=class_weights, label_smoothing=training.label_smoothing
-                )
+                loss = loss_of(self._logits(images), labels.to(self.device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -113,9 +113,10 @@ class LocalTrainer:
         self.model.module.eval()
         logits, labels = [], []
         for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            logits.append(self._logits(images).cpu())
+            flipped = [self._logits(images.flip(axes)) for axes in _FLIPS[self.experiment.data.test_time_flips]]
+            logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
-        return evaluate_predictions(torch.cat(logits), torch.cat(labels))
+        return evaluate_predictions(torch.cat(logits), torch.cat(labels), self.experiment.data.task)
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K)."""
@@ -136,16 +137,6 @@ class LocalTrainer:
             {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
             for (in_head, decays), members in groups.items()
         )
-
-    def _class_weights(self, split: Split) -> torch.Tensor | None:
-        if self.experiment.training.class_weights == "none":
-            return None
-        classes = len(self.experiment.data.classes)
-        counts = np.bincount(split.labels, minlength=classes)
-        present = counts > 0
-        weights = np.zeros(classes)
-        weights[present] = counts.sum() / (present.sum() * counts[present])
-        return torch.tensor(weights, dtype=torch.float32, device=self.device)
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

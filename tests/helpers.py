@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pt_peft.data.items import SPLITS
 from pt_peft.experiment import Experiment
 from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 
@@ -19,6 +20,11 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     for name, value in fields.items():
         content[name] = {**content[name], **value} if isinstance(value, dict) else value
     return Experiment.model_validate_json(json.dumps(content))
+
+
+def split_counts(images) -> dict[str, int]:
+    """Images of each split of a site's images."""
+    return {split: len(images.items(split)) for split in SPLITS}
 
 
 @dataclass

@@ -12,13 +12,14 @@ import torch
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    cohen_kappa_score,
     confusion_matrix,
     f1_score,
     log_loss,
     roc_auc_score,
 )
 
-from pt_peft.metrics import confusion_matrix_metrics, evaluate_predictions
+from pt_peft.metrics import confusion_metrics, evaluate_predictions
 
 CLASSES = 5
 
@@ -88,14 +89,14 @@ def test_what_cannot_be_evaluated_is_refused(logits, labels, message):
 @pytest.mark.parametrize("confusion", [np.zeros((2, 2), int), np.ones((2, 3), int), np.ones((2, 2)), np.ones(3, int)])
 def test_what_is_no_confusion_matrix_is_refused(confusion):
     with pytest.raises(ValueError, match=r"confusion matrix|no images"):
-        confusion_matrix_metrics(confusion)
+        confusion_metrics(confusion)
 
 
 def test_pooled_metrics_come_from_the_summed_matrices():
     logits, labels = predictions([0, 1, 2, 3, 4])
     halves = [evaluate_predictions(logits[part], labels[part]) for part in (slice(0, 80), slice(80, None))]
     whole = evaluate_predictions(logits, labels)
-    pooled = confusion_matrix_metrics(sum(np.array(half["confusion"]) for half in halves))
+    pooled = confusion_metrics(sum(np.array(half["confusion"]) for half in halves))
     assert pooled == pytest.approx({name: whole[name] for name in pooled})
 
 
@@ -105,3 +106,33 @@ def test_matrices_need_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert run.stdout.strip() == "False"
+
+
+def test_several_labels_each_count_for_themselves():
+    random = np.random.default_rng(0)
+    labels = (random.random((200, 3)) < (0.5, 0.2, 0.0)).astype(np.uint8)
+    logits = random.normal(size=(200, 3)) + 2 * labels
+    metrics = evaluate_predictions(torch.from_numpy(logits), torch.from_numpy(labels), "multilabel")
+    answers = logits > 0
+    assert metrics["accuracy"] == pytest.approx(np.mean([accuracy_score(labels[:, c], answers[:, c]) for c in range(3)]))
+    balanced = [balanced_accuracy_score(labels[:, c], answers[:, c]) for c in range(2)] + [(~answers[:, 2]).mean()]
+    assert metrics["balanced_accuracy"] == pytest.approx(np.mean(balanced))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, answers, average="macro", zero_division=0))
+    areas = [roc_auc_score(labels[:, c], logits[:, c]) for c in range(2)]
+    assert metrics["class_auroc"] == [pytest.approx(areas[0]), pytest.approx(areas[1]), None]
+    assert metrics["auroc"] == pytest.approx(np.mean(areas))
+    probabilities = 1 / (1 + np.exp(-logits))
+    loss = -np.log(np.where(labels, probabilities, 1 - probabilities)).mean()
+    assert metrics["loss"] == pytest.approx(loss)
+    assert metrics["confusion"][2] == [int((~answers[:, 2]).sum()), int(answers[:, 2].sum()), 0, 0]
+
+
+def test_grades_have_kappa_and_error():
+    logits, labels = predictions([0, 1, 2, 3, 4])
+    metrics = evaluate_predictions(logits, labels, "ordinal")
+    predicted = logits.argmax(dim=1)
+    assert metrics["quadratic_kappa"] == pytest.approx(cohen_kappa_score(labels, predicted, weights="quadratic"))
+    assert metrics["mean_absolute_error"] == pytest.approx((labels - predicted).abs().float().mean().item())
+    alone = evaluate_predictions(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), "ordinal")
+    assert alone["quadratic_kappa"] is None  # nothing to agree on by chance or not
+    assert "quadratic_kappa" not in evaluate_predictions(logits, labels)

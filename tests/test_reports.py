@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pt_peft.errors import UserError
-from pt_peft.metrics import confusion_matrix_metrics
+from pt_peft.experiment import Data
+from pt_peft.metrics import confusion_metrics
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
 from pt_peft_flare.filters import MAX_REASON, public
@@ -14,21 +15,23 @@ SPLIT = {
     "count": 6,
     "loss": 0.5,
     "auroc": 0.9,
+    "class_auroc": [0.85, 0.95],
     "ece": 0.1,
     "confusion": CONFUSION,
-    **confusion_matrix_metrics(np.array(CONFUSION)),
+    **confusion_metrics(np.array(CONFUSION)),
 }
+DATA = Data(source="csv", classes=("a", "b"))
 TRAINING = {"num_samples": 10, "train_loss": 0.4, "seconds": 1.0, "val": SPLIT}
 
 
 def check(report: dict) -> None:
-    parse(TrainingReport, report, "report").check_classes(2)
+    parse(TrainingReport, report, "report").check(DATA)
 
 
 def test_a_good_report_passes():
     check(TRAINING)
     check({**TRAINING, "val": None})
-    parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0}, "report").check_classes(2)
+    parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0}, "report").check(DATA)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,10 @@ def test_a_good_report_passes():
         ({"val": {**SPLIT, "count": 0, "confusion": [[0, 0], [0, 0]]}}, "'val.count' is 0"),
         ({"val": {**SPLIT, "count": 7}}, "counts that sum to 7 would be right"),
         ({"val": {**SPLIT, "confusion": [[6]]}}, "2 rows of 2 counts"),
-        ({"val": {**SPLIT, "balanced_accuracy": 1.0}}, "balanced_accuracy is 1.0, but the confusion matrix gives"),
+        ({"val": {**SPLIT, "balanced_accuracy": 1.0}}, "balanced_accuracy is 1.0, but what is reported beside it gives 0.875"),
+        ({"val": {**SPLIT, "auroc": 0.5}}, "auroc is 0.5, but what is reported beside it gives 0.8999"),
+        ({"val": {**SPLIT, "class_auroc": [0.9]}}, "class_auroc has 1 values; 2 would be right"),
+        ({"val": {**SPLIT, "quadratic_kappa": 0.9}}, "quadratic_kappa is 0.9, but what is reported beside it gives None"),
         ({"val": {**SPLIT, "auroc": np.float32(0.5)}}, "not plain JSON"),
     ],
 )

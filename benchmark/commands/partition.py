@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from pt_peft.errors import UserError
@@ -61,7 +62,8 @@ def counts(experiment, site, names: list[str]) -> dict[str, dict[str, dict[str, 
         images = site_images(experiment, site, name, names)
         found[name] = {}
         for split in SPLITS:
-            labels = images.class_counts(split)
+            items = images.items(split)
+            labels = Counter(label for item in items for label in item.labels)
             found[name][split] = {label: labels[index] for index, label in enumerate(classes)}
     return found
 

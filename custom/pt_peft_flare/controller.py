@@ -26,7 +26,7 @@ from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, RunRecord
-from pt_peft_flare.tracking import log_scalars, split_scalars
+from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
 
 class JobFailed(Exception):
@@ -115,7 +115,7 @@ class PeftFedAvg(FedAvg):
         def accept(result: FLModel) -> TrainingReport:
             trained = check_tensors(result.params, expected)
             report = parse(TrainingReport, result.metrics, "report")
-            report.check_classes(len(self._experiment.data.classes))
+            report.check(self._experiment.data)
             mean.add(trained, report.num_samples)
             return report
 
@@ -129,7 +129,7 @@ class PeftFedAvg(FedAvg):
         self._persist(FINAL, trained, round_number + 1, {})
         self.event(AppEventType.ROUND_DONE)
         for site, report in reports.items():
-            at_start = split_scalars("val", report.val)
+            at_start = split_scalars("val", report.val, self._experiment.data)
             after = {"train/loss": report.train_loss, "seconds": report.seconds}
             after |= {"bytes/in": bytes_in[site], "bytes/out": bytes_out}
             log_scalars(self.engine, site, round_number, at_start)
@@ -146,7 +146,7 @@ class PeftFedAvg(FedAvg):
     def _evaluate_final(self, rounds: int, tensors: Tensors) -> None:
         def accept(result: FLModel) -> EvaluationReport:
             report = parse(EvaluationReport, result.metrics, "report")
-            report.check_classes(len(self._experiment.data.classes))
+            report.check(self._experiment.data)
             return report
 
         reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, tensors, accept)
@@ -155,7 +155,7 @@ class PeftFedAvg(FedAvg):
         self._persist(FINAL, tensors, rounds, {"metrics": summary})
         for site, report in reports.items():
             for split in ("val", "test"):
-                log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split)))
+                log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split), self._experiment.data))
         self._log_global(rounds, summary)
         for split, metrics in summary.items():
             if metrics:
@@ -260,7 +260,7 @@ class PeftFedAvg(FedAvg):
             if metrics:
                 values = {f"{split}/mean_{name}": value for name, value in metrics["mean"].items() if value is not None}
                 pooled = metrics["pooled"]
-                values |= {f"{split}/pooled_{name}": pooled[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+                values |= {f"{split}/pooled_{name}": pooled[name] for name in SCALARS if pooled.get(name) is not None}
                 log_scalars(self.engine, "global", finished_rounds, values)
 
 

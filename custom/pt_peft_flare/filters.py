@@ -68,13 +68,12 @@ class EgressFilter(Filter):
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
         experiment = read_experiment(fl_ctx)
-        classes = len(experiment.data.classes)
         if task == AppConstants.TASK_TRAIN:
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).trained(round_number))
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
-            report.check_classes(classes)
+            report.check(experiment.data)
             fields = report.model_dump(mode="json")
             meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
             return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors), "report": fields}
@@ -82,7 +81,7 @@ class EgressFilter(Filter):
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
             report = parse(EvaluationReport, dxo.data, "report")
-            report.check_classes(classes)
+            report.check(experiment.data)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pt_peft import __version__
-from pt_peft.experiment import Experiment
+from pt_peft.experiment import Experiment, Task
 from pt_peft.files import write_atomically
-from pt_peft.metrics import confusion_matrix_metrics
+from pt_peft.metrics import confusion_metrics
 from pt_peft.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.tensors import TensorSpec
 from pt_peft_flare.tracking import SCALARS
@@ -17,13 +17,13 @@ from pt_peft_flare.tracking import SCALARS
 FILE_NAME = "metrics.json"
 
 
-def summarise(sites: Mapping[str, SplitMetrics | None]) -> dict | None:
+def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | None:
     """One split's metrics over the sites that have images in it; None if none has.
 
     Returns:
-        ``mean``: the unweighted mean over sites of each metric (AUROC over the sites that have one);
-        ``pooled``: accuracy, balanced accuracy and macro F1 of all images together, exact, from the sum of the sites'
-        confusion matrices.
+        ``mean``: the unweighted mean over sites of each metric (of those that have it; None if none has);
+        ``pooled``: accuracy, balanced accuracy and macro F1, for ``ordinal`` kappa and error too, of all images together,
+        exact, from the sum of the sites' confusion matrices.
     """
     metrics = [value for value in sites.values() if value is not None]
     if not metrics:
@@ -33,7 +33,7 @@ def summarise(sites: Mapping[str, SplitMetrics | None]) -> dict | None:
         values = [value for value in (getattr(one, name) for one in metrics) if value is not None]
         mean[name] = float(np.mean(values)) if values else None
     confusion = np.sum([np.asarray(one.confusion, dtype=np.int64) for one in metrics], axis=0)
-    pooled = {**confusion_matrix_metrics(confusion), "count": int(confusion.sum()), "confusion": confusion.tolist()}
+    pooled = {**confusion_metrics(confusion, task), "count": sum(one.count for one in metrics), "confusion": confusion.tolist()}
     return {"mean": mean, "pooled": pooled}
 
 
@@ -45,6 +45,7 @@ class RunRecord:
         a_round: what a site sends in a round.
         """
         self._path = folder / FILE_NAME
+        self._task = experiment.data.task
         self._record = {
             "status": "running",
             "reason": None,
@@ -73,7 +74,7 @@ class RunRecord:
     ) -> dict | None:
         """Adds a finished round; bytes as a site sees them, raw tensors only. Returns the summary of its validation, which is
         that of the model it started from."""
-        validation = summarise({site: report.val for site, report in reports.items()})
+        validation = summarise({site: report.val for site, report in reports.items()}, self._task)
         self._record["rounds"].append(
             {
                 "round": round_number,
@@ -92,7 +93,8 @@ class RunRecord:
     def add_final(self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, str]) -> dict:
         """Adds the evaluation of the final aggregate. Returns its summary by split."""
         summary = {
-            split: summarise({site: getattr(report, split) for site, report in reports.items()}) for split in ("val", "test")
+            split: summarise({site: getattr(report, split) for site, report in reports.items()}, self._task)
+            for split in ("val", "test")
         }
         self._record["final"] = {
             "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},

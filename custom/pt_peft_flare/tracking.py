@@ -9,14 +9,27 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
+from pt_peft.experiment import Data
 from pt_peft.reports import SplitMetrics
 
-SCALARS = ("loss", "accuracy", "balanced_accuracy", "auroc", "macro_f1", "ece")
+SCALARS = (
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "macro_f1",
+    "ece",
+    "quadratic_kappa",
+    "mean_absolute_error",
+)
+"""The last two are None unless ``data.task`` is ``ordinal``."""
 
 
-def split_scalars(split: str, metrics: SplitMetrics | None) -> dict[str, float]:
-    """``{"val/loss": 0.4, …}``; empty for a split without images."""
+def split_scalars(split: str, metrics: SplitMetrics | None, data: Data) -> dict[str, float]:
+    """``{"val/loss": 0.4, …}``, with each label's AUROC for ``multilabel``; empty for a split without images."""
     values = {name: getattr(metrics, name) for name in SCALARS} if metrics else {}
+    if metrics and data.task == "multilabel":
+        values |= {f"auroc/{label}": area for label, area in zip(data.classes, metrics.class_auroc, strict=True)}
     return {f"{split}/{name}": value for name, value in values.items() if value is not None}
 
 

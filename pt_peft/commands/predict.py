@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
         unreadable += len(failures)
         if paths:
             for path, row in zip(paths, probabilities(classifier, images), strict=True):
-                writer.writerow([path, classes[row.argmax()], *(f"{value:.6f}" for value in row)])
+                writer.writerow([path, prediction(classifier.spec, row), *(f"{value:.6f}" for value in row)])
     write_atomically(options.out, table.getvalue().encode())
     print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
 
@@ -73,11 +73,19 @@ def find_images(given: list[Path]) -> list[Path]:
 
 
 def probabilities(classifier, images: np.ndarray) -> np.ndarray:
-    """Softmax of the logits, float32 (B,K), of uint8 images (B,3,S,S)."""
+    """Softmax of the logits, or their sigmoid for ``multilabel``, float32 (B,K), of uint8 images (B,3,S,S)."""
     import torch
 
     logits = classifier.logits(torch.from_numpy(images).float().div_(255))
-    return torch.softmax(logits, dim=1).numpy()
+    many = classifier.spec.task == "multilabel"
+    return (logits.sigmoid() if many else logits.softmax(dim=1)).numpy()
+
+
+def prediction(spec, row: np.ndarray) -> str:
+    """The most probable class; for ``multilabel`` those above one half, joined by ``|``."""
+    if spec.task == "multilabel":
+        return "|".join(name for name, value in zip(spec.classes, row, strict=True) if value > 0.5)
+    return spec.classes[row.argmax()]
 
 
 def _batches(files: list[Path], size: int) -> Iterator[tuple[list[Path], np.ndarray, list[str]]]:
@@ -89,11 +97,13 @@ def _batches(files: list[Path], size: int) -> Iterator[tuple[list[Path], np.ndar
     with tqdm(total=len(files), unit="image", disable=None) as progress:
         for start in range(0, len(files), BATCH):
             paths, images, failures = [], [], []
-            for path in files[start : start + BATCH]:
-                try:
-                    images.extend(decode_files([str(path)], lambda name: open(name, "rb"), size, where=str(path.parent)))
+            batch = files[start : start + BATCH]
+            decoded = decode_files([str(path) for path in batch], lambda name: open(name, "rb"), size, where="images")
+            for path, image in zip(batch, decoded, strict=True):
+                if isinstance(image, UserError):
+                    failures.append(str(image))
+                else:
                     paths.append(path)
-                except UserError as error:
-                    failures.append(str(error))
+                    images.append(image)
                 progress.update()
             yield paths, np.stack(images) if images else np.empty((0, 3, size, size), np.uint8), failures

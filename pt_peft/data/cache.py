@@ -7,6 +7,9 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,29 +17,29 @@ import numpy as np
 from filelock import FileLock
 from pydantic import JsonValue
 
-from pt_peft import __version__
-from pt_peft.data.items import SPLITS, SplitName
+from pt_peft.data.cache_space import make_room, pixel_bytes
+from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import SiteImages
 from pt_peft.errors import UserError
+from pt_peft.site import Site
 
-TRANSFORM_VERSION = 1
-"""Raise it when the deterministic transforms give other pixels than before."""
-
-_DESCRIPTION = "cache.json"
+DESCRIPTION = "cache.json"
+_DECODERS = ("monai", "numpy", "pillow", "pydicom", "torch")
+"""Packages whose versions pixels may depend on."""
 _logger = logging.getLogger(__name__)
 
 
-class Arrays(NamedTuple):
+class Cached(NamedTuple):
     """The decoded images of one split."""
 
     images: np.ndarray
     """uint8 (N,3,S,S), memory-mapped, read-only."""
-    labels: np.ndarray
-    """int64 (N,)."""
+    items: list[Item]
+    """What they are, in order; those that could not be read are left out."""
 
 
-def cached_arrays(folder: Path, images: SiteImages, size: int) -> Mapping[SplitName, Arrays]:
-    """The decoded `images` of each split, from the cache `folder`; decoded into it first where they are not there yet.
+def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitName, Cached]:
+    """The decoded `images` of each split, from the cache of `site`; decoded into it first where they are not there yet.
 
     Any number of processes may ask for the same images at once: one decodes, the others wait for it.
 
@@ -44,82 +47,131 @@ def cached_arrays(folder: Path, images: SiteImages, size: int) -> Mapping[SplitN
         size: side of the decoded images, pixels.
 
     Raises:
-        UserError: if the folder cannot be written or is full, or an image cannot be decoded.
+        UserError: if the cache cannot be written, its limit or the disk is too small, or more images than ``max_unreadable``
+            cannot be decoded.
     """
-    key = {
-        "images": images.key(),
-        "image_size": size,
-        "transform_version": TRANSFORM_VERSION,
-        "package_version": __version__,
-    }
+    key = {"images": images.key(), "image_size": size, "code": code_version()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = site.cache_folder()
     entry = folder / digest
-    arrays = _open(entry)
-    if arrays is None:
+    opened = _open(entry, images)
+    if opened is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{digest}.lock"):
-                arrays = _open(entry) or _build(entry, images, size, key)
+                opened = _open(entry, images) or _build(entry, site, images, size, key)
         except OSError as error:
             raise UserError(
                 f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, or set"
                 " 'cache' in site.json to another folder."
             ) from None
-    return arrays
+    return opened
 
 
-def _open(entry: Path) -> dict[SplitName, Arrays] | None:
-    """The arrays of a complete entry, or None."""
+@cache
+def code_version() -> str:
+    """SHA-256 over the source of `pt_peft.data` and the versions of the packages that decode."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    for package in _DECODERS:
+        with suppress(metadata.PackageNotFoundError):  # pydicom is not needed by every site
+            digest.update(f"{package} {metadata.version(package)}".encode())
+    return digest.hexdigest()
+
+
+def _open(entry: Path, images: SiteImages) -> dict[SplitName, Cached] | None:
+    """A complete entry, marked as used, or None."""
     try:
-        counts = json.loads((entry / _DESCRIPTION).read_text(encoding="utf-8"))["counts"]
-        arrays = {split: _open_split(entry, split) for split in SPLITS}
-        whole = all(len(a.images) == len(a.labels) == counts[split] for split, a in arrays.items())
+        description = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
+        opened = {}
+        for split in SPLITS:
+            unreadable = set(description["unreadable"][split])
+            pixels = np.load(_file(entry, split), mmap_mode="r", allow_pickle=False)
+            items = [item for item in images.items(split) if item.file not in unreadable]
+            if len(pixels) != len(items):
+                return None
+            opened[split] = Cached(pixels, items)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    return arrays if whole else None
+    with suppress(OSError):  # the cache of another user
+        os.utime(entry / DESCRIPTION)
+    left_out = sum(map(len, description["unreadable"].values()))
+    if left_out:
+        _logger.warning("%d images that could not be read are left out; %s names them", left_out, entry / DESCRIPTION)
+    return opened
 
 
-def _open_split(entry: Path, split: SplitName) -> Arrays:
-    images = np.load(_images_file(entry, split), mmap_mode="r", allow_pickle=False)
-    return Arrays(images, np.load(_labels_file(entry, split), allow_pickle=False))
-
-
-def _build(entry: Path, images: SiteImages, size: int, key: JsonValue) -> dict[SplitName, Arrays]:
+def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValue) -> dict[SplitName, Cached]:
     """Decodes into a folder beside `entry`, which takes its place when complete. The caller holds the entry's lock."""
-    counts = images.counts()
-    total = sum(counts.values())
-    _logger.info("preparing %d images of %d px in %s", total, size, entry)
-    start = time.perf_counter()
+    total = sum(len(images.items(split)) for split in SPLITS)
     partial = entry.with_suffix(".partial")
     _remove(partial)  # left by a process that was killed
+    held = make_room(entry.parent, pixel_bytes(total, size), site.cache_gb)
+    _logger.info("preparing %d images of %d px in %s", total, size, entry)
+    start = time.perf_counter()
     partial.mkdir()
+    unreadable = _Unreadable(total, site.max_unreadable)
     try:
-        for split in SPLITS:
-            _write_split(partial, split, images, counts[split], size)
-        description = json.dumps({"key": key, "counts": counts}, indent=2).encode()
-        _write(partial / _DESCRIPTION, description)
+        names = {split: _write_split(partial, split, images, size, unreadable) for split in SPLITS}
+        description = {"key": key, "unreadable": names}
+        _write(partial / DESCRIPTION, json.dumps(description, indent=2).encode())
         _remove(entry)  # there only if damaged
         os.rename(partial, entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _logger.info("prepared %d images in %.1f s", total, time.perf_counter() - start)
-    return {split: _open_split(entry, split) for split in SPLITS}
+    gigabytes = (held + pixel_bytes(total, size)) / 1e9
+    _logger.info(
+        "prepared %d images in %.1f s; the cache holds %.2f of at most %g GB",
+        total - unreadable.count,
+        time.perf_counter() - start,
+        gigabytes,
+        site.cache_gb,
+    )
+    opened = _open(entry, images)
+    assert opened is not None
+    return opened
 
 
-def _write_split(folder: Path, split: SplitName, images: SiteImages, count: int, size: int) -> None:
+class _Unreadable:
+    """Counts images that cannot be read, and stops where they are too many."""
+
+    def __init__(self, total: int, share: float):
+        self.count = 0
+        self._allowed = int(total * share)
+        self._rule = f"of {total} images, 'max_unreadable' in site.json ({share:g}) allows {self._allowed}"
+
+    def add(self, error: UserError) -> None:
+        self.count += 1
+        if self.count > self._allowed:
+            raise UserError(f"{error} It is image {self.count} that cannot be read; {self._rule}.")
+        _logger.warning("%s It is left out: %s.", error, self._rule)
+
+
+def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, unreadable: _Unreadable) -> list[str]:
     """Writes image after image, so that one is in memory at a time and a full disk is an error (writing to a memory map,
-    it would be SIGBUS)."""
-    labels = np.empty(count, np.int64)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
-    with open(_images_file(folder, split), "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        if count:
-            for index, (image, labels[index]) in enumerate(images.decoded(split, size)):
+    it would be SIGBUS). Returns the files that cannot be read."""
+    left_out = []
+    items = images.items(split)
+    with open(_file(folder, split), "wb") as file:
+        _write_header(file, len(items), size)
+        for item, image in zip(items, images.decoded(split, size) if items else (), strict=True):
+            if isinstance(image, UserError):
+                unreadable.add(image)
+                left_out.append(item.file)
+            else:
                 file.write(np.ascontiguousarray(image))
+        file.seek(0)
+        _write_header(file, len(items) - len(left_out), size)
         _sync(file)
-    with open(_labels_file(folder, split), "wb") as file:
-        np.lib.format.write_array(file, labels, allow_pickle=False)
-        _sync(file)
+    return left_out
+
+
+def _write_header(file, count: int, size: int) -> None:
+    """numpy leaves room for any number of images, so that a header can be written over."""
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
+    )
 
 
 def _remove(path: Path) -> None:
@@ -138,9 +190,5 @@ def _sync(file) -> None:
     os.fsync(file.fileno())
 
 
-def _images_file(folder: Path, split: SplitName) -> Path:
+def _file(folder: Path, split: SplitName) -> Path:
     return folder / f"{split}_images.npy"
-
-
-def _labels_file(folder: Path, split: SplitName) -> Path:
-    return folder / f"{split}_labels.npy"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pt_peft.data.items import Item, SplitName
+from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
@@ -12,25 +13,29 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 _SPLITS: dict[str, SplitName] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def read_image_folder(path: Path, classes: Sequence[str]) -> list[Item]:
+def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop) -> list[Item]:
     """The images of ``<class>/…`` or ``<split>/<class>/…``; each image is a group of its own.
 
+    Args:
+        report: takes an image outside of the folders of the experiment's classes.
+
     Raises:
-        UserError: if `path` is neither a folder nor a zip archive, has no images, or has an image outside of the folders of
-            the experiment's classes.
+        UserError: if `path` is neither a folder nor a zip archive, or has no images, and what `report` raises.
     """
     index = {label: position for position, label in enumerate(classes)}
     items = []
-    for name in _names(path):
+    for name in image_names(path):
         *folders, _ = name.split("/")
         split = _SPLITS.get(folders[0].lower()) if folders else None
         label = folders[1 if split else 0] if len(folders) > bool(split) else None
         if label not in index:
-            raise UserError(
+            report(
+                "unknown label",
                 f"{path}: image '{name}' is not in a folder of a class; its place should be <class>/ or <split>/<class>/ with "
-                f"split train, val or test and class one of the experiment's data.classes ({', '.join(classes)})."
+                f"split train, val or test and class one of the experiment's data.classes ({', '.join(classes)}).",
             )
-        items.append(Item(name, index[label], split, name))
+            continue
+        items.append(Item(name, (index[label],), split, name))
     if not items:
         raise UserError(f"{path}: has no images ({', '.join(SUFFIXES)}).")
     if len({item.split is None for item in items}) > 1:
@@ -39,7 +44,8 @@ def read_image_folder(path: Path, classes: Sequence[str]) -> list[Item]:
     return items
 
 
-def _names(path: Path) -> list[str]:
+def image_names(path: Path) -> list[str]:
+    """The image files in the folder or zip archive `path`, sorted. Raises UserError if it is neither."""
     if path.is_dir():
         names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     else:

@@ -15,11 +15,11 @@ from pt_peft.errors import UserError
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz_items(path: Path, classes: Sequence[str]) -> list[Item]:
+def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False) -> list[Item]:
     """The images of `path`, split by split in the file's order; reads the labels and the images' headers only.
 
-    The file holds, for each split, ``<split>_images`` uint8 (N,H,W) or (N,H,W,3) and ``<split>_labels`` integers (N,)
-    or (N,1) that index `classes`.
+    The file holds, for each split, ``<split>_images`` uint8 (N,H,W) or (N,H,W,3) and ``<split>_labels``: integers (N,)
+    or (N,1) that index `classes`, or, if `multilabel`, zeros and ones (N, classes).
 
     Raises:
         UserError: if it is not such a file.
@@ -31,7 +31,7 @@ def read_npz_items(path: Path, classes: Sequence[str]) -> list[Item]:
             raise UserError(f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}.")
         items = []
         for split in SPLITS:
-            labels = _labels(archive, path, split, classes)
+            labels = _labels(archive, path, split, classes, multilabel)
             with _member(archive, f"{split}_images") as file:
                 shape = _images_header(file, path, split)
             if shape[0] != len(labels):
@@ -92,15 +92,27 @@ def _images_header(file: BinaryIO, path: Path, split: str) -> tuple[int, ...]:
     return shape
 
 
-def _labels(archive: zipfile.ZipFile, path: Path, split: str, classes: Sequence[str]) -> list[int]:
-    right = "it should be integers (N,) or (N,1)"
+def _labels(
+    archive: zipfile.ZipFile, path: Path, split: str, classes: Sequence[str], multilabel: bool
+) -> list[tuple[int, ...]]:
+    single = "integers (N,) or (N,1)"
+    many = f"zeros and ones (N,{len(classes)}), a column for each of the experiment's data.classes"
+    right = f"it should be {many if multilabel else single}"
     try:
         with _member(archive, f"{split}_labels") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: {split}_labels cannot be read ({error}); {right}.") from None
-    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
-        raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; {right}.")
+    shapes = [(len(classes),)] if multilabel else [(), (1,)]
+    if labels.dtype.kind not in "iub" or not labels.ndim or labels.shape[1:] not in shapes:
+        other = " (data.task 'multilabel' would take it)" if not multilabel and labels.shape[1:] == (len(classes),) else ""
+        raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}{other}; {right}.")
+    if multilabel:
+        outside = np.argwhere((labels != 0) & (labels != 1))
+        if len(outside):
+            row, column = outside[0]
+            raise UserError(f"{path}: {split}_labels[{row}, {column}] is {labels[row, column]}; {right}.")
+        return [tuple(np.flatnonzero(row).tolist()) for row in labels]
     labels = labels.reshape(-1).astype(np.int64)
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(outside):
@@ -109,4 +121,4 @@ def _labels(archive: zipfile.ZipFile, path: Path, split: str, classes: Sequence[
             f"{path}: {split}_labels[{row}] is {labels[row]}; it should be 0 to {len(classes) - 1}, an index into the"
             f" experiment's data.classes ({', '.join(classes)})."
         )
-    return labels.tolist()
+    return [(label,) for label in labels.tolist()]

@@ -1,15 +1,16 @@
 """A site's images as training and evaluation read them."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from pt_peft.data.cache import cached_arrays
-from pt_peft.data.items import SPLITS
+from pt_peft.data.cache import cached_images
+from pt_peft.data.items import SPLITS, targets
 from pt_peft.data.sources import site_images
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
@@ -24,7 +25,7 @@ class Split:
     images: np.ndarray
     """uint8 (N,3,S,S), memory-mapped, read-only."""
     labels: np.ndarray
-    """int64 (N,), indices into ``data.classes``."""
+    """int64 (N,), indices into ``data.classes``; uint8 (N,C) of zeros and ones where ``data.task`` is ``multilabel``."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,32 +50,40 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
         UserError: naming the file, field or row at fault.
     """
     images = site_images(experiment, site, name, names)
-    arrays = cached_arrays(site.cache_folder(), images, experiment.backbone.image_size)
-    data = SiteData(**{split: Split(*arrays[split]) for split in SPLITS})
+    cached = cached_images(site, images, experiment.backbone.image_size)
+    classes, multilabel = experiment.data.classes, experiment.data.task == "multilabel"
+    splits = {}
     for split in SPLITS:
-        counts = np.bincount(getattr(data, split).labels, minlength=len(experiment.data.classes))
-        shown = ", ".join(f"{label} {count}" for label, count in zip(experiment.data.classes, counts, strict=True))
-        _logger.info("site %s, %s: %d images (%s)", name, split, counts.sum(), shown)
-    return data
+        labels = [item.labels for item in cached[split].items]
+        splits[split] = Split(cached[split].images, targets(labels, len(classes), multilabel))
+        counts = Counter(label for one in labels for label in one)
+        shown = ", ".join(f"{label} {counts[index]}" for index, label in enumerate(classes))
+        _logger.info("site %s, %s: %d images (%s)", name, split, len(labels), shown)
+    return SiteData(**splits)
 
 
 def batches(
-    split: Split, batch_size: int, *, seed: int | None, augment: tuple[str, ...] = ()
+    split: Split, batch_size: int, *, seed: int | None, augment: tuple[str, ...] = (), weights: np.ndarray | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over `split`; the last batch may be short.
 
     Args:
         seed: shuffles and augments: the same seed gives the same batches, bit for bit. None: in order and as they are.
         augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`.
+        weights: (N,), how often each image is drawn, with replacement; None draws each once.
 
     Yields:
-        Images float32 (B,3,S,S) in [0,1] and labels int64 (B,).
+        Images float32 (B,3,S,S) in [0,1] and labels as in `split`.
     """
     dataset = _Batches(split)
     if seed is None:
         sampler, augmentation = SequentialSampler(dataset), None
     else:
-        sampler = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        if weights is None:
+            sampler = RandomSampler(dataset, generator=generator)
+        else:
+            sampler = WeightedRandomSampler(weights, len(split), generator=generator)
         augmentation = _augmentation(augment, seed)
     # The loader draws a worker seed even without workers: a generator of its own leaves torch's global one alone.
     loader = DataLoader(

@@ -3,23 +3,95 @@
 import csv
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
-from pt_peft.experiment import Columns
+from pt_peft.experiment import Data
 
 _LEAVES_FOLDER = re.compile(r"^$|\x00|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """An empty or absolute path, or one with ``..``, by the rules of either family of systems."""
+_MANY = "; several would be joined by '|'"
 
 
-def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Item]:
+def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
     """Reads and checks every row. Line numbers in errors count the header as line 1.
 
+    Args:
+        report: takes a row with a label or split that is unknown, a path that leaves the images folder, an image that is
+            listed twice, or a group that is in two splits.
+
     Raises:
-        UserError: if the table cannot be read, a column is missing, a label or split is unknown, a path leaves the
-            images folder, an image is listed twice, or a group is in two splits.
+        UserError: if the table cannot be read or a column is missing, and what `report` raises.
+    """
+    columns = data.columns
+    rows = read_rows(path, {column: f" (the experiment's data.columns.{field})" for field, column in columns if column is not None})
+    items: list[Item] = []
+    line_of_file: dict[str, int] = {}
+    first_of_group: dict[str, tuple[str, int]] = {}
+    for line, row in rows:
+        where = f"{path}: line {line}: "
+        file = row[columns.file]
+        if _LEAVES_FOLDER.search(file):
+            report("path", f"{where}column '{columns.file}' is {file!r}; it should be a path inside the images folder.")
+            continue
+        file = posixpath.normpath(file)  # './a.png' is 'a.png'
+        if file in line_of_file:
+            report("listed twice", f"{where}image {file!r} is also in line {line_of_file[file]}; list each image once.")
+            continue
+        line_of_file[file] = line
+
+        labels = label_indices(row[columns.label], data)
+        if labels is None:
+            report(
+                "unknown label",
+                f"{where}column '{columns.label}' is {row[columns.label]!r}, which is not in the experiment's data.classes"
+                f" ({', '.join(data.classes)}){_MANY if data.task == 'multilabel' else ''}.",
+            )
+            continue
+
+        split = row[columns.split] if columns.split else None
+        if columns.split and split not in SPLITS:
+            report(
+                "unknown split", f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}."
+            )
+            continue
+
+        # An image without a group is a group of its own.
+        group = (columns.group and row[columns.group]) or file
+        other, other_line = first_of_group.setdefault(group, (split, line))
+        if other != split:
+            report(
+                "group in two splits",
+                f"{where}group {group!r} (column '{columns.group}') is in split '{split}' here and in '{other}' in line"
+                f" {other_line}; put a group's images in one split, or set data.columns.group to null.",
+            )
+            continue
+        items.append(Item(file, labels, split, group, row[columns.site] if columns.site else None))
+    return items
+
+
+def label_indices(text: str, data: Data) -> tuple[int, ...] | None:
+    """The classes that a label names, ascending; None if it does not name one, or for ``multilabel`` several or none."""
+    if data.task == "multilabel":
+        names = [] if text in ("", data.no_finding) else text.split("|")
+    else:
+        names = [text]
+    if not set(names) <= set(data.classes):
+        return None
+    return tuple(sorted({data.classes.index(name) for name in names}))
+
+
+def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows below the header with their line numbers, each by column.
+
+    Args:
+        columns: names that the header must have, each with what an error says of it.
+
+    Raises:
+        UserError: if the table cannot be read, has no rows or too short ones, or lacks a column.
     """
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
@@ -31,52 +103,15 @@ def read_table(path: Path, columns: Columns, classes: Sequence[str]) -> list[Ite
         raise UserError(f"{path}: cannot be read as a CSV table in UTF-8 ({error}).") from None
     if not rows:
         raise UserError(f"{path}: has no rows; it should list one image in each row below the header.")
-
-    index = {label: i for i, label in enumerate(classes)}
-    items: list[Item] = []
-    line_of_file: dict[str, int] = {}
-    first_of_group: dict[str, tuple[str, int]] = {}
     for line, row in rows:
-        where = f"{path}: line {line}: "
         if None in row or None in row.values():
-            raise UserError(f"{where}the row does not have as many fields as the header.")
-        file = row[columns.file]
-        if _LEAVES_FOLDER.search(file):
-            raise UserError(f"{where}column '{columns.file}' is {file!r}; it should be a path inside the images folder.")
-        file = posixpath.normpath(file)  # './a.png' is 'a.png'
-        if file in line_of_file:
-            raise UserError(f"{where}image {file!r} is also in line {line_of_file[file]}; list each image once.")
-        line_of_file[file] = line
-
-        label = row[columns.label]
-        if label not in index:
-            raise UserError(
-                f"{where}column '{columns.label}' is {label!r}, which is not in the experiment's data.classes"
-                f" ({', '.join(classes)})."
-            )
-
-        split = row[columns.split] if columns.split else None
-        if columns.split and split not in SPLITS:
-            raise UserError(f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}.")
-
-        # An image without a group is a group of its own.
-        group = (columns.group and row[columns.group]) or file
-        other, other_line = first_of_group.setdefault(group, (split, line))
-        if other != split:
-            raise UserError(
-                f"{where}group {group!r} (column '{columns.group}') is in split '{split}' here and in '{other}' in line"
-                f" {other_line}; put a group's images in one split, or set data.columns.group to null."
-            )
-        items.append(Item(file, index[label], split, group, row[columns.site] if columns.site else None))
-    return items
+            raise UserError(f"{path}: line {line}: the row does not have as many fields as the header.")
+    return rows
 
 
-def _check_header(path: Path, columns: Columns, there: Sequence[str]) -> None:
+def _check_header(path: Path, columns: Mapping[str, str], there: Sequence[str]) -> None:
     if twice := sorted({column for column in there if there.count(column) > 1}):
         raise UserError(f"{path}: has two columns '{twice[0]}'.")
-    for field, column in columns:
-        if column is not None and column not in there:
-            raise UserError(
-                f"{path}: has no column '{column}' (the experiment's data.columns.{field}); its columns are"
-                f" {', '.join(there) or 'none'}."
-            )
+    for column, why in columns.items():
+        if column not in there:
+            raise UserError(f"{path}: has no column '{column}'{why}; its columns are {', '.join(there) or 'none'}.")

@@ -4,8 +4,12 @@ Importing this module imports MONAI (seconds): import it where images are decode
 """
 
 import warnings
+import zipfile
+import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,22 +31,32 @@ from pt_peft.data.dicom import is_dicom, read_dicom
 from pt_peft.data.untracked import untracked
 from pt_peft.errors import UserError
 
+Intensity = Literal["type", "image"]
+
 _KEY = "image"
 
 
 class ArchiveReader(PILReader):
     """MONAI's PILReader, and pydicom, over files that an archive opens by name; yields RGB arrays, uint8 (H,W,3)."""
 
-    def __init__(self, open_image: OpenArchive):
-        super().__init__(converter=to_rgb, reverse_indexing=False)
+    def __init__(self, open_image: OpenArchive, intensity: Intensity):
+        self._to_rgb = partial(to_rgb, intensity=intensity)
+        super().__init__(converter=self._to_rgb, reverse_indexing=False)
         self._open_image = open_image
+        self.reason = ""
+        """Why the last image was refused, where it was one of ours; MONAI keeps no exception of a reader's."""
 
     def read(self, data: str | Sequence[str], **kwargs) -> Image.Image:
         (name,) = ensure_tuple(data)
-        with self._open_image(name) as stream:
-            if is_dicom(stream):
-                return to_rgb(read_dicom(stream))
-            return super().read((stream,), **kwargs)
+        self.reason = ""
+        try:
+            with self._open_image(name) as stream:
+                if is_dicom(stream):
+                    return self._to_rgb(read_dicom(stream))
+                return super().read((stream,), **kwargs)
+        except ValueError as error:
+            self.reason = f" ({' '.join(str(error).split())[:200]})"
+            raise
 
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
         array, meta = super().get_data(img)
@@ -75,38 +89,54 @@ class ResizeShorterSided(MapTransform):
         return torch.nn.functional.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright (EXIF orientation) and in mode RGB: grey repeated, palette looked up, alpha dropped, 16-bit grey
-    reduced to its upper 8 bits.
+def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
+    """The image upright (EXIF orientation) and in mode RGB: grey repeated, palette looked up, alpha dropped.
+
+    Args:
+        intensity: of more than 8 bits a pixel: the upper 8 of 16 bits (``type``), or the image's lowest value to 0 and its
+            highest to 255 (``image``).
 
     Raises:
-        ValueError: for 32-bit images, whose range is not known.
+        ValueError: for 32-bit images with ``type``, whose range is not known.
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode!r} has 32 bits a pixel; 8 or 16 are supported")
-    if image.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if intensity == "image":
+            image = Image.fromarray(_stretched(values))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"mode {image.mode!r} has 32 bits a pixel; data.intensity 'image' would take it")
+        else:  # convert() would clip everything above 255 to white
+            image = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def decode_files(names: Sequence[str], open_image: OpenArchive, size: int, *, where: str) -> Iterator[np.ndarray]:
-    """Yields each named image as uint8 (3,`size`,`size`).
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """uint8 of the shape of `values`: its lowest 0, its highest 255; 0 throughout if it has one value."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("has values that are not finite")
+    return ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
+
+
+def decode_files(
+    names: Sequence[str], open_image: OpenArchive, size: int, *, where: str, intensity: Intensity = "type"
+) -> Iterator[np.ndarray | UserError]:
+    """Yields each named image as uint8 (3,`size`,`size`), or what is wrong with it.
 
     Args:
         where: the archive, for errors.
-
-    Raises:
-        UserError: naming an image that cannot be decoded.
+        intensity: see `to_rgb`.
     """
+    reader = ArchiveReader(open_image, intensity)
     with warnings.catch_warnings():
         # MONAI makes one of every reader it knows, and tells of those that need hardware which is not there.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         load = LoadImaged(
             _KEY,
-            reader=ArchiveReader(open_image),
+            reader=reader,
             dtype=np.uint8,
             image_only=True,
             ensure_channel_first=True,
@@ -118,10 +148,22 @@ def decode_files(names: Sequence[str], open_image: OpenArchive, size: int, *, wh
             with untracked():
                 image = dataset[index][_KEY]
         except RuntimeError:
-            raise UserError(
-                f"{where}: image '{name}' cannot be decoded; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits, or a single-frame DICOM image."
-            ) from None
-        yield image.numpy()
+            yield _unreadable(name, open_image, where, reader.reason)
+        else:
+            yield image.numpy()
+
+
+def _unreadable(name: str, open_image: OpenArchive, where: str, reason: str) -> UserError:
+    try:
+        open_image(name).close()
+    except (KeyError, FileNotFoundError):
+        return UserError(f"{where}: has no image '{name}', which the table lists.")
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        return UserError(f"{where}: image '{name}' cannot be read ({error}).")
+    return UserError(
+        f"{where}: image '{name}' cannot be decoded{reason}; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits, or a "
+        "single-frame DICOM image."
+    )
 
 
 def transform_arrays(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pt_peft.data.cache import cached_arrays
+from pt_peft.data import cache, cache_space
+from pt_peft.data.cache import cached_images
+from pt_peft.data.items import Item
 from pt_peft.errors import UserError
+from pt_peft.site import Site
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,22 +21,25 @@ ROOT = Path(__file__).parents[2]
 class Counted:
     """Site images that count how often they are decoded."""
 
-    def __init__(self, key="key", counts=(5, 2, 0), fails=False):
-        self._key, self._counts, self._fails = key, counts, fails
+    def __init__(self, key="key", counts=(5, 2, 0), unreadable=()):
+        self._key, self._counts, self._unreadable = key, dict(zip(("train", "val", "test"), counts, strict=True)), unreadable
         self.decodings = 0
 
     def key(self):
         return self._key
 
-    def counts(self):
-        return dict(zip(("train", "val", "test"), self._counts, strict=True))
+    def items(self, split):
+        return [Item(f"{split}/{index}", (index % 2,), split, f"{index}") for index in range(self._counts[split])]
 
     def decoded(self, split, size):
         self.decodings += 1
-        for index in range(self.counts()[split]):
-            if self._fails:
-                raise UserError("image '3.png' cannot be decoded")
-            yield np.full((3, size, size), index, np.uint8), index % 2
+        for index, item in enumerate(self.items(split)):
+            broken = item.file in self._unreadable
+            yield UserError(f"image '{item.file}' is broken.") if broken else np.full((3, size, size), index, np.uint8)
+
+
+def cached_arrays(folder, images, size, **settings):
+    return cached_images(Site(cache=str(folder), **settings), images, size)
 
 
 def test_cold_then_warm(tmp_path):
@@ -45,7 +51,7 @@ def test_cold_then_warm(tmp_path):
         train = arrays["train"]
         assert isinstance(train.images, np.memmap) and not train.images.flags.writeable
         assert train.images.shape == (5, 3, 16, 16) and train.images.dtype == np.uint8
-        assert train.labels.dtype == np.int64 and train.labels.tolist() == [0, 1, 0, 1, 0]
+        assert [item.labels for item in train.items] == [(0,), (1,), (0,), (1,), (0,)]
         assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
         assert arrays["test"].images.shape == (0, 3, 16, 16)
 
@@ -81,15 +87,15 @@ def test_a_half_written_entry_is_made_anew(tmp_path, damage):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="3.png"):
-        cached_arrays(tmp_path, Counted(fails=True), 16)
+    with pytest.raises(UserError, match="'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"):
+        cached_arrays(tmp_path, Counted(unreadable=["train/3"]), 16)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_the_description_says_what_was_cached(tmp_path):
     cached_arrays(tmp_path, Counted("what"), 16)
     description = json.loads((entry(tmp_path) / "cache.json").read_text())
-    assert description["key"]["images"] == "what" and description["counts"] == {"train": 5, "val": 2, "test": 0}
+    assert description["key"]["images"] == "what" and description["unreadable"] == {"train": [], "val": [], "test": []}
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -111,18 +117,20 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from pt_peft.data.cache import cached_arrays
+from pt_peft.data.cache import cached_images
+from pt_peft.data.items import Item
+from pt_peft.site import Site
 
 class Slow:
     def key(self): return "slow"
-    def counts(self): return {"train": 3, "val": 0, "test": 0}
+    def items(self, split): return [Item(f"{i}", (0,), split, f"{i}") for i in range(3 if split == "train" else 0)]
     def decoded(self, split, size):
         print("decoding")
         for index in range(3):
             time.sleep(0.3)
-            yield np.full((3, size, size), index, np.uint8), index
+            yield np.full((3, size, size), index, np.uint8)
 
-print(cached_arrays(Path(sys.argv[1]), Slow(), 16)["train"].images.sum())
+print(cached_images(Site(cache=sys.argv[1]), Slow(), 16)["train"].images.sum())
 """
 
 
@@ -137,10 +145,9 @@ def test_of_two_processes_one_builds_and_both_read(tmp_path):
     ("name", "content"),
     [
         ("train_images.npy", b""),
-        ("train_labels.npy", b""),
         ("cache.json", b"[]"),
-        ("cache.json", b'{"counts": null}'),
-        ("cache.json", b'{"counts": {}}'),
+        ("cache.json", b'{"unreadable": null}'),
+        ("cache.json", b'{"unreadable": {}}'),
     ],
 )
 def test_a_damaged_file_is_made_anew(tmp_path, name, content):
@@ -148,5 +155,71 @@ def test_a_damaged_file_is_made_anew(tmp_path, name, content):
     (entry(tmp_path) / name).write_bytes(content)
     images = Counted()
     for _ in range(2):
-        assert len(cached_arrays(tmp_path, images, 16)["train"].labels) == 5
+        assert len(cached_arrays(tmp_path, images, 16)["train"].items) == 5
+    assert images.decodings == 2
+
+
+def test_an_unreadable_image_costs_a_warning_and_itself(tmp_path, caplog):
+    images = Counted(counts=(50, 50, 0), unreadable=["train/3", "val/0"])
+    for _ in range(2):
+        opened = cached_arrays(tmp_path, images, 16, max_unreadable=0.02)
+        assert [len(opened[split].items) for split in ("train", "val", "test")] == [49, 50 - 1, 0]
+        assert opened["train"].images[:, 0, 0, 0].tolist() == [index for index in range(50) if index != 3]
+        assert [item.file for item in opened["val"].items][0] == "val/1"
+    assert images.decodings == 2
+    assert "image 'train/3' is broken. It is left out: of 100 images" in caplog.text
+    assert "2 images that could not be read are left out" in caplog.text
+    with pytest.raises(UserError, match=r"'val/0' is broken. It is image 2 .* \(0.01\) allows 1"):
+        cached_arrays(tmp_path / "other", images, 16)
+
+
+def sizes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_cache_stays_within_its_limit_and_keeps_what_was_used_last(tmp_path):
+    one = cache_space.pixel_bytes(7, 16)
+    limit = 3.5 * one / 1e9
+    for key in ("a", "b", "c"):
+        cached_arrays(tmp_path, Counted(key), 16, cache_gb=limit)
+        os.utime(entry_of(tmp_path, key) / "cache.json", (ord(key), ord(key)))
+    again = Counted("a")
+    kept = cached_arrays(tmp_path, again, 16, cache_gb=limit)["train"].images
+    assert again.decodings == 0  # now "b" is the one used least recently
+    cached_arrays(tmp_path, Counted("d"), 16, cache_gb=limit)
+    there = {key for key in "abcd" if entry_of(tmp_path, key)}
+    assert "b" not in there and {"a", "d"} <= there
+    assert sum(sizes(entry_of(tmp_path, key)) for key in there) <= limit * 1e9 + 2000
+    cached_arrays(tmp_path, Counted("e", counts=(20, 0, 0)), 16, cache_gb=limit)
+    assert kept[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]  # evicted, but still mapped
+
+
+def entry_of(folder: Path, key: str) -> Path | None:
+    for description in folder.glob("*/cache.json"):
+        if json.loads(description.read_text())["key"]["images"] == key:
+            return description.parent
+    return None
+
+
+def test_images_beyond_the_limit_or_the_disk_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"need 0.00 GB, but 'cache_gb' in site.json is 1e-06; a greater value"):
+        cached_arrays(tmp_path, Counted(), 16, cache_gb=1e-6)
+    monkeypatch.setattr(cache_space.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(UserError, match=r"the disk has 0.00 GB free; set 'cache' in site.json"):
+        cached_arrays(tmp_path, Counted(), 16)
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    for name in ("dead.partial", "dead.removed"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "train_images.npy").write_bytes(b"0" * 100)
+    cached_arrays(tmp_path, Counted(), 16)
+    assert not list(tmp_path.glob("dead.partial")) and not list(tmp_path.glob("dead.removed"))
+
+
+def test_other_code_is_another_entry(tmp_path, monkeypatch):
+    cached_arrays(tmp_path, Counted(), 16)
+    monkeypatch.setattr(cache, "code_version", lambda: "changed")
+    images = Counted()
+    cached_arrays(tmp_path, images, 16)
     assert images.decodings == 2

@@ -22,9 +22,12 @@ def tree(folder, *names):
 
 def test_classes_alone_and_below_splits(tmp_path):
     plain = read_image_folder(tree(tmp_path / "plain", "benign/a.png", "malignant/deeper/b.JPG"), CLASSES)
-    assert [(item.file, item.label, item.split) for item in plain] == [("benign/a.png", 0, None), ("malignant/deeper/b.JPG", 1, None)]
+    assert [(item.file, item.labels, item.split) for item in plain] == [
+        ("benign/a.png", (0,), None),
+        ("malignant/deeper/b.JPG", (1,), None),
+    ]
     split = tree(tmp_path / "split", "train/benign/a.png", "valid/benign/b.png", "test/malignant/c.png")
-    assert [(item.label, item.split) for item in read_image_folder(split, CLASSES)] == [(1, "test"), (0, "train"), (0, "val")]
+    assert [(item.labels, item.split) for item in read_image_folder(split, CLASSES)] == [((1,), "test"), ((0,), "train"), ((0,), "val")]
 
 
 def test_a_zip_archive_is_the_same_and_clutter_is_left_out(tmp_path):

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import split_counts
 
 from pt_peft.data.site_data import Split, batches, load_site_data
 from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
-from pt_peft.experiment import Columns
+from pt_peft.experiment import Columns, Data
 from pt_peft.site import Site
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +134,7 @@ def test_lesions_are_drawn_for_the_site(make_experiment, tmp_path, monkeypatch):
 
 HAM10000 = {
     "source": "csv",
-    "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"],
+    "classes": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"),
     "columns": {"label": "dx", "group": "lesion_id", "site": "site"},
 }
 
@@ -143,7 +144,7 @@ def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_dat
     site = Site.model_validate({"data": {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}})
     experiment = make_experiment(data=HAM10000, partition={"kind": "natural"})
     names = {"rosendahl": 2259, "vidir_modern": 3363, "vidir_molemax": 3954, "vienna_dias": 439}
-    counts = {name: site_images(experiment, site, name, list(names)).counts() for name in names}
+    counts = {name: split_counts(site_images(experiment, site, name, list(names))) for name in names}
     assert {name: sum(of.values()) for name, of in counts.items()} == names
     assert {split: sum(of[split] for of in counts.values()) for split in ("train", "val", "test")} == {
         "train": 6984,
@@ -154,14 +155,17 @@ def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_dat
 
 def test_ham10000_lesions_stay_in_one_drawn_split(shared_data):
     table = shared_data("ham10000_200x150") / "metadata.csv"
-    items = assign_splits(
-        read_table(table, Columns(label="dx", split=None, group="lesion_id"), HAM10000["classes"]), seed=0
-    )
+    columns = Columns(label="dx", split=None, group="lesion_id", site="site")
+    items = assign_splits(read_table(table, Data(source="csv", classes=HAM10000["classes"], columns=columns)), seed=0)
     splits = {}
     for item in items:
         splits.setdefault(item.group, set()).add(item.split)
     assert all(len(of) == 1 for of in splits.values())
     assert Counter(next(iter(of)) for of in splits.values()) == {"train": 5229, "val": 747, "test": 1494}
+    # Stratified: of every site's melanomas as many as of all.
+    for site in ("rosendahl", "vidir_modern"):
+        melanomas = Counter(item.split for item in items if item.site == site and item.labels == (4,))
+        assert melanomas["test"] / melanomas.total() == pytest.approx(0.2, abs=0.03)
 
 
 def test_a_small_ham10000_site_decodes(make_experiment, shared_data, tmp_path):
@@ -179,7 +183,7 @@ def test_pneumoniamnist_has_its_readme_counts(make_experiment, shared_data, tmp_
     experiment = make_experiment(data={"source": "npz", "classes": ["normal", "pneumonia"]}, partition={"kind": "iid"})
     site = Site.model_validate({"data": {"npz": str(path)}, "cache": str(tmp_path)})
     names = ["a", "b", "c", "d"]
-    counts = [site_images(experiment, site, name, names).counts() for name in names]
+    counts = [split_counts(site_images(experiment, site, name, names)) for name in names]
     assert {split: sum(of[split] for of in counts) for split in ("train", "val", "test")} == {
         "train": 4708,
         "val": 524,

@@ -141,3 +141,17 @@ def test_intensity_scales_and_shifts_each_image():
     shift = augmented[:, 0, 1, 0] - scale * 0.5
     for factor, centre, reach in ((scale, 1, 0.2), (shift, 0, 0.1)):
         assert (abs(factor - centre) <= reach + 1e-5).all() and factor.std() > reach / 3
+
+
+def test_sixteen_bits_by_the_range_of_the_type_or_of_the_image():
+    twelve_bits = np.linspace(100, 4000, 64).reshape(8, 8).astype(np.uint16)
+    image = Image.fromarray(twelve_bits)
+    assert np.asarray(to_rgb(image)).max() == 4000 >> 8
+    stretched = np.asarray(to_rgb(image, "image"))[..., 0]
+    assert stretched.min() == 0 and stretched.max() == 255
+    assert np.abs(stretched - (twelve_bits - 100.0) * 255 / 3900).max() <= 0.5
+    constant = Image.fromarray(np.full((4, 4), 9, np.uint16))
+    assert not np.asarray(to_rgb(constant, "image")).any()
+    with pytest.raises(ValueError, match="32 bits a pixel; data.intensity 'image' would take it"):
+        to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))
+    assert np.asarray(to_rgb(Image.fromarray(np.eye(4, dtype=np.float32)), "image")).max() == 255

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.partition.proportions import PROPORTIONS
-from pt_peft.data.splits import shuffled
+from pt_peft.data.splits import group_strata, shuffled
 from pt_peft.errors import UserError
 from pt_peft.experiment import Partition
 
@@ -13,7 +13,7 @@ Groups = dict[str, list[Item]]
 
 
 def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int) -> dict[str, list[Item]]:
-    """The items of every site, in the order of `items`. A group counts as of its most frequent class.
+    """The items of every site, in the order of `items`. A group counts as of its most frequent class, see `group_strata`.
 
     The shares of ``partition.kind``, mixed with equal ones to the part ``iid_share``, hold in training, validation and test
     images alike.
@@ -21,7 +21,8 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
     Raises:
         UserError: if there are too few training images for ``min_images`` at every site.
     """
-    classes = 1 + max(item.label for item in items)
+    stratum = group_strata(items)
+    classes = 1 + max(stratum.values())
     shares = PROPORTIONS[settings.kind](settings, classes, sites, seed)
     shares = settings.iid_share / len(sites) + (1 - settings.iid_share) * shares
     groups: Groups = defaultdict(list)
@@ -31,7 +32,7 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
     for split in SPLITS:
         of_label: dict[int, list[str]] = defaultdict(list)
         for group in shuffled((item.group for item in items if item.split == split), seed, "partition", split):
-            of_label[_label(groups[group])].append(group)
+            of_label[stratum[group]].append(group)
         for label, members in of_label.items():
             total = sum(len(groups[group]) for group in members)
             lacking = {site: total * shares[label, index] for index, site in enumerate(sites)}
@@ -41,14 +42,16 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
                 site = max(order, key=lacking.get)
                 lacking[site] -= len(groups[group])
                 site_of[group] = site
-    _level_up(site_of, groups, sites, settings)
+    _level_up(site_of, groups, stratum, sites, settings)
     dealt: dict[str, list[Item]] = {site: [] for site in sites}
     for item in items:
         dealt[site_of[item.group]].append(item)
     return dealt
 
 
-def _level_up(site_of: dict[str, str], groups: Groups, sites: list[str], settings: Partition) -> None:
+def _level_up(
+    site_of: dict[str, str], groups: Groups, stratum: dict[str, int], sites: list[str], settings: Partition
+) -> None:
     """Moves training groups from the largest sites to those below ``min_images``, the least that is needed."""
     of_site: dict[str, list[str]] = {site: [] for site in sites}
     for group, site in site_of.items():
@@ -66,15 +69,10 @@ def _level_up(site_of: dict[str, str], groups: Groups, sites: list[str], setting
                     f"{sum(map(len, of_site.values()))} groups cannot give {len(sites)} sites so many each."
                 )
             # Of the donor's most frequent class, so that its mix changes least.
-            frequent = Counter(_label(groups[group]) for group in fitting).most_common(1)[0][0]
-            group = min((one for one in fitting if _label(groups[one]) == frequent), key=lambda one: (len(groups[one]), one))
+            frequent = Counter(stratum[group] for group in fitting).most_common(1)[0][0]
+            group = min((one for one in fitting if stratum[one] == frequent), key=lambda one: (len(groups[one]), one))
             of_site[donor].remove(group)
             of_site[site].append(group)
             held[donor] -= len(groups[group])
             held[site] += len(groups[group])
             site_of[group] = site
-
-
-def _label(members: list[Item]) -> int:
-    counts = Counter(item.label for item in members)
-    return min(counts, key=lambda label: (-counts[label], label))

@@ -1,0 +1,137 @@
+"""Data sets in the layouts in which they were published: a folder with tables and images, as it comes out of the archives.
+
+The images may lie in any sub-folder, as the publishers' archives differ in that.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pt_peft.data.image_folder import image_names
+from pt_peft.data.items import Item, SplitName
+from pt_peft.data.problems import Report, stop
+from pt_peft.data.table import read_rows
+from pt_peft.errors import UserError
+from pt_peft.experiment import Data
+
+ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+"""Columns of the ground truth, in the order of FLamby's ``target``; ``UNK`` has no training image."""
+
+FLAMBY_CENTRES = ("bcn_20000", "vidir_molemax", "vidir_modern", "rosendahl", "msk4", "vienna_dias")
+"""Sites of ISIC 2019 by FLamby's ``center`` number (Ogier du Terrail et al. 2022, arXiv:2210.04620)."""
+
+_PREPROCESSED = "ISIC_2019_Training_Input_preprocessed"
+_ISIC2019_ARCHIVES = {"BCN": "bcn_20000", "HAM": "ham10000", "MSK": "msk4"}
+"""Sites by the beginning of ISIC 2019's ``lesion_id``."""
+
+
+def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
+    """The images of ``data.source``, in its published split where it has one.
+
+    Args:
+        path: the folder with the tables.
+        report: takes a row whose label or image is unknown.
+
+    Raises:
+        UserError: if a table is missing or not as published, and what `report` raises.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images.")
+    images: dict[str, str] = {}
+    for name in image_names(path):
+        if Path(name).stem not in images or (data.source == "fed_isic2019" and _PREPROCESSED in name):
+            images[Path(name).stem] = name
+    items = []
+    for where, image, label, split, group, site in _READERS[data.source](path):
+        if label not in data.classes:
+            report(
+                "unknown label",
+                f"{where}label is {label!r}, which is not in the experiment's data.classes ({', '.join(data.classes)}).",
+            )
+        elif image not in images:
+            report("no such image", f"{where}image '{image}' is not in any folder of {path}.")
+        else:
+            # An image of no known lesion is a group of its own.
+            items.append(Item(images[image], (data.classes.index(label),), split, group or image, site))
+    return items
+
+
+Row = tuple[str, str, str, SplitName | None, str, str | None]
+"""Where it stands, image, label, split, lesion, site."""
+
+
+def _ham10000(path: Path) -> list[Row]:
+    """Tschandl et al. 2018, doi:10.7910/DVN/DBW86T. The Dataverse's table has the acquisition site, ``dataset``; copies of it
+    that went round since do not."""
+    table = _one_of(path, "HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
+    rows = _rows(table, "image_id", "lesion_id", "dx")
+    return [
+        (f"{table}: line {line}: ", row["image_id"], row["dx"], None, row["lesion_id"], row.get("dataset"))
+        for line, row in rows
+    ]
+
+
+def _isic2019(path: Path) -> list[Row]:
+    """ISIC 2019 challenge, training part: labels and lesions are in two tables; the archive an image came from is the
+    beginning of its lesion's name."""
+    metadata = _one_of(path, "ISIC_2019_Training_Metadata.csv")
+    lesion = {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")}
+    table = _one_of(path, "ISIC_2019_Training_GroundTruth.csv")
+    return [
+        (
+            f"{table}: line {line}: ",
+            row["image"],
+            _one_hot(row),
+            None,
+            lesion.get(row["image"], ""),
+            _ISIC2019_ARCHIVES.get(lesion.get(row["image"], "")[:3]),
+        )
+        for line, row in _rows(table, "image", *ISIC2019_CLASSES)
+    ]
+
+
+def _fed_isic2019(path: Path) -> list[Row]:
+    """FLamby's Fed-ISIC2019: its table of folds and centres, beside its preprocessed images, or else the original ones. The
+    folds are by image, and kept: some lesions are in both. ISIC's metadata, if there, keep validation images apart."""
+    metadata = path / "ISIC_2019_Training_Metadata.csv"
+    lesion = {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")} if metadata.exists() else {}
+    table = _one_of(path, "train_test_split", "train_test_split.csv", "train_test_folds.csv")
+    rows = []
+    for line, row in _rows(table, "image", "target", "center", "fold"):
+        where = f"{table}: line {line}: "
+        target, centre = _number(row["target"], ISIC2019_CLASSES), _number(row["center"], FLAMBY_CENTRES)
+        if target is None or centre is None or row["fold"] not in ("train", "test"):
+            raise UserError(
+                f"{where}target {row['target']!r}, center {row['center']!r} and fold {row['fold']!r} should be 0 to 7, 0 to 5 and "
+                "train or test."
+            )
+        group = f"{row['fold']} {lesion[row['image']]}" if lesion.get(row["image"]) else ""
+        rows.append((where, row["image"], target, row["fold"], group, centre))
+    return rows
+
+
+_READERS: Mapping[str, Callable[[Path], list[Row]]] = {
+    "ham10000": _ham10000,
+    "isic2019": _isic2019,
+    "fed_isic2019": _fed_isic2019,
+}
+
+
+def _rows(table: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
+    return read_rows(table, dict.fromkeys(columns, ""))
+
+
+def _one_hot(row: Mapping[str, str]) -> str:
+    """The class whose column is 1; nothing if there is not exactly one."""
+    ones = [label for label in (*ISIC2019_CLASSES, "UNK") if row.get(label, "0").strip() in ("1", "1.0")]
+    return ones[0] if len(ones) == 1 else ""
+
+
+def _number(text: str, names: tuple[str, ...]) -> str | None:
+    return names[int(text)] if text.isdigit() and int(text) < len(names) else None
+
+
+def _one_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: has no table {' or '.join(names)}, of which the published data set has one.")
