@@ -1,12 +1,12 @@
-"""The command line: ``python -m pt_peft export|predict|methods``."""
+"""The command line: ``python -m pt_peft check-site|export|methods|predict``."""
 
 import argparse
 import sys
 
 from pt_peft.command import command
-from pt_peft.commands import export, methods, predict
+from pt_peft.commands import check_site, export, methods, predict
 
-COMMANDS = {"export": export, "predict": predict, "methods": methods}
+COMMANDS = {"check-site": check_site, "export": export, "predict": predict, "methods": methods}
 
 
 @command

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pt_peft.data.archive import SUFFIXES
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-"""Files of a folder that are taken for images."""
 BATCH = 64
 
 

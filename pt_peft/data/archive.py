@@ -10,6 +10,9 @@ from typing import BinaryIO, Protocol
 
 from pt_peft.errors import UserError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+"""Files that are taken for images."""
+
 
 class OpenArchive(Protocol):
     """Opens an image file by its name in the archive."""
@@ -22,6 +25,25 @@ def stamp(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
     change when the images do. Zeros for a file that is not there."""
     files = [path / name for name in names] if path.is_dir() else [path]
     return [_size_and_time(file) for file in files]
+
+
+def listed_files(path: Path) -> list[str]:
+    """The image files in the folder or zip archive `path`, sorted. Raises UserError if it is neither."""
+    if path.is_dir():
+        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
+    # Systems leave hidden files and folders beside the images.
+    hidden = (".", "__MACOSX")
+    return sorted(
+        name
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not any(part.startswith(hidden) for part in name.split("/"))
+    )
 
 
 @contextmanager

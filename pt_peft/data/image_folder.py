@@ -1,15 +1,13 @@
 """A folder or zip archive with a sub-folder for each class, below one for each split or not."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pt_peft.data.archive import SUFFIXES, listed_files
 from pt_peft.data.items import Item, SplitName
 from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-"""Files that are taken for images."""
 _SPLITS: dict[str, SplitName] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -24,7 +22,7 @@ def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop)
     """
     index = {label: position for position, label in enumerate(classes)}
     items = []
-    for name in image_names(path):
+    for name in listed_files(path):
         *folders, _ = name.split("/")
         split = _SPLITS.get(folders[0].lower()) if folders else None
         label = folders[1 if split else 0] if len(folders) > bool(split) else None
@@ -42,22 +40,3 @@ def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop)
         outside = next(item.file for item in items if item.split is None)
         raise UserError(f"{path}: image '{outside}' is in no split, but others are; put all below train, val or test, or none.")
     return items
-
-
-def image_names(path: Path) -> list[str]:
-    """The image files in the folder or zip archive `path`, sorted. Raises UserError if it is neither."""
-    if path.is_dir():
-        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    else:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [one.filename for one in archive.infolist() if not one.is_dir()]
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
-    # Systems leave hidden files and folders beside the images.
-    hidden = (".", "__MACOSX")
-    return sorted(
-        name
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not any(part.startswith(hidden) for part in name.split("/"))
-    )

@@ -6,7 +6,7 @@ The images may lie in any sub-folder, as the publishers' archives differ in that
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pt_peft.data.image_folder import image_names
+from pt_peft.data.archive import listed_files
 from pt_peft.data.items import Item, SplitName
 from pt_peft.data.problems import Report, stop
 from pt_peft.data.table import read_rows
@@ -37,7 +37,7 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
     if not path.is_dir():
         raise UserError(f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images.")
     images: dict[str, str] = {}
-    for name in image_names(path):
+    for name in listed_files(path):
         if Path(name).stem not in images or (data.source == "fed_isic2019" and _PREPROCESSED in name):
             images[Path(name).stem] = name
     items = []

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +19,7 @@ from pt_peft.data.published import read_published
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment import PUBLISHED, Data, Experiment, FeatureShift
+from pt_peft.experiment import Data, Experiment, FeatureShift
 from pt_peft.site import Site
 
 
@@ -47,15 +47,46 @@ def site_images(
     Raises:
         UserError: if what the site's data names is missing or malformed, or leaves the site without training images.
     """
-    images = _SOURCES[experiment.data.source](experiment, site, name, names, report)
+    data = experiment.data
+    if data.source == "lesions":
+        images = _Lesions(data, experiment.seed, name)
+    else:
+        items = listed_items(experiment, site, report)
+        if data.source != "npz":  # whose splits are the published ones
+            items = assign_splits(items, experiment.seed)
+        items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
+        if data.source == "npz":
+            images = _Npz(items, site.existing("data.npz"))
+        else:
+            images = _Files(items, site.existing("data.images"), data.intensity)
     if experiment.partition.feature_shift:
         images = _Shifted(images, experiment.partition.feature_shift, experiment.seed, name)
     if not images.items("train"):
         raise UserError(
             f"site {name!r} has no training images: the 'train' split of its data (data.source"
-            f" '{experiment.data.source}', partition.kind '{experiment.partition.kind}') is empty."
+            f" '{data.source}', partition.kind '{experiment.partition.kind}') is empty."
         )
     return images
+
+
+def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> list[Item]:
+    """All images that the site's data lists, before splits are drawn and sites get their shares; not for ``lesions``.
+
+    Args:
+        report: takes images that are wrongly listed.
+
+    Raises:
+        UserError: if what the site's data names is missing or malformed.
+    """
+    data = experiment.data
+    if data.source == "npz":
+        return npz.read_npz_items(site.existing("data.npz"), data.classes, data.task == "multilabel")
+    if data.source == "csv":
+        return read_table(site.existing("data.table"), data, report)
+    images = site.existing("data.images")
+    if data.source == "image_folder":
+        return read_image_folder(images, data.classes, report)
+    return read_published(images, data, report)
 
 
 class _Listed:
@@ -170,44 +201,3 @@ class _Shifted:
         shifted = SiteShift(self.shift, self.seed, self.site)
         for image in self.images.decoded(split, size):
             yield image if isinstance(image, UserError) else shifted(image)
-
-
-def _csv(experiment: Experiment, site: Site, name: str, names: Sequence[str], report: Report) -> SiteImages:
-    return _files(read_table(site.existing("data.table"), experiment.data, report), experiment, site, name, names)
-
-
-def _image_folder(experiment: Experiment, site: Site, name: str, names: Sequence[str], report: Report) -> SiteImages:
-    items = read_image_folder(site.existing("data.images"), experiment.data.classes, report)
-    return _files(items, experiment, site, name, names)
-
-
-def _published(experiment: Experiment, site: Site, name: str, names: Sequence[str], report: Report) -> SiteImages:
-    return _files(read_published(site.existing("data.images"), experiment.data, report), experiment, site, name, names)
-
-
-def _files(items: Sequence[Item], experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> SiteImages:
-    items = _share(assign_splits(items, experiment.seed), experiment, name, names)
-    return _Files(items, site.existing("data.images"), experiment.data.intensity)
-
-
-def _npz(experiment: Experiment, site: Site, name: str, names: Sequence[str], report: Report) -> SiteImages:
-    path, data = site.existing("data.npz"), experiment.data
-    items = npz.read_npz_items(path, data.classes, data.task == "multilabel")  # in their published splits
-    return _Npz(_share(items, experiment, name, names), path)
-
-
-def _lesions(experiment: Experiment, site: Site, name: str, names: Sequence[str], report: Report) -> SiteImages:
-    return _Lesions(experiment.data, experiment.seed, name)
-
-
-def _share(items: Sequence[Item], experiment: Experiment, name: str, names: Sequence[str]) -> list[Item]:
-    return partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
-
-
-_SOURCES: dict[str, Callable[[Experiment, Site, str, Sequence[str], Report], SiteImages]] = {
-    "csv": _csv,
-    "image_folder": _image_folder,
-    "npz": _npz,
-    "lesions": _lesions,
-    **dict.fromkeys(PUBLISHED, _published),
-}

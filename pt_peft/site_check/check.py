@@ -1,0 +1,92 @@
+"""All checks of a site, in one report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pydantic import JsonValue
+
+from pt_peft.data.archive import listed_files
+from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.sources import listed_items, site_images
+from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.experiment import PUBLISHED, Experiment
+from pt_peft.site import Site
+from pt_peft.site_check.cost import cache_cost, round_cost
+from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks
+from pt_peft.site_check.probe import probe_all
+
+PUBLISHED_SPLITS = ("npz", "fed_isic2019")
+"""Sources whose splits are not the site's to mend."""
+
+
+def check_site(
+    experiment: Experiment, site: Site, name: str, names: Sequence[str], timing: bool = True
+) -> tuple[Findings, JsonValue]:
+    """Reads every image of the site `name`, one of the run's `names`.
+
+    Args:
+        timing: whether to build the model and time a few steps.
+
+    Returns:
+        What is wrong, and the report: images by split and class, their sizes and intensities, and what cache and rounds will
+        cost; a part is null where errors kept it from being found.
+    """
+    findings = Findings()
+    report = {"site": name, "experiment": experiment.name, "images": None, "looks": None, "cache": None, "round": None}
+    items = _items(experiment, site, name, names, findings)
+    if items:
+        report["images"] = check_classes(experiment, items, findings)
+        if experiment.data.source != "lesions":  # which are drawn, and have no files
+            probed = _probed(experiment, site, items, findings)
+            check_copies(probed, experiment.data.source in PUBLISHED_SPLITS, findings)
+            report["looks"] = check_looks(experiment, probed, findings) if probed else None
+        report["cache"] = cache_cost(experiment, site, len(items), findings)
+    sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
+    try:
+        if timing and sizes["train"]:
+            report["round"] = round_cost(experiment, site, sizes["train"], sizes["val"])
+    except BackboneMismatch as error:
+        findings.error("other backbone", str(error))
+    except UserError as error:
+        findings.error("model", str(error))
+    return findings, {
+        **report,
+        "errors": [asdict(one) for one in findings.of("error")],
+        "warnings": [asdict(one) for one in findings.of("warning")],
+    }
+
+
+def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], findings: Findings) -> list[Item]:
+    """What the site has, wrongly listed images left out."""
+    try:
+        if experiment.data.source in ("csv", *PUBLISHED):
+            listed = {item.file for item in listed_items(experiment, site, findings.error)}
+            if not findings.of("error"):  # else images of wrong rows would be told twice
+                for file in listed_files(site.existing("data.images")):
+                    if file not in listed:
+                        findings.warning("image without a row", f"'{file}' is in no row: it will not be used.")
+        # A table's wrong rows have been told.
+        report = findings.error if experiment.data.source == "image_folder" else lambda kind, message: None
+        images = site_images(experiment, site, name, names, report)
+    except UserError as error:
+        findings.error("data", str(error))
+        return []
+    return [item for split in SPLITS for item in images.items(split)]
+
+
+def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings: Findings) -> Probed:
+    """The images that can be read; the others are warned of, and an error if they are too many."""
+    probed, unreadable = [], []
+    try:
+        for item, found in probe_all(experiment, site, items):
+            if isinstance(found, str):
+                unreadable.append(f"'{item.file}' ({item.split}): {found}")
+            else:
+                probed.append((item, found))
+    except UserError as error:
+        findings.error("data", str(error))
+    too_many = len(unreadable) > int(site.max_unreadable * len(items))
+    for message in unreadable:
+        (findings.error if too_many else findings.warning)("unreadable image", message)
+    return probed

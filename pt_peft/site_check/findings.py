@@ -1,0 +1,53 @@
+"""What a check has found, by kind."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["error", "warning"]
+SHOWN = 5
+
+
+@dataclass
+class Finding:
+    """All of one kind."""
+
+    level: Level
+    kind: str
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    """Sentences, the first few."""
+
+
+class Findings:
+    """Collects problems; one kind has one level."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, Finding] = {}
+
+    def error(self, kind: str, message: str) -> None:
+        """Adds what stops the site. Fits `pt_peft.data.problems.Report`."""
+        self._add("error", kind, message)
+
+    def warning(self, kind: str, message: str) -> None:
+        """Adds what does not."""
+        self._add("warning", kind, message)
+
+    def of(self, level: Level) -> list[Finding]:
+        """In the order in which the kinds were met."""
+        return [one for one in self._by_kind.values() if one.level == level]
+
+    def lines(self) -> Iterator[str]:
+        """For a person to read, errors first."""
+        for level in ("error", "warning"):
+            for one in self.of(level):
+                yield f"{level}: {one.kind} ({one.count})"
+                yield from (f"    {example}" for example in one.examples)
+                if one.count > len(one.examples):
+                    yield f"    … and {one.count - len(one.examples)} more"
+
+    def _add(self, level: Level, kind: str, message: str) -> None:
+        finding = self._by_kind.setdefault(kind, Finding(level, kind))
+        finding.count += 1
+        if len(finding.examples) < SHOWN:
+            finding.examples.append(message)

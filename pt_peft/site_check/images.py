@@ -1,0 +1,126 @@
+"""What is said of a site's images once each has been read."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import JsonValue
+
+from pt_peft.data.items import SPLITS, Item
+from pt_peft.experiment import Experiment
+from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.probe import Probe
+
+SMALLEST_SIDE = 16
+"""Pixels; a smaller image is hardly a picture of anything."""
+LONGEST_RATIO = 2.0
+"""Of the sides; the centre crop cuts half of a longer image away."""
+FAR_MEAN, LOW_STD = 2.0, 0.2
+"""Of pixels as the backbone gets them: it was made for a mean near 0 and a standard deviation near 1."""
+
+Probed = list[tuple[Item, Probe]]
+
+
+def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findings) -> JsonValue:
+    """Images by split and class name. Warns of classes without training images and of empty splits."""
+    classes = experiment.data.classes
+    counts = {}
+    for split in SPLITS:
+        labels = Counter(label for item in items if item.split == split for label in item.labels)
+        counts[split] = {"images": sum(item.split == split for item in items)}
+        counts[split] |= {"classes": {name: labels[index] for index, name in enumerate(classes)}}
+        if split != "train" and not counts[split]["images"]:
+            findings.warning("empty split", f"there are no '{split}' images: this site will report no '{split}' metrics.")
+    for name, count in counts["train"]["classes"].items():
+        if not count:
+            findings.warning("class without images", f"class {name!r} has no training images at this site.")
+    return counts
+
+
+def check_copies(probed: Probed, published_split: bool, findings: Findings) -> None:
+    """The same content in two splits is an error, unless that split is the publisher's; within one split a warning."""
+    across = findings.warning if published_split else findings.error
+    same: dict[str, list[Item]] = defaultdict(list)
+    for item, one in probed:
+        same[one.sha256].append(item)
+    for items in same.values():
+        first = items[0]
+        for other in items[1:]:
+            if other.split != first.split:
+                across(
+                    "same image in two splits",
+                    f"'{first.file}' ({first.split}) and '{other.file}' ({other.split}) have the same content"
+                    f"{', as published' if published_split else '; leave one out, or put both in one split'}.",
+                )
+            else:
+                findings.warning("same image twice", f"'{first.file}' and '{other.file}' have the same content.")
+            if other.labels != first.labels:
+                findings.warning(
+                    "same image, other label", f"'{first.file}' and '{other.file}' have the same content but not the same label."
+                )
+
+
+def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> JsonValue:
+    """Sizes and intensities, and whether they suit the experiment's backbone."""
+    backbone = experiment.backbone
+    for item, one in probed:
+        short, long = sorted((one.width, one.height))
+        size = f"'{item.file}' is {one.width} x {one.height} pixels"
+        if short < SMALLEST_SIDE:
+            findings.warning("tiny image", f"{size}.")
+        elif long > LONGEST_RATIO * short:
+            findings.warning("long image", f"{size}; only its central square is used.")
+        if one.low == one.high:
+            findings.warning("blank image", f"every pixel of '{item.file}' is {one.low:g}.")
+        elif _is_16_bit(one) and experiment.data.intensity == "type" and one.high < 2**13:
+            findings.warning(
+                "dark 16-bit image",
+                f"'{item.file}' goes from {one.low:g} to {one.high:g} of 65535, so it will be nearly black; data.intensity 'image' "
+                "would take its own range.",
+            )
+    sides = np.array([[one.width, one.height] for _, one in probed])
+    short = sides.min(axis=1)
+    small = int((short < backbone.image_size).sum())
+    if small:
+        findings.warning(
+            "enlarged images",
+            f"{small} of {len(probed)} images have a side below the backbone's image_size {backbone.image_size} and will be "
+            "enlarged.",
+        )
+    mean, std = _pixels(probed)
+    seen_mean, seen_std = (mean - backbone.mean) / backbone.std, std / backbone.std
+    if np.abs(seen_mean).max() > FAR_MEAN or seen_std.max() < LOW_STD:
+        findings.warning(
+            "unusual intensities",
+            f"normalised as the backbone asks for (mean {backbone.mean}, std {backbone.std}) the images have mean "
+            f"{_shown(seen_mean)} and standard deviation {_shown(seen_std)}; near 0 and 1 would be usual.",
+        )
+    return {
+        "width": _spread(sides[:, 0]),
+        "height": _spread(sides[:, 1]),
+        "modes": dict(Counter(one.mode for _, one in probed).most_common()),
+        "stored_range": [min(one.low for _, one in probed), max(one.high for _, one in probed)],
+        "mean": [round(float(value), 4) for value in mean],
+        "std": [round(float(value), 4) for value in std],
+        "normalised_mean": [round(float(value), 4) for value in seen_mean],
+        "normalised_std": [round(float(value), 4) for value in seen_std],
+    }
+
+
+def _pixels(probed: Probed) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of all pixels, images weighing alike, (3,) each, in [0,1]."""
+    means, stds = (np.array([getattr(one, name) for _, one in probed]) for name in ("mean", "std"))
+    mean = means.mean(axis=0)
+    return mean, np.sqrt((stds**2 + (means - mean) ** 2).mean(axis=0))
+
+
+def _is_16_bit(one: Probe) -> bool:
+    return one.mode.startswith("I;16")
+
+
+def _spread(values: np.ndarray) -> dict[str, int]:
+    return {"smallest": int(values.min()), "median": int(np.median(values)), "largest": int(values.max())}
+
+
+def _shown(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.2f}" for value in values) + ")"

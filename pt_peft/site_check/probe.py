@@ -1,0 +1,114 @@
+"""Each image as its file has it: content, size and intensities, before any transform.
+
+Importing this module imports MONAI (seconds).
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from pt_peft.data import archive, npz
+from pt_peft.data.dicom import is_dicom, read_dicom
+from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.transforms import Intensity, to_rgb
+from pt_peft.experiment import Experiment
+from pt_peft.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an image is."""
+
+    sha256: str
+    """Of the file's bytes; of the pixels for ``npz``."""
+    width: int
+    """Pixels."""
+    height: int
+    mode: str
+    """Pillow's."""
+    low: float
+    """Lowest value as stored, or as DICOM displays it."""
+    high: float
+    mean: tuple[float, ...]
+    """Of red, green and blue as training sees them, in [0,1]."""
+    std: tuple[float, ...]
+
+
+def probe_all(experiment: Experiment, site: Site, items: Sequence[Item]) -> Iterator[tuple[Item, Probe | str]]:
+    """Every image of `items` with what it is, or with why it cannot be read; shows its progress.
+
+    Raises:
+        UserError: if the folder, archive or ``.npz`` as a whole cannot be read.
+    """
+    intensity = experiment.data.intensity
+    with tqdm(total=len(items), unit="image", desc="reading images", disable=None) as progress:
+        if experiment.data.source == "npz":
+            found = _of_npz(site.existing("data.npz"), items, intensity)
+        else:
+            found = _of_files(site.existing("data.images"), items, intensity)
+        for one in found:
+            progress.update()
+            yield one
+
+
+def probe(data: bytes, intensity: Intensity) -> Probe | str:
+    """Of a file's content; why not, if it cannot be decoded."""
+    try:
+        stream = io.BytesIO(data)
+        image = read_dicom(stream) if is_dicom(stream) else Image.open(stream)
+        image.load()
+        return _measured(image, hashlib.sha256(data).hexdigest(), intensity)
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _of_files(path: Path, items: Sequence[Item], intensity: Intensity) -> Iterator[tuple[Item, Probe | str]]:
+    with archive.open_archive(path) as open_image, ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
+        step = 8 * (os.cpu_count() or 1)  # so many files are in memory at a time
+        for start in range(0, len(items), step):
+            batch = items[start : start + step]
+            contents = [_content(open_image, item.file) for item in batch]
+            jobs = [one if isinstance(one, str) else pool.submit(probe, one, intensity) for one in contents]
+            for item, job in zip(batch, jobs, strict=True):
+                yield item, job if isinstance(job, str) else job.result()
+
+
+def _content(open_image: Callable, name: str) -> bytes | str:
+    try:
+        with open_image(name) as stream:
+            return stream.read()
+    except (KeyError, FileNotFoundError):
+        return "there is no such file"
+    except Exception as error:
+        return " ".join(str(error).split())[:200]
+
+
+def _of_npz(path: Path, items: Sequence[Item], intensity: Intensity) -> Iterator[tuple[Item, Probe | str]]:
+    for split in SPLITS:
+        mine = {item.file: item for item in items if item.split == split}
+        if mine:
+            for item, array in zip(mine.values(), npz.read_npz_images(path, split, mine), strict=True):
+                yield item, _measured(Image.fromarray(array), hashlib.sha256(array.tobytes()).hexdigest(), intensity)
+
+
+def _measured(image: Image.Image, sha256: str, intensity: Intensity) -> Probe:
+    stored = np.asarray(image)
+    shown = np.asarray(to_rgb(image, intensity), np.float32).reshape(-1, 3) / 255
+    return Probe(
+        sha256,
+        image.width,
+        image.height,
+        image.mode,
+        float(stored.min()),
+        float(stored.max()),
+        tuple(shown.mean(axis=0).tolist()),
+        tuple(shown.std(axis=0).tolist()),
+    )
