@@ -111,8 +111,8 @@ def evaluate_predictions(
         ece = classification.multiclass_calibration_error(
             probabilities, labels, num_classes=classes, n_bins=CALIBRATION_BINS
         )
-    areas = [
-        float(classification.binary_auroc(probabilities[:, c], is_class[:, c], validate_args=False))
+    areas = [  # torchmetrics integrates in float32, and may come out above 1
+        min(1.0, float(classification.binary_auroc(probabilities[:, c], is_class[:, c], validate_args=False)))
         if 0 < is_class[:, c].sum() < len(labels)
         else None
         for c in range(classes)
@@ -125,5 +125,5 @@ def evaluate_predictions(
         **confusion_metrics(confusion.cpu().numpy(), task),
         "auroc": math.fsum(known) / len(known) if known else None,
         "class_auroc": areas,
-        "ece": float(ece),
+        "ece": min(1.0, float(ece)),
     }

@@ -76,6 +76,6 @@ def test_command(tiny, tmp_path, capsys):
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
     assert "nvflare simulator" in capsys.readouterr().out
     assert main(["lorra_vpt", "--out", str(tmp_path / "job")]) == 1
-    assert "'lorra_vpt' is neither a file, nor 'ham10000', nor a method (adaptformer, " in capsys.readouterr().err
+    assert "'lorra_vpt' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method (adaptformer, " in capsys.readouterr().err
     assert main(["dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"

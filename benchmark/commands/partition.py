@@ -12,7 +12,7 @@ COLOURS = "tab20"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("experiment", help="an experiment.json, a method's name for its demo, or 'ham10000'")
+    parser.add_argument("experiment", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'")
     parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own")
     parser.add_argument("--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the experiment")
