@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from benchmark.commands import partition
+from benchmark.commands import image_cache, partition
 from pt_peft.command import command
 
-COMMANDS = {"partition": partition}
+COMMANDS = {"image-cache": image_cache, "partition": partition}
 
 
 @command

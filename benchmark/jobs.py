@@ -1,6 +1,6 @@
 """Experiment → job folder: the only writer of job config.
 
-    python -m benchmark.jobs EXPERIMENT.json|METHOD|ham10000|medmnist:FLAG --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
+    python -m benchmark.jobs EXPERIMENT.json|PRESET --out FOLDER [--workspace DIR] [--bundle] [--set field=value …]
     python -m benchmark.jobs --committed
 
 The folder has FLARE's standard layout and runs with ``nvflare simulator``.
@@ -144,7 +144,9 @@ def override(experiment: Experiment, assignments: list[str]) -> Experiment:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.jobs", description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", nargs="?", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'")
+    parser.add_argument(
+        "experiment", nargs="?", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'"
+    )
     parser.add_argument("--out", type=Path, help="the job folder to write")
     parser.add_argument("--bundle", action="store_true", help="copy the packages into app/custom")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field")

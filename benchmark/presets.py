@@ -100,5 +100,7 @@ def preset(name: str) -> tuple[Experiment, Site]:
         return medmnist_preset(name.removeprefix("medmnist:"))
     if not set(name.split("+")) <= set(method_names()):
         known = ", ".join(method_names())
-        raise UserError(f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several joined by '+'.")
+        raise UserError(
+            f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several joined by '+'."
+        )
     return demo(name)

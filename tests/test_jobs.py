@@ -6,7 +6,7 @@ import pytest
 from helpers import ROOT, changed
 
 from benchmark.jobs import JOBS, main, override, write_job, write_workspace
-from benchmark.presets import COMMITTED, demo
+from benchmark.presets import COMMITTED, demo, preset
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
@@ -79,3 +79,8 @@ def test_command(tiny, tmp_path, capsys):
     assert "'lorra_vpt' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method (adaptformer, " in capsys.readouterr().err
     assert main(["dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"
+
+
+def test_a_job_has_no_path_of_a_site(shared, tmp_path):
+    write_job(preset("ham10000")[0], tmp_path / "job", bundle=True)
+    assert not [name for name, content in files(tmp_path / "job").items() if str(shared).encode() in content]

@@ -51,7 +51,8 @@ def test_an_unknown_flag():
 
 
 @pytest.mark.parametrize(
-    ("flag", "imbalance"), [("chestmnist", "weighted_loss"), pytest.param("retinamnist", "weighted_sampler", marks=pytest.mark.slow)]
+    ("flag", "imbalance"),
+    [("chestmnist", "weighted_loss"), pytest.param("retinamnist", "weighted_sampler", marks=pytest.mark.slow)],
 )
 def test_a_federation(flag, imbalance, tiny, tiny_weights, shared_host, tmp_path):
     experiment = changed(

@@ -136,3 +136,9 @@ def test_grades_have_kappa_and_error():
     alone = evaluate_predictions(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), "ordinal")
     assert alone["quadratic_kappa"] is None  # nothing to agree on by chance or not
     assert "quadratic_kappa" not in evaluate_predictions(logits, labels)
+
+
+def test_a_perfect_order_is_no_more_than_perfect():
+    labels = torch.tensor([1] * 3 + [0] * 10)  # for which torchmetrics integrates to 1.0000001
+    logits = torch.stack([torch.linspace(0, 1, 13), torch.linspace(1, 0, 13)], dim=1)
+    assert evaluate_predictions(logits, labels)["class_auroc"] == [1.0, 1.0]

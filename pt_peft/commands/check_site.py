@@ -78,7 +78,8 @@ def table(report: dict) -> list[str]:
         lines.append(f"cache   {cache['bytes'] / 1e9:.2f} GB in {cache['folder']}, {free:.1f} GB free, limit {limit:g} GB")
     if cost := report["round"]:
         lines.append(
-            f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about {cost['seconds']:,.0f} s for "
-            f"{cost['steps']} steps on {cost['device']} ({cost['threads']} threads), {cost['process_memory'] / 1e9:.1f} GB of memory"
+            f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about {cost['seconds']:,.0f} s "
+            f"for {cost['steps']} steps on {cost['device']} ({cost['threads']} threads), "
+            f"{cost['process_memory'] / 1e9:.1f} GB of memory"
         )
     return lines

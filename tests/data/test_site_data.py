@@ -16,6 +16,7 @@ from pt_peft.data.site_data import Split, batches, load_site_data
 from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
+from pt_peft.errors import UserError
 from pt_peft.experiment import Columns, Data
 from pt_peft.site import Site
 
@@ -85,6 +86,19 @@ def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tm
     with caplog.at_level(logging.INFO):
         load_site_data(make_experiment(), site.model_copy(update={"data": data}), "a", ["a"])
     assert "preparing" not in caplog.text
+
+
+def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(make_experiment, make_csv_site, rows, tmp_path, caplog):
+    site = make_csv_site(rows).model_copy(update={"max_unreadable": 0.1})
+    before = load_site_data(make_experiment(), site, "a", ["a"]).train
+    image = tmp_path / "images" / "1.png"
+    image.write_bytes(image.read_bytes()[:40])
+    after = load_site_data(make_experiment(), site, "a", ["a"]).train
+    assert "image '1.png' cannot be decoded" in caplog.text and "It is left out: of 10 images" in caplog.text
+    assert np.array_equal(after.images, before.images[[0, 2, 3, 4, 5]]) and after.labels.tolist() == [0, 0, 1, 0, 1]
+    (tmp_path / "images" / "7.png").unlink()
+    with pytest.raises(UserError, match="image '7.png', which the table lists. It is image 2 that cannot be read; of 10 images"):
+        load_site_data(make_experiment(), site, "a", ["a"])
 
 
 WARM = """
