@@ -24,7 +24,7 @@ from monai.transforms import (
     RepeatChanneld,
 )
 from monai.utils import ensure_tuple
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pt_peft.data.archive import OpenArchive
 from pt_peft.data.dicom import is_dicom, read_dicom
@@ -44,7 +44,7 @@ class ArchiveReader(PILReader):
         super().__init__(converter=self._to_rgb, reverse_indexing=False)
         self._open_image = open_image
         self.reason = ""
-        """Why the last image was refused, where it was one of ours; MONAI keeps no exception of a reader's."""
+        """Why the last image was refused; MONAI keeps no exception of a reader's."""
 
     def read(self, data: str | Sequence[str], **kwargs) -> Image.Image:
         (name,) = ensure_tuple(data)
@@ -54,7 +54,9 @@ class ArchiveReader(PILReader):
                 if is_dicom(stream):
                     return self._to_rgb(read_dicom(stream))
                 return super().read((stream,), **kwargs)
-        except ValueError as error:
+        except UnidentifiedImageError:  # says no more than that
+            raise
+        except Exception as error:
             self.reason = f" ({' '.join(str(error).split())[:200]})"
             raise
 
