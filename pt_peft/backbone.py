@@ -1,26 +1,31 @@
 """timm Vision Transformers with pinned weights."""
 
-import sys
 from pathlib import Path
 
 import timm
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment import Backbone
 from pt_peft.files import sha256_of
-from pt_peft.site import Site
+from pt_peft.site import PUBLISHED, Site
+from pt_peft.weights.loading import load_weights
 
 EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
 
 
 def weights_file(site: Site) -> Path:
-    """The weights file of `site`: its own, or the embedded one. Raises UserError if its own is not there."""
+    """The weights file of `site`: its own, one that timm fetches, or the embedded one.
+
+    Raises:
+        UserError: if its own is not there, or the one of timm cannot be had.
+    """
     if site.backbone is None:
         return EMBEDDED
+    if site.backbone.startswith(PUBLISHED):
+        from pt_peft.weights.hub import fetch
+
+        return fetch(site.backbone.removeprefix(PUBLISHED))
     path = site.existing("backbone")
     if not path.is_file():
         raise UserError(f"site.json: field 'backbone' is {str(path)!r}, which is not a file.")
@@ -45,8 +50,8 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
     """A timm ViT in float32 on the CPU with a fresh head of `num_classes` outputs.
 
     Args:
-        weights: safetensors file under timm's own keys (a head in it is left out, position embeddings are resampled to
-            ``backbone.image_size``); None leaves the weights random.
+        weights: any file that `pt_peft.weights` reads (a head in it is left out, position embeddings are resampled to
+            ``backbone.image_size``), of which the frozen tensors are shared with other processes; None leaves them random.
 
     Raises:
         UserError: if timm does not know the architecture or its arguments, or if the file's tensors do not fit it.
@@ -71,35 +76,13 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
             # Else EVA and BEiT take the weight out of the layer and pass by whatever wraps it. The sum is the same.
             module.qkv_bias_separate = True
     if weights is not None:
-        _load(model, weights)
+        load_weights(model, weights, backbone, head_name(model))
     return model
 
 
 def head_name(model: nn.Module) -> str:
     """Path of the classifier inside a timm model, e.g. ``head``."""
     return model.pretrained_cfg["classifier"]
-
-
-def _load(model: nn.Module, weights: Path) -> None:
-    try:
-        state = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{weights}: cannot be read as safetensors ({error}).") from None
-    head = head_name(model) + "."
-    state = {key: value.float() for key, value in state.items() if not key.startswith(head)}
-    for key, value in state.items():
-        if not value.isfinite().all():
-            raise UserError(f"{weights}: tensor '{key}' has values that are not finite.")
-    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    try:
-        if resample:
-            state = resample(state, model)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
-    missing = [key for key in missing if not key.startswith(head)]
-    if missing or unexpected:
-        raise UserError(f"{weights}: does not fit the backbone; missing {missing[:3]}, left over {unexpected[:3]}.")
 
 
 def freeze(model: nn.Module) -> None:

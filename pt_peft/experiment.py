@@ -16,6 +16,8 @@ Std = Annotated[float, Field(ge=1e-3, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Task = Literal["multiclass", "multilabel", "ordinal"]
 """What labels are: one class of several; any number of classes; one grade of an order."""
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+"""Of names, with ``*``, ``?`` and ``[…]`` as in `fnmatch`."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 """Becomes a folder and an address in FLARE."""
 
@@ -44,6 +46,11 @@ class Backbone(Strict):
     """Subtracted from each channel of images scaled to [0, 1]."""
     std: tuple[Std, Std, Std] = (0.5, 0.5, 0.5)
     """Divides each channel after that."""
+    allow_missing: tuple[Pattern, ...] = ()
+    """Tensors that the weights file need not have, as patterns of timm's keys such as ``fc_norm.*``. They keep a start that
+    the seed draws, the same at every site."""
+    allow_unused: tuple[Pattern, ...] = ()
+    """Tensors of the weights file that may be left over, as patterns of their names there. Heads always may."""
 
     @field_validator("kwargs")
     @classmethod

@@ -11,6 +11,10 @@ from pt_peft.errors import UserError
 from pt_peft.schema import Strict
 
 
+PUBLISHED = "timm:"
+"""What stands before the name of published weights, where a file's path would stand."""
+
+
 class SiteData(Strict):
     """Where the site's images lie. Relative paths start at the folder of `site.json`."""
 
@@ -27,7 +31,8 @@ class Site(Strict):
 
     data: SiteData = SiteData()
     backbone: str | None = None
-    """Weights file (``.safetensors``); null takes the embedded backbone."""
+    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm fetches
+    once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
@@ -48,7 +53,10 @@ class Site(Strict):
             return None if value is None else str(base / os.path.expanduser(value))
 
         data = SiteData(**{name: absolute(value) for name, value in site.data})
-        return site.model_copy(update={"data": data, "backbone": absolute(site.backbone), "cache": absolute(site.cache)})
+        backbone = site.backbone
+        if backbone is not None and not backbone.startswith(PUBLISHED):
+            backbone = absolute(backbone)
+        return site.model_copy(update={"data": data, "backbone": backbone, "cache": absolute(site.cache)})
 
     def existing(self, field: str) -> Path:
         """The file or folder that `field` (``backbone``, ``data.images`` …) names.

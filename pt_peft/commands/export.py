@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = "; ".join(f"{name}: {summary}" for name, summary in FORMATS.items())
     parser.add_argument("--format", choices=FORMATS, required=True, help=shown)
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write; must not exist")
-    parser.add_argument("--backbone", type=Path, help="the backbone's .safetensors, unless it is the embedded one")
+    parser.add_argument("--backbone", type=Path, help="the backbone's weights file, unless it is the embedded one")
 
 
 def run(options: argparse.Namespace) -> None:

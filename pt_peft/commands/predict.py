@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="adapter file, run, HF PEFT folder, timm folder or .onnx")
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders searched for them")
     parser.add_argument("--out", type=Path, required=True, help="CSV: file, prediction, a probability for each class")
-    parser.add_argument("--backbone", type=Path, help="the backbone's .safetensors, unless it is the embedded one")
+    parser.add_argument("--backbone", type=Path, help="the backbone's weights file, unless it is the embedded one")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, naming them")
 

@@ -45,7 +45,7 @@ def backbone_file(backbone: Backbone, given: Path | None) -> Path:
     if sha256_of(EMBEDDED) == backbone.sha256:
         return EMBEDDED
     raise UserError(
-        f"--backbone: the weights of '{backbone.name}' with SHA-256 {backbone.sha256} are needed; give their .safetensors file."
+        f"--backbone: the weights of '{backbone.name}' with SHA-256 {backbone.sha256} are needed; give their file."
     )
 
 
