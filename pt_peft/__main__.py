@@ -1,12 +1,12 @@
-"""The command line: ``python -m pt_peft export|predict|methods``."""
+"""The command line: ``python -m pt_peft export|predict|methods|pretrain``."""
 
 import argparse
 import sys
 
 from pt_peft.command import command
-from pt_peft.commands import export, methods, predict
+from pt_peft.commands import export, methods, predict, pretrain
 
-COMMANDS = {"export": export, "predict": predict, "methods": methods}
+COMMANDS = {"export": export, "predict": predict, "methods": methods, "pretrain": pretrain}
 
 
 @command
