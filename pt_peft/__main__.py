@@ -1,12 +1,12 @@
-"""The command line: ``python -m pt_peft check-site|export|methods|predict``."""
+"""The command line: ``python -m pt_peft check-site|export|methods|predict|pretrain``."""
 
 import argparse
 import sys
 
 from pt_peft.command import command
-from pt_peft.commands import check_site, export, methods, predict
+from pt_peft.commands import check_site, export, methods, predict, pretrain
 
-COMMANDS = {"check-site": check_site, "export": export, "predict": predict, "methods": methods}
+COMMANDS = {"check-site": check_site, "export": export, "predict": predict, "methods": methods, "pretrain": pretrain}
 
 
 @command

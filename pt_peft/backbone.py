@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment import Backbone
 from pt_peft.files import sha256_of
-from pt_peft.site import PUBLISHED, Site
+from pt_peft.site import TIMM_PREFIX, Site
 from pt_peft.weights.loading import load_weights
 
 EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
@@ -22,10 +23,10 @@ def weights_file(site: Site) -> Path:
     """
     if site.backbone is None:
         return EMBEDDED
-    if site.backbone.startswith(PUBLISHED):
+    if site.backbone.startswith(TIMM_PREFIX):
         from pt_peft.weights.hub import fetch
 
-        return fetch(site.backbone.removeprefix(PUBLISHED))
+        return fetch(site.backbone.removeprefix(TIMM_PREFIX))
     path = site.existing("backbone")
     if not path.is_file():
         raise UserError(f"site.json: field 'backbone' is {str(path)!r}, which is not a file.")
@@ -56,15 +57,9 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
     Raises:
         UserError: if timm does not know the architecture or its arguments, or if the file's tensors do not fit it.
     """
-    try:
-        model = timm.create_model(
-            backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
-        )
-    except Exception as error:  # timm's constructors raise whatever their layers do
-        raise UserError(
-            f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
-            f"kwargs {backbone.kwargs}: {type(error).__name__}: {error}."
-        ) from None
+    model = _without_values(backbone, num_classes) if weights else None
+    if model is None:
+        model = _create(backbone, num_classes)
     lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
     if lacking or not isinstance(model.get_classifier(), nn.Linear) or not len(model.blocks):
         raise UserError(
@@ -77,7 +72,37 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
             module.qkv_bias_separate = True
     if weights is not None:
         load_weights(model, weights, backbone, head_name(model))
+        head = model.get_classifier()
+        if head.weight.is_meta:
+            head.to_empty(device="cpu").reset_parameters()
     return model
+
+
+def _create(backbone: Backbone, num_classes: int) -> nn.Module:
+    """Raises UserError as `create_backbone` does."""
+    try:
+        return timm.create_model(
+            backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
+        )
+    except Exception as error:  # timm's constructors raise whatever their layers do
+        raise UserError(
+            f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
+            f"kwargs {backbone.kwargs}: {type(error).__name__}: {error}."
+        ) from None
+
+
+def _without_values(backbone: Backbone, num_classes: int) -> nn.Module | None:
+    """The model on the meta device, if a file has all that it is made of: random values that are replaced at once would
+    take seconds, and for that time a copy of the backbone in every process."""
+    if backbone.allow_missing:
+        return None
+    with torch.device("meta"):
+        try:
+            model = _create(backbone, num_classes)
+        except UserError:  # what the real device says of it is better said
+            return None
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return None if held or list(model.buffers()) else model  # which no file has
 
 
 def head_name(model: nn.Module) -> str:

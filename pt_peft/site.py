@@ -11,7 +11,7 @@ from pt_peft.errors import UserError
 from pt_peft.schema import Strict
 
 
-PUBLISHED = "timm:"
+TIMM_PREFIX = "timm:"
 """What stands before the name of published weights, where a file's path would stand."""
 
 
@@ -54,7 +54,7 @@ class Site(Strict):
 
         data = SiteData(**{name: absolute(value) for name, value in site.data})
         backbone = site.backbone
-        if backbone is not None and not backbone.startswith(PUBLISHED):
+        if backbone is not None and not backbone.startswith(TIMM_PREFIX):
             backbone = absolute(backbone)
         return site.model_copy(update={"data": data, "backbone": backbone, "cache": absolute(site.cache)})
 

@@ -1,7 +1,7 @@
 """One site's share of a round: local training and evaluation."""
 
 import math
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,14 @@ class LocalTrainer:
         self._mean = torch.tensor(experiment.backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(experiment.backbone.std, device=device).view(1, 3, 1, 1)
 
-    def train(self, site: str, split: Split, tensors: Tensors, round_number: int) -> TrainingResult:
+    def train(
+        self,
+        site: str,
+        split: Split,
+        tensors: Tensors,
+        round_number: int,
+        on_step: Callable[[torch.Tensor], None] = lambda loss: None,
+    ) -> TrainingResult:
         """Starts from `tensors` and trains ``training.local_epochs`` epochs.
 
         Args:
@@ -65,6 +72,7 @@ class LocalTrainer:
             split: its training images, one or more.
             tensors: where the round starts, by canonical key; one that is not given has its `initial` value.
             round_number: counted from 0; also places the learning-rate schedule, and says which tensors train.
+            on_step: called with the loss of each step.
 
         Raises:
             UserError: if the loss stops being finite.
@@ -97,6 +105,7 @@ class LocalTrainer:
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
+                on_step(losses[-1])
                 step += 1
         mean_loss = float(torch.stack(losses).mean())
         if not math.isfinite(mean_loss):

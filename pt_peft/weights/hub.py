@@ -10,7 +10,7 @@ from timm.models import PretrainedCfg
 from timm.models._hub import download_cached_file
 
 from pt_peft.errors import UserError
-from pt_peft.site import PUBLISHED
+from pt_peft.site import TIMM_PREFIX
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 """Of a repository of timm's, the better one first."""
@@ -22,7 +22,7 @@ def fetch(name: str) -> Path:
     Raises:
         UserError: if timm knows no such weights, or they are neither cached nor to be had.
     """
-    where = f"site.json: field 'backbone' is '{PUBLISHED}{name}'"
+    where = f"site.json: field 'backbone' is '{TIMM_PREFIX}{name}'"
     published = _published(name, where)
     try:
         if published.hf_hub_id:
@@ -42,11 +42,11 @@ def _published(name: str, where: str) -> PretrainedCfg:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise UserError(
-            f"{where}, but timm knows no architecture '{architecture}'; '{PUBLISHED}vit_base_patch16_224.mae' would be right."
+            f"{where}, but timm knows no architecture '{architecture}'; '{TIMM_PREFIX}vit_base_patch16_224.mae' would be right."
         )
     known = sorted(one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*"))
     if tag not in known:
-        shown = ", ".join(f"{PUBLISHED}{architecture}.{one}" for one in known) or "the path of a file"
+        shown = ", ".join(f"{TIMM_PREFIX}{architecture}.{one}" for one in known) or "the path of a file"
         raise UserError(f"{where}, but timm knows no weights of that name; {shown} would be right.")
     return timm.get_pretrained_cfg(name)
 

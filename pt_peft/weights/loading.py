@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def load_weights(model: nn.Module, weights: Path, backbone: Backbone, head: str) -> None:
-    """Loads the image encoder of `weights` into `model`, a float32 model on the CPU, whose head is left as it is.
+    """Loads the image encoder of `weights` into `model`, in float32 on the CPU or on the meta device, but for its head.
 
     Tensors that the file has as they are needed become the model's without a copy, see `read_file`.
 

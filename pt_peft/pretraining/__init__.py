@@ -1,0 +1,1 @@
+"""Continued pre-training of a backbone in one place, on one data set."""

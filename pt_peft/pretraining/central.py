@@ -1,0 +1,144 @@
+"""A pre-training from the data to the written file."""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from tqdm import tqdm
+
+from pt_peft import __version__
+from pt_peft.backbone import check_digest, head_name, weights_file
+from pt_peft.data.site_data import Split, load_site_data
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment, Partition
+from pt_peft.files import write_atomically
+from pt_peft.pretraining.mae import train_masked_autoencoder
+from pt_peft.pretraining.recipe import Recipe
+from pt_peft.pretraining.supervised import train_classifier
+from pt_peft.provenance import machine, versions
+from pt_peft.site import Site
+from pt_peft.training import pick_device
+
+OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}
+NAME = "pretrain"
+"""Takes the place of a site's name, for data that depend on it."""
+PACKAGES = ("torch", "timm", "monai", "numpy")
+
+
+def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> dict:
+    """Trains the experiment's backbone further on all training images that `site` has, whatever the partition, and writes it.
+
+    Args:
+        out: safetensors file under timm's keys, without a head; its description goes to the file of that name and ``.json``.
+
+    Returns:
+        The description: a ``backbone`` section for an experiment, and its ``provenance``.
+
+    Raises:
+        UserError: if a file exists already, the site's backbone or data cannot be used, or the loss stops being finite;
+            nothing is written then.
+    """
+    described = out.with_name(out.name + ".json")
+    _check_output(out, described)
+    source = weights_file(site)
+    check_digest(experiment.backbone, source)
+    device = pick_device(site.device)
+    if site.threads:
+        torch.set_num_threads(site.threads)
+    split = load_site_data(experiment.model_copy(update={"partition": Partition()}), site, NAME, [NAME]).train
+    started = time.monotonic()
+    losses = _Losses(recipe, len(split))
+    with losses.progress:
+        module = OBJECTIVES[recipe.objective](experiment, recipe, source, split, device, losses)
+    head = head_name(module) + "."
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items() if not key.startswith(head)}
+    content = save(state)
+    backbone = experiment.backbone.model_dump(mode="json", exclude={"allow_missing", "allow_unused"})
+    record = {
+        "backbone": {**backbone, "sha256": hashlib.sha256(content).hexdigest()},
+        "provenance": {
+            "command": f"python -m pt_peft pretrain --objective {recipe.objective} --epochs {recipe.epochs}",
+            **{name: value for name, value in asdict(recipe).items() if name != "mask_ratio" or recipe.objective == "mae"},
+            "loss": losses.by_epoch,
+            "images": len(split),
+            "seed": experiment.seed,
+            "precision": experiment.training.precision,
+            "augment": list(experiment.data.augment),
+            "experiment": experiment.name,
+            "experiment_sha256": experiment.digest(),
+            "source_sha256": experiment.backbone.sha256,
+            "data_sha256": data_digest(split),
+            "seconds": round(time.monotonic() - started),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "versions": {"pt_peft": __version__, **versions(PACKAGES)},
+            "machine": machine(),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+    _check_output(out, described)
+    _write(out, content, described, record)
+    return record
+
+
+class _Losses:
+    """The mean loss of each epoch, and a line of progress."""
+
+    def __init__(self, recipe: Recipe, images: int):
+        self.by_epoch: list[float] = []
+        self._rate = recipe.learning_rate
+        self._steps_per_epoch = math.ceil(images / recipe.batch_size)
+        self._epoch: list[torch.Tensor] = []
+        self.progress = tqdm(total=recipe.epochs * self._steps_per_epoch, unit="step", desc=recipe.objective, disable=None)
+
+    def __call__(self, loss: torch.Tensor) -> None:
+        """Takes the loss of one step. Raises UserError, at the end of an epoch, if one was not finite."""
+        self._epoch.append(loss)
+        self.progress.update()
+        if len(self._epoch) < self._steps_per_epoch:
+            return
+        mean = float(torch.stack(self._epoch).mean())
+        self._epoch.clear()
+        self.by_epoch.append(round(mean, 6))
+        self.progress.set_postfix(loss=f"{mean:.3f}")
+        if not math.isfinite(mean):
+            raise UserError(
+                f"{NAME}: the training loss of epoch {len(self.by_epoch)} is {mean}; a smaller --learning-rate than "
+                f"{self._rate} may be right."
+            )
+
+
+def data_digest(split: Split) -> str:
+    """SHA-256 over shape, pixels and labels of the prepared images."""
+    digest = hashlib.sha256(repr(split.images.shape).encode())
+    for start in range(0, len(split), 1024):  # they may be more than memory holds
+        digest.update(np.ascontiguousarray(split.images[start : start + 1024]))
+    digest.update(np.ascontiguousarray(split.labels))
+    return digest.hexdigest()
+
+
+def _check_output(out: Path, described: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out: {out.name} does not end in .safetensors.")
+    for path in (out, described):
+        if path.exists():
+            raise UserError(f"--out: {path} exists already.")
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out: {out.resolve().parent} is not a folder.")
+
+
+def _write(out: Path, content: bytes, described: Path, record: dict) -> None:
+    """Both files or, if the process is not killed just then, none."""
+    try:
+        write_atomically(out, content)
+        write_atomically(described, (json.dumps(record, indent=2) + "\n").encode())
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise

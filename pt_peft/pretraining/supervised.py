@@ -1,0 +1,44 @@
+"""Supervised pre-training: all tensors of the backbone, under a head that is thrown away."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pt_peft import schema
+from pt_peft.data.site_data import Split
+from pt_peft.experiment import Experiment
+from pt_peft.pretraining.recipe import Recipe
+from pt_peft.training import LocalTrainer
+
+
+def train_classifier(
+    experiment: Experiment,
+    recipe: Recipe,
+    weights: Path,
+    split: Split,
+    device: torch.device,
+    on_step: Callable[[torch.Tensor], None],
+) -> nn.Module:
+    """Trains the experiment's backbone from `weights` on the labelled images of `split`, as one site of a federation of one
+    round would with the method ``full``: with the experiment's loss, augmentation, precision and head's step size.
+
+    Args:
+        on_step: called with the loss of each step.
+
+    Returns:
+        The backbone, with its head.
+
+    Raises:
+        UserError: if the backbone cannot be built, or the loss stops being finite.
+    """
+    fields = json.loads(experiment.to_json())
+    training = {"local_epochs": recipe.epochs, "batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    fields["training"].update(training, schedule="cosine")
+    fields["method"] = {"name": "full"}
+    fields["federation"] = {"rounds": 1}
+    trainer = LocalTrainer(schema.parse(Experiment, fields, "pretrain"), weights, device)
+    trainer.train("pretrain", split, trainer.initial, 0, on_step)
+    return trainer.model.module
