@@ -201,12 +201,13 @@ def test_the_demo_has_no_files_to_check(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "data", "counts", "errors", "warnings"),
     [
-        (
+        pytest.param(
             "chest_xray_kermany_224",
             {"source": "csv", "classes": ["normal", "pneumonia"], "columns": {"label": "class", "group": "patient"}},
             {"train": 4691, "val": 525, "test": 624},
             {},
             {"same image twice": 32},
+            marks=pytest.mark.slow,
         ),
         (
             "cifar10_subset_32",
