@@ -95,7 +95,7 @@ class Data(Strict):
     no_finding: Name | None = None
     """What the label column of a ``multilabel`` table says where none of the classes applies, besides nothing."""
     intensity: Literal["type", "image"] = "type"
-    """What becomes 0 … 255 of 16-bit images: the whole range of their type, or each image's own lowest to highest value
+    """What becomes 0 … 255 of 16-bit grey images: the whole range of their type, or each image's own lowest to highest value
     (12-bit data in 16-bit files would be nearly black)."""
     images_per_site: dict[Literal["train", "val", "test"], Images] = {"train": 256, "val": 128, "test": 256}
     """Images a site draws in each split; used by ``lesions``."""

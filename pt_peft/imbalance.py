@@ -27,11 +27,13 @@ def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.devi
     smoothing = training.label_smoothing
     weighted = training.imbalance == "weighted_loss"
     if experiment.data.task == "multilabel":
-        weight = _positive_weights(labels).to(device) if weighted else None
+        positive = _positive_weights(labels).to(device) if weighted else torch.ones(classes, device=device)
 
         def binary(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             smoothed = targets.float() * (1 - smoothing) + smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weight)
+            # Not `pos_weight`, which would weigh the smoothed part of a negative as a positive.
+            weight = torch.where(targets.bool(), positive, 1.0)
+            return functional.binary_cross_entropy_with_logits(logits, smoothed, weight=weight)
 
         return binary
     counts = np.bincount(labels, minlength=classes)

@@ -1,5 +1,6 @@
 """What a site keeps to itself: the schema of `site.json`, which never leaves the site."""
 
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -69,9 +70,17 @@ class Site(Strict):
             value = getattr(value, part)
         if value is None:
             raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
-        if not Path(value).exists():
+        try:
+            there = Path(value).exists()
+        except OSError:  # too long a name, for one
+            there = False
+        if not there:
             raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
         return Path(value)
+
+    def allowed_unreadable(self, images: int) -> int:
+        """How many of so many images may be unreadable."""
+        return math.floor(self.max_unreadable * images + 1e-9)
 
     def cache_folder(self) -> Path:
         """Folder of the preprocessed-image cache (not created here)."""

@@ -68,6 +68,13 @@ def test_several_labels(tiny):
     smoothed = training_loss(multilabel(tiny, label_smoothing=0.2), MANY, CPU)(logits, targets)
     soft = targets * 0.8 + 0.1
     assert torch.allclose(smoothed, -(soft * positive + (1 - soft) * negative).mean())
+    # Smoothing does not turn a negative into a heavy positive.
+    both = training_loss(multilabel(tiny, imbalance="weighted_loss", label_smoothing=0.2), MANY, CPU)
+    single = torch.zeros(1, 2, requires_grad=True)
+    for _ in range(300):
+        (gradient,) = torch.autograd.grad(both(single, torch.tensor([[1, 0]])), single)
+        single = (single - 2 * gradient).detach().requires_grad_()
+    assert torch.allclose(single.sigmoid(), torch.tensor([[0.9, 0.1]]), atol=1e-3)
     # By rarest label: two of "a", one of "b", one of neither.
     weights = sampling_weights(multilabel(tiny, imbalance="weighted_sampler"), MANY)
     assert weights.tolist() == [0.5, 0.5, 1, 1]

@@ -11,7 +11,7 @@ def test_counts_of_the_demo(capsys):
     assert main(["partition", "lora_vpt", "--sites", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["site-1", "site-2", "site-3"]
-    assert all(set(splits["train"].values()) == {96} and sum(splits["test"].values()) == 256 for splits in found.values())
+    assert all(set(splits["train"]["classes"].values()) == {96} and splits["test"]["images"] == 256 for splits in found.values())
 
 
 def test_the_picture_says_what_the_table_says(shared, tmp_path, capsys):

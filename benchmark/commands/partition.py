@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
 
 def site_names(given: list[str] | None, of_experiment: tuple[str, ...]) -> list[str]:
     """Names as given, ``site-1`` … for a number, or those of the experiment. Raises UserError if there are none."""
-    if given and len(given) == 1 and given[0].isdigit():
+    if given and len(given) == 1 and given[0].isascii() and given[0].isdigit():
+        if not int(given[0]):
+            raise UserError("--sites is 0; at least 1 would be right.")
         return [f"site-{index}" for index in range(1, int(given[0]) + 1)]
     names = given or list(of_experiment)
     if not names:
@@ -51,8 +53,8 @@ def site_names(given: list[str] | None, of_experiment: tuple[str, ...]) -> list[
     return names
 
 
-def counts(experiment, site, names: list[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """Images by site, split and class name. Raises UserError."""
+def counts(experiment, site, names: list[str]) -> dict[str, dict[str, dict]]:
+    """By site and split: ``images``, and how many of each of the ``classes`` by name. Raises UserError."""
     from pt_peft.data.items import SPLITS
     from pt_peft.data.sources import site_images
 
@@ -64,17 +66,18 @@ def counts(experiment, site, names: list[str]) -> dict[str, dict[str, dict[str, 
         for split in SPLITS:
             items = images.items(split)
             labels = Counter(label for item in items for label in item.labels)
-            found[name][split] = {label: labels[index] for index, label in enumerate(classes)}
+            by_name = {label: labels[index] for index, label in enumerate(classes)}
+            found[name][split] = {"images": len(items), "classes": by_name}
     return found
 
 
 def table(found: dict) -> str:
     """Training images by site and class, and the sums of every split, aligned."""
-    classes = list(next(iter(found.values()))["train"])
+    classes = list(next(iter(found.values()))["train"]["classes"])
     rows = [["", *classes, "train", "val", "test"]]
     for name, splits in found.items():
-        sums = [sum(splits[split].values()) for split in ("train", "val", "test")]
-        rows.append([name, *(splits["train"][label] for label in classes), *sums])
+        sums = [splits[split]["images"] for split in ("train", "val", "test")]
+        rows.append([name, *(splits["train"]["classes"][label] for label in classes), *sums])
     rows.append(["all", *(sum(row[column] for row in rows[1:]) for column in range(1, len(rows[0])))])
     widths = [max(len(f"{row[column]}") for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -110,7 +113,7 @@ def draw(found: dict, classes: tuple[str, ...], title: str, path: Path) -> None:
         figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.3 * len(names)), layout="constrained")
         left = [0] * len(names)
         for index, label in enumerate(classes):
-            widths = [found[name]["train"][label] for name in names]
+            widths = [found[name]["train"]["classes"][label] for name in names]
             axes.barh(names, widths, left=left, label=label, color=pyplot.get_cmap(COLOURS)(index % 20))
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.invert_yaxis()

@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
     experiment = Experiment.read(find_experiment(options.job, options.site))
     names = list(experiment.federation.sites) or [options.name or "site-1"]
     name = options.name or names[0]
+    if name not in names:
+        raise UserError(f"--name is {name!r}, but the experiment's federation.sites are {', '.join(names)}.")
 
     from pt_peft.site_check.check import check_site
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 from pt_peft.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 """Files that are taken for images."""
 
 
@@ -28,9 +28,13 @@ def stamp(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def listed_files(path: Path) -> list[str]:
-    """The image files in the folder or zip archive `path`, sorted. Raises UserError if it is neither."""
+    """The image files in the folder or zip archive `path`, sorted; links are followed.
+
+    Raises:
+        UserError: if it is neither, a folder in it cannot be read, or a file is not named in UTF-8.
+    """
     if path.is_dir():
-        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        names = [file.relative_to(path).as_posix() for file in _walked(path)]
     else:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -39,11 +43,29 @@ def listed_files(path: Path) -> list[str]:
             raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
     # Systems leave hidden files and folders beside the images.
     hidden = (".", "__MACOSX")
-    return sorted(
+    images = {
         name
         for name in names
         if name.lower().endswith(SUFFIXES) and not any(part.startswith(hidden) for part in name.split("/"))
-    )
+    }
+    for name in images:
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{path}: file {ascii(name)} is not named in UTF-8; rename it.")
+    return sorted(images)
+
+
+def _walked(path: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}).")
+
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=refuse):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to where it lies
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder) / file for file in files if (Path(folder) / file).is_file())
 
 
 @contextmanager
@@ -55,7 +77,7 @@ def open_archive(path: Path) -> Iterator[OpenArchive]:
         UserError: if `path` is neither.
     """
     if path.is_dir():
-        yield lambda name: (path / name).open("rb")
+        yield lambda name: _open_file(path / name)
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -64,6 +86,12 @@ def open_archive(path: Path) -> Iterator[OpenArchive]:
     with archive:
         # The whole member at once: decoders seek, which a compressed member does slowly.
         yield lambda name: io.BytesIO(archive.read(name))
+
+
+def _open_file(file: Path) -> BinaryIO:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise OSError("is not a file")
+    return file.open("rb")
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:

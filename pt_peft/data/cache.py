@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 from pydantic import JsonValue
 
-from pt_peft.data.cache_space import make_room, pixel_bytes
+from pt_peft.data.cache_space import PROMISE, make_room, pixel_bytes
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import SiteImages
 from pt_peft.errors import UserError
@@ -54,12 +54,12 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = site.cache_folder()
     entry = folder / digest
-    opened = _open(entry, images)
+    opened = _open(entry, site, images, size)
     if opened is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{digest}.lock"):
-                opened = _open(entry, images) or _build(entry, site, images, size, key)
+                opened = _open(entry, site, images, size) or _build(entry, site, images, size, key)
         except OSError as error:
             raise UserError(
                 f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, or set"
@@ -80,8 +80,8 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
-def _open(entry: Path, images: SiteImages) -> dict[SplitName, Cached] | None:
-    """A complete entry, marked as used, or None."""
+def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitName, Cached] | None:
+    """A complete entry, marked as used, or None; so too if it lacks more images than the site now allows."""
     try:
         description = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
         opened = {}
@@ -89,14 +89,16 @@ def _open(entry: Path, images: SiteImages) -> dict[SplitName, Cached] | None:
             unreadable = set(description["unreadable"][split])
             pixels = np.load(_file(entry, split), mmap_mode="r", allow_pickle=False)
             items = [item for item in images.items(split) if item.file not in unreadable]
-            if len(pixels) != len(items):
+            if pixels.shape != (len(items), 3, size, size) or pixels.dtype != np.uint8:
                 return None
             opened[split] = Cached(pixels, items)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        left_out = sum(map(len, description["unreadable"].values()))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if left_out > site.allowed_unreadable(left_out + sum(len(one.items) for one in opened.values())):
         return None
     with suppress(OSError):  # the cache of another user
         os.utime(entry / DESCRIPTION)
-    left_out = sum(map(len, description["unreadable"].values()))
     if left_out:
         _logger.warning("%d images that could not be read are left out; %s names them", left_out, entry / DESCRIPTION)
     return opened
@@ -107,15 +109,15 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
     total = sum(len(images.items(split)) for split in SPLITS)
     partial = entry.with_suffix(".partial")
     _remove(partial)  # left by a process that was killed
-    held = make_room(entry.parent, pixel_bytes(total, size), site.cache_gb)
+    held = make_room(partial, pixel_bytes(total, size), site.cache_gb)
     _logger.info("preparing %d images of %d px in %s", total, size, entry)
     start = time.perf_counter()
-    partial.mkdir()
-    unreadable = _Unreadable(total, site.max_unreadable)
+    unreadable = _Unreadable(total, site)
     try:
         names = {split: _write_split(partial, split, images, size, unreadable) for split in SPLITS}
         description = {"key": key, "unreadable": names}
         _write(partial / DESCRIPTION, json.dumps(description, indent=2).encode())
+        (partial / PROMISE).unlink()
         _remove(entry)  # there only if damaged
         os.rename(partial, entry)
     finally:
@@ -128,18 +130,22 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
         gigabytes,
         site.cache_gb,
     )
-    opened = _open(entry, images)
-    assert opened is not None
+    opened = _open(entry, site, images, size)
+    if opened is None:
+        raise UserError(
+            f"image cache {entry.parent}: another process has taken the images' place at once; 'cache_gb' in site.json "
+            f"({site.cache_gb:g}) is too little for all that run here."
+        )
     return opened
 
 
 class _Unreadable:
     """Counts images that cannot be read, and stops where they are too many."""
 
-    def __init__(self, total: int, share: float):
+    def __init__(self, total: int, site: Site):
         self.count = 0
-        self._allowed = int(total * share)
-        self._rule = f"of {total} images, 'max_unreadable' in site.json ({share:g}) allows {self._allowed}"
+        self._allowed = site.allowed_unreadable(total)
+        self._rule = f"of {total} images, 'max_unreadable' in site.json ({site.max_unreadable:g}) allows {self._allowed}"
 
     def add(self, error: UserError) -> None:
         self.count += 1

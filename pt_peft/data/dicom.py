@@ -27,7 +27,7 @@ def read_dicom(stream: BinaryIO) -> Image.Image:
     """The image as it is meant to be seen, mode L or RGB.
 
     Grey values pass the modality LUT (rescale slope and intercept), then the VOI LUT or the first window (PS3.3 C.11.2); that
-    window's range becomes 0 … 255, without a window the range of the image's own values. MONOCHROME1 is inverted. Palettes
+    window's range becomes 0 … 255, without a window the range of the image's own values, but for padding. MONOCHROME1 is inverted. Palettes
     are looked up, YBR is converted to RGB.
 
     Raises:
@@ -48,7 +48,7 @@ def read_dicom(stream: BinaryIO) -> Image.Image:
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
         grey = _displayed(pixels, data)
         return Image.fromarray(255 - grey if photometric == "MONOCHROME1" else grey)
-    if pixels.ndim == 3 and pixels.shape[2] == 3:
+    if pixels.ndim == 3 and pixels.shape[2] == 3 and (photometric == "RGB" or photometric.startswith("YBR")):
         return Image.fromarray((pixels >> max(0, data.BitsStored - 8)).astype(np.uint8))
     raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
 
@@ -56,16 +56,18 @@ def read_dicom(stream: BinaryIO) -> Image.Image:
 def _displayed(pixels: np.ndarray, data: Dataset) -> np.ndarray:
     """uint8 of the shape of `pixels`."""
     values = apply_modality_lut(pixels, data)
-    if "VOILUTSequence" in data:
+    if data.get("VOILUTSequence"):
         shown = apply_voi_lut(values, data).astype(np.float64)
         low, high = 0.0, 2.0 ** data.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif "WindowCenter" in data and "WindowWidth" in data:
+    elif data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
         shown = apply_voi_lut(values, data, prefer_lut=False).astype(np.float64)
         centre, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
         # What values far outside of the window come to: the ends of its range.
         low, high = apply_voi_lut(np.array([centre - 100 * width, centre + 100 * width]), data, prefer_lut=False)
     else:
         shown = values.astype(np.float64)
-        low, high = shown.min(), shown.max()
+        padding = data.get("PixelPaddingValue")
+        image = shown[pixels != padding] if padding is not None else shown
+        low, high = (image.min(), image.max()) if image.size else (shown.min(), shown.max())
     scaled = (shown - low) / max(high - low, np.finfo(np.float64).tiny)
     return (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8)

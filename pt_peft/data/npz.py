@@ -101,7 +101,7 @@ def _labels(
     try:
         with _member(archive, f"{split}_labels") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: {split}_labels cannot be read ({error}); {right}.") from None
     shapes = [(len(classes),)] if multilabel else [(), (1,)]
     if labels.dtype.kind not in "iub" or not labels.ndim or labels.shape[1:] not in shapes:

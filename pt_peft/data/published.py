@@ -3,6 +3,7 @@
 The images may lie in any sub-folder, as the publishers' archives differ in that.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -29,18 +30,15 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
 
     Args:
         path: the folder with the tables.
-        report: takes a row whose label or image is unknown.
+        report: takes a row whose label or image is unknown, or the image of a row above, and an image that is there twice.
 
     Raises:
         UserError: if a table is missing or not as published, and what `report` raises.
     """
     if not path.is_dir():
         raise UserError(f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images.")
-    images: dict[str, str] = {}
-    for name in listed_files(path):
-        if Path(name).stem not in images or (data.source == "fed_isic2019" and _PREPROCESSED in name):
-            images[Path(name).stem] = name
-    items = []
+    images = _images(path, data.source, report)
+    items: dict[str, Item] = {}
     for where, image, label, split, group, site in _READERS[data.source](path):
         if label not in data.classes:
             report(
@@ -49,10 +47,26 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
             )
         elif image not in images:
             report("no such image", f"{where}image '{image}' is not in any folder of {path}.")
+        elif image in items:
+            report("listed twice", f"{where}image '{image}' is also in a row above; list each image once.")
         else:
             # An image of no known lesion is a group of its own.
-            items.append(Item(images[image], (data.classes.index(label),), split, group or image, site))
-    return items
+            items[image] = Item(images[image], (data.classes.index(label),), split, group or image, site)
+    return list(items.values())
+
+
+def _images(path: Path, source: str, report: Report) -> dict[str, str]:
+    """The files below `path` by their names without suffix: FLamby's preprocessed ones for it, the others for the others."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in listed_files(path):
+        found[Path(name).stem].append(name)
+    images = {}
+    for stem, names in found.items():
+        wanted = [name for name in names if (_PREPROCESSED in name) == (source == "fed_isic2019")] or names
+        if len(wanted) > 1:
+            report("image in two places", f"{path}: image '{stem}' is both '{wanted[0]}' and '{wanted[1]}'; keep one of them.")
+        images[stem] = wanted[0]
+    return images
 
 
 Row = tuple[str, str, str, SplitName | None, str, str | None]
@@ -121,13 +135,13 @@ def _rows(table: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
 
 
 def _one_hot(row: Mapping[str, str]) -> str:
-    """The class whose column is 1; nothing if there is not exactly one."""
+    """The class whose column is 1."""
     ones = [label for label in (*ISIC2019_CLASSES, "UNK") if row.get(label, "0").strip() in ("1", "1.0")]
-    return ones[0] if len(ones) == 1 else ""
+    return ones[0] if len(ones) == 1 else f"{len(ones)} classes"
 
 
 def _number(text: str, names: tuple[str, ...]) -> str | None:
-    return names[int(text)] if text.isdigit() and int(text) < len(names) else None
+    return names[int(text)] if text.isascii() and text.isdigit() and int(text) < len(names) else None
 
 
 def _one_of(folder: Path, *names: str) -> Path:

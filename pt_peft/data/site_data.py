@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import SPLITS, targets
 from pt_peft.data.sources import site_images
+from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 
@@ -52,6 +53,8 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
     images = site_images(experiment, site, name, names)
     cached = cached_images(site, images, experiment.backbone.image_size)
     classes, multilabel = experiment.data.classes, experiment.data.task == "multilabel"
+    if not cached["train"].items:
+        raise UserError(f"site {name!r} has no training image that can be read.")
     splits = {}
     for split in SPLITS:
         labels = [item.labels for item in cached[split].items]

@@ -32,7 +32,9 @@ def _draw(items: Sequence[Item], seed: int) -> dict[str, SplitName]:
     """Every group's split: groups stand in line, those of a site and class side by side in random order, and of each ten
     in a row one is for validation and two are for testing."""
     stratum = group_strata(items)
-    site = {item.group: item.site or "" for item in items}
+    site: dict[str, str] = {}
+    for item in items:  # the first in order, of a group from several
+        site[item.group] = min(site.get(item.group, item.site or ""), item.site or "")
     line = sorted(shuffled(stratum, seed, "split"), key=lambda group: (site[group], stratum[group]))
     return {group: _OF_TEN.get(place % 10, "train") for place, group in enumerate(line)}
 

@@ -96,7 +96,8 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, dict[st
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            delimiter = "\t" if path.suffix in (".tab", ".tsv") else ","
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             _check_header(path, columns, reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -4,8 +4,6 @@ Importing this module imports MONAI (seconds): import it where images are decode
 """
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -84,6 +82,11 @@ class ResizeShorterSided(MapTransform):
         return data
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
+        # What is far from the centre will be cropped; a line of pixels would else become millions.
+        longest = 8 * min(image.shape[1:])
+        for axis in (1, 2):
+            if (length := image.shape[axis]) > longest:
+                image = image.narrow(axis, (length - longest) // 2, longest)
         sides = image.shape[1:]
         target = [max(self._size, round(side * self._size / min(sides))) for side in sides]
         if list(sides) == target:
@@ -160,7 +163,7 @@ def _unreadable(name: str, open_image: OpenArchive, where: str, reason: str) -> 
         open_image(name).close()
     except (KeyError, FileNotFoundError):
         return UserError(f"{where}: has no image '{name}', which the table lists.")
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # encrypted, of an unknown compression, damaged, not a file …
         return UserError(f"{where}: image '{name}' cannot be read ({error}).")
     return UserError(
         f"{where}: image '{name}' cannot be decoded{reason}; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits, or a "

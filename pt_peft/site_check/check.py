@@ -39,6 +39,8 @@ def check_site(
         report["images"] = check_classes(experiment, items, findings)
         if experiment.data.source != "lesions":  # which are drawn, and have no files
             probed = _probed(experiment, site, items, findings)
+            if not any(item.split == "train" for item, _ in probed):
+                findings.error("no training images", "no training image can be read.")
             check_copies(probed, experiment.data.source in PUBLISHED_SPLITS, findings)
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
@@ -86,7 +88,7 @@ def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings:
                 probed.append((item, found))
     except UserError as error:
         findings.error("data", str(error))
-    too_many = len(unreadable) > int(site.max_unreadable * len(items))
+    too_many = len(unreadable) > site.allowed_unreadable(len(items))
     for message in unreadable:
         (findings.error if too_many else findings.warning)("unreadable image", message)
     return probed

@@ -29,8 +29,8 @@ def cache_cost(experiment: Experiment, site: Site, images: int, findings: Findin
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(there).free
     memory = _available_memory()
-    if not os.access(there, os.W_OK):
-        findings.error("cache folder", f"{there} cannot be written; set 'cache' in site.json to a folder that can.")
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        findings.error("cache folder", f"{there} is not a folder that can be written; set 'cache' in site.json to a folder that can.")
     if needed > site.cache_gb * 1e9:
         findings.error("cache limit", f"the cache needs {needed / 1e9:.2f} GB, but 'cache_gb' in site.json is {site.cache_gb:g}.")
     if needed > free:

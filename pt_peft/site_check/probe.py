@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pt_peft.data import archive, npz
@@ -66,6 +66,8 @@ def probe(data: bytes, intensity: Intensity) -> Probe | str:
         image = read_dicom(stream) if is_dicom(stream) else Image.open(stream)
         image.load()
         return _measured(image, hashlib.sha256(data).hexdigest(), intensity)
+    except UnidentifiedImageError:
+        return "it is no image of a known format"
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         return " ".join(str(error).split())[:200] or type(error).__name__
 

@@ -223,3 +223,28 @@ def test_other_code_is_another_entry(tmp_path, monkeypatch):
     images = Counted()
     cached_arrays(tmp_path, images, 16)
     assert images.decodings == 2
+
+
+def test_an_entry_that_lacks_more_than_is_allowed_now_is_made_anew(tmp_path):
+    images = Counted(counts=(10, 0, 0), unreadable=["train/3"])
+    assert len(cached_arrays(tmp_path, images, 16, max_unreadable=0.1)["train"].items) == 9
+    with pytest.raises(UserError, match="allows 0"):
+        cached_arrays(tmp_path, images, 16)
+
+
+def test_an_entry_of_another_shape_is_made_anew(tmp_path):
+    cached_arrays(tmp_path, Counted(), 16)
+    np.save(entry(tmp_path) / "train_images.npy", np.zeros((5, 3, 8, 8), np.float32))
+    images = Counted()
+    assert cached_arrays(tmp_path, images, 16)["train"].images.shape == (5, 3, 16, 16) and images.decodings == 2
+
+
+def test_what_others_are_preparing_is_reckoned_with(tmp_path):
+    other = tmp_path / "other.partial"
+    one = cache_space.pixel_bytes(7, 16)
+    with cache.FileLock(tmp_path / "other.lock"):
+        cache_space.make_room(other, one, limit_gb=1.5 * one / 1e9)
+        with pytest.raises(UserError, match="and others that are being prepared"):
+            cached_arrays(tmp_path, Counted(), 16, cache_gb=1.5 * one / 1e9)
+    cached_arrays(tmp_path, Counted(), 16, cache_gb=1.5 * one / 1e9)  # its builder is gone
+    assert not other.exists()

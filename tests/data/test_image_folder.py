@@ -67,3 +67,16 @@ def test_chest_x_rays_as_an_image_folder(shared, tmp_path):
             out.writestr(f"{row['split']}/{row['subtype']}/{row['file'].rpartition('/')[2]}", images.read(row["file"]))
     items = read_image_folder(tmp_path / "x.zip", ("normal", "bacteria", "virus"))
     assert Counter(item.split for item in items) == Counter(row["split"] for row in rows)
+
+
+def test_links_are_followed_once_and_odd_names_and_folders_are_named(tmp_path):
+    folder = tree(tmp_path / "f", "benign/a.png", "malignant/b.png")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "malignant" / "b.png").rename(tmp_path / "elsewhere" / "b.png")
+    (folder / "malignant").rmdir()
+    (folder / "malignant").symlink_to(tmp_path / "elsewhere")
+    (folder / "benign" / "loop").symlink_to(folder)
+    assert [item.file for item in read_image_folder(folder, CLASSES)] == ["benign/a.png", "malignant/b.png"]
+    (folder / "benign" / "caf\udce9.png").touch()
+    with pytest.raises(UserError, match=r"file 'benign/caf\\udce9.png' is not named in UTF-8; rename it"):
+        read_image_folder(folder, CLASSES)

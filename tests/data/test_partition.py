@@ -36,7 +36,7 @@ def items_of(groups: list[tuple[int, str | None]]) -> list[Item]:
 
 
 def shares(items: list[Item], names: list[str], seed: int) -> dict[str, list[Item]]:
-    return {name: partition(Partition(kind="iid"), items, name=name, names=names, seed=seed) for name in names}
+    return {name: partition(Partition(kind="iid", min_images=0), items, name=name, names=names, seed=seed) for name in names}
 
 
 @given(groups, sites, seeds)
@@ -245,3 +245,23 @@ def test_feature_shift_is_the_sites_own_and_goes_with_its_strength():
         assert np.array_equal(strong[0], SiteShift(FeatureShift(**{field: 1.0}), 0, "a")(image))
         near, far = (np.mean([np.abs(one.astype(float) - image).mean() for one in some]) for some in (weak, strong))
         assert 0 < near < far, field
+
+
+def test_a_large_group_does_not_keep_others_from_giving():
+    """Three sites, one group of ten and eight single images: whoever has the large group cannot give it away."""
+    items = labelled([(10, "train"), *[(1, "train")] * 8], classes=1)
+    for seed in range(30):
+        for kind in ("dirichlet", "quantity"):
+            found = {name: partition(Partition(kind=kind), items, name=name, names="abc", seed=seed) for name in "abc"}
+            assert all(found.values()) and sum(map(len, found.values())) == 18
+
+
+def test_drawn_splits_do_not_depend_on_the_order_of_rows_where_groups_span_sites():
+    items = [Item(f"{i}", (i % 2,), None, f"group {i // 2}", site="ab"[i % 2]) for i in range(60)]
+    assert set(assign_splits(items, 0)) == set(assign_splits(items[::-1], 0))
+
+
+def test_more_sites_than_images_are_refused_at_every_site():
+    for name in "abcde":
+        with pytest.raises(UserError, match="3 training groups cannot be dealt to 5 sites"):
+            partition(Partition(kind="iid"), labelled([(1, "train")] * 3), name=name, names="abcde", seed=0)

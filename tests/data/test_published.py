@@ -111,3 +111,19 @@ def test_a_class_that_the_experiment_lacks(tmp_path):
     (tmp_path / "train_test_split").write_text(FOLDS)
     with pytest.raises(UserError, match="line 3: label is 'SCC', which is not in the experiment's data.classes"):
         read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC[:7]))
+
+
+def test_an_image_twice_in_table_or_folders(tmp_path):
+    images(tmp_path / "images", "ISIC_1", "ISIC_2", "ISIC_3")
+    (tmp_path / "train_test_split").write_text(FOLDS + FOLDS.splitlines()[1] + "\n")
+    with pytest.raises(UserError, match="line 5: image 'ISIC_1' is also in a row above"):
+        read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+    images(tmp_path / "small", "ISIC_2")
+    with pytest.raises(UserError, match="image 'ISIC_2' is both 'images/ISIC_2.jpg' and 'small/ISIC_2.jpg'; keep one"):
+        read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+
+
+def test_a_table_with_tabs(tmp_path):
+    images(tmp_path, "a/ISIC_1")
+    (tmp_path / "HAM10000_metadata.tab").write_text("lesion_id\timage_id\tdx\tdataset\nHAM_1\tISIC_1\tnv\trosendahl\n")
+    assert [item.site for item in read_published(tmp_path, Data(source="ham10000", classes=HAM))] == ["rosendahl"]

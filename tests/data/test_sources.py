@@ -1,5 +1,6 @@
 """Each mistake in a site's data is one sentence that says where it is and what would be right."""
 
+import os
 import re
 import zipfile
 
@@ -260,3 +261,34 @@ def test_several_labels_in_an_npz(make_experiment, make_npz_site):
 def test_labels_that_a_source_cannot_have(make_experiment, change, message):
     with pytest.raises(UserError, match=message):
         make_experiment(data=CHEST | change)
+
+
+def test_a_quote_that_is_not_closed_does_not_swallow_rows(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text('file,label,split,note\n1.png,red,train,"5 mm lesion\n2.png,red,train,none\n')
+    with pytest.raises(UserError, match="cannot be read as a CSV table"):
+        read_table(table, RED)
+
+
+def test_a_pipe_is_not_waited_for(make_experiment, make_csv_site, rows, tmp_path):
+    site = make_csv_site(rows)
+    (tmp_path / "images" / "0.png").unlink()
+    os.mkfifo(tmp_path / "images" / "0.png")
+    (error,) = failures(found(make_experiment(), site), "train")
+    assert "image '0.png' cannot be read (is not a file)" in error
+
+
+def test_an_encrypted_member_is_named(make_experiment, make_csv_site, rows, tmp_path):
+    path = tmp_path / "images.zip"
+    site = zipped(make_csv_site(rows), path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("1.png").header_offset
+    directory = content.index(b"PK\x01\x02")
+    while content[directory + 46 : directory + 51] != b"1.png":
+        directory = content.index(b"PK\x01\x02", directory + 4)
+    content[place + 6] |= 1
+    content[directory + 8] |= 1
+    path.write_bytes(content)
+    (error,) = failures(found(make_experiment(), site), "train")
+    assert "image '1.png' cannot be read" in error and "encrypted" in error

@@ -28,6 +28,13 @@ def partition(settings: Partition, items: Sequence[Item], *, name: str, names: S
     sites = sorted(set(names))
     if settings.kind not in ("none", "natural") and name not in sites:
         raise UserError(f"partition.kind '{settings.kind}': site {name!r} is not among the run's sites ({', '.join(sites)}).")
+    if not items:  # the caller's to refuse
+        return []
+    groups = len({item.group for item in items if item.split == "train"})
+    if settings.kind == "iid" and settings.min_images and groups < len(sites):
+        raise UserError(
+            f"partition.kind 'iid': {groups} training groups cannot be dealt to {len(sites)} sites, each of which needs one."
+        )
     if settings.kind in _KINDS:
         mine = _KINDS[settings.kind](items, name, sites, seed)
     else:

@@ -32,6 +32,6 @@ def site_column(items: Sequence[Item], name: str, sites: Sequence[str], seed: in
     """The items that come from the site, as the source says. Raises UserError if there is none."""
     mine = [item for item in items if item.site == name]
     if not mine:
-        known = ", ".join(sorted({str(item.site) for item in items}))
+        known = ", ".join(sorted({item.site for item in items if item.site})) or "not told"
         raise UserError(f"partition.kind 'natural': no image comes from site {name!r}; the table's sites are {known}.")
     return mine

@@ -60,10 +60,8 @@ def _level_up(
     held = {site: sum(len(groups[group]) for group in of_site[site]) for site in sites}
     for site in sites:
         while held[site] < settings.min_images:
-            donor = max(sites, key=lambda one: held[one])
-            spare = held[donor] - settings.min_images
-            fitting = [group for group in of_site[donor] if len(groups[group]) <= spare]
-            if donor == site or not fitting:
+            donor, fitting = _donor(site, of_site, held, groups, settings.min_images)
+            if not fitting:
                 raise UserError(
                     f"partition.min_images is {settings.min_images}, but {sum(held.values())} training images in "
                     f"{sum(map(len, of_site.values()))} groups cannot give {len(sites)} sites so many each."
@@ -76,3 +74,14 @@ def _level_up(
             held[donor] -= len(groups[group])
             held[site] += len(groups[group])
             site_of[group] = site
+
+
+def _donor(
+    taker: str, of_site: dict[str, list[str]], held: dict[str, int], groups: Groups, least: int
+) -> tuple[str, list[str]]:
+    """The largest site that can give a group and keep `least` images, and the groups that it can give; none if none can."""
+    for donor in sorted(held, key=held.get, reverse=True):
+        fitting = [group for group in of_site[donor] if len(groups[group]) <= held[donor] - least]
+        if donor != taker and fitting:
+            return donor, fitting
+    return taker, []
