@@ -72,20 +72,30 @@ def draw_lesions(
     Raises:
         UserError: ``num_classes``, ``count`` or ``size`` is out of range.
     """
-    if not 2 <= num_classes <= len(CLASSES):
-        raise UserError(f"num_classes is {num_classes}; the lesion images have 2 to {len(CLASSES)} classes.")
-    if count < 1:
-        raise UserError(f"count is {count}; at least 1 lesion image must be drawn.")
     if size < 16:
         raise UserError(f"size is {size}; lesion images are at least 16 pixels wide.")
-    rng = np.random.default_rng(derive_seed(seed, "lesions", site, split))
-    labels = rng.permutation(np.arange(count, dtype=np.int64) % num_classes)
+    rng, labels = _start(seed, site, split, count, num_classes)
     look = _Look.of_site(site)
     images = np.empty((count, size, size, 3), np.uint8)
     for start in range(0, count, _BATCH):
         batch = slice(start, start + _BATCH)
         images[batch] = _draw_batch(rng, labels[batch], size, look)
     return images, labels
+
+
+def lesion_labels(*, seed: int, site: str, split: str, count: int, num_classes: int) -> np.ndarray:
+    """The labels, int64 (count,), of the images that `draw_lesions` draws, without drawing them."""
+    return _start(seed, site, split, count, num_classes)[1]
+
+
+def _start(seed: int, site: str, split: str, count: int, num_classes: int) -> tuple[np.random.Generator, np.ndarray]:
+    """The labels of a split, which are drawn first, and the generator that goes on to draw its images."""
+    if not 2 <= num_classes <= len(CLASSES):
+        raise UserError(f"num_classes is {num_classes}; the lesion images have 2 to {len(CLASSES)} classes.")
+    if count < 1:
+        raise UserError(f"count is {count}; at least 1 lesion image must be drawn.")
+    rng = np.random.default_rng(derive_seed(seed, "lesions", site, split))
+    return rng, rng.permutation(np.arange(count, dtype=np.int64) % num_classes)
 
 
 @dataclass(frozen=True)

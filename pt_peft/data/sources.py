@@ -163,19 +163,24 @@ class _Lesions:
         }
 
     def items(self, split: SplitName) -> Sequence[Item]:
-        classes = len(self.data.classes)  # in turn, see `draw_lesions`
-        names = (f"{split}/{index}" for index in range(self.data.images_per_site.get(split, 0)))
-        return [Item(name, (index % classes,), split, name) for index, name in enumerate(names)]
+        from pt_peft.data.lesions import lesion_labels
+
+        drawn = self._drawn(split)
+        labels = lesion_labels(**drawn) if drawn["count"] else ()
+        names = (f"{split}/{index}" for index in range(len(labels)))
+        return [Item(name, (int(label),), split, name) for name, label in zip(names, labels, strict=True)]
 
     def decoded(self, split: SplitName, size: int) -> Iterator[np.ndarray]:
         from pt_peft.data.lesions import draw_lesions
 
+        drawn = self._drawn(split)
+        if drawn["count"]:
+            yield from np.moveaxis(draw_lesions(**drawn, size=size)[0], -1, 1)
+
+    def _drawn(self, split: SplitName) -> dict:
+        """Arguments of the generator."""
         count = self.data.images_per_site.get(split, 0)
-        if count:
-            images, _ = draw_lesions(
-                seed=self.seed, site=self.site, split=split, count=count, size=size, num_classes=len(self.data.classes)
-            )
-            yield from np.moveaxis(images, -1, 1)
+        return dict(seed=self.seed, site=self.site, split=split, count=count, num_classes=len(self.data.classes))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-import types
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from helpers import split_counts
 
+from pt_peft.data.lesions import draw_lesions
 from pt_peft.data.site_data import Split, batches, load_site_data
 from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
@@ -124,26 +124,17 @@ def test_a_warm_site_does_not_import_monai(make_experiment, make_csv_site, rows,
     assert run.stdout.split() == ["6", "False"]
 
 
-def test_lesions_are_drawn_for_the_site(make_experiment, tmp_path, monkeypatch):
-    calls = []
-
-    def draw_lesions(*, seed, site, split, count, size, num_classes):
-        calls.append((seed, site, split, count, size, num_classes))
-        images = np.zeros((count, size, size, 3), np.uint8)
-        images[:, 0, 1, 2] = 9
-        return images, np.arange(count) % num_classes
-
-    stub = types.ModuleType("pt_peft.data.lesions")
-    stub.draw_lesions = draw_lesions
-    monkeypatch.setitem(sys.modules, "pt_peft.data.lesions", stub)
-    data = {"source": "lesions", "classes": ["a", "b", "c"], "images_per_site": {"train": 5, "val": 3}}
+def test_lesions_are_the_generators_own_with_their_labels(make_experiment, tmp_path):
+    data = {"source": "lesions", "classes": ["a", "b", "c"], "images_per_site": {"train": 12, "val": 7}}
     experiment = make_experiment(seed=4, data=data)
-    site = Site(cache=str(tmp_path))
-    for _ in range(2):
-        loaded = load_site_data(experiment, site, "site-1", ["site-1", "site-2"])
-    assert calls == [(4, "site-1", "train", 5, 16, 3), (4, "site-1", "val", 3, 16, 3)]
-    assert loaded.train.labels.tolist() == [0, 1, 2, 0, 1] and len(loaded.test) == 0
-    assert (loaded.train.images[:, 2, 0, 1] == 9).all() and loaded.train.images.sum() == 45
+    for _ in range(2):  # drawn, then from the cache
+        loaded = load_site_data(experiment, Site(cache=str(tmp_path)), "site-1", ["site-1", "site-2"])
+        for name, count in data["images_per_site"].items():
+            images, labels = draw_lesions(seed=4, site="site-1", split=name, count=count, size=16, num_classes=3)
+            split = getattr(loaded, name)
+            assert split.labels.tolist() == labels.tolist()
+            assert np.array_equal(split.images, images.transpose(0, 3, 1, 2))
+    assert len(loaded.test) == 0
 
 
 HAM10000 = {
