@@ -55,7 +55,7 @@ def load_adapter(path: Path) -> tuple[Tensors, dict]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except SafetensorError as error:
         raise UserError(f"{path}: is not a safetensors file ({error}).") from None
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: holds a tensor that numpy cannot ({error}).") from None
     except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path}: has no '{HEADER_KEY}' header, so it is not an adapter written by this project.") from None

@@ -66,7 +66,12 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
             f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
             f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
         )
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            raise UserError(
+                f"experiment: field 'backbone.name' is '{backbone.name}', whose layer '{name}' keeps running statistics, which "
+                "change in training and do not travel; a Vision Transformer with layer norms alone would be right."
+            )
         if hasattr(module, "qkv_bias_separate"):
             # Else EVA and BEiT take the weight out of the layer and pass by whatever wraps it. The sum is the same.
             module.qkv_bias_separate = True

@@ -56,13 +56,16 @@ def tuner_method(
     def inject(model: nn.Module, config: LinearLayers) -> None:
         if set(getattr(config, "qkv_parts", QKV)) != set(QKV) and "qkv" in config.targets:
             _split_fused(model, config)
-        made = peft_config(model, config)
         try:
+            made = peft_config(model, config)
             with warnings.catch_warnings():
                 # peft warns where it takes another value than it was asked for.
                 warnings.filterwarnings("error", category=UserWarning, module=r"peft\.")
                 # As `peft.inject_adapter_in_model`, which refuses tuners whose layers share tensors.
                 PEFT_TYPE_TO_TUNER_MAPPING[made.peft_type](model, {"default": made}, "default")
+            vars(model).pop("peft_config", None)  # a next tuner's, on other layers, would be mixed with it
+        except UserError:
+            raise
         except (ValueError, RuntimeError, AssertionError, TypeError, UserWarning) as error:
             raise UserError(f"{' '.join(str(error).split())[:300]}") from None
 

@@ -78,8 +78,20 @@ def register(method: PeftMethod | Hybrid) -> None:
 
 @cache
 def _load_all() -> None:
+    """Raises UserError for a file that is no method."""
     for module in pkgutil.iter_modules(methods.__path__):
-        importlib.import_module(f"{methods.__name__}.{module.name}")
+        before = len(_REGISTRY)
+        try:
+            importlib.import_module(f"{methods.__name__}.{module.name}")
+        except Exception as error:  # whatever an author's mistake leads to
+            raise UserError(f"pt_peft/methods/{module.name}.py: {type(error).__name__}: {error}.") from error
+        if len(_REGISTRY) == before:
+            raise UserError(f"pt_peft/methods/{module.name}.py: registers no method; a call of register() would be right.")
+    for method in _REGISTRY.values():
+        if isinstance(method, Hybrid):
+            for part in method.parts:
+                if not isinstance(_REGISTRY.get(part), PeftMethod):
+                    raise UserError(f"method '{method.name}': its part '{part}' is no elementary method.")
 
 
 def method_names() -> list[str]:

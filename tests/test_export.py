@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import peft
@@ -204,6 +205,9 @@ def test_predict_refuses(trained, tiny_weights, images, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(run), str(tmp_path / "empty"), *base[3:]]) == 1
     assert "has no images" in capsys.readouterr().err
+    assert main(base) == 1
+    assert f"--out: {out} exists already" in capsys.readouterr().err
+    out.unlink()
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     assert main(["predict", str(tmp_path / "bad.onnx"), *base[2:]]) == 1
     assert "is not an ONNX file of this project" in capsys.readouterr().err
@@ -222,3 +226,62 @@ def test_methods_are_listed(capsys):
 def test_a_method_that_does_not_apply_is_listed_with_the_reason():
     rows = {row["method"]: row for row in list_methods("beit_base_patch16_224", None, 2)}
     assert "relative position bias" in rows["vpt_deep"]["reason"] and rows["lora"]["parameters"] == 147_456
+
+
+def edited(path, keep):
+    """Rewrites a safetensors file of torch with the tensors for which `keep` gives one."""
+    from safetensors.torch import save_file
+
+    tensors = {key: keep(key, value) for key, value in load_file(path).items()}
+    save_file({key: value for key, value in tensors.items() if value is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("lora_B missing", "are not of one adapter (base_model.model.blocks.0.attn.qkv.lora_B.weight is missing or left over)"),
+        ("one block", "are not of one adapter (base_model.model.blocks."),
+        ("truncated", "cannot be loaded by peft (SafetensorError"),
+        ("nan", "gives values that are not finite"),
+    ],
+)
+def test_a_damaged_peft_folder_is_refused(trained, tiny_weights, images, tmp_path, capsys, damage, message):
+    run, _ = trained("lora")
+    folder = tmp_path / "peft"
+    assert export(run, "peft", folder, tiny_weights) == 0
+    weights = folder / "adapter_model.safetensors"
+    if damage == "lora_B missing":
+        edited(weights, lambda key, value: None if "blocks.0" in key and "lora_B" in key else value)
+    elif damage == "one block":
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["target_modules"] = ["blocks.1.attn.qkv"]
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        edited(weights, lambda key, value: value * float("nan"))
+    arguments = ["predict", str(folder), str(images), "--out", str(tmp_path / "p.csv"), "--backbone", str(tiny_weights)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own, of missing tensors
+        assert main(arguments) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["sba", "lora+sba"])
+def test_an_adapter_that_lacks_what_its_rounds_drew_is_refused(trained, tiny_weights, tmp_path, capsys, method):
+    run, model = trained(method)
+    path = run / "server" / "simulate_job" / "adapter.safetensors"
+    tensors, header = load_adapter(path)
+    assert export(run, "adapter", tmp_path / "whole.safetensors", tiny_weights) == 0
+    for lost in (key for key in tensors if "attn" in key):
+        save_adapter(path, {key: value for key, value in tensors.items() if key != lost}, header)
+        assert export(run, "adapter", tmp_path / "out.safetensors", tiny_weights) == 1
+        assert f"'{lost}'" in capsys.readouterr().err and not (tmp_path / "out.safetensors").exists()
+
+
+def test_large_logits_are_compared_by_their_size(trained, tiny_weights, tmp_path):
+    run, model = trained("lora")
+    path = run / "server" / "simulate_job" / "adapter.safetensors"
+    tensors, header = load_adapter(path)
+    save_adapter(path, {key: value * (300 if key.startswith("head") else 1) for key, value in tensors.items()}, header)
+    assert export(run, "timm", tmp_path / "timm", tiny_weights) == 0

@@ -1,12 +1,16 @@
 """The registry, and each of the paper's methods against an independent account of it."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import timm
 import torch
-from helpers import changed
+from helpers import ROOT, changed
 
 from pt_peft.backbone import create_backbone
 from pt_peft.errors import UserError
@@ -340,3 +344,52 @@ def test_a_name_is_registered_once():
 
 def test_components_of_a_hybrid():
     assert [method.name for method, _ in components(Method(name="lora_vpt+bitfit"))] == ["lora", "vpt_deep", "bitfit"]
+
+
+@pytest.mark.parametrize("names", ["lora+ia3", "dora+loha", "vera+lora", "oft+rslora"])
+def test_tuners_on_different_layers_go_together(names, tiny, tiny_weights, plain):
+    first, second = names.split("+")
+    options = {first: {"targets": ["qkv"]}, second: {"targets": ["fc1"]}}
+    model = build_model(changed(tiny, method={"name": names, "options": options}).model, tiny_weights)
+    assert [part.method.name for part in model.parts if part.keys] == [first, second]
+    noise = np.random.default_rng(0)
+    state = model.state()
+    model.load({key: (one + noise.normal(size=one.shape, scale=0.05)).astype(np.float32) for key, one in state.items()})
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.module.eval()
+    with torch.no_grad():
+        before = model.module(images)
+        model.merge()
+        assert torch.allclose(model.module(images), before, atol=1e-5)
+
+
+def test_a_backbone_with_running_statistics_is_refused(tiny):
+    backbone = {"name": "vit_small_resnet26d_224", "kwargs": {}, "image_size": 64}
+    with pytest.raises(UserError, match="whose layer '.*' keeps running statistics"):
+        build_model(changed(tiny, backbone=backbone).model, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("", "broken.py: registers no method"),
+        ("1 / 0", "broken.py: ZeroDivisionError: division by zero"),
+        (
+            "from pt_peft.method import Hybrid, register\n"
+            "register(Hybrid(name='broken', summary='s', paper='p', parts=('lora_vpt', 'norm'), learning_rate=1e-3))",
+            "method 'broken': its part 'lora_vpt' is no elementary method",
+        ),
+    ],
+)
+def test_a_wrong_method_file_is_named(tmp_path, code, message):
+    shutil.copytree(ROOT / "pt_peft", tmp_path / "pt_peft", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "pt_peft" / "methods" / "broken.py").write_text(code)
+    script = "from pt_peft.method import method_names; method_names()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode and message in done.stderr.splitlines()[-1]

@@ -47,8 +47,12 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
 
     if not timm.is_model(backbone):
         raise UserError(f"--backbone: '{backbone}' is no architecture that timm knows; vit_base_patch16_224 would be one.")
-    size = image_size or timm.get_pretrained_cfg(backbone).input_size[-1]
-    pinned = parse(Backbone, {"name": backbone, "image_size": size, "sha256": "0" * 64}, "--backbone")
+    if image_size is None:
+        try:
+            image_size = timm.get_pretrained_cfg(backbone).input_size[-1]
+        except RuntimeError as error:
+            raise UserError(f"--backbone: '{backbone}' is not known to timm ({error}).") from None
+    pinned = parse(Backbone, {"name": backbone, "image_size": image_size, "sha256": "0" * 64}, "--backbone")
     rows = []
     for name in method_names():
         record = get_method(name)

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,10 @@ def run(options: argparse.Namespace) -> None:
     files = find_images(options.images)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
-    if options.out.is_dir():
-        raise UserError(f"--out: {options.out} is a folder; a file to write would be right.")
+    if options.out.exists() or options.out.is_symlink():
+        raise UserError(f"--out: {options.out} exists already.")
+    if not os.access(options.out.resolve().parent, os.W_OK):
+        raise UserError(f"--out: {options.out.resolve().parent} cannot be written.")
     from pt_peft.export.formats import load
     from pt_peft.training import pick_device
 
@@ -51,7 +54,10 @@ def run(options: argparse.Namespace) -> None:
         if paths:
             for path, row in zip(paths, probabilities(classifier, images), strict=True):
                 writer.writerow([path, prediction(classifier.spec, row), *(f"{value:.6f}" for value in row)])
-    write_atomically(options.out, table.getvalue().encode())
+    if unreadable == len(files):
+        raise UserError("none of the images can be decoded.")
+    # Names that are not UTF-8 as the file system has them.
+    write_atomically(options.out, table.getvalue().encode("utf-8", "surrogateescape"))
     print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
 
 
@@ -76,6 +82,11 @@ def probabilities(classifier, images: np.ndarray) -> np.ndarray:
     import torch
 
     logits = classifier.logits(torch.from_numpy(images).float().div_(255))
+    classes = len(classifier.spec.classes)
+    if logits.shape[1:] != (classes,):
+        raise UserError(f"the model gives {logits.shape[1]} logits, but its header names {classes} classes.")
+    if not logits.isfinite().all():
+        raise UserError("the model gives values that are not finite: its weights are damaged.")
     many = classifier.spec.task == "multilabel"
     return (logits.sigmoid() if many else logits.softmax(dim=1)).numpy()
 

@@ -147,6 +147,7 @@ def decode_files(
             ensure_channel_first=True,
             expanduser=False,  # names are the archive's, not the file system's
         )
+    load._loader.readers = [reader]  # MONAI would try others where ours refuses, and take a name for a path
     dataset = Dataset([{_KEY: name} for name in names], Compose([load, *_to_square(size)]))
     for index, name in enumerate(names):
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pt_peft import schema
 from pt_peft.adapter_file import load_adapter, save_adapter
 from pt_peft.backbone import EMBEDDED, check_digest
-from pt_peft.errors import UserError
+from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment import Backbone, ModelSpec
 from pt_peft.files import sha256_of
 from pt_peft.model import AdaptedModel, build_model
@@ -40,7 +40,10 @@ def backbone_file(backbone: Backbone, given: Path | None) -> Path:
     if given is not None:
         if not given.is_file():
             raise UserError(f"--backbone: {given} is not a file.")
-        check_digest(backbone, given)
+        try:
+            check_digest(backbone, given)
+        except BackboneMismatch as error:
+            raise BackboneMismatch(f"--backbone: {given}: {error}") from None
         return given
     if sha256_of(EMBEDDED) == backbone.sha256:
         return EMBEDDED
@@ -67,16 +70,24 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     """
     tensors, header = load_adapter(path)
     spec = read_spec(header, path)
-    model = build_model(spec, backbone_file(spec.backbone, weights))
+    try:
+        model = build_model(spec, backbone_file(spec.backbone, weights))
+    except BackboneMismatch:
+        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     missing_head = model.personal - tensors.keys()
     if missing_head:
         raise UserError(
             f"{path}: has no {', '.join(sorted(missing_head))}, as field 'method.head' is 'local' and each site keeps its own; "
             "a site's own model is local_adapter.safetensors in its folder of the run."
         )
-    # A round-dependent method leaves those tensors out that were never drawn: they are the backbone's.
-    may_lack = {key for part in model.parts if part.method.round_keys for key in part.keys}
-    specs = {key: one for key, one in model.specs().items() if key in tensors or key not in may_lack}
+    rounds = header.get("round")
+    if not isinstance(rounds, int) or not 0 <= rounds <= 100_000:
+        raise UserError(f"{path}: its header's field 'round' is {rounds!r}; the number of finished rounds would be right.")
+    # A round-dependent method leaves those tensors out that were not drawn so far: they are the backbone's.
+    needed = model.exchange(rounds).payload(0, rounds).keys() | model.personal
+    specs = {key: one for key, one in model.specs().items() if key in tensors or key in needed}
     try:
         model.load(check_tensors(tensors, specs))
     except TensorError as error:

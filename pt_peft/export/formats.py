@@ -13,7 +13,8 @@ from pt_peft.export import adapter, onnx_file, peft_folder, timm_folder
 from pt_peft.export.classifier import Classifier, torch_classifier
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between an exported model and the adapter it comes from."""
+"""Largest difference of a logit between an exported model and the adapter it comes from, of logits within ± 1; of larger
+ones as a share of the largest."""
 
 FORMATS: dict[str, Callable[[Path, Path | None, Path], None]] = {
     "adapter": adapter.write,
@@ -40,14 +41,18 @@ def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
         raise UserError(f"--out: {out} exists already.")
     if not out.resolve().parent.is_dir():
         raise UserError(f"--out: {out.resolve().parent} is not a folder.")
+    if not os.access(out.resolve().parent, os.W_OK):
+        raise UserError(f"--out: {out.resolve().parent} cannot be written.")
+    if name == "onnx" and out.suffix != ".onnx":
+        raise UserError(f"--out: {out.name} does not end in .onnx, by which the format is known.")
     unfinished = out.resolve().with_name(f".{uuid.uuid4().hex}{out.suffix}")
     try:
         FORMATS[name](source, weights, unfinished)
-        difference = _difference(load(source, weights), load(unfinished, weights))
-        if not difference <= TOLERANCE:
+        difference, largest = _difference(load(source, weights), load(unfinished, weights))
+        if not difference <= TOLERANCE * max(1.0, largest):
             raise UserError(
                 f"--format {name}: the exported model's logits differ from the adapter's by {difference:.2g}, more than "
-                f"{TOLERANCE:g}; this format does not express this method on this backbone."
+                f"{TOLERANCE:g} of {max(1.0, largest):.2g}; this format does not express this method on this backbone."
             )
         os.rename(unfinished, out)
     finally:
@@ -67,13 +72,15 @@ def load(path: Path, weights: Path | None, device: torch.device = torch.device("
         return torch_classifier(*peft_folder.load(path, weights), device)
     if path.is_dir() and (path / timm_folder.WEIGHTS).is_file():
         return torch_classifier(*timm_folder.load(path), device)
-    if path.is_file() and path.suffix == ".onnx":
+    if path.is_file() and path.suffix.lower() == ".onnx":
         return onnx_file.load(path)
     model, spec, _ = adapter.open_adapter(adapter.find_adapter(path), weights)
     return torch_classifier(model.module, spec, device)
 
 
-def _difference(expected: Classifier, exported: Classifier) -> float:
+def _difference(expected: Classifier, exported: Classifier) -> tuple[float, float]:
+    """The largest difference of a logit on random images, and the largest logit."""
     size = expected.spec.backbone.image_size
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return float((expected.logits(images) - exported.logits(images)).abs().max())
+    right = expected.logits(images)
+    return float((right - exported.logits(images)).abs().max()), float(right.abs().max())

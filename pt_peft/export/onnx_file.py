@@ -46,8 +46,11 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
         raise UserError(f"--format onnx: torch cannot express this model in ONNX ({reason}).") from None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {HEADER_KEY: json.dumps(header)})
-    onnx.checker.check_model(proto)
-    onnx.save_model(proto, str(out))
+    try:
+        onnx.checker.check_model(proto)
+        onnx.save_model(proto, str(out))
+    except ValueError as error:  # protobuf's limit of 2 GiB
+        raise UserError(f"--format onnx: cannot be written as one file ({' '.join(str(error).split())[:200]}).") from None
 
 
 def load(path: Path) -> Classifier:
@@ -62,7 +65,10 @@ def load(path: Path) -> Classifier:
         raise UserError(f"{path}: is not an ONNX file of this project ({type(error).__name__}: {str(error)[:200]}).") from None
 
     def logits(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        except Exception as error:  # of onnxruntime, one for each of its codes
+            raise UserError(f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]}).") from None
 
     return Classifier(read_spec(header, path), logits)
 

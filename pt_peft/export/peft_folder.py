@@ -7,13 +7,14 @@ import peft
 import timm
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.backbone import create_backbone, head_name
 from pt_peft.errors import UserError
 from pt_peft.experiment import ModelSpec
 from pt_peft.export.adapter import backbone_file, open_adapter, read_spec
-from pt_peft.model import AdaptedModel, Part, canonical_parameters
+from pt_peft.model import AdaptedModel, Part, build_model, canonical_parameters
 from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
@@ -50,8 +51,18 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
     plain = _plain(spec, backbone_file(spec.backbone, weights))
     try:
         model = peft.PeftModel.from_pretrained(plain, path)
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path}: cannot be loaded by peft ({' '.join(str(error).split())[:300]}).") from None
+        there = set(load_file(path / WEIGHTS))
+    except Exception as error:  # of peft, safetensors, re …
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{path}: cannot be loaded by peft ({reason}).") from None
+    # peft only warns of tensors that are missing or left over.
+    wanted = set(peft.get_peft_model_state_dict(model))
+    layers = {name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    intended = _the_tuner(build_model(spec, None))
+    paths = intended.method.peft_config(create_backbone(spec.backbone, len(spec.classes), None), intended.config).target_modules
+    if there != wanted or {name.removeprefix("base_model.model.") for name in layers} != set(paths):
+        odd = sorted(there ^ wanted) or sorted({name.removeprefix("base_model.model.") for name in layers} ^ set(paths))
+        raise UserError(f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over).")
     return model, spec
 
 
