@@ -18,19 +18,16 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.nn import functional
-
-from pt_peft.command import command
+from benchmark.baselines import majority, pooled
+from benchmark.evaluation import Predictions, predict
 from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
-from pt_peft.data.site_data import SiteData, Split
+from pt_peft.command import command
+from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
-from pt_peft.metrics import evaluate_predictions
 from pt_peft.schema import read_json
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
@@ -101,7 +98,8 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
             # Pooled first: it takes as long as all local ones together.
             trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *runs[0].record["sites"])]
             rows.extend(one.result() for one in trained)
-        rows.append(_majority(runs[0]))
+        experiment = runs[0].experiment
+        rows.append({"name": "majority class", "test": _flat(majority(experiment.data, runs[0].open()[1]), experiment)})
     return {
         "provenance": origin,
         "experiment": runs[0].experiment.model_dump(mode="json"),
@@ -111,45 +109,21 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
 
 
 def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData]) -> dict:
-    """Test metrics of each site that has test images, and of all test images together under ``pooled``."""
-    tests = {name: data.test for name, data in sites.items() if len(data.test)}
-    if not tests:
-        raise UserError("no site has test images to compare on.")
-    return {name: trainer.evaluate(tensors, test) for name, test in {"pooled": _pooled(sites).test, **tests}.items()}
+    """Test metrics of each site that has test images, and of all test images together under ``pooled``. Raises UserError."""
+    return _flat(predict(trainer, tensors, {}, sites, "test"), trainer.experiment)
+
+
+def _flat(predictions: Predictions, experiment: Experiment) -> dict:
+    metrics = predictions.metrics(experiment.data.task)
+    return {"pooled": metrics["pooled"], **metrics["sites"]}
 
 
 def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
     """One site alone, or all sites' images in one place."""
     trainer, sites = run.open()
-    chosen = {alone: sites[alone]} if alone else {"pooled": _pooled(sites)}
+    chosen = {alone: sites[alone]} if alone else {"pooled": pooled(sites)}
     final = federate(trainer, chosen).tensors
     return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, final, sites)}
-
-
-def _majority(run: FinishedRun) -> dict:
-    """The class frequencies of all training images as every image's probabilities: the most frequent class, or each label's
-    most frequent answer, is predicted always."""
-    _, sites = run.open()
-    data, pooled = run.experiment.data, _pooled(sites)
-    tests = {"pooled": pooled.test, **{name: one.test for name, one in sites.items() if len(one.test)}}
-    labels = torch.from_numpy(pooled.train.labels)
-    if data.task == "multilabel":
-        logits = labels.double().mean(dim=0).logit(eps=1e-9)
-    else:
-        logits = functional.one_hot(labels, len(data.classes)).double().mean(dim=0).clamp(min=1e-9).log()
-    metrics = {
-        name: evaluate_predictions(logits.expand(len(test), -1), torch.from_numpy(test.labels), data.task)
-        for name, test in tests.items()
-    }
-    return {"name": "majority class", "test": metrics}
-
-
-def _pooled(sites: Mapping[str, SiteData]) -> SiteData:
-    return SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
-
-
-def _together(splits: list[Split]) -> Split:
-    return Split(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
 
 
 def table(result: dict) -> str:

@@ -35,15 +35,25 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def demo(method: str) -> tuple[Experiment, Site]:
-    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds."""
-    rate = min(get_method(name).learning_rate for name in method.split("+"))
+def embedded_backbone() -> Backbone:
+    """The backbone whose weights are in the repository."""
     described = json.loads(EMBEDDED.with_suffix(".json").read_text(encoding="utf-8"))
     fields = ("name", "kwargs", "image_size", "sha256", "mean", "std")
+    return schema.parse(Backbone, {field: described[field] for field in fields}, "backbone.json")
+
+
+def starting_rate(method: str) -> float:
+    """The step size that `method`, or the most sensitive of several joined by ``+``, brings along."""
+    return min(get_method(name).learning_rate for name in method.split("+"))
+
+
+def demo(method: str) -> tuple[Experiment, Site]:
+    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds."""
+    rate = starting_rate(method)
     experiment = Experiment(
         name=method,
         seed=DEMO_SEED,
-        backbone=schema.parse(Backbone, {field: described[field] for field in fields}, "backbone.json"),
+        backbone=embedded_backbone(),
         data=Data(
             source="lesions",
             classes=CLASSES[:4],

@@ -10,10 +10,10 @@ PACKAGES = ("nvflare", "torch", "timm", "monai", "peft", "torchmetrics", "numpy"
 
 
 def provenance() -> dict:
-    """Commit, whether the tree had changes, versions, machine and time (UTC)."""
+    """Commit, whether the tree had changes (but for results), versions, machine and time (UTC)."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/benchmark/results")),
         "versions": versions(PACKAGES),
         "machine": machine(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

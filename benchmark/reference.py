@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -19,7 +20,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
-from pt_peft.training import LocalTrainer, pick_device
+from pt_peft.training import LocalTrainer, TrainingResult, pick_device
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 
 
@@ -46,8 +47,21 @@ class Federated:
     """By site, the tensors that stay there; empty if there are none."""
 
 
+class Observer(Protocol):
+    """Looks at a federation as it runs."""
+
+    def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
+        """`site` will train from `tensors`, its own included."""
+
+    def trained(self, round_number: int, site: str, result: TrainingResult) -> None:
+        """It has."""
+
+
 def federate(
-    trainer: LocalTrainer, sites: Mapping[str, SiteData], absent: Collection[tuple[str, int]] = ()
+    trainer: LocalTrainer,
+    sites: Mapping[str, SiteData],
+    absent: Collection[tuple[str, int]] = (),
+    observer: Observer | None = None,
 ) -> Federated:
     """All rounds with all `sites`.
 
@@ -63,7 +77,12 @@ def federate(
         for name, data in sorted(sites.items()):
             if (name, round_number) in absent:
                 continue
-            result = trainer.train(name, data.train, {**tensors, **personal[name]}, round_number)
+            start = {**tensors, **personal[name]}
+            if observer:
+                observer.starts(round_number, name, start)
+            result = trainer.train(name, data.train, start, round_number)
+            if observer:
+                observer.trained(round_number, name, result)
             mean.add({key: result.tensors[key] for key in exchange.trained(round_number)}, result.num_samples)
             personal[name] = {key: result.tensors[key] for key in model.personal}
         tensors = {**tensors, **mean.result()}

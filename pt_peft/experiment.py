@@ -99,6 +99,8 @@ class Data(Strict):
     (12-bit data in 16-bit files would be nearly black)."""
     images_per_site: dict[Literal["train", "val", "test"], Images] = {"train": 256, "val": 128, "test": 256}
     """Images a site draws in each split; used by ``lesions``."""
+    max_images_per_site: dict[Literal["train", "val", "test"], Images] = {}
+    """The most images of a split that a site uses, drawn by the seed from all that it has; used by the other sources."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of the training images, drawn anew for every batch."""
     test_time_flips: Literal["none", "horizontal", "all"] = "none"

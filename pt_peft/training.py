@@ -115,9 +115,13 @@ class LocalTrainer:
             )
         return TrainingResult(self.model.state(), len(split), mean_loss)
 
-    @torch.inference_mode()
     def evaluate(self, tensors: Tensors, split: Split) -> dict:
         """Metrics (see `evaluate_predictions`) on `split` of the model with `tensors`, given as in `train`."""
+        return evaluate_predictions(*self.predict(tensors, split), self.experiment.data.task)
+
+    @torch.inference_mode()
+    def predict(self, tensors: Tensors, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits float32 (N,K), on the CPU, and labels of all images of `split`, from the model with `tensors`."""
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
         logits, labels = [], []
@@ -125,7 +129,7 @@ class LocalTrainer:
             flipped = [self._logits(images.flip(axes)) for axes in _FLIPS[self.experiment.data.test_time_flips]]
             logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
-        return evaluate_predictions(torch.cat(logits), torch.cat(labels), self.experiment.data.task)
+        return torch.cat(logits), torch.cat(labels)
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K)."""

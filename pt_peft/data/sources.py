@@ -16,7 +16,7 @@ from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.partition import partition
 from pt_peft.data.problems import Report, stop
 from pt_peft.data.published import read_published
-from pt_peft.data.splits import assign_splits
+from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment import Data, Experiment, FeatureShift
@@ -55,6 +55,7 @@ def site_images(
         if data.source != "npz":  # whose splits are the published ones
             items = assign_splits(items, experiment.seed)
         items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
+        items = at_most(data.max_images_per_site, items, experiment.seed, name)
         if data.source == "npz":
             images = _Npz(items, site.existing("data.npz"))
         else:

@@ -1,7 +1,7 @@
 """Train, validation and test images where the source does not say which are which."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pt_peft.data.items import Item, SplitName, strata
@@ -26,6 +26,16 @@ def assign_splits(items: Sequence[Item], seed: int) -> list[Item]:
         drawn = _draw([item for item in items if item.split == "train"], seed)
         return [replace(item, split="val") if drawn.get(item.group) == "val" else item for item in items]
     return list(items)
+
+
+def at_most(most: Mapping[SplitName, int], items: Sequence[Item], seed: int, site: str) -> list[Item]:
+    """`items` with no more of a split than `most` says, drawn at random; a pure function of `seed`, `site` and the items."""
+    kept = {
+        file
+        for split, count in most.items()
+        for file in shuffled((item.file for item in items if item.split == split), seed, "at most", site, split)[:count]
+    }
+    return [item for item in items if item.split not in most or item.file in kept]
 
 
 def _draw(items: Sequence[Item], seed: int) -> dict[str, SplitName]:

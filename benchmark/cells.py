@@ -1,0 +1,169 @@
+"""The runs that a suite consists of."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from benchmark.presets import embedded_backbone, starting_rate
+from benchmark.suite import Images, Suite, expanded, overlaid
+from benchmark.trials import Trial, trials
+from pt_peft import schema
+from pt_peft.data.table import read_rows
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.files import sha256_of, write_atomically
+from pt_peft.method import components
+from pt_peft.seeds import derive_seed
+from pt_peft.site import Site, SiteData
+
+Kind = Literal["cells", "tuning", "baselines"]
+"""A federated run, one that a learning rate is chosen by, or what federated runs are compared with; and the folder of its
+results."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite."""
+
+    kind: Kind
+    axes: dict[str, JsonValue]
+    """Its place in the grid, and its domain."""
+    experiment: Experiment
+    site: Site
+    """What all simulated sites have."""
+
+    @property
+    def name(self) -> str:
+        """Of its result file."""
+        return self.experiment.name
+
+
+class Grid:
+    """Makes the cells of a suite."""
+
+    def __init__(self, suite: Suite, weights: Mapping[str, Path | None], cache: Path):
+        """Args:
+        weights: by backbone of the suite its file; None for the embedded one.
+        cache: folder for tables that hold a part of another.
+
+        Raises:
+            UserError: if a file that the suite names is not there.
+        """
+        self._suite = suite
+        self._digests = {name: sha256_of(path) for name, path in weights.items() if path}
+        self._sites = {
+            (data, backbone): Site(
+                data=located(task, cache), backbone=str(weights[backbone]) if weights[backbone] else None
+            )
+            for data, task in suite.data.items()
+            for backbone in suite.backbones
+        }
+
+    def tuning(self) -> Iterator[tuple[dict[str, JsonValue], list[Trial], list[Cell]]]:
+        """For each choice that is to be made: its axes, what is tried, and a cell for each trial. Raises UserError."""
+        tuning = self._suite.tuning
+        for place in self._suite.places() if tuning else ():
+            if tuning.partition in (None, place["partition"]):
+                for method in self._suite.methods:
+                    tried = trials(tuning, method)
+                    cells = [
+                        self._cell("tuning", place, method, tuning.seed, trial, suffix=f".trial-{index}")
+                        for index, trial in enumerate(tried)
+                    ]
+                    yield self._axes(place, method), tried, cells
+
+    def runs(self, chosen: Sequence[dict]) -> Iterator[Cell]:
+        """The federated runs and their baselines, in the order of the grid.
+
+        Args:
+            chosen: what came of the tuning, see `benchmark.sweep`; a method of which no trial finished is left out.
+
+        Raises:
+            UserError: naming the cell that is no valid experiment.
+        """
+        suite = self._suite
+        for place in suite.places():
+            for method in suite.methods:
+                trial = self._trial(place, method, chosen)
+                for seed in suite.seeds if trial else ():
+                    yield self._cell("cells", place, method, seed, trial)
+            baseline = suite.baselines or suite.methods[0]
+            trial = self._trial(place, baseline, chosen)
+            for seed in suite.seeds if trial and place["aggregation"] == next(iter(suite.aggregations)) else ():
+                yield self._cell("baselines", place, baseline, seed, trial, suffix=".baselines")
+
+    def _trial(self, place: Mapping[str, str], method: str, chosen: Sequence[dict]) -> Trial | None:
+        if self._suite.tuning is None or method not in self._suite.methods:
+            return Trial(starting_rate(method), {})
+        wanted = {**place, "partition": self._suite.tuning.partition or place["partition"]}
+        for one in chosen:
+            if one["chosen"] is not None and one["axes"] == self._axes(wanted, method):
+                trial = one["trials"][one["chosen"]]
+                return Trial(trial["learning_rate"], trial["options"])
+        return None
+
+    def _axes(self, place: Mapping[str, str], method: str) -> dict[str, JsonValue]:
+        return {"domain": self._suite.data[place["data"]].domain, **place, "method": method}
+
+    def _cell(self, kind: Kind, place: Mapping[str, str], method: str, seed: int, trial: Trial, suffix: str = "") -> Cell:
+        suite, task = self._suite, self._suite.data[place["data"]]
+        fields = {
+            "name": ".".join([*place.values(), method, str(seed)]) + suffix,
+            "seed": seed,
+            "backbone": self._backbone(place["backbone"]),
+            "data": task.data,
+            "partition": suite.partitions[place["partition"]].model_dump(mode="json"),
+            "method": {"name": method, "options": overlaid(suite.options.get(method, {}), trial.options)},
+            "training": {"learning_rate": trial.learning_rate},
+            "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
+        }
+        # The suite's defaults lie below what the axes say, and what an aggregation says above.
+        fields = overlaid(overlaid(suite.defaults, fields), suite.aggregations[place["aggregation"]])
+        # A head begins at zero: it needs a step size of its own where the backbone's must be small.
+        of_head = fields["training"].get("head_learning_rate") or 0
+        fields["training"]["head_learning_rate"] = max(of_head, trial.learning_rate)
+        experiment = schema.parse(Experiment, fields, f"suite '{suite.name}', cell '{fields['name']}'")
+        components(experiment.method)
+        axes = {**self._axes(place, method), "seed": seed}
+        return Cell(kind, axes, experiment, self._sites[place["data"], place["backbone"]])
+
+    def _backbone(self, name: str) -> dict[str, JsonValue]:
+        if name not in self._digests:
+            return embedded_backbone().model_dump(mode="json")
+        return {**self._suite.backbones[name].backbone, "sha256": self._digests[name]}
+
+
+def located(images: Images, cache: Path) -> SiteData:
+    """Where the images of a suite lie on this machine; a table that holds their part is written to `cache`.
+
+    Raises:
+        UserError: if they are not there, or have no table that could be divided.
+    """
+    site = SiteData(**{field: expanded(path) for field, path in images.site})
+    if images.part is None:
+        return site
+    columns = images.data.get("columns", {})
+    column = columns.get("group") or columns.get("file", "file")
+    if images.data.get("source") != "csv" or site.table is None:
+        raise UserError("suite: field 'part' divides the table of data.source 'csv' alone.")
+    if images.part.take >= images.part.of:
+        raise UserError(f"suite: field 'part.take' is {images.part.take}; less than 'part.of' ({images.part.of}) would be right.")
+    rows = [row for _, row in read_rows(Path(site.table), {column: ""})]
+    part = [row for row in rows if derive_seed(0, "part", row[column]) % images.part.of == images.part.take]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(part)
+    content = text.getvalue().encode()
+    path = cache / "parts" / f"{hashlib.sha256(content).hexdigest()}.csv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    return site.model_copy(update={"table": str(path)})
+

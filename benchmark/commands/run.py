@@ -1,0 +1,67 @@
+"""Runs a suite: every combination of method, partition, backbone, data and seed that has no finished result yet."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from pt_peft.errors import UserError
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("suite", help="a suite of benchmark/suites by its name, or the path of a .yaml file")
+    parser.add_argument("--out", type=Path, help="folder of results (benchmark/results/SUITE)")
+    parser.add_argument(
+        "--engine",
+        choices=("flare", "reference"),
+        default="flare",
+        help="FLARE's simulator, or the plain loop that ends with the same adapter (default %(default)s)",
+    )
+    parser.add_argument("--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference)")
+    parser.add_argument("--jobs", type=int, help="cells at a time (as many as this machine has cores and memory for)")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="run the cells on the workers of this Dask scheduler")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", help="run a part, such as data=ham10000"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if the suite cannot be run, and after the last cell if any failed."""
+    from benchmark.suite import Suite
+    from benchmark.sweep import Sweep
+
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
+    verify = options.verify if options.verify is not None else 2 * (options.engine == "reference")
+    if verify < 0:
+        raise UserError(f"--verify is {verify}; at least 0 would be right.")
+    suite = Suite.read(options.suite)
+    wanted = parts(options.only, suite)
+    folder = options.out or RESULTS / suite.name
+    Sweep(suite, folder, options.engine, verify).run(
+        options.jobs, options.cluster, lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes)
+    )
+    print(f"finished: {folder}; python -m benchmark report {folder}")
+
+
+def parts(given: list[str], suite) -> Mapping[str, set[str]]:
+    """The values of axes that are asked for. Raises UserError for an axis or a value that the suite lacks."""
+    known = {
+        "data": set(suite.data),
+        "partition": set(suite.partitions),
+        "backbone": set(suite.backbones),
+        "aggregation": set(suite.aggregations),
+        "method": set(suite.methods),
+        "seed": set(map(str, suite.seeds)),
+    }
+    wanted = {}
+    for one in given:
+        axis, _, values = one.partition("=")
+        if axis not in known:
+            raise UserError(f"--only: '{one}' is not of the form AXIS=VALUE with one of the axes {', '.join(known)}.")
+        wanted[axis] = set(values.split(","))
+        if unknown := sorted(wanted[axis] - known[axis]):
+            raise UserError(f"--only: the suite has no {axis} '{unknown[0]}'; it has {', '.join(sorted(known[axis]))}.")
+    return wanted

@@ -1,0 +1,161 @@
+"""Two ways to run a federation: FLARE's simulator, and the plain loop that ends with the same adapter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.cells import Cell
+from benchmark.jobs import write_job, write_workspace
+from benchmark.reference import Federated, federate
+from pt_peft.adapter_file import load_adapter
+from pt_peft.data.site_data import SiteData
+from pt_peft.errors import UserError
+from pt_peft.schema import read_json
+from pt_peft.tensors import Tensors
+from pt_peft.training import LocalTrainer, TrainingResult
+from pt_peft.worker.session import LOCAL_ADAPTER
+from pt_peft_flare.persistor import FINAL
+from pt_peft_flare.run_record import FILE_NAME
+from pt_peft_flare.tracking import SCALARS
+
+LOG = "simulator.log"
+LIMIT_S = 6 * 3600
+"""No run takes longer; the experiment's own deadlines are tighter."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a federation went."""
+
+    rounds: list[dict]
+    """Of each round: its number, ``seconds``, ``bytes_in`` and ``bytes_out`` of all sites (raw tensors), ``sites`` and their
+    mean ``val``, which is of the model that the round started from."""
+    final: Federated
+    """What it ended with."""
+
+
+def run_reference(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
+    """In this process. Raises UserError."""
+    recorder = _Recorder(trainer, sites)
+    final = federate(trainer, sites, observer=recorder)
+    return Outcome(recorder.rounds, final)
+
+
+def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
+    """In FLARE's simulator.
+
+    Args:
+        folder: takes job, workspace and log.
+
+    Raises:
+        UserError: if the job did not finish, with what was said last.
+    """
+    write_job(cell.experiment, folder / "job")
+    workspace = folder / "workspace"
+    write_workspace(cell.site, workspace)
+    _simulate(folder, threads=min(len(sites), os.cpu_count() or 1))
+    server = workspace / "server" / "simulate_job"
+    rounds = []
+    for one in read_json(server / FILE_NAME)["rounds"]:
+        if one["left_out"]:
+            raise UserError(f"round {one['round'] + 1} lacks {', '.join(f'{name} ({why})' for name, why in one['left_out'].items())}")
+        rounds.append(_round(one["round"], one["seconds"], one["sites"]))
+    personal = {name: {} for name in sites}
+    if trainer.model.personal:
+        for name in sites:
+            own, _ = load_adapter(workspace / name / "simulate_job" / LOCAL_ADAPTER)
+            personal[name] = {key: own[key] for key in trainer.model.personal}
+    return Outcome(rounds, Federated(load_adapter(server / FINAL)[0], personal))
+
+
+ENGINES = {"flare": run_flare, "reference": run_reference}
+
+
+def _simulate(folder: Path, threads: int) -> None:
+    """``nvflare simulator`` to its end, in a group of its own that is killed if this process stops waiting."""
+    command = [str(Path(sys.executable).parent / "nvflare"), "simulator", "job", "-w", "workspace", "-t", str(threads)]
+    with open(folder / LOG, "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        code = process.wait(LIMIT_S)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    metrics = folder / "workspace" / "server" / "simulate_job" / FILE_NAME
+    record = read_json(metrics) if metrics.exists() else {"status": "failed", "reason": None}
+    if code or record["status"] != "finished":
+        said = (folder / LOG).read_text(errors="replace").strip().splitlines()
+        raise UserError(record["reason"] or f"nvflare simulator: exit code {code}; {said[-1] if said else 'nothing was said'}")
+
+
+class _Recorder:
+    """Notes what the server of a federation would."""
+
+    def __init__(self, trainer: LocalTrainer, sites: Mapping[str, SiteData]):
+        self.rounds: list[dict] = []
+        self._trainer = trainer
+        self._sites = sites
+        self._reports: dict[str, dict] = {}
+
+    def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
+        self._since = time.monotonic()
+        split = self._sites[site].val
+        self._val = self._trainer.evaluate(tensors, split) if len(split) else None
+
+    def trained(self, round_number: int, site: str, result: TrainingResult) -> None:
+        exchange = self._trainer.exchange
+        self._reports[site] = {
+            "num_samples": result.num_samples,
+            "train_loss": result.loss,
+            "seconds": time.monotonic() - self._since,
+            "val": self._val,
+            "bytes_in": _nbytes(exchange.payload(max(0, round_number - 1), round_number)),
+            "bytes_out": _nbytes(exchange.trained(round_number)),
+        }
+        if len(self._reports) == len(self._sites):
+            seconds = sum(report["seconds"] for report in self._reports.values())
+            self.rounds.append(_round(round_number, seconds, self._reports))
+            self._reports = {}
+
+
+def _nbytes(specs: Mapping) -> int:
+    return sum(spec.nbytes for spec in specs.values())
+
+
+def _round(number: int, seconds: float, reports: Mapping[str, dict]) -> dict:
+    sites = {
+        name: {**{field: report[field] for field in ("num_samples", "train_loss", "seconds")}, "val": scalars(report["val"])}
+        for name, report in reports.items()
+    }
+    return {
+        "round": number,
+        "seconds": seconds,
+        "bytes_in": sum(report["bytes_in"] for report in reports.values()),
+        "bytes_out": sum(report["bytes_out"] for report in reports.values()),
+        "sites": sites,
+        "val": mean_scalars([site["val"] for site in sites.values()]),
+    }
+
+
+def scalars(metrics: dict | None) -> dict | None:
+    """Those of `metrics` that are single numbers."""
+    return metrics and {name: metrics[name] for name in ("count", *SCALARS) if name in metrics}
+
+
+def mean_scalars(sites: list[dict | None]) -> dict | None:
+    """The unweighted mean over sites of each metric, of those sites that have it; None if no site has any."""
+    there = [site for site in sites if site]
+    if not there:
+        return None
+    values = {name: [site[name] for site in there if site.get(name) is not None] for name in there[0] if name != "count"}
+    return {name: float(np.mean(of)) if of else None for name, of in values.items()}

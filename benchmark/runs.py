@@ -1,0 +1,174 @@
+"""One cell of a suite from its experiment to its result."""
+
+import io
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.baselines import majority, pooled
+from benchmark.cells import Cell
+from benchmark.engines import ENGINES, Outcome, mean_scalars, scalars
+from benchmark.evaluation import Predictions, predict
+from benchmark.memory import PeakMemory
+from benchmark.provenance import provenance
+from benchmark.reference import federate, load_sites, make_trainer
+from pt_peft.data.site_data import SiteData
+from pt_peft.errors import UserError
+from pt_peft.training import LocalTrainer
+
+EQUAL = 1e-6
+"""How far the adapters of the two engines may be apart, float32."""
+FIELDS = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "verification")
+"""What a federated run finds out."""
+_one_at_a_time = threading.Lock()
+"""torch's threads and generator belong to the process."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell ends with."""
+
+    record: dict
+    """The content of its JSON file."""
+    predictions: bytes | None = None
+    """That of its ``.npz`` file: ``logits`` float16 (N,K), ``labels``, ``site``; of finished federated runs."""
+
+
+def run_cell(cell: Cell, engine: str, verify: bool) -> Result:
+    """Runs `cell`; never raises but for what ends the process.
+
+    Args:
+        verify: whether it is run by both engines, and fails if their adapters differ.
+    """
+    started = time.monotonic()
+    record = blank(cell, engine)
+    predictions = None
+    clock = _Clock()
+    with _one_at_a_time, PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="pt-peft-cell-") as scratch:
+        try:
+            with clock("preparation"):
+                trainer = make_trainer(cell.experiment, cell.site)
+                sites = load_sites(cell.experiment, cell.site, list(cell.experiment.federation.sites))
+            if cell.kind == "baselines":
+                record["rows"] = _baselines(trainer, sites, clock)
+            else:
+                fields, predictions = _federated(cell, engine, verify, trainer, sites, Path(scratch), clock)
+                record |= fields
+            record["status"] = "finished"
+        except UserError as error:
+            record["reason"] = str(error)
+        except Exception as error:  # one cell must not end the sweep
+            record["reason"] = f"{type(error).__name__}: {error}"
+    seconds = {"total": time.monotonic() - started, **clock.seconds}
+    record["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
+    record["peak_memory_bytes"] = memory.bytes
+    record["provenance"] = provenance()
+    return Result(record, predictions)
+
+
+def blank(cell: Cell, engine: str) -> dict:
+    """The record of a cell of which nothing is known yet."""
+    known = {
+        "status": "failed",
+        "reason": None,
+        "name": cell.name,
+        "axes": cell.axes,
+        "engine": engine,
+        "experiment": cell.experiment.model_dump(mode="json"),
+    }
+    found = ("rows",) if cell.kind == "baselines" else FIELDS
+    return known | dict.fromkeys((*found, "seconds", "peak_memory_bytes", "provenance"))
+
+
+def _federated(
+    cell: Cell, engine: str, verify: bool, trainer: LocalTrainer, sites: Mapping[str, SiteData], scratch: Path, clock: "_Clock"
+) -> tuple[dict, bytes | None]:
+    """Raises UserError."""
+    with clock("training"):
+        outcome = _run(engine, cell, trainer, sites, scratch)
+    verification = None
+    if verify:
+        other = next(name for name in ENGINES if name != engine)
+        with clock("verification"):
+            verification = {"engine": other, "max_difference": _difference(outcome, _run(other, cell, trainer, sites, scratch))}
+        if not verification["max_difference"] <= EQUAL:
+            raise UserError(
+                f"the adapters of the engines '{engine}' and '{other}' differ by {verification['max_difference']:.1e}; at most "
+                f"{EQUAL:g} would be right."
+            )
+    with clock("evaluation"):
+        final = {"val": None}
+        if any(len(data.val) for data in sites.values()):
+            val = predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "val")
+            of_sites = _reported(val.metrics(cell.experiment.data.task))["sites"]
+            final["val"] = {"mean": mean_scalars(list(of_sites.values())), "sites": of_sites}
+        test = None
+        if cell.kind == "cells":  # nothing is chosen on test images
+            test = _rounded(predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "test"))
+            final["test"] = _reported(test.metrics(cell.experiment.data.task))
+    bytes_in = sum(one["bytes_in"] for one in outcome.rounds)
+    bytes_out = sum(one["bytes_out"] for one in outcome.rounds)
+    sent = sum(spec.size for spec in trainer.exchange.trained(0).values())
+    found = (sent, bytes_in + bytes_out, bytes_in, bytes_out, outcome.rounds, final, verification)
+    return dict(zip(FIELDS, found, strict=True)), test and _packed(test)
+
+
+def _run(engine: str, cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], scratch: Path) -> Outcome:
+    folder = scratch / engine
+    folder.mkdir()
+    return ENGINES[engine](cell, trainer, sites, folder)
+
+
+def _difference(one: Outcome, other: Outcome) -> float:
+    """The greatest between tensors of the same name, infinite if one lacks some."""
+    if one.final.tensors.keys() != other.final.tensors.keys():
+        return float("inf")
+    return max(float(np.abs(value - other.final.tensors[key]).max()) for key, value in one.final.tensors.items())
+
+
+def _baselines(trainer: LocalTrainer, sites: Mapping[str, SiteData], clock: "_Clock") -> list[dict]:
+    """Each with as many epochs as the federation. Raises UserError."""
+    task = trainer.experiment.data.task
+    with clock("training"):
+        finals = {"pooled": federate(trainer, {"pooled": pooled(sites)}).tensors}
+        finals |= {f"local {name}": federate(trainer, {name: data}).tensors for name, data in sites.items()}
+    with clock("evaluation"):
+        found = {name: predict(trainer, tensors, {}, sites, "test") for name, tensors in finals.items()}
+        found["majority class"] = majority(trainer.experiment.data, sites)
+        return [{"name": name, "test": _reported(predictions.metrics(task))} for name, predictions in found.items()]
+
+
+def _reported(metrics: dict) -> dict:
+    return {"pooled": metrics["pooled"], "sites": {name: scalars(of_site) for name, of_site in metrics["sites"].items()}}
+
+
+def _rounded(predictions: Predictions) -> Predictions:
+    """As they are kept, so that whoever reads them finds the same metrics."""
+    return replace(predictions, logits=predictions.logits.astype(np.float16))
+
+
+def _packed(predictions: Predictions) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, logits=predictions.logits, labels=predictions.labels, site=predictions.site)
+    return file.getvalue()
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = time.monotonic() - started

@@ -1,0 +1,179 @@
+"""A suite: a grid of experiments, as a small YAML file in `benchmark/suites`.
+
+    cells = data × partition × backbone × aggregation × method × seed
+
+Every cell is one `Experiment`, made of the suite's defaults and of what its place in the grid says.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
+
+from benchmark.trials import Tuning
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.experiment import Partition, SiteName
+from pt_peft.schema import Strict
+from pt_peft.site import SiteData
+
+SUITES = Path(__file__).parent / "suites"
+SHARED = "$PT_PEFT_SHARED"
+"""What a path of a suite may begin with: the folder of real data outside the repository."""
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+-]{0,29}$")]
+"""A value of an axis, by the name that it has in files and reports."""
+Sections = dict[str, dict[str, JsonValue]]
+"""Fields of an experiment, by section."""
+
+
+class Part(Strict):
+    """Some of a table's images: those of every `of`-th patient or lesion, by a hash, so that parts never share one."""
+
+    of: int = Field(ge=2, le=100)
+    take: int = Field(ge=0, le=99)
+    """Which part, counted from 0."""
+
+
+class Images(Strict):
+    """Where images come from."""
+
+    data: dict[str, JsonValue]
+    """The experiment's section ``data``."""
+    site: SiteData = SiteData()
+    """Where they lie, the same for all simulated sites."""
+    part: Part | None = None
+    """Of a ``csv`` table; null: all."""
+
+
+class Task(Images):
+    """One value of the data axis."""
+
+    domain: Label
+    """What the report calls it beside the backbone's own images, e.g. ``in-domain``."""
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    """Names of the simulated sites; those of the table for a ``natural`` partition."""
+    partitions: tuple[Label, ...] | None = None
+    """Those of the suite's partitions that apply; null: all."""
+
+
+class Pretraining(Images):
+    """Continued pre-training that makes an initial model, see ``python -m pt_peft pretrain``."""
+
+    objective: str = "supervised"
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float | None = None
+    """Null: the objective's own."""
+
+
+class InitialModel(Strict):
+    """One value of the backbone axis."""
+
+    backbone: dict[str, JsonValue] = {}
+    """The experiment's section ``backbone`` without the digest, which is the file's; empty for the embedded one."""
+    weights: str | None = None
+    """The file; null takes the embedded one."""
+    pretraining: Pretraining | None = None
+    """What is done to the weights before the first cell, once."""
+
+
+class Suite(Strict):
+    """A grid over one set of defaults."""
+
+    name: Label
+    methods: tuple[str, ...] = Field(min_length=1)
+    partitions: dict[Label, Partition] = Field(min_length=1)
+    backbones: dict[Label, InitialModel] = Field(min_length=1)
+    data: dict[Label, Task] = Field(min_length=1)
+    aggregations: dict[Label, Sections] = {"mean": {}}
+    """Fields of the experiment that differ from one way to aggregate to the other."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    defaults: Sections = {}
+    """Fields of every cell's experiment."""
+    options: dict[str, dict[str, JsonValue]] = {}
+    """``method.options`` by method."""
+    tuning: Tuning | None = None
+    """How every method's learning rate is chosen; null: each has its own starting value."""
+    baselines: str | None = None
+    """The method that pooled and local training have; null: the suite's first."""
+
+    @field_validator("data")
+    @classmethod
+    def _known_partitions(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+        for name, task in value.items():
+            for partition in task.partitions or ():
+                if partition not in info.data.get("partitions", {partition}):
+                    raise ValueError(f"'{name}' has partition '{partition}', which the suite lacks")
+        return value
+
+    @field_validator("tuning")
+    @classmethod
+    def _known_tuning_partition(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        partition = value and value.partition
+        for name, task in info.data.get("data", {}).items():
+            if partition is not None and partition not in (task.partitions or info.data.get("partitions", ())):
+                raise ValueError(f"partition '{partition}' is not among those of '{name}'")
+        return value
+
+    @classmethod
+    def read(cls, name: str) -> "Suite":
+        """A suite of this repository by its name, or any by its path (ending in .yaml or .yml).
+
+        Raises:
+            UserError: if there is none, or naming the field at fault.
+        """
+        path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
+        return schema.parse(cls, _content(path), str(path))
+
+    def places(self) -> Iterator[dict[str, str]]:
+        """Data, partition, backbone and aggregation of all combinations that the suite asks for."""
+        for data, partition, backbone, aggregation in itertools.product(
+            self.data, self.partitions, self.backbones, self.aggregations
+        ):
+            of_task = self.data[data].partitions
+            if of_task is None or partition in of_task:
+                yield {"data": data, "partition": partition, "backbone": backbone, "aggregation": aggregation}
+
+
+def _content(path: Path) -> dict:
+    """The suite in `path`, laid over the one that it ``extends``. Raises UserError."""
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml")))
+        raise UserError(f"suite {path}: is not a file; the suites here are {known}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no fields; see {SUITES / 'smoke.yaml'} for a suite.")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    base_path = SUITES / f"{base}.yaml"
+    if base_path == path or not base_path.is_file():
+        raise UserError(f"{path}: field 'extends' is {base!r}, which is no other suite in {SUITES}.")
+    return overlaid(_content(base_path), content)
+
+
+def overlaid(below: dict, above: dict) -> dict:
+    """`below` with the fields of `above` in place of its own, dictionary by dictionary."""
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlaid(merged[key], value) if nested else value
+    return merged
+
+
+def expanded(path: str | None) -> str | None:
+    """`path` with the folder of real data in place of `SHARED`. Raises UserError if it is not there."""
+    if path is None or not path.startswith(SHARED):
+        return path
+    whole = Path(os.environ.get("PT_PEFT_SHARED", "../shared")).resolve() / path.removeprefix(SHARED).lstrip("/")
+    if not whole.exists():
+        raise UserError(f"PT_PEFT_SHARED: {whole} does not exist; set it to the folder that holds 'data'.")
+    return str(whole)

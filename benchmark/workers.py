@@ -1,0 +1,53 @@
+"""Where cells run: processes of this machine, or a Dask cluster that is there already."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+import psutil
+from distributed import Client, LocalCluster
+
+from benchmark.cells import Cell
+from pt_peft.errors import UserError
+
+HOST_GB, SITE_GB, LOOP_GB = 1.6, 1.0, 2.0
+"""Memory, 10^9 bytes, that a cell is expected to need: FLARE's processes and each of its sites, or the plain loop."""
+DEATHS = 1
+"""How often the worker of a cell may die before the cell counts as failed."""
+
+
+def default_jobs(cells: list[Cell], engine: str) -> int:
+    """As many cells at once as this machine has cores and free memory for, at least one."""
+    sites = max((len(cell.experiment.federation.sites) for cell in cells), default=1)
+    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
+    threads = min(sites, cores) if engine == "flare" else 1
+    gigabytes = HOST_GB + SITE_GB * sites if engine == "flare" else LOOP_GB
+    return max(1, min(cores // threads, int(psutil.virtual_memory().available / 1e9 // gigabytes)))
+
+
+@contextmanager
+def workers(jobs: int, address: str | None) -> Iterator[Client]:
+    """A client of the scheduler at `address`, or of `jobs` worker processes of this machine with one thread each.
+
+    Raises:
+        UserError: if no scheduler answers at `address`.
+    """
+    settings = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.worker.memory.pause": False}
+    with dask.config.set(settings):
+        if address is None:
+            with (
+                LocalCluster(
+                    n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                ) as cluster,
+                Client(cluster) as client,
+            ):
+                yield client
+            return
+        try:
+            client = Client(address, timeout=30)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--cluster: no scheduler of Dask answers at '{address}' ({error}).") from None
+        with client:
+            yield client
