@@ -1,4 +1,4 @@
-"""The benchmark's command line: ``python -m benchmark partition``."""
+"""The benchmark's command line: ``python -m benchmark COMMAND``."""
 
 import argparse
 import sys

@@ -1,7 +1,6 @@
 """Two ways to run a federation: FLARE's simulator, and the plain loop that ends with the same adapter."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark import supervised
 from benchmark.cells import Cell
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import Federated, federate
@@ -65,7 +65,8 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     rounds = []
     for one in read_json(server / FILE_NAME)["rounds"]:
         if one["left_out"]:
-            raise UserError(f"round {one['round'] + 1} lacks {', '.join(f'{name} ({why})' for name, why in one['left_out'].items())}")
+            missing = ", ".join(f"{name} ({why})" for name, why in one["left_out"].items())
+            raise UserError(f"round {one['round'] + 1} lacks {missing}")
         rounds.append(_round(one["round"], one["seconds"], one["sites"]))
     personal = {name: {} for name in sites}
     if trainer.model.personal:
@@ -79,18 +80,17 @@ ENGINES = {"flare": run_flare, "reference": run_reference}
 
 
 def _simulate(folder: Path, threads: int) -> None:
-    """``nvflare simulator`` to its end, in a group of its own that is killed if this process stops waiting."""
-    command = [str(Path(sys.executable).parent / "nvflare"), "simulator", "job", "-w", "workspace", "-t", str(threads)]
-    with open(folder / LOG, "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        code = process.wait(LIMIT_S)
-    finally:
+    """``nvflare simulator`` to its end. Raises UserError."""
+    nvflare = str(Path(sys.executable).parent / "nvflare")
+    command = [sys.executable, supervised.__file__, nvflare, "simulator", "job", "-w", "workspace", "-t", str(threads)]
+    with open(folder / LOG, "wb") as log, subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log
+    ) as process:
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            code = f"none within {LIMIT_S} s"
+        process.stdin.close()
     metrics = folder / "workspace" / "server" / "simulate_job" / FILE_NAME
     record = read_json(metrics) if metrics.exists() else {"status": "failed", "reason": None}
     if code or record["status"] != "finished":

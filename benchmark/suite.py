@@ -25,7 +25,7 @@ SUITES = Path(__file__).parent / "suites"
 SHARED = "$PT_PEFT_SHARED"
 """What a path of a suite may begin with: the folder of real data outside the repository."""
 
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+-]{0,29}$")]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,29}$")]
 """A value of an axis, by the name that it has in files and reports."""
 Sections = dict[str, dict[str, JsonValue]]
 """Fields of an experiment, by section."""

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from distributed import Client, as_completed
@@ -54,17 +56,23 @@ class Sweep:
             raise UserError(f"{self._folder}: another process is writing its results there.") from None
 
     def _run(self, jobs: int | None, address: str | None, wanted: Callable[[Mapping], bool]) -> None:
-        cache = Site().cache_folder()
+        cache_folder = Site().cache_folder()
         suite = self._suite
         weights = {
-            name: initial_weights(name, model, suite.defaults, cache)
+            name: initial_weights(name, model, suite.defaults, cache_folder)
             for name, model in suite.backbones.items()
             if any(wanted({**place, "backbone": name}) for place in suite.places() if place["backbone"] == name)
         }
-        grid = Grid(suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}}), weights, cache)
+        grid = Grid(suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}}), weights, cache_folder)
         choices = [choice for choice in grid.tuning() if wanted(_without(choice[0], "partition"))]
         trials = [cell for _, _, cells in choices for cell in cells]
-        with workers(jobs or default_jobs(trials or list(grid.runs([])), self._engine), address) as client:
+        with ExitStack() as stack:
+
+            @cache
+            def client() -> Client:
+                """Only once there is something to do."""
+                return stack.enter_context(workers(jobs or default_jobs(suite, self._engine), address))
+
             self._finish(client, trials, "tuning")
             chosen = [self._choice(*choice) for choice in choices]
             if chosen:
@@ -80,12 +88,12 @@ class Sweep:
             reason = self._read(failed[0])["reason"]
             raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {reason}")
 
-    def _finish(self, client: Client, cells: Sequence[Cell], what: str) -> None:
+    def _finish(self, client: Callable[[], Client], cells: Sequence[Cell], what: str) -> None:
         """Runs those of `cells` that are not finished, and writes what comes of each as it ends."""
         pending = [cell for cell in cells if not self._is_finished(cell)]
         verified = self._verified(cells)
         futures = {
-            client.submit(run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False): cell
+            client().submit(run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False): cell
             for index, cell in enumerate(pending)
         }
         failed = 0

@@ -1,0 +1,141 @@
+"""Suites and the cells that they are made of, without running any."""
+
+import pytest
+import yaml
+from helpers import ROOT
+
+from benchmark import suite as suites
+from benchmark.cells import Grid, located
+from benchmark.suite import Images, Suite
+from benchmark.trials import best
+from pt_peft.data.table import read_rows
+from pt_peft.errors import UserError
+
+SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
+
+
+def chosen_first(grid: Grid) -> list[dict]:
+    return [
+        {
+            "axes": axes,
+            "trials": [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in tried],
+            "chosen": 0,
+        }
+        for axes, tried, _ in grid.tuning()
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**fields) -> str:
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump({**SMOKE, **fields}))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(suites.SUITES.glob("*.yaml"))])
+def test_every_cell_of_every_suite_is_a_valid_experiment(name, shared, tmp_path):
+    suite = Suite.read(name)
+    # Any file stands for weights that would have to be trained first.
+    weights = {backbone: (ROOT / "README.md" if model.weights else None) for backbone, model in suite.backbones.items()}
+    grid = Grid(suite, weights, tmp_path)
+    chosen = chosen_first(grid)
+    cells = list(grid.runs(chosen))
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names))
+    runs = [cell for cell in cells if cell.kind == "cells"]
+    assert len(runs) == len(list(suite.places())) * len(suite.methods) * len(suite.seeds)
+    budgets = {len(one["trials"]) for one in chosen}
+    assert len(budgets) <= 1  # the same for every method
+    for cell in runs:
+        assert cell.experiment.seed == cell.axes["seed"] and cell.experiment.method.name == cell.axes["method"]
+        assert suite.tuning is None or cell.experiment.seed != suite.tuning.seed
+
+
+def test_the_chosen_trial_is_what_runs(write):
+    suite = Suite.read(write(tuning={"factors": [0.5, 1], "options": {"lora": {"rank": [2, 8]}}, "seed": 9}))
+    grid = Grid(suite, {"embedded": None}, None)
+    (lora_axes, lora, lora_cells), (probe_axes, probe, _) = grid.tuning()
+    assert [(trial.learning_rate, trial.options) for trial in lora] == [
+        (0.0015, {"rank": 2}), (0.0015, {"rank": 8}), (0.003, {"rank": 2}), (0.003, {"rank": 8})
+    ]  # fmt: skip
+    assert [cell.experiment.seed for cell in lora_cells] == [9] * 4 and len(probe) == 2
+    trials = [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in lora]
+    chosen = [{"axes": lora_axes, "trials": trials, "chosen": 3}, {"axes": probe_axes, "trials": [], "chosen": None}]
+    cells = list(grid.runs(chosen))
+    assert {cell.axes["method"] for cell in cells} == {"lora"}  # of the other no trial finished
+    experiment = cells[0].experiment
+    assert experiment.method.options == {"rank": 8} and experiment.training.learning_rate == 0.003
+    assert experiment.training.head_learning_rate == 0.005  # the suite's, as the method's is smaller
+    assert [cell.kind for cell in cells] == ["cells", "baselines"]
+
+
+def test_best():
+    assert best([None, 0.5, 0.7, 0.7]) == 2
+    assert best([None]) is None
+
+
+def test_aggregations_are_an_axis(write):
+    suite = Suite.read(write(tuning=None, aggregations={"mean": {}, "longer": {"training": {"local_epochs": 2}}}))
+    cells = list(Grid(suite, {"embedded": None}, None).runs([]))
+    assert {(cell.axes["aggregation"], cell.experiment.training.local_epochs) for cell in cells} == {("mean", 1), ("longer", 2)}
+    assert sum(cell.kind == "baselines" for cell in cells) == 1
+
+
+def test_a_suite_over_another(tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text("extends: smoke\nname: more\nseeds: [5]\ndefaults: {federation: {rounds: 7}}\n")
+    suite = Suite.read(str(path))
+    assert suite.seeds == (5,) and suite.methods == ("lora", "linear_probe")
+    assert suite.defaults == {"training": SMOKE["defaults"]["training"], "federation": {"rounds": 7}}
+
+
+def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [f'{index}.png,a,"patient, {index // 3}"' for index in range(90)]
+    table.write_text("\n".join(["file,label,patient", *rows]) + "\n")
+    images = {"data": {"source": "csv", "columns": {"group": "patient"}}, "site": {"table": str(table)}}
+    parts = []
+    for take in range(2):
+        site = located(Images.model_validate({**images, "part": {"of": 2, "take": take}}), tmp_path)
+        parts.append([row for _, row in read_rows(site.table, {"file": ""})])
+    groups = [{row["patient"] for row in part} for part in parts]
+    assert not groups[0] & groups[1] and sum(map(len, parts)) == 90 and min(map(len, groups)) > 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"seeds": []}, "field 'seeds' is []"),
+        ({"sedes": [1]}, "did you mean 'seeds'?"),
+        ({"methods": ["lorra"]}, "lorra"),
+        ({"partitions": {"iid": {"kind": "iid"}}}, "partition.kind 'iid' does not apply"),
+        ({"tuning": {"factors": [1], "seed": 1, "partition": "iid"}}, "partition 'iid' is not among those of 'lesions'"),
+        ({"tuning": {"factors": [], "seed": 1}}, "field 'tuning.factors' is []"),
+        ({"defaults": {"federation": {"ruonds": 1}}}, "did you mean 'rounds'?"),
+        ({"backbones": {"a b": {}}}, "field 'backbones.a b"),
+        ({"options": {"lora": {"rank": 0}}}, "rank"),
+        ({"extends": "smoke2"}, "field 'extends' is 'smoke2'"),
+    ],
+)
+def test_a_wrong_suite_is_refused(write, fields, said):
+    with pytest.raises(UserError) as error:
+        suite = Suite.read(write(**fields))
+        grid = Grid(suite, dict.fromkeys(suite.backbones), None)
+        list(grid.runs(chosen_first(grid)))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [", "is not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")])
+def test_a_damaged_suite_is_refused(tmp_path, text, said):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        Suite.read(str(path))
+
+
+def test_an_unknown_suite_names_those_there_are():
+    with pytest.raises(UserError, match="the suites here are .*smoke"):
+        Suite.read("smok")
