@@ -157,7 +157,15 @@ def _content(path: Path) -> dict:
     base_path = SUITES / f"{base}.yaml"
     if base_path == path or not base_path.is_file():
         raise UserError(f"{path}: field 'extends' is {base!r}, which is no other suite in {SUITES}.")
-    return overlaid(_content(base_path), content)
+    below = _content(base_path)
+    for axis, names in content.items():
+        if isinstance(names, list) and isinstance(below.get(axis), dict):
+            # A list of names takes these values of the axis, and no other.
+            if unknown := [name for name in names if name not in below[axis]]:
+                raise UserError(f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}.")
+            below[axis] = {name: below[axis][name] for name in names}
+            content[axis] = {}
+    return overlaid(below, content)
 
 
 def overlaid(below: dict, above: dict) -> dict:

@@ -92,6 +92,16 @@ def test_a_suite_over_another(tmp_path):
     assert suite.defaults == {"training": SMOKE["defaults"]["training"], "federation": {"rounds": 7}}
 
 
+def test_a_suite_of_some_values_of_another_ones_axes(tmp_path):
+    path = tmp_path / "less.yaml"
+    path.write_text("extends: paper\nname: less\ndata: [ham10000]\npartitions: [natural, iid]\n")
+    suite = Suite.read(str(path))
+    assert list(suite.data) == ["ham10000"] and list(suite.partitions) == ["natural", "iid"] and len(suite.backbones) == 2
+    path.write_text("extends: paper\nname: less\ndata: [ham1000]\n")
+    with pytest.raises(UserError, match="'paper' has no 'ham1000'; it has cifar10, ham10000, chest_xray"):
+        Suite.read(str(path))
+
+
 def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
     table = tmp_path / "table.csv"
     rows = [f'{index}.png,a,"patient, {index // 3}"' for index in range(90)]
