@@ -16,7 +16,7 @@ from benchmark.trials import Trial, trials
 from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment import Experiment, Method
 from pt_peft.files import sha256_of, write_atomically
 from pt_peft.method import components
 from pt_peft.seeds import derive_seed
@@ -119,7 +119,7 @@ class Grid:
             "backbone": self._backbone(place["backbone"]),
             "data": task.data,
             "partition": suite.partitions[place["partition"]].model_dump(mode="json"),
-            "method": {"name": method, "options": overlaid(suite.options.get(method, {}), trial.options)},
+            "method": {"name": method, "options": overlaid(self._options(method), trial.options)},
             "training": {"learning_rate": trial.learning_rate},
             "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
         }
@@ -132,6 +132,10 @@ class Grid:
         components(experiment.method)
         axes = {**self._axes(place, method), "seed": seed}
         return Cell(kind, axes, experiment, self._sites[place["data"], place["backbone"]])
+
+    def _options(self, method: str) -> dict[str, JsonValue]:
+        parts = {part.name for part, _ in components(Method(name=method))}
+        return {name: of_part for name, of_part in self._suite.options.items() if name in parts}
 
     def _backbone(self, name: str) -> dict[str, JsonValue]:
         if name not in self._digests:

@@ -96,7 +96,7 @@ class Suite(Strict):
     defaults: Sections = {}
     """Fields of every cell's experiment."""
     options: dict[str, dict[str, JsonValue]] = {}
-    """``method.options`` by method."""
+    """``method.options`` of all methods that an elementary method is part of, by its name."""
     tuning: Tuning | None = None
     """How every method's learning rate is chosen; null: each has its own starting value."""
     baselines: str | None = None

@@ -7,6 +7,8 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, JsonValue
 
 from benchmark.presets import starting_rate
+from pt_peft.experiment import Method
+from pt_peft.method import components
 from pt_peft.schema import Strict
 
 
@@ -17,7 +19,7 @@ class Tuning(Strict):
     factors: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(min_length=1)
     """Learning rates, as multiples of the method's own starting value."""
     options: dict[str, dict[str, list[JsonValue]]] = {}
-    """By method and option the values to try besides, with every learning rate: ranks, numbers of prompts."""
+    """By elementary method and option the values to try besides, with every learning rate: ranks, numbers of prompts."""
     seed: int = Field(ge=0, lt=2**31)
     """Of the trials; none of the suite's."""
     partition: str | None = None
@@ -28,15 +30,26 @@ class Trial(NamedTuple):
     """One choice."""
 
     learning_rate: float
-    options: dict[str, JsonValue]
+    options: dict[str, dict[str, JsonValue]]
+    """As in ``method.options``."""
 
 
 def trials(tuning: Tuning, method: str) -> list[Trial]:
     """What `method` tries."""
     rates = [starting_rate(method) * factor for factor in tuning.factors]
-    grid = tuning.options.get(method, {})
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return [Trial(rate, options) for rate in rates for options in combinations]
+    grid = [
+        [(part.name, option, value) for value in values]
+        for part, _ in components(Method(name=method))
+        for option, values in tuning.options.get(part.name, {}).items()
+    ]
+    return [Trial(rate, _by_part(combination)) for rate in rates for combination in itertools.product(*grid)]
+
+
+def _by_part(combination: Sequence[tuple[str, str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+    options: dict[str, dict[str, JsonValue]] = {}
+    for part, option, value in combination:
+        options.setdefault(part, {})[option] = value
+    return options
 
 
 def best(values: Sequence[float | None]) -> int | None:

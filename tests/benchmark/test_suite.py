@@ -1,5 +1,7 @@
 """Suites and the cells that they are made of, without running any."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from helpers import ROOT
@@ -59,15 +61,15 @@ def test_the_chosen_trial_is_what_runs(write):
     grid = Grid(suite, {"embedded": None}, None)
     (lora_axes, lora, lora_cells), (probe_axes, probe, _) = grid.tuning()
     assert [(trial.learning_rate, trial.options) for trial in lora] == [
-        (0.0015, {"rank": 2}), (0.0015, {"rank": 8}), (0.003, {"rank": 2}), (0.003, {"rank": 8})
-    ]  # fmt: skip
+        (rate, {"lora": {"rank": rank}}) for rate in (0.0015, 0.003) for rank in (2, 8)
+    ]
     assert [cell.experiment.seed for cell in lora_cells] == [9] * 4 and len(probe) == 2
     trials = [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in lora]
     chosen = [{"axes": lora_axes, "trials": trials, "chosen": 3}, {"axes": probe_axes, "trials": [], "chosen": None}]
     cells = list(grid.runs(chosen))
     assert {cell.axes["method"] for cell in cells} == {"lora"}  # of the other no trial finished
     experiment = cells[0].experiment
-    assert experiment.method.options == {"rank": 8} and experiment.training.learning_rate == 0.003
+    assert experiment.method.options == {"lora": {"rank": 8}} and experiment.training.learning_rate == 0.003
     assert experiment.training.head_learning_rate == 0.005  # the suite's, as the method's is smaller
     assert [cell.kind for cell in cells] == ["cells", "baselines"]
 
@@ -110,7 +112,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
     parts = []
     for take in range(2):
         site = located(Images.model_validate({**images, "part": {"of": 2, "take": take}}), tmp_path)
-        parts.append([row for _, row in read_rows(site.table, {"file": ""})])
+        parts.append([row for _, row in read_rows(Path(site.table), {"file": ""})])
     groups = [{row["patient"] for row in part} for part in parts]
     assert not groups[0] & groups[1] and sum(map(len, parts)) == 90 and min(map(len, groups)) > 5
 
