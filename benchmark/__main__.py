@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from benchmark.commands import image_cache, partition
+from benchmark.commands import image_cache, partition, report
 from pt_peft.command import command
 
-COMMANDS = {"image-cache": image_cache, "partition": partition}
+COMMANDS = {"image-cache": image_cache, "partition": partition, "report": report}
 
 
 @command
