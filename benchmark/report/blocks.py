@@ -17,11 +17,16 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; the first column is text, the others are numbers."""
+    """Rows under a header."""
 
     caption: str
     header: list[str]
     rows: list[list[Value]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether it holds numbers."""
+        return [all(not isinstance(row[column].order, str) for row in self.rows) for column in range(len(self.header))]
 
 
 @dataclass(frozen=True)

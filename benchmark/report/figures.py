@@ -46,10 +46,10 @@ def metric_name(metric: str) -> str:
 
 def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "balanced_accuracy") -> Figure:
     """All panels' slopes on one page: a row for each data set, a column for each partition."""
-    rows = sorted({panel.key[:2] for panel in panels})
-    columns = sorted({panel.key.partition for panel in panels})
+    rows, columns = (sorted(set(keys)) for keys in zip(*((panel.key[:2], panel.key.partition) for panel in panels), strict=True))
     backbones = sorted({name for panel in panels for name in panel.backbones})
     methods = [name for name in look.methods if any(model.method == name for panel in panels for model in panel.cells)]
+    labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
     tooltips = Tooltips()
     with rc_context(STYLE):
         size = (max(6.0, 3.1 * len(columns)), (2.3 + 0.16 * len(backbones)) * len(rows) + 0.9)
@@ -73,8 +73,10 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
                     fontsize=8,
                 )
             axes.tick_params(labelleft=True)
-        canvas.supxlabel(PARAMETERS, fontsize=9)
-        canvas.supylabel(f"{metric_name(metric)} (%)", fontsize=9)
+        for lines, edge in ((grid, "ylabel"), (grid.T[:, ::-1], "xlabel")):
+            for line in lines:
+                outermost = next(axes for axes in line if axes.get_visible())
+                outermost.set(**{edge: labels[edge]})
         handles = [Line2D([], [], color=look.backbone[name], linewidth=3, label=name) for name in backbones]
         handles += [_marker(look.marker[name], "#555555", name) for name in methods]
         canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8)
@@ -253,7 +255,13 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
             if estimate.low is not None:
                 axes.plot([size, size], [100 * estimate.low, 100 * estimate.high], color=colour, linewidth=0.9, alpha=0.6)
             (point,) = axes.plot(
-                size, 100 * estimate.value, look.marker[model.method], color=colour, markersize=7, markeredgecolor="white"
+                size,
+                100 * estimate.value,
+                look.marker[model.method],
+                color=colour,
+                markersize=7,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
             )
             tooltips.add(
                 point,

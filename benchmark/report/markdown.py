@@ -21,11 +21,10 @@ def _block(block: Table | Figure | str) -> str:
     if isinstance(block, Figure):
         return f"![{_plain(block.caption)}]({block.file})"
     if isinstance(block, Table):
-        lines = [block.header, ["---", *["---:"] * (len(block.header) - 1)], *([value.text for value in row] for row in block.rows)]
-        rows = [lines[0], *lines[2:]]
-        shown = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
-        shown.insert(1, "| " + " | ".join(lines[1]) + " |")
-        return "\n".join([f"**{_plain(block.caption)}**", "", *shown])
+        rule = ["---:" if numeric else "---" for numeric in block.numeric]
+        rows = [[_plain(value.text) for value in row] for row in block.rows]
+        lines = ["| " + " | ".join(row) + " |" for row in ([_plain(name) for name in block.header], rule, *rows)]
+        return "\n".join([f"**{_plain(block.caption)}**", "", *lines])
     return _plain(block)
 
 

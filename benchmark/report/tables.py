@@ -14,7 +14,7 @@ from benchmark.report.statistics import METRICS, Estimate, over_seeds
 
 def main_table(panel: Panel, backbone: str, baselines: list[Baseline]) -> Table:
     """Methods by exchanged parameters, then what is reached without a federation."""
-    header = ["", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in METRICS), "wire (MB)"]
+    header = ["method", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in METRICS), "wire (MB)"]
     header += ["worst site (%)", "spread (points)", "Pareto front", "seeds"]
     models = panel.models(backbone)
     front = pareto_front(panel, models)
@@ -68,7 +68,7 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
             value = Value(f"{value.text} ({len(spent)} of {len(reached)} seeds)", value.order)
         rows.append([text(model.method), value])
     caption = f"{panel.key}, {backbone}: MB until the validation {metric_name(metric)} reaches {100 * target:.1f} %"
-    return Table(caption, ["", "wire (MB)"], rows)
+    return Table(caption, ["method", "wire (MB)"], rows)
 
 
 def slope_table(fits: list[Fit]) -> Table:
@@ -130,7 +130,7 @@ def tuning_table(entries: list[Tuning], metric: str) -> Table:
                 Value(f"{100 * chosen.val:.1f}", chosen.val) if chosen and chosen.val is not None else text(None),
             ]
         )
-    header = ["", "budget (trials)", "run", "failed", "learning rates", "chosen", f"validation {metric_name(metric)} (%)"]
+    header = ["method", "budget (trials)", "run", "failed", "learning rates", "chosen", f"validation {metric_name(metric)} (%)"]
     return Table("What was tried, and what was chosen on validation data", header, rows)
 
 
