@@ -238,7 +238,8 @@ def _read_predictions(path: Path, cell: Cell) -> Predictions:
     if not path.exists():
         raise UserError(f"{path}: is missing, but {path.with_suffix('.json').name} is finished; rerun that cell.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves open what it cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, labels, site = arrays["logits"].astype(np.float64), arrays["labels"], arrays["site"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as logits, labels and site ({error}).") from None

@@ -93,7 +93,9 @@ def main_aggregation(panels: list[Panel]) -> str | None:
 
 
 def read_entries(path: Path) -> list[dict]:
-    """Those of a slopes.json that may not be there yet. Raises UserError if it is damaged."""
+    """Those of a slopes.json that may not be there yet. Raises UserError if it is damaged or its folder is not there."""
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"{path}: {path.resolve().parent} is not a folder.")
     if not path.exists():
         return []
     entries = read_json(path)
@@ -106,10 +108,8 @@ def merge(path: Path, fits: list[Fit]) -> None:
     """Puts `fits` into slopes.json in place of those of the same data, partition, backbone and metric; others stay.
 
     Raises:
-        UserError: if the file is damaged or its folder is not there.
+        UserError: if the file is damaged.
     """
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"--slopes: {path.resolve().parent} is not a folder.")
     with FileLock(path.with_suffix(".lock")):
         entries = {tuple(entry[field] for field in KEY): entry for entry in read_entries(path)}
         entries |= {tuple(entry[field] for field in KEY): entry for entry in (one.entry() for one in fits)}

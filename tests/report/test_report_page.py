@@ -1,0 +1,69 @@
+"""The HTML page in headless Chromium: filter, sort, tooltips, console."""
+
+import shutil
+
+import pytest
+
+from benchmark.__main__ import main
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--window-size=1200,900"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium with a profile of its own."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver are not installed")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def test_the_page_filters_sorts_and_explains(suite, tmp_path, browser):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.select import Select
+
+    assert main(["report", str(suite), "--out", str(tmp_path), "--slopes", str(tmp_path / "slopes.json")]) == 0
+    browser.get((tmp_path / "report.html").as_uri())
+    sections = browser.find_elements(By.CSS_SELECTOR, "section[data-panel]")
+    assert all(section.is_displayed() for section in sections) and len(sections) == 2
+
+    Select(browser.find_element(By.ID, "panel")).select_by_visible_text("ham10000 (out-of-domain), natural, mean")
+    assert [section.is_displayed() for section in sections] == [False, True]
+
+    table = sections[1].find_element(By.TAG_NAME, "table")
+    (header,) = [one for one in table.find_elements(By.TAG_NAME, "th") if one.text == "accuracy (%)"]
+
+    def column() -> list[float]:
+        return [float(row.find_elements(By.TAG_NAME, "td")[2].text.split()[0]) for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")]
+
+    header.find_element(By.TAG_NAME, "button").click()
+    assert header.get_attribute("aria-sort") == "descending" and column() == sorted(column(), reverse=True)
+    header.find_element(By.TAG_NAME, "button").click()
+    assert header.get_attribute("aria-sort") == "ascending" and column() == sorted(column())
+    (header,) = [one for one in table.find_elements(By.TAG_NAME, "th") if one.text.startswith("exchanged")]
+    header.find_element(By.TAG_NAME, "button").click()
+    assert table.find_elements(By.CSS_SELECTOR, "tbody tr")[0].text.startswith("full 1,000,000")
+
+    point = sections[1].find_element(By.CSS_SELECTOR, "svg .point")
+    ActionChains(browser).move_to_element(point).perform()
+    title = point.find_element(By.TAG_NAME, "title").get_attribute("textContent")
+    assert title.startswith("linear_probe, imagenet: ") and title.endswith("1,000 parameters")
+    assert browser.execute_script("return arguments[0].matches(':hover')", point)
+
+    Select(browser.find_element(By.ID, "panel")).select_by_index(0)
+    assert all(section.is_displayed() for section in sections)
+    width = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert width <= 0, "the page is wider than the window"
+    assert browser.get_log("browser") == []
