@@ -1,11 +1,20 @@
 """What a report says, in order."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from benchmark.report.blocks import Report, Section, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
-from benchmark.report.figures import forest, learning_curves, metric_name, overview, panel_figure, site_bars, tuning_curves, Look
+from benchmark.report.figures import (
+    Look,
+    forest,
+    learning_curves,
+    metric_name,
+    overview,
+    panel_figure,
+    site_bars,
+    tuning_curves,
+)
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results, Tuning
 from benchmark.report.slopes import Fit, main_aggregation
@@ -49,11 +58,13 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
         f"{len(finished)} of {len(results.cells)} cells finished. All runs, baselines and tuning trials together took "
         f"{seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
     ]
+    engines = Counter(cell.engine for cell in finished)
+    lines += [f"Run by engine {name}: {_number(cells, 'cell')}." for name, cells in sorted(engines.items())]
     if checked:
         greatest = max(one.max_difference for one in checked)
-        engines = ", ".join(sorted({one.engine for one in checked}))
+        others = ", ".join(sorted({one.engine for one in checked}))
         lines.append(
-            f"{len(checked)} cells were run by another engine too ({engines}); the greatest difference between the two final "
+            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between the two final "
             f"aggregates is {greatest:.1e}."
         )
     else:

@@ -8,7 +8,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 from benchmark.report.blocks import Figure, count, in_points, percent
@@ -24,6 +24,7 @@ from benchmark.report.svg import STYLE, Tooltips, to_svg
 BACKBONE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^v<>PXph*d8H"
 NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "macro_f1": "macro F1"}
+CHOSEN = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
 PARAMETERS = "exchanged parameters per site and round"
 
 
@@ -46,7 +47,8 @@ def metric_name(metric: str) -> str:
 
 def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "balanced_accuracy") -> Figure:
     """All panels' slopes on one page: a row for each data set, a column for each partition."""
-    rows, columns = (sorted(set(keys)) for keys in zip(*((panel.key[:2], panel.key.partition) for panel in panels), strict=True))
+    rows = sorted({panel.key[:2] for panel in panels})
+    columns = sorted({panel.key.partition for panel in panels})
     backbones = sorted({name for panel in panels for name in panel.backbones})
     methods = [name for name in look.methods if any(model.method == name for panel in panels for model in panel.cells)]
     labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
@@ -200,7 +202,10 @@ def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) ->
     with rc_context(STYLE):
         canvas = Canvas(figsize=(7.2, 3.4), layout="constrained")
         axes = canvas.subplots()
+        rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
         axes.set_xscale("log")
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks([], minor=True)
         for entry in entries:
             method = entry.axes.method
             chosen = entry.trials[entry.chosen] if entry.chosen is not None else None
@@ -216,7 +221,7 @@ def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) ->
                     linewidth=1.2,
                 )
             for one in trials:
-                style = {"markeredgecolor": "black", "markeredgewidth": 1.5, "markersize": 9} if one is chosen else {"markersize": 4}
+                style = CHOSEN if one is chosen else {"markersize": 4}
                 (point,) = axes.plot(one.learning_rate, 100 * one.val, look.marker[method], color=look.method[method], **style)
                 was = ", chosen" if one is chosen else ""
                 tooltips.add(point, f"{method}, {settings(one)}: {100 * one.val:.1f} %{was}")
@@ -240,6 +245,7 @@ def settings(trial) -> str:
 
 def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look, tooltips: Tooltips) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     for backbone in panel.backbones:

@@ -81,9 +81,9 @@ class Panel:
     def replicates(self, model: Model, metric: str, seeds: tuple[int, ...]) -> np.ndarray:
         """Bootstrap replicates float64 (R,) of `mean`, paired with those of every other model for the same `seeds`."""
         if seeds not in self._replicates:
-            having = {one: {seed: self._metrics[one, seed] for seed in seeds} for one in self.cells if set(seeds) <= set(self.cells[one])}
-            first = next(iter(having))
-            counts = {seed: len(self._predictions[self.cells[first][seed].name].labels) for seed in seeds}
+            models = [one for one in self.cells if set(seeds) <= set(self.cells[one])]
+            having = {one: {seed: self._metrics[one, seed] for seed in seeds} for one in models}
+            counts = {seed: len(self._predictions[self.cells[model][seed].name].labels) for seed in seeds}
             self._replicates[seeds] = resample(having, counts, self._replicate_count)
         return self._replicates[seeds][model][METRICS.index(metric)]
 

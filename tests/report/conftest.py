@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from suites import write_suite
 
+from benchmark.__main__ import main
 from benchmark.report.panels import Panel, panels
 from benchmark.report.results import read_results
 
@@ -22,3 +23,11 @@ def suite(tmp_path_factory) -> Path:
 def suite_panels(suite) -> list[Panel]:
     """Those of `suite`."""
     return panels(read_results(suite), 1000)
+
+
+@pytest.fixture(scope="session")
+def written(suite, tmp_path_factory) -> Path:
+    """The folder of a report on `suite`; slopes.json lies beside it."""
+    out = tmp_path_factory.mktemp("out") / "report"
+    assert main(["report", str(suite), "--out", str(out), "--slopes", str(out.parent / "slopes.json")]) == 0
+    return out

@@ -10,6 +10,8 @@ import torch
 from pt_peft.metrics import evaluate_predictions
 
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
+AXES = ("domain", "data", "partition", "backbone", "aggregation")
+ONLY_FINISHED = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "verification")
 SITES = ("north", "south")
 PROVENANCE = {
     "commit": "0123456789abcdef",
@@ -58,7 +60,7 @@ def write_suite(
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
             for aggregation in aggregations:
-                axes = {"domain": domain, "data": data, "partition": partition, "backbone": backbone, "aggregation": aggregation}
+                axes = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
                 for seed in seeds:
                     labels = np.random.default_rng(seed).integers(4, size=images)
                     for method in methods:
@@ -116,8 +118,7 @@ def write_cell(folder: Path, axes: dict, logits: np.ndarray, labels: np.ndarray,
 def fail_cell(folder: Path, name: str, reason: str) -> None:
     """Makes a finished cell a failed one."""
     path = folder / "cells" / f"{name}.json"
-    empty = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "peak_memory_bytes", "verification")
-    _write(path, {**json.loads(path.read_text()), "status": "failed", "reason": reason, **dict.fromkeys(empty)})
+    _write(path, {**json.loads(path.read_text()), "status": "failed", "reason": reason, **dict.fromkeys(ONLY_FINISHED)})
     path.with_suffix(".npz").unlink()
 
 
