@@ -30,6 +30,7 @@ from benchmark.report.tables import (
 )
 
 FEW_SEEDS = 3
+NO_SLOPE = "No slope is defined: that takes two methods that exchange different numbers of parameters and share a seed."
 
 
 def build(results: Results, panels: list[Panel], fits: list[Fit], target: float | None, replicates: int) -> Report:
@@ -45,7 +46,7 @@ def build(results: Results, panels: list[Panel], fits: list[Fit], target: float 
     failures = failure_table(results)
     if failures:
         sections.append(Section("Failures", [failures]))
-    sections.append(Section("How it was done", [_methods(replicates), provenance_table(results)]))
+    sections.append(Section("How it was done", [_methods(results, replicates), provenance_table(results)]))
     return Report(f"Suite {results.name}", _warnings(results, panels), sections)
 
 
@@ -64,8 +65,8 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
         greatest = max(one.max_difference for one in checked)
         others = ", ".join(sorted({one.engine for one in checked}))
         lines.append(
-            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between the two final "
-            f"aggregates is {greatest:.1e}."
+            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between the two "
+            f"final aggregates is {greatest:.1e}."
         )
     else:
         lines.append("No cell was run by another engine too.")
@@ -73,7 +74,7 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     shown = [panel for panel in panels if panel.key.aggregation == main_aggregation(panels)]
     if shown:
         blocks.append(overview(shown, fits, look))
-    blocks.append(slope_table(fits) if fits else "No slope is defined: that takes two methods that exchange parameters.")
+    blocks.append(slope_table(fits) if fits else NO_SLOPE)
     return Section("Overview", blocks)
 
 
@@ -145,18 +146,20 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
     return found
 
 
-def _methods(replicates: int) -> str:
+def _methods(results: Results, replicates: int) -> str:
+    tuned = "what was tuned was chosen by the final validation metric" if results.tuning else "nothing was tuned"
     return (
-        "Nothing was chosen on test data: learning rates were chosen by the final validation metric, and every test value is "
-        "that of the final round's aggregate. Test metrics are of all sites' test images together. Tables give the mean over "
-        "seeds ± Student's 95 % interval; with one seed there is none. Slopes are ordinary least squares of the mean over "
-        "seeds, in points (100 × the metric), against log10 of the parameters that a site sends in a round, head included, "
-        "over all methods that send any and the seeds that all of them finished. Slopes and differences have 95 % percentile "
-        f"intervals of {replicates} bootstrap replicates (generator seed {GENERATOR_SEED}): seeds are drawn with replacement "
-        "and, within each, test images, the same for all models, so that differences are paired; metrics are recomputed from "
-        "the stored logits. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
-        "exchanged parameters and better in one. Worst site and spread (best minus worst) are of the sites' balanced "
-        "accuracy. Wire bytes are raw tensors, all sites, all rounds, both directions."
+        f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. Test metrics "
+        "are of all sites' test images together. Tables give the mean over seeds ± Student's 95 % interval; with one seed "
+        "there is none. Slopes are ordinary least squares of the mean over seeds, in points (100 × the metric), against log10 "
+        "of the parameters that a site sends in a round, head included, over all methods that send any and the seeds that all "
+        f"of them finished. Slopes and differences have 95 % percentile intervals of {replicates:,} bootstrap replicates "
+        f"(generator seed {GENERATOR_SEED}): seeds are drawn with replacement and, within each, test images, the same for all "
+        "models, so that differences are paired; metrics are recomputed from the stored logits. These intervals cover chance "
+        "in seeds and test images, not which methods were picked, and of a handful of seeds they come out too narrow. A method "
+        "is on the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and better "
+        "in one. Worst site and spread (best minus worst) are of the sites' balanced accuracy. Wire bytes are raw tensors, all "
+        "sites, all rounds, both directions."
     )
 
 

@@ -127,11 +127,14 @@ def tuning_table(entries: list[Tuning], metric: str) -> Table:
                 count(failed),
                 Value(" ".join(f"{rate:g}" for rate in rates) or NONE, rates[0] if rates else None),
                 Value(settings(chosen), chosen.learning_rate) if chosen else Value("none: no trial finished", None),
+                text("yes" if chosen and len(rates) > 1 and chosen.learning_rate in (rates[0], rates[-1]) else "no"),
                 Value(f"{100 * chosen.val:.1f}", chosen.val) if chosen and chosen.val is not None else text(None),
             ]
         )
-    header = ["method", "budget (trials)", "run", "failed", "learning rates", "chosen", f"validation {metric_name(metric)} (%)"]
-    return Table("What was tried, and what was chosen on validation data", header, rows)
+    header = ["method", "budget (trials)", "run", "failed", "learning rates", "chosen", "at the edge"]
+    header.append(f"validation {metric_name(metric)} (%)")
+    caption = "What was chosen on validation data; where that is at the edge of the rates tried, a better one may lie beyond"
+    return Table(caption, header, rows)
 
 
 def failure_table(results: Results) -> Table | None:

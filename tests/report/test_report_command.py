@@ -73,7 +73,7 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "Run by another engine too (flare): 20 cells" in markdown and "3.0e-08" in markdown
     assert "Nothing was chosen on test data" in markdown and "0123456789ab" in markdown
     assert "60 of 60 cells finished" in markdown and "840 seconds" in markdown
-    assert rows_of(markdown, "What was tried")["lora"][:5] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001"]
+    assert rows_of(markdown, "What was chosen on validation data")["lora"][:6] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
     assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"
     for file in re.findall(r"\]\(([^)]*)\)", markdown):
         assert (written / file).is_file()
@@ -102,7 +102,8 @@ def test_points_say_what_they_are(written):
     assert len(points) == 2 * 2 * len(PARAMETERS)
     titles = {point[0].text for point in points if point[0].tag == f"{SVG}title"}
     assert len(titles) == len(points)
-    assert any(re.fullmatch(r"lora, lesions: [\d.]+ ± [\d.]+ % balanced accuracy, 30,000 parameters", title) for title in titles)
+    wanted = r"lora, lesions: [\d.]+ ± [\d.]+ % balanced accuracy, 30,000 parameters"
+    assert any(re.fullmatch(wanted, title) for title in titles)
     text = "".join(root.itertext())
     assert "exchanged parameters per site and round" in text and "points/decade" in text
     identifiers = re.findall(r'\bid="([^"]*)"', (written / "report.html").read_text())
