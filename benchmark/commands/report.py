@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     from benchmark.report.page import to_html
     from benchmark.report.panels import panels
     from benchmark.report.results import read_results
-    from benchmark.report.slopes import fit_all, main_aggregation, merge, read_entries
+    from benchmark.report.slopes import fit_all, main_panels, merge, read_entries
     from benchmark.report.spreadsheet import to_csv
     from benchmark.report.statistics import REPLICATES
     from pt_peft.files import write_atomically
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(out / name, content.encode())
-    main = main_aggregation(found)
-    merge(options.slopes, [fit for fit in fits if fit.panel.aggregation == main])
+    main = [panel.key for panel in main_panels(found)]
+    merge(options.slopes, [fit for fit in fits if fit.panel in main])
     print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {options.slopes}")
 
 

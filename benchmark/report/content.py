@@ -17,7 +17,7 @@ from benchmark.report.figures import (
 )
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results, Tuning
-from benchmark.report.slopes import Fit, main_aggregation
+from benchmark.report.slopes import Fit, main_panels
 from benchmark.report.statistics import GENERATOR_SEED
 from benchmark.report.tables import (
     comparison_table,
@@ -71,9 +71,8 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     else:
         lines.append("No cell was run by another engine too.")
     blocks: list = [" ".join(lines)]
-    shown = [panel for panel in panels if panel.key.aggregation == main_aggregation(panels)]
-    if shown:
-        blocks.append(overview(shown, fits, look))
+    if panels:
+        blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
     return Section("Overview", blocks)
 

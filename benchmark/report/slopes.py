@@ -86,10 +86,13 @@ def fit(panel: Panel, backbone: str, metric: str) -> Fit | None:
     )
 
 
-def main_aggregation(panels: list[Panel]) -> str | None:
-    """The one whose fits go into slopes.json and the overview: plain averaging, or else the first by name."""
-    names = sorted({panel.key.aggregation for panel in panels}, key=lambda name: (name != "mean", name))
-    return names[0] if names else None
+def main_panels(panels: list[Panel]) -> list[Panel]:
+    """Those that go into slopes.json and the overview: of each data and partition plain averaging's, or else the first's by
+    name."""
+    chosen: dict[tuple[str, ...], Panel] = {}
+    for panel in sorted(panels, key=lambda panel: (panel.key.aggregation != "mean", panel.key.aggregation)):
+        chosen.setdefault(panel.key[:3], panel)
+    return list(chosen.values())
 
 
 def read_entries(path: Path) -> list[dict]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from suites import write_suite
+from report_suites import write_suite
 
 from benchmark.__main__ import main
 from benchmark.report.panels import Panel, panels

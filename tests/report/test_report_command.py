@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from suites import PARAMETERS, fail_cell, write_cell, write_suite
+from report_suites import PARAMETERS, fail_cell, write_cell, write_suite
 
 from benchmark.__main__ import main
 from benchmark.report.panels import panels
@@ -73,7 +73,8 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "Run by another engine too (flare): 20 cells" in markdown and "3.0e-08" in markdown
     assert "Nothing was chosen on test data" in markdown and "0123456789ab" in markdown
     assert "60 of 60 cells finished" in markdown and "840 seconds" in markdown
-    assert rows_of(markdown, "What was chosen on validation data")["lora"][:6] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
+    search = rows_of(markdown, "What was chosen on validation data")
+    assert search["lora"][:6] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
     assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"
     for file in re.findall(r"\]\(([^)]*)\)", markdown):
         assert (written / file).is_file()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from suites import write_suite
+from report_suites import write_suite
 
 from benchmark.__main__ import main
 

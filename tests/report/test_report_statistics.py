@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from suites import PARAMETERS, logits_of, scalars, write_suite
+from report_suites import PARAMETERS, logits_of, scalars, write_suite
 
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.panels import Model, panels
