@@ -1,6 +1,7 @@
 """Writes a suite's report: Markdown, CSV, one HTML page and figures, and its slopes."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from pt_peft.errors import UserError
@@ -10,7 +11,7 @@ SLOPES = Path(__file__).parents[1] / "results" / "slopes.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("results", type=Path, help="a suite's results folder, such as benchmark/results/smoke")
+    parser.add_argument("results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke")
     parser.add_argument("--out", type=Path, help="folder to write to; the results folder if not given")
     parser.add_argument("--slopes", type=Path, default=SLOPES, help="slopes.json to put the fits into (%(default)s)")
     parser.add_argument(
@@ -54,7 +55,5 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_plots() -> None:
     for package in ("matplotlib", "jinja2", "scipy"):
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[plots]' has it.") from None
+        if not find_spec(package):
+            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[plots]' has it.")

@@ -83,7 +83,7 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
     for backbone in panel.backbones:
         models = panel.models(backbone)
         metric = next(iter(panel.cells[models[0]].values())).select_by
-        blocks += [main_table(panel, backbone, results.baselines), site_bars(panel, backbone, look)]
+        blocks += [main_table(panel, backbone, results.baselines), site_bars(panel, backbone)]
         curves = learning_curves(panel, backbone, look)
         if curves:
             blocks.append(curves)

@@ -14,8 +14,8 @@ from scipy.optimize import isotonic_regression
 from benchmark.report.blocks import Figure, count, in_points, percent
 from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
-from benchmark.report.panels import Model, Panel
-from benchmark.report.results import Results, Tuning
+from benchmark.report.panels import Panel
+from benchmark.report.results import Results, Trial, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, over_seeds
 from benchmark.report.svg import STYLE, Tooltips, to_svg
@@ -110,7 +110,7 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
 
-def site_bars(panel: Panel, backbone: str, look: Look) -> Figure:
+def site_bars(panel: Panel, backbone: str) -> Figure:
     """Balanced accuracy of each site's test images, by method; a black line is all images together."""
     models = panel.models(backbone)
     sites = sorted({site for model in models for cell in panel.cells[model].values() for site in cell.final.test.sites})
@@ -159,7 +159,9 @@ def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "bala
             axes.plot(list(curve), [100 * found.value for found in curve.values()], color=colour, linewidth=1.2)
             for rounds, found in curve.items():
                 (point,) = axes.plot(rounds, 100 * found.value, marker, color=colour, markersize=4)
-                tooltips.add(point, f"{model.method}, after {rounds} rounds: {percent(found).text} % {metric_name(metric)}")
+                tooltips.add(
+                    point, f"{model.method}, rounds done: {rounds}, {percent(found).text} % validation {metric_name(metric)}"
+                )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("rounds")
         axes.set_ylabel(f"validation {metric_name(metric)} (%)")
@@ -236,7 +238,7 @@ def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) ->
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
 
-def settings(trial) -> str:
+def settings(trial: Trial) -> str:
     """A trial's choices in words."""
     head = f", head {trial.head_learning_rate:g}" if trial.head_learning_rate is not None else ""
     options = ", ".join(f"{name} {value}" for name, value in trial.options.items())
