@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from benchmark.commands import image_cache, partition, run
+from benchmark.commands import image_cache, partition, report, run
 from pt_peft.command import command
 
-COMMANDS = {"image-cache": image_cache, "partition": partition, "run": run}
+COMMANDS = {"image-cache": image_cache, "partition": partition, "report": report, "run": run}
 
 
 @command

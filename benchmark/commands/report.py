@@ -1,0 +1,59 @@
+"""Writes a suite's report: Markdown, CSV, one HTML page and figures, and its slopes."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from pt_peft.errors import UserError
+
+SLOPES = Path(__file__).parents[1] / "results" / "slopes.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke")
+    parser.add_argument("--out", type=Path, help="folder to write to; the results folder if not given")
+    parser.add_argument("--slopes", type=Path, default=SLOPES, help="slopes.json to put the fits into (%(default)s)")
+    parser.add_argument(
+        "--target",
+        type=float,
+        metavar="VALUE",
+        help="validation value (0 to 1) to count the bytes to; 95%% of the best of each panel and backbone if not given",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if the results are not there or do not fit together; nothing is written then."""
+    _check_plots()
+    from benchmark.report.content import build
+    from benchmark.report.markdown import to_markdown
+    from benchmark.report.page import to_html
+    from benchmark.report.panels import panels
+    from benchmark.report.results import read_results
+    from benchmark.report.slopes import fit_all, main_panels, merge, read_entries
+    from benchmark.report.spreadsheet import to_csv
+    from benchmark.report.statistics import REPLICATES
+    from pt_peft.files import write_atomically
+
+    if options.target is not None and not 0 < options.target <= 1:
+        raise UserError(f"--target is {options.target:g}; a validation value above 0 and up to 1 would be right.")
+    results = read_results(options.results)
+    read_entries(options.slopes)
+    found = panels(results, REPLICATES)
+    fits = fit_all(found)
+    report = build(results, found, fits, options.target, REPLICATES)
+    files = {figure.file: figure.svg for figure in report.figures}
+    files |= {"report.csv": to_csv(results.cells), "report.md": to_markdown(report), "report.html": to_html(report)}
+    out = options.out or options.results
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(out / name, content.encode())
+    main = [panel.key for panel in main_panels(found)]
+    merge(options.slopes, [fit for fit in fits if fit.panel in main])
+    print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {options.slopes}")
+
+
+def _check_plots() -> None:
+    for package in ("matplotlib", "jinja2", "scipy"):
+        if not find_spec(package):
+            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[plots]' has it.")

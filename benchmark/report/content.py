@@ -1,0 +1,166 @@
+"""What a report says, in order."""
+
+from collections import Counter, defaultdict
+
+from benchmark.report.blocks import Report, Section, in_points
+from benchmark.report.comparisons import compare_backbones
+from benchmark.report.curves import default_target
+from benchmark.report.figures import (
+    Look,
+    forest,
+    learning_curves,
+    metric_name,
+    overview,
+    panel_figure,
+    site_bars,
+    tuning_curves,
+)
+from benchmark.report.panels import Panel
+from benchmark.report.results import Results, Tuning
+from benchmark.report.slopes import Fit, main_panels
+from benchmark.report.statistics import GENERATOR_SEED
+from benchmark.report.tables import (
+    comparison_table,
+    failure_table,
+    main_table,
+    provenance_table,
+    slope_table,
+    target_table,
+    tuning_table,
+)
+
+FEW_SEEDS = 3
+NO_SLOPE = "No slope is defined: that takes two methods that exchange different numbers of parameters and share a seed."
+
+
+def build(results: Results, panels: list[Panel], fits: list[Fit], target: float | None, replicates: int) -> Report:
+    """The report of `results`.
+
+    Args:
+        target: validation value to count the bytes to; None takes 95 % of the best of the same panel and backbone.
+    """
+    look = Look(results)
+    sections = [_overview(results, panels, fits, look)]
+    sections += [_panel_section(panel, fits, results, look, target) for panel in panels]
+    sections += _tuning_sections(results, look)
+    failures = failure_table(results)
+    if failures:
+        sections.append(Section("Failures", [failures]))
+    sections.append(Section("How it was done", [_methods(results, replicates), provenance_table(results)]))
+    return Report(f"Suite {results.name}", _warnings(results, panels), sections)
+
+
+def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look) -> Section:
+    finished = [cell for cell in results.cells if cell.status == "finished"]
+    checked = [cell.verification for cell in finished if cell.verification]
+    runs = (*results.cells, *results.baselines, *results.trials)
+    seconds = sum((run.seconds or {}).get("total", 0) for run in runs)
+    lines = [
+        f"{len(finished)} of {len(results.cells)} cells finished. All runs, baselines and tuning trials together took "
+        f"{seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
+    ]
+    engines = Counter(cell.engine for cell in finished)
+    lines += [f"Run by engine {name}: {_number(cells, 'cell')}." for name, cells in sorted(engines.items())]
+    if checked:
+        greatest = max(one.max_difference for one in checked)
+        others = ", ".join(sorted({one.engine for one in checked}))
+        lines.append(
+            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between the two "
+            f"final aggregates is {greatest:.1e}."
+        )
+    else:
+        lines.append("No cell was run by another engine too.")
+    blocks: list = [" ".join(lines)]
+    if panels:
+        blocks.append(overview(main_panels(panels), fits, look))
+    blocks.append(slope_table(fits) if fits else NO_SLOPE)
+    return Section("Overview", blocks)
+
+
+def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, target: float | None) -> Section:
+    blocks: list = [panel_figure(panel, fits, look)]
+    blocks += [_in_words(fit) for fit in fits if fit.panel == panel.key and fit.metric == "balanced_accuracy"]
+    for backbone in panel.backbones:
+        models = panel.models(backbone)
+        metric = next(iter(panel.cells[models[0]].values())).select_by
+        blocks += [main_table(panel, backbone, results.baselines), site_bars(panel, backbone)]
+        curves = learning_curves(panel, backbone, look)
+        if curves:
+            blocks.append(curves)
+        reach = default_target(panel, models, metric) if target is None else target
+        if reach is not None:
+            blocks.append(target_table(panel, backbone, metric, reach))
+    differences = compare_backbones(panel)
+    if differences:
+        blocks += [block for block in (forest(panel, differences), comparison_table(panel, differences)) if block]
+    return Section(str(panel.key), blocks, panel=str(panel.key))
+
+
+def _in_words(fit: Fit) -> str:
+    return (
+        f"{fit.backbone}: {in_points(fit.slope)} points of {metric_name(fit.metric)} a decade of exchanged parameters, over "
+        f"{len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+    )
+
+
+def _tuning_sections(results: Results, look: Look) -> list[Section]:
+    groups: dict[str, list[Tuning]] = defaultdict(list)
+    for entry in results.tuning:
+        axes = entry.axes
+        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.aggregation}, {axes.backbone}"].append(entry)
+    metric = results.cells[0].select_by
+    sections = []
+    for title, entries in groups.items():
+        curves = tuning_curves(title, entries, metric, look)
+        sections.append(Section(f"Learning rates: {title}", [*([curves] if curves else []), tuning_table(entries, metric)]))
+    return sections
+
+
+def _warnings(results: Results, panels: list[Panel]) -> list[str]:
+    found = []
+    failed = sum(cell.status == "failed" for cell in results.cells)
+    if failed:
+        found.append(f"{_number(failed, 'cell')} of {len(results.cells)} failed; see Failures.")
+    fewest = min((len(by_seed) for panel in panels for by_seed in panel.cells.values()), default=None)
+    if fewest == 1:
+        found.append(
+            "Some rows rest on one seed: they have no interval over seeds, and bootstrap intervals of one seed cover the test "
+            "images alone."
+        )
+    elif fewest is not None and fewest < FEW_SEEDS:
+        found.append(f"Some rows rest on {fewest} seeds: intervals over fewer than {FEW_SEEDS} seeds say little.")
+    for panel in panels:
+        for backbone in panel.backbones:
+            models = panel.models(backbone)
+            common, every = set(panel.common_seeds(models)), {seed for model in models for seed in panel.cells[model]}
+            if common != every:
+                found.append(
+                    f"{panel.key}, {backbone}: not every method finished every seed; the slope uses the "
+                    f"{_number(len(common), 'seed')} that all of them have, of {len(every)}."
+                )
+    if not results.tuning:
+        found.append("No learning rate was tuned: differences between methods may be differences in how well a guess fits.")
+    if any(run.provenance.get("dirty") for run in (*results.cells, *results.baselines)):
+        found.append("Some runs come from a working tree with changes that are not in their commit.")
+    return found
+
+
+def _methods(results: Results, replicates: int) -> str:
+    tuned = "what was tuned was chosen by the final validation metric" if results.tuning else "nothing was tuned"
+    return (
+        f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. Test metrics "
+        "are of all sites' test images together. Tables give the mean over seeds ± Student's 95 % interval; with one seed "
+        "there is none. Slopes are ordinary least squares of the mean over seeds, in points (100 × the metric), against log10 "
+        "of the parameters that a site sends in a round, head included, over all methods that send any and the seeds that all "
+        f"of them finished. Slopes and differences have 95 % percentile intervals of {replicates:,} bootstrap replicates "
+        f"(generator seed {GENERATOR_SEED}): seeds are drawn with replacement and, within each, test images, the same for all "
+        "models, so that differences are paired; metrics are recomputed from the stored logits. These intervals cover chance "
+        "in seeds and test images, not which methods were picked, and of a handful of seeds they come out too narrow. A method "
+        "is on the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and better "
+        "in one. Worst site and spread (best minus worst) are of the sites' balanced accuracy. Wire bytes are raw tensors, all "
+        "sites, all rounds, both directions."
+    )
+
+
+def _number(value: int, noun: str) -> str:
+    return f"{value} {noun}" if value == 1 else f"{value} {noun}s"

@@ -1,0 +1,330 @@
+"""The report's figures."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from scipy.optimize import isotonic_regression
+
+from benchmark.report.blocks import Figure, count, in_points, percent
+from benchmark.report.comparisons import Difference
+from benchmark.report.curves import mean_curve
+from benchmark.report.panels import Panel
+from benchmark.report.results import Results, Trial, Tuning
+from benchmark.report.slopes import Fit
+from benchmark.report.statistics import METRICS, over_seeds
+from benchmark.report.svg import STYLE, Tooltips, to_svg
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BACKBONE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^v<>PXph*d8H"
+NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "macro_f1": "macro F1"}
+CHOSEN = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
+PARAMETERS = "exchanged parameters per site and round"
+
+
+class Look:
+    """The same colour for a backbone and the same marker and colour for a method in every figure."""
+
+    def __init__(self, results: Results) -> None:
+        backbones = sorted({one.axes.backbone for one in (*results.cells, *results.tuning)})
+        self.methods = sorted({one.axes.method for one in (*results.cells, *results.tuning)})
+        self.backbone = {name: BACKBONE_COLOURS[i % len(BACKBONE_COLOURS)] for i, name in enumerate(backbones)}
+        palette = colormaps["tab10" if len(self.methods) <= 10 else "tab20"].colors
+        self.method = {name: palette[i % len(palette)] for i, name in enumerate(self.methods)}
+        self.marker = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(self.methods)}
+
+
+def metric_name(metric: str) -> str:
+    """As a reader would write it."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "balanced_accuracy") -> Figure:
+    """All panels' slopes on one page: a row for each data set, a column for each partition."""
+    rows = sorted({panel.key[:2] for panel in panels})
+    columns = sorted({panel.key.partition for panel in panels})
+    backbones = sorted({name for panel in panels for name in panel.backbones})
+    methods = [name for name in look.methods if any(model.method == name for panel in panels for model in panel.cells)]
+    labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
+    tooltips = Tooltips()
+    with rc_context(STYLE):
+        size = (max(6.0, 3.1 * len(columns)), (2.3 + 0.16 * len(backbones)) * len(rows) + 0.9)
+        canvas = Canvas(figsize=size, layout="constrained")
+        grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey="row")
+        for axes in grid.flat:
+            axes.set_visible(False)
+        for panel in panels:
+            axes = grid[rows.index(panel.key[:2]), columns.index(panel.key.partition)]
+            axes.set_visible(True)
+            _scatter(axes, panel, metric, fits, look, tooltips)
+            axes.set_title(f"{panel.key.data}, {panel.key.partition}", pad=6 + 11 * len(panel.backbones))
+            for line, backbone in enumerate(reversed(panel.backbones)):
+                axes.annotate(
+                    _slope_text(_find(fits, panel, backbone, metric)),
+                    (0, 1),
+                    (0, 5 + 11 * line),
+                    xycoords="axes fraction",
+                    textcoords="offset points",
+                    color=look.backbone[backbone],
+                    fontsize=8,
+                )
+            axes.tick_params(labelleft=True)
+        for lines, edge in ((grid, "ylabel"), (grid.T[:, ::-1], "xlabel")):
+            for line in lines:
+                outermost = next(axes for axes in line if axes.get_visible())
+                outermost.set(**{edge: labels[edge]})
+        handles = [Line2D([], [], color=look.backbone[name], linewidth=3, label=name) for name in backbones]
+        handles += [_marker(look.marker[name], "#555555", name) for name in methods]
+        canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8)
+    caption = (
+        f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per decade "
+        "and its 95 % bootstrap interval. Bars: 95 % over seeds."
+    )
+    return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
+
+
+def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
+    """One panel's three metrics against exchanged parameters; the methods are named above."""
+    tooltips = Tooltips()
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(8.4, 7.6), layout="constrained")
+        grid = canvas.subplots(len(METRICS), 1, sharex=True)
+        for axes, metric in zip(grid, METRICS, strict=True):
+            _scatter(axes, panel, metric, fits, look, tooltips)
+            axes.set_ylabel(f"{metric_name(metric)} (%)")
+            handles = [
+                _marker("o", look.backbone[name], f"{name}\n{_slope_text(_find(fits, panel, name, metric))}")
+                for name in panel.backbones
+            ]
+            axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, labelspacing=1)
+        grid[-1].set_xlabel(PARAMETERS)
+        _name_methods(grid, panel)
+    caption = f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds; slopes in points per decade."
+    name = _slug(*panel.key, "slopes")
+    return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
+
+
+def site_bars(panel: Panel, backbone: str) -> Figure:
+    """Balanced accuracy of each site's test images, by method; a black line is all images together."""
+    models = panel.models(backbone)
+    sites = sorted({site for model in models for cell in panel.cells[model].values() for site in cell.final.test.sites})
+    palette = colormaps["tab10" if len(sites) <= 10 else "tab20"].colors
+    tooltips = Tooltips()
+    width = 0.8 / max(1, len(sites))
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(max(5.5, 1.6 + 0.8 * len(models)), 3.2), layout="constrained")
+        axes = canvas.subplots()
+        for index, site in enumerate(sites):
+            for place, model in enumerate(models):
+                values = [cell.final.test.sites.get(site) for cell in panel.cells[model].values()]
+                if None in values:
+                    continue
+                found = over_seeds([one.balanced_accuracy for one in values])
+                left = place - 0.4 + (index + 0.5) * width
+                (bar,) = axes.bar(left, 100 * found.value, 0.9 * width, color=palette[index % len(palette)], alpha=0.85)
+                tooltips.add(bar, f"{model.method}, {site}: {percent(found).text} % balanced accuracy")
+        for place, model in enumerate(models):
+            found = panel.estimate(model, "balanced_accuracy")
+            (line,) = axes.plot([place - 0.44, place + 0.44], [100 * found.value] * 2, color="black", linewidth=1.5)
+            tooltips.add(line, f"{model.method}, all sites: {percent(found).text} % balanced accuracy")
+        axes.set_xticks(range(len(models)), [model.method for model in models], rotation=30, ha="right")
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("balanced accuracy (%)")
+        handles = [Line2D([], [], color=palette[i % len(palette)], linewidth=6, label=site) for i, site in enumerate(sites)]
+        handles.append(Line2D([], [], color="black", linewidth=1.5, label="all images"))
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=1 + len(sites) // 12)
+    caption = f"{panel.key}, {backbone}: each site's test images, mean over seeds; the line is all images together."
+    name = _slug(*panel.key, backbone, "sites")
+    return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
+
+
+def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "balanced_accuracy") -> Figure | None:
+    """Validation metric after each round, mean over sites and seeds; None where nothing was validated."""
+    curves = {model: mean_curve(panel, model, metric) for model in panel.models(backbone)}
+    curves = {model: curve for model, curve in curves.items() if curve}
+    if not curves:
+        return None
+    tooltips = Tooltips()
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(7.2, 3.4), layout="constrained")
+        axes = canvas.subplots()
+        for model, curve in curves.items():
+            colour, marker = look.method[model.method], look.marker[model.method]
+            axes.plot(list(curve), [100 * found.value for found in curve.values()], color=colour, linewidth=1.2)
+            for rounds, found in curve.items():
+                (point,) = axes.plot(rounds, 100 * found.value, marker, color=colour, markersize=4)
+                tooltips.add(
+                    point, f"{model.method}, rounds done: {rounds}, {percent(found).text} % validation {metric_name(metric)}"
+                )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("rounds")
+        axes.set_ylabel(f"validation {metric_name(metric)} (%)")
+        handles = [_marker(look.marker[model.method], look.method[model.method], model.method) for model in curves]
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    caption = f"{panel.key}, {backbone}: validation {metric_name(metric)} by round, mean over sites and seeds."
+    name = _slug(*panel.key, backbone, "curves")
+    return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
+
+
+def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_accuracy") -> Figure | None:
+    """Differences between initial models with their intervals; None where none is defined."""
+    rows = [one for one in differences if one.by_metric[metric]]
+    if not rows:
+        return None
+    tooltips = Tooltips()
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(6.6, 1.1 + 0.24 * len(rows)), layout="constrained")
+        axes = canvas.subplots()
+        axes.axvline(0, color="#999999", linewidth=0.8)
+        for place, row in enumerate(rows):
+            found = row.by_metric[metric]
+            colour = "black" if row.method is None else BACKBONE_COLOURS[0]
+            if found.low is not None:
+                axes.plot([found.low, found.high], [place, place], color=colour, linewidth=1.2)
+            (point,) = axes.plot(found.value, place, "D" if row.method is None else "o", color=colour, markersize=6)
+            tooltips.add(point, f"{_row_name(row)}: {in_points(found)} points of {metric_name(metric)}")
+        axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"difference in {metric_name(metric)} (points)")
+    caption = f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals."
+    name = _slug(*panel.key, "initial-models")
+    return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
+
+
+def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) -> Figure | None:
+    """Validation metric against the learning rate; what was chosen is ringed. None where no trial finished."""
+    tooltips = Tooltips()
+    methods = []
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(7.2, 3.4), layout="constrained")
+        axes = canvas.subplots()
+        rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
+        axes.set_xscale("log")
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks([], minor=True)
+        for entry in entries:
+            method = entry.axes.method
+            chosen = entry.trials[entry.chosen] if entry.chosen is not None else None
+            trials = sorted((one for one in entry.trials if one.val is not None), key=lambda one: one.learning_rate)
+            if trials:
+                methods.append(method)
+            for options in {str(one.options): one.options for one in trials}.values():
+                same = [one for one in trials if one.options == options]
+                axes.plot(
+                    [one.learning_rate for one in same],
+                    [100 * one.val for one in same],
+                    color=look.method[method],
+                    linewidth=1.2,
+                )
+            for one in trials:
+                style = CHOSEN if one is chosen else {"markersize": 4}
+                (point,) = axes.plot(one.learning_rate, 100 * one.val, look.marker[method], color=look.method[method], **style)
+                was = ", chosen" if one is chosen else ""
+                tooltips.add(point, f"{method}, {settings(one)}: {100 * one.val:.1f} %{was}")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel(f"validation {metric_name(metric)} (%)")
+        handles = [_marker(look.marker[name], look.method[name], name) for name in dict.fromkeys(methods)]
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    if not methods:
+        return None
+    caption = f"{title}: validation value of each trial; the chosen one has a black edge."
+    name = _slug(title, "tuning")
+    return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
+
+
+def settings(trial: Trial) -> str:
+    """A trial's choices in words."""
+    head = f", head {trial.head_learning_rate:g}" if trial.head_learning_rate is not None else ""
+    options = ", ".join(f"{name} {value}" for name, value in trial.options.items())
+    return f"learning rate {trial.learning_rate:g}{head}" + (f", {options}" if options else "")
+
+
+def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look, tooltips: Tooltips) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+    for backbone in panel.backbones:
+        colour = look.backbone[backbone]
+        found = _find(fits, panel, backbone, metric)
+        if found:
+            ends = [found.smallest, found.largest]
+            axes.plot(ends, [found.points(end) for end in ends], color=colour, linewidth=1.2, linestyle="--", alpha=0.7)
+        for model in panel.models(backbone):
+            estimate, size = panel.estimate(model, metric), panel.exchanged[model]
+            if estimate is None or not size:
+                continue
+            if estimate.low is not None:
+                axes.plot([size, size], [100 * estimate.low, 100 * estimate.high], color=colour, linewidth=0.9, alpha=0.6)
+            (point,) = axes.plot(
+                size,
+                100 * estimate.value,
+                look.marker[model.method],
+                color=colour,
+                markersize=7,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+            )
+            tooltips.add(
+                point,
+                f"{model.method}, {backbone}: {percent(estimate).text} % {metric_name(metric)}, {count(size).text} parameters",
+            )
+
+
+def _name_methods(grid: Sequence[Axes], panel: Panel) -> None:
+    """Names above the first axes, pushed apart, each with a guide down through all axes."""
+    sizes: dict[str, list[float]] = {}
+    for model, size in panel.exchanged.items():
+        if size:
+            sizes.setdefault(model.method, []).append(np.log10(size))
+    if not sizes:
+        return
+    low, high = np.log10(grid[0].get_xlim())
+    names = sorted(sizes, key=lambda name: np.mean(sizes[name]))
+    exact = np.array([np.mean(sizes[name]) for name in names])
+    steps = 0.032 * (high - low) * np.arange(len(names))
+    # The closest places that keep the distance: a monotone regression once the steps are taken off.
+    places = isotonic_regression(exact - steps).x + steps
+    for name, at, place in zip(names, exact, places, strict=True):
+        for axes in grid:
+            axes.axvline(10**at, color="#dddddd", linewidth=0.7, zorder=0)
+        grid[0].annotate(
+            name,
+            ((at - low) / (high - low), 1),
+            ((place - low) / (high - low), 1.12),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            rotation=60,
+            rotation_mode="anchor",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
+        )
+    for axes in grid:
+        axes.set_xlim(10**low, 10**high)
+
+
+def _find(fits: list[Fit], panel: Panel, backbone: str, metric: str) -> Fit | None:
+    return next((one for one in fits if (one.panel, one.backbone, one.metric) == (panel.key, backbone, metric)), None)
+
+
+def _slope_text(fit: Fit | None) -> str:
+    return f"{in_points(fit.slope)} points/decade" if fit else "no slope"
+
+
+def _marker(marker: str, colour: object, label: str) -> Line2D:
+    return Line2D([], [], marker=marker, color=colour, linestyle="", markersize=6, label=label)
+
+
+def _row_name(row: Difference) -> str:
+    return f"{row.first} − {row.second}, {row.method or 'all methods'}"
+
+
+def _slug(*parts: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
