@@ -68,7 +68,6 @@ def run_cell(cell: Cell, engine: str, verify: bool) -> Result:
     seconds = {"total": time.monotonic() - started, **clock.seconds}
     record["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     record["peak_memory_bytes"] = memory.bytes
-    record["provenance"] = provenance()
     return Result(record, predictions)
 
 
@@ -81,9 +80,10 @@ def blank(cell: Cell, engine: str) -> dict:
         "axes": cell.axes,
         "engine": engine,
         "experiment": cell.experiment.model_dump(mode="json"),
+        "provenance": provenance(),
     }
     found = ("rows",) if cell.kind == "baselines" else FIELDS
-    return known | dict.fromkeys((*found, "seconds", "peak_memory_bytes", "provenance"))
+    return known | dict.fromkeys((*found, "seconds", "peak_memory_bytes"))
 
 
 def _federated(

@@ -31,11 +31,10 @@ class Axes(_Record):
 
 
 class Scalars(_Record):
-    """One model's metrics on one split, fractions of 1."""
+    """One model's metrics on one split, fractions of 1; of some images or the mean over sites."""
 
     model_config = ConfigDict(extra="allow")
 
-    count: int = Field(ge=0)
     accuracy: float
     balanced_accuracy: float
     auroc: float | None = None
@@ -45,11 +44,17 @@ class Scalars(_Record):
         return getattr(self, metric, None)
 
 
+class Counted(Scalars):
+    """Of `count` images."""
+
+    count: int = Field(ge=0)
+
+
 class Test(_Record):
     """On all sites' test images together, and on each site's."""
 
-    pooled: Scalars
-    sites: dict[str, Scalars]
+    pooled: Counted
+    sites: dict[str, Counted]
 
 
 class Validation(_Record):
