@@ -98,7 +98,7 @@ class Sweep:
         }
         failed = 0
         with tqdm(total=len(cells), initial=len(cells) - len(pending), desc=what, unit="cell", disable=None) as progress:
-            for future in as_completed(futures):
+            for future in as_completed(futures) if futures else ():
                 cell = futures.pop(future)
                 try:
                     result = future.result()

@@ -92,7 +92,8 @@ def _create(backbone: Backbone, num_classes: int) -> nn.Module:
     except Exception as error:  # timm's constructors raise whatever their layers do
         raise UserError(
             f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
-            f"kwargs {backbone.kwargs}: {type(error).__name__}: {error}."
+            f"kwargs {backbone.kwargs} ({type(error).__name__}: {error}); a Vision Transformer of timm, such as "
+            "vit_tiny_patch16_224, at an image size that its patches divide would be right."
         ) from None
 
 

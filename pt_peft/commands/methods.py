@@ -1,6 +1,7 @@
 """Lists the methods with the parameters that train and travel on a backbone."""
 
 import argparse
+import difflib
 import json
 
 from pt_peft.errors import UserError
@@ -40,19 +41,26 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
     import timm
     import torch
 
+    from pt_peft.backbone import create_backbone
     from pt_peft.experiment import Backbone, Method, ModelSpec
     from pt_peft.method import get_method, method_names
     from pt_peft.model import build_model
     from pt_peft.schema import parse
 
     if not timm.is_model(backbone):
-        raise UserError(f"--backbone: '{backbone}' is no architecture that timm knows; vit_base_patch16_224 would be one.")
+        close = difflib.get_close_matches(backbone, timm.list_models(), n=1) or ["vit_base_patch16_224"]
+        raise UserError(f"--backbone: '{backbone}' is no architecture that timm knows; {close[0]} would be one.")
     if image_size is None:
         try:
             image_size = timm.get_pretrained_cfg(backbone).input_size[-1]
         except RuntimeError as error:
             raise UserError(f"--backbone: '{backbone}' is not known to timm ({error}).") from None
     pinned = parse(Backbone, {"name": backbone, "image_size": image_size, "sha256": "0" * 64}, "--backbone")
+    with torch.device("meta"):  # shapes are enough, and take no time
+        try:
+            create_backbone(pinned, classes, None)
+        except UserError as error:
+            raise UserError(f"--backbone: '{backbone}' cannot be used. {error}") from None
     rows = []
     for name in method_names():
         record = get_method(name)
@@ -60,7 +68,7 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
         fields = {"seed": 0, "backbone": pinned.model_dump(mode="json"), "classes": [str(i) for i in range(classes)]}
         spec = parse(ModelSpec, {**fields, "method": Method(name=name).model_dump(mode="json")}, "--classes")
         try:
-            with torch.device("meta"):  # shapes are enough, and take no time
+            with torch.device("meta"):
                 model = build_model(spec, None)
         except UserError:
             try:
@@ -73,6 +81,4 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
         total = sum(one.size for one in sent.values())
         nbytes = sum(one.nbytes for one in sent.values())
         rows.append({**row, "parameters": total - head, "head_parameters": head, "bytes_a_round": nbytes})
-    if all("reason" in row for row in rows):
-        raise UserError(rows[0]["reason"])
     return rows
