@@ -123,16 +123,15 @@ def wait_for(condition, seconds: float = 180) -> None:
 
 
 def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
-    process = start(small, tmp_path, "--jobs", "1")
     children = []
+    with start(small, tmp_path, "--jobs", "1") as process:
 
-    def first_result() -> bool:
-        children[:] = psutil.Process(process.pid).children(recursive=True)
-        return len(results(tmp_path)) >= 1
+        def first_result() -> bool:
+            children[:] = psutil.Process(process.pid).children(recursive=True)
+            return len(results(tmp_path)) >= 1
 
-    wait_for(first_result)
-    process.kill()
-    process.wait()
+        wait_for(first_result)
+        process.kill()
     wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 30)
     before = stamps(tmp_path)
     assert 1 <= len(before) < 6
@@ -144,11 +143,13 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
 def test_a_cluster_that_loses_a_worker_still_finishes(small, tmp_path):
     from distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        workers = client.run(os.getpid)
-        process = start(small, tmp_path / "out", "--cluster", cluster.scheduler_address)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+        start(small, tmp_path / "out", "--cluster", cluster.scheduler_address) as process,
+    ):
         wait_for(lambda: len(results(tmp_path / "out")) >= 1)
-        os.kill(next(iter(workers.values())), signal.SIGKILL)
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert {one["status"] for one in results(tmp_path / "out").values()} == {"finished"} and len(results(tmp_path / "out")) == 6
