@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, JsonValue, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from benchmark.trials import Tuning
 from pt_peft import schema
@@ -80,6 +80,14 @@ class InitialModel(Strict):
     """The file; null takes the embedded one."""
     pretraining: Pretraining | None = None
     """What is done to the weights before the first cell, once."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "InitialModel":
+        if bool(self.backbone) != bool(self.weights):
+            raise ValueError("'backbone' and 'weights' go together")
+        if self.pretraining and not self.weights:
+            raise ValueError("'pretraining' needs 'weights' to begin with")
+        return self
 
 
 class Suite(Strict):
@@ -161,7 +169,7 @@ def _content(path: Path) -> dict:
     for axis, names in content.items():
         if isinstance(names, list) and isinstance(below.get(axis), dict):
             # A list of names takes these values of the axis, and no other.
-            if unknown := [name for name in names if name not in below[axis]]:
+            if unknown := [name for name in names if not (isinstance(name, str) and name in below[axis])]:
                 raise UserError(f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}.")
             below[axis] = {name: below[axis][name] for name in names}
             content[axis] = {}

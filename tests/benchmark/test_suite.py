@@ -128,6 +128,8 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"tuning": {"factors": [], "seed": 1}}, "field 'tuning.factors' is []"),
         ({"defaults": {"federation": {"ruonds": 1}}}, "did you mean 'rounds'?"),
         ({"backbones": {"a b": {}}}, "field 'backbones.a b"),
+        ({"backbones": {"a": {"weights": "a.safetensors"}}}, "'backbone' and 'weights' go together"),
+        ({"extends": "paper", "data": [["ham10000"]]}, "'paper' has no ['ham10000']"),
         ({"options": {"lora": {"rank": 0}}}, "rank"),
         ({"extends": "smoke2"}, "field 'extends' is 'smoke2'"),
     ],
