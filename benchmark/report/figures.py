@@ -84,7 +84,7 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
         canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8)
     caption = (
         f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per decade "
-        "and its 95 % bootstrap interval. Bars: 95 % over seeds."
+        "and its 95 % bootstrap interval. Bars: 95 % over seeds, cut off at the edge."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 
@@ -105,7 +105,7 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
             axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, labelspacing=1)
         grid[-1].set_xlabel(PARAMETERS)
         _name_methods(grid, panel)
-    caption = f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds; slopes in points per decade."
+    caption = f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge; slopes in points per decade."
     name = _slug(*panel.key, "slopes")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
@@ -261,7 +261,9 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
             if estimate is None or not size:
                 continue
             if estimate.low is not None:
-                axes.plot([size, size], [100 * estimate.low, 100 * estimate.high], color=colour, linewidth=0.9, alpha=0.6)
+                # An artist takes no part in the choice of the axis: intervals over two seeds would make the values a line.
+                ends = [100 * estimate.low, 100 * estimate.high]
+                axes.add_artist(Line2D([size, size], ends, color=colour, linewidth=0.9, alpha=0.6))
             (point,) = axes.plot(
                 size,
                 100 * estimate.value,
