@@ -149,7 +149,7 @@ def _round(number: int, seconds: float, reports: Mapping[str, dict]) -> dict:
 
 def scalars(metrics: dict | None) -> dict | None:
     """Those of `metrics` that are single numbers."""
-    return metrics and {name: metrics[name] for name in ("count", *SCALARS) if name in metrics}
+    return metrics and {name: metrics[name] for name in ("count", *SCALARS) if metrics.get(name) is not None}
 
 
 def mean_scalars(sites: list[dict | None]) -> dict | None:
@@ -157,5 +157,5 @@ def mean_scalars(sites: list[dict | None]) -> dict | None:
     there = [site for site in sites if site]
     if not there:
         return None
-    values = {name: [site[name] for site in there if site.get(name) is not None] for name in there[0] if name != "count"}
-    return {name: float(np.mean(of)) if of else None for name, of in values.items()}
+    names = [name for name in SCALARS if any(name in site for site in there)]
+    return {name: float(np.mean([site[name] for site in there if name in site])) for name in names}
