@@ -58,7 +58,7 @@ class Task(Images):
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """Names of the simulated sites; those of the table for a ``natural`` partition."""
     partitions: tuple[Label, ...] | None = None
-    """Those of the suite's partitions that apply; null: all."""
+    """Partitions that apply, of those that the suite has; null: all."""
 
 
 class Pretraining(Images):
@@ -112,19 +112,20 @@ class Suite(Strict):
 
     @field_validator("data")
     @classmethod
-    def _known_partitions(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+    def _some_partition(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+        known = info.data.get("partitions", {})
         for name, task in value.items():
-            for partition in task.partitions or ():
-                if partition not in info.data.get("partitions", {partition}):
-                    raise ValueError(f"'{name}' has partition '{partition}', which the suite lacks")
+            if known and task.partitions is not None and not set(task.partitions) & set(known):
+                raise ValueError(f"'{name}' has none of the suite's partitions ({', '.join(known)})")
         return value
 
     @field_validator("tuning")
     @classmethod
     def _known_tuning_partition(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
         partition = value and value.partition
+        known = set(info.data.get("partitions", ()))
         for name, task in info.data.get("data", {}).items():
-            if partition is not None and partition not in (task.partitions or info.data.get("partitions", ())):
+            if partition is not None and partition not in known & set(task.partitions or known):
                 raise ValueError(f"partition '{partition}' is not among those of '{name}'")
         return value
 
