@@ -169,6 +169,7 @@ def test_two_at_once_in_one_folder_are_refused(small, tmp_path, capsys):
     assert "another process is writing its results there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_both_engines_end_with_the_same_adapter(small, tmp_path):
     """One cell in FLARE's simulator, verified against the plain loop, which finds the same bytes and metrics too."""
     command = ["run", str(small), "--jobs", "1", "--only", "method=lora", "--only", "seed=0"]

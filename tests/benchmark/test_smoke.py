@@ -9,11 +9,13 @@ from benchmark.__main__ import main
 
 def test_smoke(tmp_path):
     out, slopes = tmp_path / "smoke", tmp_path / "slopes.json"
-    assert main(["run", "smoke", "--jobs", "2", "--out", str(out)]) == 0
+    assert main(["run", "smoke", "--jobs", "2", "--verify", "1", "--out", str(out)]) == 0
     assert main(["report", str(out), "--slopes", str(slopes)]) == 0
     cells = [json.loads(path.read_text()) for path in (out / "cells").glob("*.json")]
     assert {cell["axes"]["method"]: cell["status"] for cell in cells} == {"lora": "finished", "linear_probe": "finished"}
     assert {cell["engine"] for cell in cells} == {"flare"}
+    (verified,) = [cell["verification"] for cell in cells if cell["verification"]]
+    assert verified["engine"] == "reference" and verified["max_difference"] <= 1e-6
     assert len(list((out / "tuning").glob("*.json"))) == 4 and len(list((out / "baselines").glob("*.json"))) == 1
     sizes = np.log10([cell["exchanged_parameters"] for cell in cells])
     for entry in json.loads(slopes.read_text()):
