@@ -140,6 +140,7 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
     assert len(after) == 6 and before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_still_finishes(small, tmp_path):
     from distributed import Client, LocalCluster
 
