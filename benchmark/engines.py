@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import supervised
+from benchmark import kill_with_parent
 from benchmark.cells import Cell
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import Federated, federate
@@ -82,7 +82,7 @@ ENGINES = {"flare": run_flare, "reference": run_reference}
 def _simulate(folder: Path, threads: int) -> None:
     """``nvflare simulator`` to its end. Raises UserError."""
     nvflare = str(Path(sys.executable).parent / "nvflare")
-    command = [sys.executable, supervised.__file__, nvflare, "simulator", "job", "-w", "workspace", "-t", str(threads)]
+    command = [sys.executable, kill_with_parent.__file__, nvflare, "simulator", "job", "-w", "workspace", "-t", str(threads)]
     with open(folder / LOG, "wb") as log, subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log
     ) as process:
