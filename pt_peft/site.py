@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pt_peft import schema
 from pt_peft.errors import UserError
+from pt_peft.limits import Limits
 from pt_peft.schema import Strict
 
 
@@ -43,6 +44,8 @@ class Site(Strict):
     """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
     """Part of the site's images that may turn out to be unreadable: each costs a warning and itself. More stop the site."""
+    limits: Limits = Limits()
+    """What jobs may ask of the site."""
 
     @classmethod
     def read(cls, path: Path) -> "Site":

@@ -20,8 +20,9 @@ from pt_peft.schema import Strict, parse
 from pt_peft.tensors import Tensors, TensorSpec, check_tensors
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
+from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile, cloned_from
 from pt_peft_flare.console import console, quiet_console
-from pt_peft_flare.messages import FATAL, REASON, SINCE
+from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED
 from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
@@ -53,12 +54,16 @@ class PeftFedAvg(FedAvg):
         self._results = RoundResults(_unexpected)
         self._record: RunRecord | None = None
         self._best: float | None = None
+        self._best_tensors: Tensors = {}
         self._held_by: dict[str, int] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
-        if event_type == EventType.START_RUN and is_simulation(fl_ctx):
+        if event_type != EventType.START_RUN:
+            return
+        if is_simulation(fl_ctx):
             quiet_console()
+        fl_ctx.get_engine().register_app_command(SITES_CHANGED, _sites_changed)
 
     def run(self) -> None:
         """All rounds and the final evaluation. A failure ends the job with its reason."""
@@ -72,7 +77,10 @@ class PeftFedAvg(FedAvg):
 
     def _end_with(self, reason: str) -> None:
         if self._record:
-            self._record.close("failed", reason)
+            try:
+                self._record.close("failed", reason)
+            except OSError as error:  # a full disk, perhaps the very reason
+                reason = f"{reason}; {FILE_NAME} could not be written either ({error})"
         console.error("the job failed: %s", reason)
         self.panic(reason)
 
@@ -95,15 +103,34 @@ class PeftFedAvg(FedAvg):
             "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round",
             self._experiment.name, len(sites), federation.rounds, len(a_round), _nbytes(a_round) / 1000,
         )  # fmt: skip
-        for self.current_round in range(federation.rounds):
+        done, changed = self._resume()
+        tensors = {**tensors, **changed}
+        for self.current_round in range(done, federation.rounds):
             tensors = self._train_round(self.current_round, tensors)
         self._evaluate_final(federation.rounds, tensors)
         self._record.close("finished")
+        self._checkpoint.remove()
         folder = run_dir(self.fl_ctx)
         console.info("final adapter  %s", folder / FINAL)
         console.info("best adapter   %s", folder / BEST)
         console.info("metrics        %s", folder / FILE_NAME)
         console.info("curves         tensorboard --logdir %s", folder / "tb_events")
+
+    def _resume(self) -> tuple[int, Tensors]:
+        """Number of finished rounds of the job that this one is a clone of and continues, and what they have changed."""
+        self._checkpoint = CheckpointFile(self.fl_ctx, self.fl_ctx.get_job_id(), self._experiment)
+        earlier = cloned_from(self.fl_ctx)
+        there = earlier and CheckpointFile(self.fl_ctx, earlier, self._experiment).load()
+        if not there:
+            return 0, {}
+        console.info("continues job %s after round %d", earlier, there.rounds)
+        self._record.continue_from(earlier, there.record)
+        if best := there.record["best"]:
+            self._best, self._best_tensors = best["val"]["mean"][self._experiment.select_by], there.best
+            self._persist(BEST, there.best, best["rounds"], {"metrics": {"val": best["val"]}})
+        self._persist(FINAL, there.tensors, there.rounds, {})
+        self._checkpoint.save(there)
+        return there.rounds, there.tensors
 
     def _train_round(self, round_number: int, tensors: Tensors) -> Tensors:
         mean = WeightedMean()
@@ -127,6 +154,7 @@ class PeftFedAvg(FedAvg):
         validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds)
         self._consider(round_number, tensors, validation)
         self._persist(FINAL, trained, round_number + 1, {})
+        self._keep(round_number + 1, trained)
         self.event(AppEventType.ROUND_DONE)
         for site, report in reports.items():
             at_start = split_scalars("val", report.val, self._experiment.data)
@@ -240,15 +268,24 @@ class PeftFedAvg(FedAvg):
         """Keeps `tensors` as the best aggregate if their validation says so; the initial state is no candidate."""
         value = validation["mean"][self._experiment.select_by] if validation else None
         if finished_rounds and value is not None and (self._best is None or value > self._best):
-            self._best = value
+            self._best, self._best_tensors = value, self._changed(tensors, finished_rounds)
             self._record.set_best(finished_rounds, validation)
             self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
 
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict) -> None:
         """Saves what the finished rounds have changed; the rest is the backbone's."""
-        changed = {key: tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+        changed = self._changed(tensors, finished_rounds)
         learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta})
         self.persistor.save_as(file_name, learnable, self.fl_ctx)
+
+    def _changed(self, tensors: Tensors, finished_rounds: int) -> Tensors:
+        return {key: tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+
+    def _keep(self, finished_rounds: int, tensors: Tensors) -> None:
+        """For the case that the server dies."""
+        if not is_simulation(self.fl_ctx):
+            changed = self._changed(tensors, finished_rounds)
+            self._checkpoint.save(Checkpoint(finished_rounds, changed, self._best_tensors, self._record.content))
 
     def _holds(self, site: str) -> int:
         """Number of finished rounds whose aggregate `site` is known to hold; no matter where all tensors travel in every
@@ -270,3 +307,8 @@ def _nbytes(specs: Mapping[str, TensorSpec]) -> int:
 
 def _unexpected(result: FLModel) -> Strict:
     raise UserError("no result was asked for")
+
+
+def _sites_changed(topic: str, data: dict, fl_ctx: FLContext) -> dict:
+    fl_ctx.get_engine().sync_clients_from_main_process()
+    return {}

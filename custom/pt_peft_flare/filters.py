@@ -67,11 +67,14 @@ class EgressFilter(Filter):
         return allowed
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
-        experiment = read_experiment(fl_ctx)
+        experiment, limits = read_experiment(fl_ctx), read_site(fl_ctx).limits
+        limits.check(experiment)
         if task == AppConstants.TASK_TRAIN:
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
-            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).trained(round_number))
+            exchange = self._known_exchange(experiment, fl_ctx)
+            limits.check_bytes(exchange, round_number)
+            tensors = check_tensors(_weights(dxo), exchange.trained(round_number))
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
             fields = report.model_dump(mode="json")

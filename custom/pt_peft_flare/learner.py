@@ -63,10 +63,11 @@ class PeftLearner(Executor):
 
     def _open(self, fl_ctx: FLContext) -> None:
         if self._worker is None:
-            experiment = read_experiment(fl_ctx)
+            experiment, site = read_experiment(fl_ctx), read_site(fl_ctx)
+            site.limits.check(experiment)
             self._timeout_s = experiment.federation.site_timeout_s
             self._rounds = experiment.federation.rounds
-            self._worker = RespawningWorker(experiment, read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
+            self._worker = RespawningWorker(experiment, site, run_dir(fl_ctx), fl_ctx)
 
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
         report, tensors = self._call("train", shareable, abort_signal)

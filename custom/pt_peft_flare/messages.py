@@ -7,6 +7,10 @@ REASON = "pt_peft.reason"
 FATAL = "pt_peft.fatal"
 SINCE = "pt_peft.since"
 """Number of finished rounds whose aggregate the site is taken to hold already."""
+SITES_CHANGED = "pt_peft.sites_changed"
+"""FLARE app command to a job's process: the sites that take part, or their tokens, have changed."""
+STATUS = "pt_peft.status"
+"""FLARE app command to a job's process: how far it is."""
 
 
 def failure(reason: str, *, fatal: bool = False) -> Shareable:

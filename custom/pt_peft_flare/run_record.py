@@ -50,6 +50,7 @@ class RunRecord:
             "status": "running",
             "reason": None,
             "job": job_id,
+            "continues": None,
             "sites": sites,
             "version": __version__,
             "experiment": experiment.model_dump(mode="json"),
@@ -62,6 +63,15 @@ class RunRecord:
             "best": None,
             "final": None,
         }
+
+    @property
+    def content(self) -> dict:
+        """All of it."""
+        return self._record
+
+    def continue_from(self, job_id: str, content: dict) -> None:
+        """Takes over the rounds of the job `job_id`, which broke off with `content`."""
+        self._record |= {"continues": job_id, "rounds": content["rounds"], "best": content["best"]}
 
     def add_round(
         self,

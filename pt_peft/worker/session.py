@@ -61,6 +61,7 @@ class Session:
     def train(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """One round from `tensors`: validation of what came in, then local training."""
         started = time.monotonic()
+        self.site.limits.check_bytes(self._trainer.exchange, message["round"])
         tensors = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")

@@ -1,0 +1,73 @@
+"""What a server keeps outside a job's folder to continue it: a clone of a job that broke off starts where it ended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+
+from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.tensors import Tensors
+
+FOLDER = "checkpoints"
+"""In the server's workspace; one file a job that has not finished."""
+_NOW, _BEST = "now/", "best/"
+"""What stands before the keys of the two aggregates in the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A job after some of its rounds."""
+
+    rounds: int
+    """How many are finished."""
+    tensors: Tensors
+    """What they have changed."""
+    best: Tensors
+    """The best aggregate so far; empty if there is none."""
+    record: dict
+    """The content of ``metrics.json``."""
+
+
+class CheckpointFile:
+    """The checkpoint of one job. Written atomically, so that a full disk or a crash leaves the last one."""
+
+    def __init__(self, fl_ctx: FLContext, job_id: str, experiment: Experiment):
+        self._path = Path(fl_ctx.get_engine().get_workspace().root_dir) / FOLDER / f"{job_id}.safetensors"
+        self._experiment = experiment
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replaces what was kept. Raises OSError."""
+        tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
+        tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
+        header = {"rounds": checkpoint.rounds, "record": checkpoint.record, "experiment_sha256": self._experiment.digest()}
+        save_adapter(self._path, tensors, header)
+
+    def load(self) -> Checkpoint | None:
+        """What was kept; None if there is nothing.
+
+        Raises:
+            UserError: if it is damaged, or of another experiment.
+        """
+        if not self._path.exists():
+            return None
+        tensors, header = load_adapter(self._path)
+        if header["experiment_sha256"] != self._experiment.digest():
+            raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
+        return Checkpoint(header["rounds"], _among(tensors, _NOW), _among(tensors, _BEST), header["record"])
+
+    def remove(self) -> None:
+        """Once the job has finished."""
+        self._path.unlink(missing_ok=True)
+
+
+def cloned_from(fl_ctx: FLContext) -> str | None:
+    """The job that this one was cloned from (``nvflare job clone``), if it was."""
+    return (fl_ctx.get_prop(FLContextKey.JOB_META) or {}).get(JobMetaKey.CLONED_FROM.value)
+
+
+def _among(tensors: Tensors, prefix: str) -> Tensors:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

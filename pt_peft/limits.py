@@ -1,0 +1,45 @@
+"""What a site allows jobs to ask of it. Imports no torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pt_peft.errors import UserError
+from pt_peft.exchange import Exchange
+from pt_peft.experiment import Experiment
+from pt_peft.schema import Strict
+
+
+class Limits(Strict):
+    """The section ``limits`` of `site.json`; null allows anything."""
+
+    methods: tuple[str, ...] | None = None
+    """Names of methods as an experiment writes them; of ``lora+norm``, both."""
+    bytes_per_round: int | None = Field(default=None, ge=1)
+    """Most bytes of tensors that leave in a round."""
+    backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
+    """SHA-256 of weights files that a job may be about."""
+    max_epsilon: float | None = Field(default=None, gt=0)
+    """The weakest differential privacy that the site trains under. Experiments cannot promise any yet, so that all jobs are
+    refused where this is set."""
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError, in words that may leave the site, if `experiment` is outside the limits."""
+        if self.methods is not None:
+            for name in experiment.method.name.split("+"):
+                if name not in self.methods:
+                    raise _refused("methods", f"method {name}", f"allowed: {', '.join(self.methods) or 'none'}")
+        if self.backbones is not None and experiment.backbone.sha256 not in self.backbones:
+            raise _refused("backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know")
+        if self.max_epsilon is not None:
+            raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
+
+    def check_bytes(self, exchange: Exchange, round_number: int) -> None:
+        """Raises UserError if more than the limit would leave in the round."""
+        nbytes = sum(spec.nbytes for spec in exchange.trained(round_number).values())
+        if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
+            raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
+
+
+def _refused(field: str, asked: str, allowed: str) -> UserError:
+    return UserError(f"the site refuses the job by field '{field}' of its limits: it asks for {asked}; {allowed}")
