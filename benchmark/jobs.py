@@ -64,11 +64,12 @@ FLARE takes a job's own code from this folder. The components of this job come f
 """
 
 
-def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> None:
+def write_job(experiment: Experiment, folder: Path, bundle: bool = False, installed: bool = False) -> None:
     """Writes the job folder of `experiment` to `folder`, in place of what is there.
 
     Args:
         bundle: whether the packages are copied into ``app/custom``, for sites that have not installed them.
+        installed: whether to leave ``app/custom`` out, for sites that have the packages and let no code come with a job.
 
     Raises:
         UserError: if the experiment's method or its options are invalid, or `folder` is there and is not a job.
@@ -82,7 +83,6 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
         shutil.rmtree(folder)
     config, custom = folder / "app" / "config", folder / "app" / "custom"
     config.mkdir(parents=True)
-    custom.mkdir()
     federation = experiment.federation
     participants = ["server", *federation.sites] if federation.sites else ["@ALL"]
     meta = {
@@ -95,6 +95,9 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False) -> Non
     _write_json(config / "config_fed_server.json", SERVER)
     _write_json(config / "config_fed_client.json", CLIENT)
     (config / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+    if installed:
+        return
+    custom.mkdir()
     (custom / "README.md").write_text(CUSTOM_README, encoding="utf-8")
     if bundle:
         for package in (pt_peft, pt_peft_flare):

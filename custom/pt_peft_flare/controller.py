@@ -22,8 +22,9 @@ from pt_peft.worker.client import WorkerError
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile, cloned_from
 from pt_peft_flare.console import console, quiet_console
-from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED
+from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED, STATUS
 from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
+from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, RunRecord
@@ -64,6 +65,13 @@ class PeftFedAvg(FedAvg):
         if is_simulation(fl_ctx):
             quiet_console()
         fl_ctx.get_engine().register_app_command(SITES_CHANGED, _sites_changed)
+        fl_ctx.get_engine().register_app_command(STATUS, self._status)
+
+    def _status(self, topic: str, data: dict, fl_ctx: FLContext) -> dict:
+        """Answers ``python -m pt_peft_flare status``; empty before the first round begins."""
+        if not self._record:
+            return {}
+        return progress(self._record.content, self._experiment.federation.rounds, self._sites(), self._results)
 
     def run(self) -> None:
         """All rounds and the final evaluation. A failure ends the job with its reason."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``python -m pt_peft_flare``."""

@@ -1,0 +1,65 @@
+"""What runs, how far it is, and who is there."""
+
+import argparse
+import json
+import time
+
+from nvflare.fuel.flare_api.flare_api import Session
+
+from pt_peft_flare.messages import STATUS
+from pt_peft_flare.session import connected
+
+RUNNING = "RUNNING"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own."""
+    parser.add_argument("job", nargs="?", help="a job's id; without it, all that run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the connected sites and the jobs. Raises UserError if the server refuses."""
+    with connected(options.kit) as session:
+        found = status(session, options.job)
+    print(json.dumps(found, indent=2) if options.json else table(found))
+
+
+def status(session: Session, job: str | None) -> dict:
+    """``sites``: seconds since each connected one was last seen; ``jobs``: by id its ``status`` and, while it runs, its
+    `progress`."""
+    now = time.time()
+    clients = session.get_system_info().client_info
+    ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
+    return {
+        "sites": {client.name: {"last_seen_s": round(now - client.last_connect_time, 1)} for client in clients},
+        "jobs": {one: _job(session, one) for one in ids},
+    }
+
+
+def _job(session: Session, job: str) -> dict:
+    state = session.get_job_status(job)
+    return {"status": state, **(session.do_app_command(job, STATUS, {}) if state == RUNNING else {})}
+
+
+def table(found: dict) -> str:
+    """`found` for a person."""
+    lines = []
+    seen = {name: f"{site['last_seen_s']:.0f} s ago" for name, site in found["sites"].items()}
+    for job, one in found["jobs"].items():
+        lines.append(f"{job}  {one['status']}  {_how_far(one)}")
+        for name, site in one.get("sites", {}).items():
+            sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
+            lines.append(f"  {name:20} {site['rounds']} rounds, {sent}, seen {seen.pop(name, 'long ago')}: {site['now']}")
+    if not found["jobs"]:
+        lines.append("no job is running")
+    lines += [f"  {name:20} connected, seen {when}" for name, when in seen.items()]
+    return "\n".join(lines)
+
+
+def _how_far(job: dict) -> str:
+    if "rounds" not in job:
+        return ""
+    left = job["seconds_left"]
+    rest = "" if left is None else f", about {left:.0f} s left"
+    return f"{job['experiment']}: {job['finished_rounds']} of {job['rounds']} rounds{rest}"

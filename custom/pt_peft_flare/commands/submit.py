@@ -1,0 +1,34 @@
+"""Submit a job folder without code, as sites that have this package installed take it."""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft_flare.session import connected
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own."""
+    parser.add_argument("job", type=Path, help="a job folder, such as jobs/lora_vpt")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the job's id. ``app/custom`` is left out: any file in it would make FLARE take the job for one with code.
+
+    Raises:
+        UserError: if the folder is no job of ours or has code in ``app/custom``, or the server refuses it.
+    """
+    app = options.job / "app"
+    Experiment.read(app / "config" / "experiment.json")
+    if code := sorted(path.name for path in (app / "custom").rglob("*.py")):
+        raise UserError(
+            f"{app / 'custom'}: holds code ({code[0]}), which `nvflare job submit` would bring to sites that allow it; leave it "
+            "out for sites that have the package installed."
+        )
+    with connected(options.kit) as session, tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / options.job.resolve().name
+        shutil.copytree(options.job, copy, ignore=shutil.ignore_patterns("custom"))
+        print(session.submit_job(str(copy)))

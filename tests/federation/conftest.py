@@ -1,0 +1,123 @@
+"""One provisioned federation of three sites, in processes of its own, for all tests here."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark.federation import Federation
+from benchmark.jobs import write_job
+from benchmark.presets import demo
+from helpers import changed
+from pt_peft.experiment import Experiment
+from pt_peft.site import Site
+
+SITES = ("hospital-1", "hospital-2", "hospital-3")
+
+
+def wait(condition: Callable[[], object], seconds: float, what: str):
+    """What `condition` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+@dataclass
+class Run:
+    """A submitted job."""
+
+    job: str
+    lead: "Lead"
+
+    @property
+    def folder(self) -> Path:
+        return self.lead.federation.kit("server") / self.job
+
+    def record(self) -> dict:
+        """``metrics.json`` as it stands at the server, while the job runs."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text()) if path.exists() else {"rounds": []}
+
+    def wait_for_round(self, finished: int) -> None:
+        wait(lambda: len(self.record()["rounds"]) >= finished, 240, f"{finished} rounds")
+
+    def wait_for_training(self, site: str) -> psutil.Process:
+        """Until a worker of the site is training, and which process that is."""
+
+        def training() -> psutil.Process | None:
+            log = self.lead.federation.kit(site) / self.job / "worker.log"
+            hosts = [p for p in self.lead.federation.processes(site) if "pt_peft.worker.host" in " ".join(_cmdline(p))]
+            forked = [p for p in hosts if "pt_peft.worker.host" in " ".join(_cmdline(p.parent()))]
+            return log.exists() and forked and forked[0]
+
+        return wait(training, 120, f"a worker of {site}")
+
+    def finish(self, seconds: float = 400) -> dict:
+        """The status, and the record as the lead downloads it."""
+        status = wait(lambda: _ended(self.lead.session.get_job_status(self.job)), seconds, "the end of the job")
+        self.results = Path(self.lead.session.download_job_result(self.job, str(self.lead.downloads))) / "workspace"
+        return {"status": status, **json.loads((self.results / "metrics.json").read_text())}
+
+
+def _cmdline(process: psutil.Process | None) -> list[str]:
+    try:
+        return process.cmdline() if process else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _ended(status: str | None) -> str | None:
+    return status if status and (status.startswith("FINISHED") or "FAILED" in status) else None
+
+
+class Lead:
+    """Submits jobs to the federation."""
+
+    def __init__(self, federation: Federation, folder: Path):
+        self.federation = federation
+        self.folder = folder
+        self.downloads = folder / "downloads"
+        self.session = federation.session()
+
+    def submit(self, experiment: Experiment) -> Run:
+        folder = self.folder / "jobs" / experiment.name
+        write_job(experiment, folder, installed=True)
+        return Run(self.session.submit_job(str(folder)), self)
+
+    def connect(self) -> None:
+        """Anew, after the server was away."""
+        self.session = self.federation.session()
+
+
+@pytest.fixture(scope="session")
+def experiment() -> Experiment:
+    """Seconds of training a round, so that a fault falls into it."""
+    return changed(
+        demo("lora_vpt")[0],
+        data={"images_per_site": {"train": 96, "val": 16, "test": 16}},
+        federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 120, "site_timeout_s": 100},
+    )
+
+
+@pytest.fixture(scope="session")
+def lead(tmp_path_factory) -> Iterator[Lead]:
+    folder = tmp_path_factory.mktemp("federation")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    federation = Federation(folder, {name: Site(threads=1, cache=str(folder / "cache")) for name in SITES}, port)
+    try:
+        federation.start()
+        lead = Lead(federation, folder)
+        federation.wait_for(lead.session)
+        yield lead
+        lead.session.close()
+    finally:
+        federation.close()
