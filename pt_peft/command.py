@@ -1,8 +1,10 @@
 """What all commands do with a mistake of the user's."""
 
+import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import ModuleType
 
 from pt_peft.errors import UserError
 
@@ -23,3 +25,16 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
         return 0
 
     return with_exit_code
+
+
+def dispatch(program: str, description: str, commands: Mapping[str, ModuleType], arguments: list[str] | None) -> None:
+    """Runs one of several subcommands, each a module with a docstring, ``add_arguments(parser)`` and ``run(options)``."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description.splitlines()[0])
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in commands.items():
+        summary = module.__doc__.splitlines()[0]
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        module.add_arguments(subparser)
+        subparser.set_defaults(command=module.run)
+    options = parser.parse_args(arguments)
+    options.command(options)

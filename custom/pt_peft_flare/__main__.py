@@ -1,10 +1,11 @@
-"""The lead's command line: ``python -m pt_peft_flare submit|status``. Results come by ``nvflare job download``, a job that
-broke off goes on by ``nvflare job clone``."""
+"""The lead's command line: ``python -m pt_peft_flare submit|status``.
 
-import argparse
+Results come by ``nvflare job download``; a job that broke off goes on by ``nvflare job clone``.
+"""
+
 import sys
 
-from pt_peft.command import command
+from pt_peft.command import command, dispatch
 from pt_peft_flare.commands import status, submit
 
 COMMANDS = {"submit": submit, "status": status}
@@ -13,16 +14,7 @@ COMMANDS = {"submit": submit, "status": status}
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pt_peft_flare", description=__doc__.splitlines()[0])
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        summary = module.__doc__.splitlines()[0]
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
-        subparser.add_argument("--kit", required=True, help="your start-up kit, as `nvflare provision` made it for you")
-        module.add_arguments(subparser)
-        subparser.set_defaults(command=module.run)
-    options = parser.parse_args(arguments)
-    options.command(options)
+    dispatch("pt_peft_flare", __doc__, COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A connection to a running federation, as one of its people."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -12,6 +13,11 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from pt_peft.errors import UserError
 
 CONNECT_S = 15.0
+
+
+def add_kit(parser: argparse.ArgumentParser) -> None:
+    """Declares the argument that `connected` takes."""
+    parser.add_argument("--kit", required=True, help="your start-up kit, as `nvflare provision` made it for you")
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import time
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.messages import STATUS
-from pt_peft_flare.session import connected
+from pt_peft_flare.session import add_kit, connected
 
 RUNNING = "RUNNING"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Declares the arguments."""
+    add_kit(parser)
     parser.add_argument("job", nargs="?", help="a job's id; without it, all that run")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft_flare.session import connected
+from pt_peft_flare.session import add_kit, connected
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Declares the arguments."""
+    add_kit(parser)
     parser.add_argument("job", type=Path, help="a job folder, such as jobs/lora_vpt")
 
 

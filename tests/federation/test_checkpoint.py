@@ -1,0 +1,47 @@
+"""The checkpoint of a job that has not finished."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmark.presets import demo
+from helpers import changed
+from pt_peft.errors import UserError
+from pt_peft_flare.checkpoint import FOLDER, Checkpoint, CheckpointFile
+
+
+def file(tmp_path, experiment):
+    workspace = SimpleNamespace(root_dir=str(tmp_path))
+    fl_ctx = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace))
+    return CheckpointFile(fl_ctx, "job", experiment)
+
+
+CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"rounds": [1, 2], "best": None})
+
+
+def test_what_was_kept_comes_back(tmp_path):
+    kept = file(tmp_path, demo("lora")[0])
+    assert kept.load() is None
+    kept.save(CHECKPOINT)
+    back = kept.load()
+    assert back.rounds == 2 and back.record == CHECKPOINT.record
+    assert np.array_equal(back.tensors["a"], CHECKPOINT.tensors["a"]) and np.array_equal(back.best["a"], CHECKPOINT.best["a"])
+    kept.remove()
+    assert kept.load() is None
+
+
+def test_of_another_experiment(tmp_path):
+    experiment = demo("lora")[0]
+    file(tmp_path, experiment).save(CHECKPOINT)
+    with pytest.raises(UserError, match="is the checkpoint of another experiment"):
+        file(tmp_path, changed(experiment, seed=1)).load()
+
+
+def test_damaged(tmp_path):
+    experiment = demo("lora")[0]
+    file(tmp_path, experiment).save(CHECKPOINT)
+    path = tmp_path / FOLDER / "job.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        file(tmp_path, experiment).load()
