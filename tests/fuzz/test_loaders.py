@@ -1,0 +1,160 @@
+"""Whatever a file or a payload holds, it is read as what it says or refused with a sentence: no crash, no hang."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from benchmark.presets import demo
+from mutations import VALUES, changed_bytes, changed_json
+from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.reports import TrainingReport
+from pt_peft.schema import parse
+from pt_peft.site import Site
+from pt_peft.tensors import TensorError, TensorSpec, check_tensors
+
+CASES = int(os.environ.get("PT_PEFT_FUZZ_CASES", "300"))
+"""Of each test; the issue of security asks for 10,000, see `make fuzz`."""
+fuzz = settings(
+    max_examples=CASES, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+EXPERIMENT = json.loads(demo("lora_vpt")[0].to_json())
+SITE = {
+    "data": {"images": "images.zip", "table": "table.csv"},
+    "backbone": "weights.safetensors",
+    "device": "cpu",
+    "threads": 2,
+    "cache": "cache",
+    "cache_gb": 3.5,
+    "max_unreadable": 0.1,
+    "limits": {"methods": ["lora"], "bytes_per_round": 1000, "backbones": ["0" * 64], "max_epsilon": 8.0},
+}
+
+
+def says(given_fields: object, read: object) -> bool:
+    """Whether all that was given stands in what was read, as it was given."""
+    if isinstance(given_fields, dict) and isinstance(read, dict):
+        return all(key in read and says(value, read[key]) for key, value in given_fields.items())
+    if isinstance(given_fields, list) and isinstance(read, list):
+        return len(given_fields) == len(read) and all(map(says, given_fields, read))
+    return given_fields == read and isinstance(given_fields, bool) == isinstance(read, bool)
+
+
+def test_what_is_not_changed_is_read(tmp_path):
+    for model, content in ((Experiment, EXPERIMENT), (Site, SITE), (TrainingReport, REPORT)):
+        assert says(content, parse(model, content, "original").model_dump(mode="json"))
+    parse(TrainingReport, REPORT, "report").check(DATA)
+
+
+@fuzz
+@given(changed_json(EXPERIMENT))
+def test_experiment_fields(tmp_path, content):
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps(content))
+    try:
+        experiment = Experiment.read(path)
+    except UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        assert says(content, json.loads(experiment.to_json()))
+
+
+@fuzz
+@given(changed_bytes(json.dumps(EXPERIMENT).encode()))
+def test_experiment_bytes(tmp_path, content):
+    path = tmp_path / "experiment.json"
+    path.write_bytes(content)
+    try:
+        experiment = Experiment.read(path)
+    except UserError:
+        return
+    assert says(json.loads(content.decode("utf-8-sig")), json.loads(experiment.to_json()))
+
+
+@fuzz
+@given(changed_json(SITE))
+def test_site_fields(tmp_path, content):
+    path = tmp_path / "site.json"
+    path.write_text(json.dumps(content))
+    try:
+        site = Site.read(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    paths = {"data", "backbone", "cache"}  # made absolute
+    given_fields = {key: value for key, value in content.items() if key not in paths}
+    assert says(given_fields, site.model_dump(mode="json"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
+    save_adapter(path, {"blocks.0.a": np.ones((3, 4), np.float32), "head.weight": np.zeros(7, np.float32)}, {"round": 3})
+    return path.read_bytes()
+
+
+@fuzz
+@given(st.data())
+def test_adapter_bytes(tmp_path, adapter, data):
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(data.draw(changed_bytes(adapter)))
+    try:
+        tensors, _ = load_adapter(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(type(value) is np.ndarray and value.dtype != object for value in tensors.values())
+        assert sum(value.nbytes for value in tensors.values()) <= path.stat().st_size
+
+
+SPECS = {"a": TensorSpec((2, 3), "float32"), "b": TensorSpec((4,), "float32")}
+ARRAYS = hnp.arrays(
+    dtype=hnp.scalar_dtypes() | hnp.array_dtypes(max_size=3) | st.just(np.dtype(object)) | st.just(np.dtype("float32")),
+    shape=hnp.array_shapes(min_dims=0, max_dims=3, max_side=4) | st.sampled_from([(2, 3), (4,), (0,)]),
+    elements=None,
+)
+GOOD = hnp.arrays(np.float32, st.sampled_from([(2, 3), (4,)]), elements=st.floats(width=32))
+PAYLOADS = VALUES | st.dictionaries(st.sampled_from(["a", "b", "c", "image", 3, None]), GOOD | ARRAYS | VALUES, max_size=4)
+
+
+@fuzz
+@given(PAYLOADS)
+def test_payloads(payload):
+    try:
+        tensors = check_tensors(payload, SPECS)
+    except TensorError:
+        return
+    assert tensors.keys() == SPECS.keys()
+    for key, value in tensors.items():
+        assert type(value) is np.ndarray and value.shape == SPECS[key].shape and value.dtype == np.float32
+        assert np.isfinite(value).all()
+
+
+REPORT = {
+    "num_samples": 10,
+    "train_loss": 0.5,
+    "seconds": 3.0,
+    "val": {
+        "count": 4, "loss": 0.7, "accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 0.5, "auroc": 0.6,
+        "class_auroc": [0.6, 0.6, None, 0.5], "ece": 0.1, "confusion": [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]],
+    },
+}  # fmt: skip
+DATA = demo("lora_vpt")[0].data
+
+
+@fuzz
+@given(changed_json(REPORT))
+def test_reports(content):
+    try:
+        report = parse(TrainingReport, content, "report")
+        report.check(DATA)
+    except UserError:
+        return
+    assert says(content, report.model_dump(mode="json"))
+    assert report.val is None or sum(map(sum, report.val.confusion)) == report.val.count
