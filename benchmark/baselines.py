@@ -10,6 +10,9 @@ from benchmark.evaluation import Predictions, joined
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.experiment import Data
 
+BASELINES = ("pooled", "local")
+"""What is trained without a federation: one model on all images, and one at each site."""
+
 
 def pooled(sites: Mapping[str, SiteData]) -> SiteData:
     """All sites' images as one site's."""

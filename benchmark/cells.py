@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from benchmark.baselines import BASELINES
 from benchmark.presets import embedded_backbone, starting_rate
 from benchmark.suite import Images, Suite, expanded, overlaid
 from benchmark.trials import Trial, trials
@@ -37,6 +38,8 @@ class Cell:
     experiment: Experiment
     site: Site
     """What all simulated sites have."""
+    baseline: str | None = None
+    """Which of `BASELINES` is trained; None: the federation."""
 
     @property
     def name(self) -> str:
@@ -70,13 +73,13 @@ class Grid:
         tuning = self._suite.tuning
         for place in self._suite.places() if tuning else ():
             if tuning.partition in (None, place["partition"]):
-                for method in self._suite.methods:
-                    tried = trials(tuning, method)
+                for name in (*self._suite.methods, *self._baselines()):
+                    tried = trials(tuning, self._method(name))
                     cells = [
-                        self._cell("tuning", place, method, tuning.seed, trial, suffix=f".trial-{index}")
+                        self._cell("tuning", place, name, tuning.seed, trial, suffix=f".trial-{index}")
                         for index, trial in enumerate(tried)
                     ]
-                    yield self._axes(place, method), tried, cells
+                    yield self._axes(place, name), tried, cells
 
     def runs(self, chosen: Sequence[dict]) -> Iterator[Cell]:
         """The federated runs and their baselines, in the order of the grid.
@@ -89,21 +92,26 @@ class Grid:
         """
         suite = self._suite
         for place in suite.places():
-            for method in suite.methods:
-                trial = self._trial(place, method, chosen)
+            # No baseline depends on the aggregation.
+            with_baselines = place["aggregation"] == next(iter(suite.aggregations))
+            for name in (*suite.methods, *self._baselines()) if with_baselines else suite.methods:
+                trial = self._trial(place, name, chosen)
                 for seed in suite.seeds if trial else ():
-                    yield self._cell("cells", place, method, seed, trial)
-            baseline = suite.baselines or suite.methods[0]
-            trial = self._trial(place, baseline, chosen)
-            for seed in suite.seeds if trial and place["aggregation"] == next(iter(suite.aggregations)) else ():
-                yield self._cell("baselines", place, baseline, seed, trial, suffix=".baselines")
+                    yield self._cell("baselines" if name in BASELINES else "cells", place, name, seed, trial)
 
-    def _trial(self, place: Mapping[str, str], method: str, chosen: Sequence[dict]) -> Trial | None:
-        if self._suite.tuning is None or method not in self._suite.methods:
-            return Trial(starting_rate(method), {})
+    def _method(self, name: str) -> str:
+        """The method that `name`, one of the suite's methods or a baseline, is trained by."""
+        return self._suite.baselines if name in BASELINES else name
+
+    def _baselines(self) -> tuple[str, ...]:
+        return BASELINES if self._suite.baselines else ()
+
+    def _trial(self, place: Mapping[str, str], name: str, chosen: Sequence[dict]) -> Trial | None:
+        if self._suite.tuning is None:
+            return Trial(starting_rate(self._method(name)), {})
         wanted = {**place, "partition": self._suite.tuning.partition or place["partition"]}
         for one in chosen:
-            if one["chosen"] is not None and one["axes"] == self._axes(wanted, method):
+            if one["chosen"] is not None and one["axes"] == self._axes(wanted, name):
                 trial = one["trials"][one["chosen"]]
                 return Trial(trial["learning_rate"], trial["options"])
         return None
@@ -111,10 +119,10 @@ class Grid:
     def _axes(self, place: Mapping[str, str], method: str) -> dict[str, JsonValue]:
         return {"domain": self._suite.data[place["data"]].domain, **place, "method": method}
 
-    def _cell(self, kind: Kind, place: Mapping[str, str], method: str, seed: int, trial: Trial, suffix: str = "") -> Cell:
-        suite, task = self._suite, self._suite.data[place["data"]]
+    def _cell(self, kind: Kind, place: Mapping[str, str], name: str, seed: int, trial: Trial, suffix: str = "") -> Cell:
+        suite, task, method = self._suite, self._suite.data[place["data"]], self._method(name)
         fields = {
-            "name": ".".join([*place.values(), method, str(seed)]) + suffix,
+            "name": ".".join([*place.values(), name, str(seed)]) + suffix,
             "seed": seed,
             "backbone": self._backbone(place["backbone"]),
             "data": task.data,
@@ -130,8 +138,9 @@ class Grid:
         fields["training"]["head_learning_rate"] = max(of_head, trial.learning_rate)
         experiment = schema.parse(Experiment, fields, f"suite '{suite.name}', cell '{fields['name']}'")
         components(experiment.method)
-        axes = {**self._axes(place, method), "seed": seed}
-        return Cell(kind, axes, experiment, self._sites[place["data"], place["backbone"]])
+        axes = {**self._axes(place, name), "seed": seed}
+        site = self._sites[place["data"], place["backbone"]]
+        return Cell(kind, axes, experiment, site, name if name in BASELINES else None)
 
     def _options(self, method: str) -> dict[str, JsonValue]:
         parts = {part.name for part, _ in components(Method(name=method))}

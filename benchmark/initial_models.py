@@ -9,6 +9,7 @@ from filelock import FileLock
 from benchmark.cells import located
 from benchmark.suite import InitialModel, expanded, overlaid
 from pt_peft import schema
+from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import sha256_of
 from pt_peft.pretraining.central import pretrain
@@ -26,6 +27,8 @@ def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path)
         UserError: if a file is not there, or the pre-training is not possible.
     """
     weights = expanded(model.weights)
+    if weights and not Path(weights).is_file():
+        raise UserError(f"suite: field 'backbones.{name}.weights' is {weights}, which is no file.")
     if model.pretraining is None:
         return weights and Path(weights)
     asked = model.pretraining

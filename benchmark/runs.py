@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from distributed import get_worker
 
 from benchmark.baselines import majority, pooled
 from benchmark.cells import Cell
@@ -18,12 +19,11 @@ from benchmark.evaluation import Predictions, predict
 from benchmark.memory import PeakMemory
 from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.result_files import EQUAL
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
 from pt_peft.training import LocalTrainer
 
-EQUAL = 1e-6
-"""How far the adapters of the two engines may be apart, float32."""
 FIELDS = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "verification")
 """What a federated run finds out."""
 _one_at_a_time = threading.Lock()
@@ -50,13 +50,13 @@ def run_cell(cell: Cell, engine: str, verify: bool) -> Result:
     record = blank(cell, engine)
     predictions = None
     clock = _Clock()
-    with _one_at_a_time, PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="pt-peft-cell-") as scratch:
+    with _one_at_a_time, PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="pt-peft-cell-", dir=_scratch()) as scratch:
         try:
             with clock("preparation"):
                 trainer = make_trainer(cell.experiment, cell.site)
                 sites = load_sites(cell.experiment, cell.site, list(cell.experiment.federation.sites))
-            if cell.kind == "baselines":
-                record["rows"] = _baselines(trainer, sites, clock)
+            if cell.baseline:
+                record |= _without_federation(cell, trainer, sites, clock)
             else:
                 fields, predictions = _federated(cell, engine, verify, trainer, sites, Path(scratch), clock)
                 record |= fields
@@ -69,6 +69,14 @@ def run_cell(cell: Cell, engine: str, verify: bool) -> Result:
     record["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     record["peak_memory_bytes"] = memory.bytes
     return Result(record, predictions)
+
+
+def _scratch() -> str | None:
+    """Dask's own folder of the worker that this runs in: it removes what a killed worker leaves there."""
+    try:
+        return get_worker().local_directory
+    except ValueError:  # no worker
+        return None
 
 
 def blank(cell: Cell, engine: str) -> dict:
@@ -104,10 +112,9 @@ def _federated(
             )
     with clock("evaluation"):
         final = {"val": None}
-        if any(len(data.val) for data in sites.values()):
+        if cell.kind == "tuning" or any(len(data.val) for data in sites.values()):
             val = predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "val")
-            of_sites = _reported(val.metrics(cell.experiment.data.task))["sites"]
-            final["val"] = {"mean": mean_scalars(list(of_sites.values())), "sites": of_sites}
+            final["val"] = _validation(_reported(val.metrics(cell.experiment.data.task))["sites"])
         test = None
         if cell.kind == "cells":  # nothing is chosen on test images
             test = _rounded(predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "test"))
@@ -132,16 +139,32 @@ def _difference(one: Outcome, other: Outcome) -> float:
     return max(float(np.abs(value - other.final.tensors[key]).max()) for key, value in one.final.tensors.items())
 
 
-def _baselines(trainer: LocalTrainer, sites: Mapping[str, SiteData], clock: "_Clock") -> list[dict]:
-    """Each with as many epochs as the federation. Raises UserError."""
+def _without_federation(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], clock: "_Clock") -> dict:
+    """The cell's baseline, with as many epochs as the federation. Raises UserError."""
     task = trainer.experiment.data.task
+    data = {"pooled": pooled(sites)} if cell.baseline == "pooled" else dict(sites)
     with clock("training"):
-        finals = {"pooled": federate(trainer, {"pooled": pooled(sites)}).tensors}
-        finals |= {f"local {name}": federate(trainer, {name: data}).tensors for name, data in sites.items()}
+        models = {}
+        for name, one in data.items():
+            final = federate(trainer, {name: one})
+            models[name] = {**final.tensors, **final.personal[name]}
     with clock("evaluation"):
-        found = {name: predict(trainer, tensors, {}, sites, "test") for name, tensors in finals.items()}
-        found["majority class"] = majority(trainer.experiment.data, sites)
-        return [{"name": name, "test": _reported(predictions.metrics(task))} for name, predictions in found.items()]
+        if cell.kind == "tuning":
+            own = {name: trainer.evaluate(models[name], one.val) for name, one in data.items() if len(one.val)}
+            return {"final": {"val": _validation({name: scalars(metrics) for name, metrics in own.items()})}}
+        found = {name: predict(trainer, tensors, {}, sites, "test") for name, tensors in models.items()}
+        if cell.baseline == "pooled":
+            found["majority class"] = majority(trainer.experiment.data, sites)
+        else:
+            found = {f"local {name}": predictions for name, predictions in found.items()}
+        return {"rows": [{"name": name, "test": _reported(predictions.metrics(task))} for name, predictions in found.items()]}
+
+
+def _validation(of_sites: dict[str, dict]) -> dict:
+    """What a trial is judged by. Raises UserError if there is nothing."""
+    if not of_sites:
+        raise UserError("no site has validation images, which the trial is judged by.")
+    return {"mean": mean_scalars(list(of_sites.values())), "sites": of_sites}
 
 
 def _reported(metrics: dict) -> dict:

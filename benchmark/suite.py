@@ -7,7 +7,7 @@ Every cell is one `Experiment`, made of the suite's defaults and of what its pla
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,8 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 from benchmark.trials import Tuning
 from pt_peft import schema
 from pt_peft.errors import UserError
-from pt_peft.experiment import Partition, SiteName
+from pt_peft.experiment import Method, Partition, SiteName
+from pt_peft.method import components
 from pt_peft.schema import Strict
 from pt_peft.site import SiteData
 
@@ -90,6 +91,10 @@ class InitialModel(Strict):
         return self
 
 
+SET_BY_THE_GRID = ("training.learning_rate", "federation.sites", "federation.min_sites", "backbone.sha256")
+"""Fields of an experiment that every cell has by its place in the grid."""
+
+
 class Suite(Strict):
     """A grid over one set of defaults."""
 
@@ -98,7 +103,7 @@ class Suite(Strict):
     partitions: dict[Label, Partition] = Field(min_length=1)
     backbones: dict[Label, InitialModel] = Field(min_length=1)
     data: dict[Label, Task] = Field(min_length=1)
-    aggregations: dict[Label, Sections] = {"mean": {}}
+    aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
     """Fields of the experiment that differ from one way to aggregate to the other."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
     defaults: Sections = {}
@@ -108,25 +113,65 @@ class Suite(Strict):
     tuning: Tuning | None = None
     """How every method's learning rate is chosen; null: each has its own starting value."""
     baselines: str | None = None
-    """The method that pooled and local training have; null: the suite's first."""
+    """The method that pooled and local training have; null: no such baselines."""
+
+    @field_validator("methods", "baselines")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for name in (value,) if isinstance(value, str) else value or ():
+            try:
+                components(Method(name=name))
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _distinct(cls, value: tuple) -> tuple:
+        same = [frozenset(one.split("+")) if isinstance(one, str) else one for one in value]
+        if twice := [one for one, key in zip(value, same, strict=True) if same.count(key) > 1]:
+            raise ValueError(f"{', '.join(map(str, twice))} are the same")
+        return value
 
     @field_validator("data")
     @classmethod
-    def _some_partition(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+    def _known_partitions(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
         known = info.data.get("partitions", {})
         for name, task in value.items():
-            if known and task.partitions is not None and not set(task.partitions) & set(known):
+            if known and (unknown := set(task.partitions or ()) - set(known)):
+                raise ValueError(f"'{name}' has partition '{min(unknown)}', which is none of the suite's ({', '.join(known)})")
+            if known and task.partitions == ():
                 raise ValueError(f"'{name}' has none of the suite's partitions ({', '.join(known)})")
+        return value
+
+    @field_validator("defaults")
+    @classmethod
+    def _nothing_of_an_axis(cls, value: Sections) -> Sections:
+        return _without(value, ("method.name", "method.options", "partition", *SET_BY_THE_GRID))
+
+    @field_validator("aggregations")
+    @classmethod
+    def _nothing_of_another_axis(cls, value: dict[str, Sections]) -> dict[str, Sections]:
+        return {name: _without(sections, ("method", "partition", "backbone", "data", *SET_BY_THE_GRID)) for name, sections in value.items()}
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_methods(cls, value: dict[str, dict], info: ValidationInfo) -> dict[str, dict]:
+        _check_parts(value, info.data.get("methods", ()))
         return value
 
     @field_validator("tuning")
     @classmethod
-    def _known_tuning_partition(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
-        partition = value and value.partition
+    def _tuning_fits(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        if value is None:
+            return None
         known = set(info.data.get("partitions", ()))
         for name, task in info.data.get("data", {}).items():
-            if partition is not None and partition not in known & set(task.partitions or known):
-                raise ValueError(f"partition '{partition}' is not among those of '{name}'")
+            if value.partition is not None and value.partition not in known & set(task.partitions or known):
+                raise ValueError(f"partition '{value.partition}' is not among those of '{name}'")
+        if value.seed in info.data.get("seeds", ()):
+            raise ValueError(f"seed {value.seed} is one of the suite's own; another would be right")
+        _check_parts(value.options, info.data.get("methods", ()))
         return value
 
     @classmethod
@@ -155,7 +200,7 @@ def _content(path: Path) -> dict:
         known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml")))
         raise UserError(f"suite {path}: is not a file; the suites here are {known}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(content, dict):
@@ -174,7 +219,36 @@ def _content(path: Path) -> dict:
                 raise UserError(f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}.")
             below[axis] = {name: below[axis][name] for name in names}
             content[axis] = {}
+    for task in below.get("data", {}).values():
+        if task.get("partitions"):
+            task["partitions"] = [name for name in task["partitions"] if name in below["partitions"]]
     return overlaid(below, content)
+
+
+def _without(sections: Sections, fields: Iterable[str]) -> Sections:
+    """`sections`, which must have none of `fields`. Raises ValueError."""
+    for field in fields:
+        section, _, name = field.partition(".")
+        if name in sections.get(section, {}) or (not name and section in sections):
+            raise ValueError(f"'{field}' is not for this field to say: each cell has its own by its place in the grid")
+    return sections
+
+
+def _check_parts(options: Iterable[str], methods: Iterable[str]) -> None:
+    """Raises ValueError for options of what is no part of the `methods`."""
+    parts = {part.name for method in methods for part, _ in components(Method(name=method))}
+    if unknown := sorted(set(options) - parts):
+        raise ValueError(f"'{unknown[0]}' is no part of the suite's methods; the parts are {', '.join(sorted(parts))}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Of several values of one field, YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"field '{twice[0]}' is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def overlaid(below: dict, above: dict) -> dict:
@@ -188,8 +262,10 @@ def overlaid(below: dict, above: dict) -> dict:
 
 def expanded(path: str | None) -> str | None:
     """`path` with the folder of real data in place of `SHARED`. Raises UserError if it is not there."""
-    if path is None or not path.startswith(SHARED):
-        return path
+    if path is None:
+        return None
+    if path != SHARED and not path.startswith(f"{SHARED}/"):
+        return str(Path(path).resolve())  # FLARE's processes have other working directories
     whole = Path(os.environ.get("PT_PEFT_SHARED", "../shared")).resolve() / path.removeprefix(SHARED).lstrip("/")
     if not whole.exists():
         raise UserError(f"PT_PEFT_SHARED: {whole} does not exist; set it to the folder that holds 'data'.")

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from benchmark.cells import Cell, Grid
 from benchmark.initial_models import initial_weights
+from benchmark.result_files import read_run, read_tuning
 from benchmark.runs import Result, blank, run_cell
 from benchmark.suite import Suite
 from benchmark.trials import best
-from benchmark.workers import default_jobs, workers
+from benchmark.workers import default_jobs, most_jobs, workers
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 from pt_peft.schema import read_json
@@ -48,6 +49,10 @@ class Sweep:
         Raises:
             UserError: if the suite cannot be run, another process is running it, or cells have failed.
         """
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UserError(f"--out: {self._folder} is not a folder.")
+        if jobs and address is None and jobs > (most := most_jobs(self._suite, self._engine)):
+            raise UserError(f"--jobs is {jobs}, but the free memory bears {most} at a time.")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self._folder / ".lock", blocking=False):
@@ -58,6 +63,9 @@ class Sweep:
     def _run(self, jobs: int | None, address: str | None, wanted: Callable[[Mapping], bool]) -> None:
         cache_folder = Site().cache_folder()
         suite = self._suite
+        if not any(wanted(place) for place in suite.places()):
+            raise UserError(f"--only: the suite '{suite.name}' has no cell with all of these values.")
+        read_tuning(self._folder / TUNING)  # damaged, it would stop the sweep after hours
         weights = {
             name: initial_weights(name, model, suite.defaults, cache_folder)
             for name, model in suite.backbones.items()
@@ -83,15 +91,15 @@ class Sweep:
         unchosen = [one for one in chosen if one["chosen"] is None]
         if unchosen:
             axes = unchosen[0]["axes"]
-            raise UserError(f"{self._folder / TUNING}: {len(unchosen)} methods have no trial that finished, the first {axes}.")
+            reason = self._reason(next(cells[0] for of_axes, _, cells in choices if of_axes == axes))
+            raise UserError(f"{len(unchosen)} methods have no trial that finished; the first, {axes}: {reason}")
         if failed:
-            reason = self._read(failed[0])["reason"]
-            raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {reason}")
+            raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {self._reason(failed[0])}")
 
     def _finish(self, client: Callable[[], Client], cells: Sequence[Cell], what: str) -> None:
         """Runs those of `cells` that are not finished, and writes what comes of each as it ends."""
-        pending = [cell for cell in cells if not self._is_finished(cell)]
         verified = self._verified(cells)
+        pending = [cell for cell in cells if not self._is_finished(cell, cell.name in verified)]
         futures = {
             client().submit(run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False): cell
             for index, cell in enumerate(pending)
@@ -122,15 +130,14 @@ class Sweep:
         """What came of the trials."""
         tried = []
         for trial, cell in zip(trials, cells, strict=True):
-            result = self._read(cell)
-            validation = (result.get("final") or {}).get("val") or {}
+            run = read_run(self._path(cell), cell.kind)
             tried.append(
                 {
                     "learning_rate": trial.learning_rate,
                     "head_learning_rate": cell.experiment.training.head_learning_rate,
                     "options": trial.options,
-                    "status": result["status"],
-                    "val": validation.get("mean", {}).get(cell.experiment.select_by),
+                    "status": run.status,
+                    "val": run.final.val.mean.value(cell.experiment.select_by) if run.final else None,
                 }
             )
         chosen = best([one["val"] for one in tried])
@@ -147,20 +154,24 @@ class Sweep:
     def _path(self, cell: Cell) -> Path:
         return self._folder / cell.kind / f"{cell.name}.json"
 
-    def _read(self, cell: Cell) -> dict:
-        return read_json(self._path(cell))
+    def _reason(self, cell: Cell) -> str | None:
+        return read_run(self._path(cell), cell.kind).reason
 
-    def _is_finished(self, cell: Cell) -> bool:
-        """Whether there is a finished result of this very experiment by this engine."""
+    def _is_finished(self, cell: Cell, verified: bool = False) -> bool:
+        """Whether there is a finished result of this very experiment by this engine, which the report can read.
+
+        Args:
+            verified: whether it has to have been run by both engines.
+        """
+        path = self._path(cell)
         try:
-            result = self._read(cell)
+            run = read_run(path, cell.kind)
+            record = read_json(path)
         except UserError:  # none, or damaged
             return False
-        if not isinstance(result, dict) or result.get("status") != "finished" or result.get("engine") != self._engine:
+        if run.status != "finished" or (verified and not record["verification"]):
             return False
-        if cell.kind == "cells" and not self._path(cell).with_suffix(".npz").exists():
-            return False
-        return result.get("experiment") == cell.experiment.model_dump(mode="json")
+        return record.get("engine") == self._engine and record.get("experiment") == cell.experiment.model_dump(mode="json")
 
     def _write(self, cell: Cell, result: Result) -> None:
         path = self._path(cell)

@@ -18,7 +18,7 @@ class Tuning(Strict):
 
     factors: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(min_length=1)
     """Learning rates, as multiples of the method's own starting value."""
-    options: dict[str, dict[str, list[JsonValue]]] = {}
+    options: dict[str, dict[str, Annotated[list[JsonValue], Field(min_length=1)]]] = {}
     """By elementary method and option the values to try besides, with every learning rate: ranks, numbers of prompts."""
     seed: int = Field(ge=0, lt=2**31)
     """Of the trials; none of the suite's."""

@@ -21,13 +21,19 @@ DEATHS = 1
 """How often the worker of a cell may die before the cell counts as failed."""
 
 
+def most_jobs(suite: Suite, engine: str) -> int:
+    """As many cells of `suite` at once as the free memory bears, at least one."""
+    sites = max(len(task.sites) for task in suite.data.values())
+    gigabytes = HOST_GB + SITE_GB * sites if engine == "flare" else LOOP_GB
+    return max(1, int(psutil.virtual_memory().available / 1e9 // gigabytes))
+
+
 def default_jobs(suite: Suite, engine: str) -> int:
     """As many cells of `suite` at once as this machine has cores and free memory for, at least one."""
     sites = max(len(task.sites) for task in suite.data.values())
     cores = len(os.sched_getaffinity(0))
     threads = min(sites, cores) if engine == "flare" else 1
-    gigabytes = HOST_GB + SITE_GB * sites if engine == "flare" else LOOP_GB
-    return max(1, min(cores // threads, int(psutil.virtual_memory().available / 1e9 // gigabytes)))
+    return max(1, min(cores // threads, most_jobs(suite, engine)))
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     for name, content in files.items():
         write_atomically(out / name, content.encode())
     main = [panel.key for panel in main_panels(found)]
-    merge(options.slopes, [fit for fit in fits if fit.panel in main])
+    merge(options.slopes, results.name, [fit for fit in fits if fit.panel in main])
     print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {options.slopes}")
 
 

@@ -48,12 +48,14 @@ def run(options: argparse.Namespace) -> None:
 
 def parts(given: list[str], suite) -> Mapping[str, set[str]]:
     """The values of axes that are asked for. Raises UserError for an axis or a value that the suite lacks."""
+    from benchmark.baselines import BASELINES
+
     known = {
         "data": set(suite.data),
         "partition": set(suite.partitions),
         "backbone": set(suite.backbones),
         "aggregation": set(suite.aggregations),
-        "method": set(suite.methods),
+        "method": {*suite.methods, *BASELINES},
         "seed": set(map(str, suite.seeds)),
     }
     wanted = {}
@@ -61,7 +63,7 @@ def parts(given: list[str], suite) -> Mapping[str, set[str]]:
         axis, _, values = one.partition("=")
         if axis not in known:
             raise UserError(f"--only: '{one}' is not of the form AXIS=VALUE with one of the axes {', '.join(known)}.")
-        wanted[axis] = set(values.split(","))
+        wanted.setdefault(axis, set()).update(values.split(","))
         if unknown := sorted(wanted[axis] - known[axis]):
             raise UserError(f"--only: the suite has no {axis} '{unknown[0]}'; it has {', '.join(sorted(known[axis]))}.")
     return wanted

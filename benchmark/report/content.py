@@ -16,7 +16,8 @@ from benchmark.report.figures import (
     tuning_curves,
 )
 from benchmark.report.panels import Panel
-from benchmark.report.results import Results, Tuning
+from benchmark.report.results import Results
+from benchmark.result_files import Tuning
 from benchmark.report.slopes import Fit, main_panels
 from benchmark.report.statistics import GENERATOR_SEED
 from benchmark.report.tables import (
@@ -157,8 +158,8 @@ def _methods(results: Results, replicates: int) -> str:
         "models, so that differences are paired; metrics are recomputed from the stored logits. These intervals cover chance "
         "in seeds and test images, not which methods were picked, and of a handful of seeds they come out too narrow. A method "
         "is on the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and better "
-        "in one. Worst site and spread (best minus worst) are of the sites' balanced accuracy. Wire bytes are raw tensors, all "
-        "sites, all rounds, both directions."
+        "in one. Worst site and spread (best minus worst) are of the sites' balanced accuracy, over the classes that a site's test "
+        "images have: a site with fewer classes starts higher. Wire bytes are raw tensors, all sites, all rounds, both directions."
     )
 
 

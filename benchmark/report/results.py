@@ -1,178 +1,16 @@
-"""Reading a suite's results folder, and refusing what is damaged or does not fit together."""
+"""Reading a suite's results folder, and refusing what does not fit together."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from benchmark.report.statistics import METRICS, WeightedMetrics
+from benchmark.result_files import Baseline, Cell, Predictions, TrialRun, Tuning, read_predictions, read_run, read_tuning
 from pt_peft.errors import UserError
-from pt_peft.schema import parse, read_json
 
-
-class _Record(BaseModel):
-    """A part of a result file that the report needs; other fields may be there."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-
-class Axes(_Record):
-    """Where in the suite's grid a run stands."""
-
-    domain: str
-    data: str
-    partition: str
-    backbone: str
-    aggregation: str = "mean"
-    method: str = ""
-    seed: int | None = None
-
-
-class Scalars(_Record):
-    """One model's metrics on one split, fractions of 1; of some images or the mean over sites."""
-
-    model_config = ConfigDict(extra="allow")
-
-    accuracy: float
-    balanced_accuracy: float
-    auroc: float | None = None
-
-    def value(self, metric: str) -> float | None:
-        """None where the metric is undefined or was not measured."""
-        return getattr(self, metric, None)
-
-
-class Counted(Scalars):
-    """Of `count` images."""
-
-    count: int = Field(ge=0)
-
-
-class Test(_Record):
-    """On all sites' test images together, and on each site's."""
-
-    pooled: Counted
-    sites: dict[str, Counted]
-
-
-class Validation(_Record):
-    """Mean over sites on their validation images."""
-
-    mean: Scalars
-
-
-class Final(_Record):
-    """What the final aggregate reaches."""
-
-    val: Validation | None = None
-    test: Test
-
-
-class Round(_Record):
-    """One round: its bytes of all sites, and the mean over sites of what the model it started from reaches."""
-
-    bytes_in: int = Field(ge=0)
-    bytes_out: int = Field(ge=0)
-    val: Scalars | None = None
-
-
-class Verification(_Record):
-    """The same cell run by the other engine."""
-
-    engine: str
-    max_difference: float
-
-
-class Run(_Record):
-    """What every run's file has: a cell's, a baseline's and a tuning trial's."""
-
-    status: Literal["finished", "failed"]
-    reason: str | None = None
-    name: str
-    seconds: dict[str, float] | None = None
-    provenance: dict = {}
-
-
-class Cell(Run):
-    """One federated run, see `read_results`."""
-
-    axes: Axes
-    engine: str
-    experiment: dict
-    exchanged_parameters: int | None = Field(default=None, ge=0)
-    wire_bytes: int | None = None
-    bytes_in: int | None = None
-    bytes_out: int | None = None
-    rounds: list[Round] | None = None
-    final: Final | None = None
-    peak_memory_bytes: int | None = None
-    verification: Verification | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.axes.seed is None or not self.axes.method:
-            raise ValueError("a cell's axes have a method and a seed")
-        if self.status == "finished":
-            for field in ("exchanged_parameters", "wire_bytes", "rounds", "final"):
-                if getattr(self, field) is None:
-                    raise ValueError(f"a finished cell has '{field}'")
-        return self
-
-    @property
-    def select_by(self) -> str:
-        """The validation metric that the experiment chooses by."""
-        return self.experiment.get("select_by", "balanced_accuracy")
-
-
-class BaselineRow(_Record):
-    """A model without a federation."""
-
-    name: str
-    test: Test
-
-
-class Baseline(Run):
-    """The models without a federation of one data, partition, backbone and seed."""
-
-    axes: Axes
-    rows: list[BaselineRow] | None = None
-
-
-class Trial(_Record):
-    """One point of the search for a learning rate."""
-
-    learning_rate: float = Field(gt=0)
-    head_learning_rate: float | None = None
-    options: dict = {}
-    status: str
-    val: float | None = None
-
-
-class Tuning(_Record):
-    """One method's search; `chosen` is an index into `trials`."""
-
-    axes: Axes
-    budget: int
-    trials: list[Trial]
-    chosen: int | None = None
-
-    @model_validator(mode="after")
-    def _chosen_exists(self) -> Self:
-        if self.chosen is not None and not 0 <= self.chosen < len(self.trials):
-            raise ValueError(f"'chosen' is {self.chosen}, but there are {len(self.trials)} trials")
-        return self
-
-
-class Predictions(NamedTuple):
-    """A final aggregate's answers on all sites' test images.
-
-    logits: float64 (N,K); labels: int64 (N,), or uint8 (N,K) for multi-label data.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
+CLOSE = 1e-6
+"""How far a metric may be from what the logits give."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +21,7 @@ class Results:
     cells: list[Cell]
     predictions: dict[str, Predictions]
     baselines: list[Baseline]
-    trials: list[Run]
+    trials: list[TrialRun]
     tuning: list[Tuning]
 
 
@@ -192,15 +30,15 @@ def read_results(folder: Path) -> Results:
 
     Raises:
         UserError: naming the file, if the folder or its cells are not there, a file is damaged or lacks a field, a finished
-            cell's predictions are missing or of another length than its test images, or two cells of one data, partition
-            and seed were tested on different labels.
+            cell's predictions are missing, of another length than its test images or give other metrics, two cells of one
+            data, partition and seed were tested on different labels, or two of one panel come of different settings.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; a suite's results folder, such as benchmark/results/smoke, would be right.")
     files = sorted((folder / "cells").glob("*.json"))
     if not files:
         raise UserError(f"{folder / 'cells'} has no cells (*.json); run the suite first.")
-    cells = [parse(Cell, read_json(file), str(file)) for file in files]
+    cells = [read_run(file, "cells") for file in files]
     by_axes: dict[Axes, Path] = {}
     for cell, file in zip(cells, files, strict=True):
         if cell.axes in by_axes:
@@ -211,7 +49,7 @@ def read_results(folder: Path) -> Results:
     for cell, file in zip(cells, files, strict=True):
         if cell.status == "finished":
             path = file.with_suffix(".npz")
-            found = predictions[cell.name] = _read_predictions(path, cell)
+            found = predictions[cell.name] = read_predictions(path, cell)
             key = (cell.axes.domain, cell.axes.data, cell.axes.partition, cell.axes.seed)
             other, labels = first.setdefault(key, (path, found.labels))
             if not np.array_equal(labels, found.labels):
@@ -221,41 +59,48 @@ def read_results(folder: Path) -> Results:
                 )
     if len(predictions) < sum(cell.status == "finished" for cell in cells):
         raise UserError(f"{folder / 'cells'}: two cells have the same name.")
-    tuning = folder / "tuning.json"
+    for cell, file in zip(cells, files, strict=True):
+        if cell.status == "finished":
+            _check_metrics(file, cell, predictions[cell.name])
+    _check_settings(dict(zip(files, cells, strict=True)))
     return Results(
         name=folder.resolve().name,
         cells=cells,
         predictions=predictions,
-        baselines=[parse(Baseline, read_json(file), str(file)) for file in sorted((folder / "baselines").glob("*.json"))],
-        trials=[parse(Run, read_json(file), str(file)) for file in sorted((folder / "tuning").glob("*.json"))],
-        tuning=_read_tuning(tuning) if tuning.exists() else [],
+        baselines=[read_run(file, "baselines") for file in sorted((folder / "baselines").glob("*.json"))],
+        trials=[read_run(file, "tuning") for file in sorted((folder / "tuning").glob("*.json"))],
+        tuning=read_tuning(folder / "tuning.json"),
     )
 
 
-def _read_tuning(path: Path) -> list[Tuning]:
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: is not a list of what was tuned.")
-    return [parse(Tuning, entry, f"{path}, entry {index}") for index, entry in enumerate(entries)]
+def _check_metrics(file: Path, cell: Cell, predictions: Predictions) -> None:
+    ones = np.ones((len(predictions.labels), 1), np.float32)
+    for metric, value in zip(METRICS, WeightedMetrics(predictions)(ones)[:, 0], strict=True):
+        said = cell.final.test.pooled.value(metric)
+        if said is not None and not abs(said - value) <= CLOSE:
+            raise UserError(f"{file}: final.test.pooled.{metric} is {said}, but {file.stem}.npz gives {value:.6f}; rerun that cell.")
 
 
-def _read_predictions(path: Path, cell: Cell) -> Predictions:
-    if not path.exists():
-        raise UserError(f"{path}: is missing, but {path.with_suffix('.json').name} is finished; rerun that cell.")
-    try:
-        # Opened here: numpy leaves open what it cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            logits, labels, site = arrays["logits"].astype(np.float64), arrays["labels"], arrays["site"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as logits, labels and site ({error}).") from None
-    count = cell.final.test.pooled.count
-    fitting = logits.ndim == 2 and labels.shape in (logits.shape, logits.shape[:1])
-    if not fitting or not len(logits) == len(site) == count:
-        raise UserError(
-            f"{path}: logits {logits.shape}, labels {labels.shape} and site {site.shape} do not fit the {count} test images "
-            f"of {path.with_suffix('.json').name}."
-        )
-    highest = 1 if labels.ndim == 2 else logits.shape[1] - 1
-    if not count or not np.isfinite(logits).all() or labels.min() < 0 or labels.max() > highest:
-        raise UserError(f"{path}: logits are not all finite, or labels are not within 0 to {highest}.")
-    return Predictions(logits, labels)
+def _check_settings(cells: dict[Path, Cell]) -> None:
+    """That the cells of a panel and backbone differ in nothing but the method, its step sizes and the seed."""
+    first: dict[tuple, tuple[Path, dict]] = {}
+    for file, cell in cells.items():
+        axes = cell.axes
+        place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.aggregation)
+        settings = _settings(cell.experiment)
+        other, expected = first.setdefault(place, (file, settings))
+        if different := [section for section in settings | expected if settings.get(section) != expected.get(section)]:
+            raise UserError(
+                f"{file}: its experiment has another '{different[0]}' than that of {other.name}, so the two cannot be compared; "
+                "rerun one of the two."
+            )
+
+
+def _settings(experiment: dict) -> dict:
+    own = ("name", "seed", "method")
+    rates = ("learning_rate", "head_learning_rate")
+    settings = {section: value for section, value in experiment.items() if section not in own}
+    training = settings.get("training")
+    if isinstance(training, dict):
+        settings["training"] = {field: value for field, value in training.items() if field not in rates}
+    return settings

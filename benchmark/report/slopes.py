@@ -13,7 +13,7 @@ from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 from pt_peft.schema import read_json
 
-KEY = ("domain", "data", "partition", "backbone", "metric")
+KEY = ("suite", "domain", "data", "partition", "backbone", "metric")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Fit:
         """The line's height."""
         return self.intercept + self.slope.value * float(np.log10(parameters))
 
-    def entry(self) -> dict:
+    def entry(self, suite: str) -> dict:
         """As in slopes.json."""
         return {
+            "suite": suite,
             "domain": self.panel.domain,
             "data": self.panel.data,
             "partition": self.panel.partition,
@@ -107,14 +108,14 @@ def read_entries(path: Path) -> list[dict]:
     return entries
 
 
-def merge(path: Path, fits: list[Fit]) -> None:
-    """Puts `fits` into slopes.json in place of those of the same data, partition, backbone and metric; others stay.
+def merge(path: Path, suite: str, fits: list[Fit]) -> None:
+    """Puts `fits` into slopes.json in place of all of the same suite's; those of others stay.
 
     Raises:
         UserError: if the file is damaged.
     """
     with FileLock(path.with_suffix(".lock")):
-        entries = {tuple(entry[field] for field in KEY): entry for entry in read_entries(path)}
-        entries |= {tuple(entry[field] for field in KEY): entry for entry in (one.entry() for one in fits)}
-        ordered = [entries[key] for key in sorted(entries)]
-        write_atomically(path, (json.dumps(ordered, indent=1) + "\n").encode())
+        entries = [entry for entry in read_entries(path) if entry["suite"] != suite]
+        entries += [one.entry(suite) for one in fits]
+        entries.sort(key=lambda entry: [str(entry[field]) for field in KEY])
+        write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode())

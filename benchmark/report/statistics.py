@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 from scipy.stats import t
 
-from benchmark.report.results import Predictions
+from benchmark.result_files import Predictions
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc")
 REPLICATES = 1000

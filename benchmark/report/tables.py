@@ -7,7 +7,8 @@ from benchmark.report.comparisons import Difference
 from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
 from benchmark.report.panels import Model, Panel
-from benchmark.report.results import Baseline, Results, Test, Tuning
+from benchmark.report.results import Results
+from benchmark.result_files import Baseline, Test, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, Estimate, over_seeds
 
@@ -152,7 +153,7 @@ def provenance_table(results: Results) -> Table:
     for run in runs:
         origin = run.provenance
         versions, machine = origin.get("versions") or {}, origin.get("machine") or {}
-        commit = f"{origin.get('commit', '')[:12] or 'unknown'}{' (with changes)' if origin.get('dirty') else ''}"
+        commit = f"{str(origin.get('commit') or 'unknown')[:12]}{' (with changes)' if origin.get('dirty') else ''}"
         host = ", ".join(f"{name} {value}" for name, value in machine.items())
         found[commit, " ".join(f"{name} {value}" for name, value in versions.items()), host] += 1
     rows = [[text(commit), text(versions), text(host), count(files)] for (commit, versions, host), files in found.items()]
@@ -160,18 +161,13 @@ def provenance_table(results: Results) -> Table:
 
 
 def _baseline_rows(panel: Panel, backbone: str, baselines: list[Baseline]) -> dict[str, list[Test]]:
-    """Tests by row, one a seed. Rows are named with the method whose tensors they train where there are several."""
+    """Tests by row, one a seed."""
     place = (panel.key.domain, panel.key.data, panel.key.partition, backbone)
     mine = [one for one in baselines if one.rows and _place(one) == place]
-    several = len({one.axes.method for one in mine}) > 1
     found: dict[str, list[Test]] = defaultdict(list)
-    seen = set()
     for one in mine:
         for row in one.rows:
-            name = f"{row.name} ({one.axes.method})" if several else row.name
-            if (name, one.axes.seed) not in seen:  # a baseline does not depend on the aggregation
-                seen.add((name, one.axes.seed))
-                found[name].append(row.test)
+            found[row.name].append(row.test)
     return dict(sorted(found.items(), key=lambda item: (not item[0].startswith("pooled"), item[0].startswith("majority"))))
 
 

@@ -48,12 +48,13 @@ def swept(small, tmp_path_factory) -> Path:
 
 def test_each_result_is_complete_and_its_predictions_give_its_metrics(swept):
     found = results(swept)
-    assert len(found) == 6 and {one["status"] for one in found.values()} == {"finished"}
+    assert len(found) == 8 and {one["status"] for one in found.values()} == {"finished"}
     for name, one in found.items():
         assert one["seconds"]["total"] > 0 and one["peak_memory_bytes"] > 1e8
         assert one["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-        if name.endswith("baselines"):
-            assert [row["name"] for row in one["rows"]] == ["pooled", "local site-1", "local site-2", "majority class"]
+        if "rows" in one:
+            expected = {"pooled": ["pooled", "majority class"], "local": ["local site-1", "local site-2"]}
+            assert [row["name"] for row in one["rows"]] == expected[one["axes"]["method"]]
             continue
         assert one["exchanged_parameters"] == {"lora": 9604, "linear_probe": 388}[one["axes"]["method"]]
         assert one["wire_bytes"] == one["bytes_in"] + one["bytes_out"] == 2 * 2 * 2 * 4 * one["exchanged_parameters"]
@@ -66,13 +67,15 @@ def test_each_result_is_complete_and_its_predictions_give_its_metrics(swept):
 
 def test_what_is_finished_is_not_run_again_and_what_is_missing_is(swept, small):
     before = stamps(swept)
-    gone, damaged, *_ = sorted(name for name in before if not name.endswith("baselines"))
+    gone, damaged, cut, whole = sorted(path.stem for path in (swept / "cells").glob("*.json"))
     (swept / "cells" / f"{gone}.npz").unlink()
-    (swept / "cells" / f"{damaged}.json").write_text("{")
     first = results_of(swept, gone)
+    (swept / "cells" / f"{damaged}.json").write_text("{")
+    (swept / "cells" / f"{cut}.npz").write_bytes(b"PK")
+    (swept / "cells" / f"{whole}.json").write_text(json.dumps({**results_of(swept, whole), "final": None}))
     assert main(["run", str(small), "--engine", "reference", "--verify", "0", "--jobs", "1", "--out", str(swept)]) == 0
     after = stamps(swept)
-    assert {name for name in before if after[name] != before[name]} == {gone, damaged}
+    assert {name for name in before if after[name] != before[name]} == {gone, damaged, cut, whole}
     again = results_of(swept, gone)
     assert again["final"] == first["final"]  # the same cell gives the same numbers
 
@@ -86,7 +89,25 @@ def test_a_part_of_a_suite(small, tmp_path, capsys):
     assert main([*command, "--only", "method=linear_probe", "--only", "seed=1"]) == 0
     assert list(results(tmp_path)) == ["lesions.none.embedded.mean.linear_probe.1"]
     assert main([*command, "--only", "method=lra"]) == 1
-    assert "the suite has no method 'lra'; it has linear_probe, lora" in capsys.readouterr().err
+    assert "the suite has no method 'lra'; it has linear_probe, local, lora, pooled" in capsys.readouterr().err
+
+
+def test_a_part_that_is_empty(small, tmp_path, capsys):
+    path = tmp_path / "two.yaml"
+    path.write_text("extends: paper\nname: two\ndata: [cifar10, ham10000]\n")
+    assert main(["run", str(path), "--out", str(tmp_path / "out"), "--only", "data=cifar10", "--only", "partition=natural"]) == 1
+    assert "--only: the suite 'two' has no cell with all of these values" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_or_borne_is_said_first(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["run", str(small), "--out", str(tmp_path / "file")]) == 1
+    assert "--out: " in (said := capsys.readouterr().err) and "is not a folder" in said
+    assert main(["run", str(small), "--out", str(tmp_path / "out"), "--jobs", "100000"]) == 1
+    assert "--jobs is 100000, but the free memory bears" in capsys.readouterr().err
+    (tmp_path / "tuning.json").write_text("{}")
+    assert main(["run", str(small), "--out", str(tmp_path)]) == 1
+    assert "tuning.json: is not a list" in capsys.readouterr().err
 
 
 def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, capsys):
@@ -100,7 +121,7 @@ def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, caps
     path.write_text(yaml.safe_dump(suite))
     command = ["run", str(path), "--engine", "reference", "--verify", "0", "--jobs", "1", "--out", str(out)]
     assert main(command) == 1
-    assert "2 of 4 cells failed; the first, 'absent.none.embedded.mean.linear_probe.0'" in capsys.readouterr().err
+    assert "3 of 6 cells failed; the first, 'absent.none.embedded.mean.linear_probe.0'" in capsys.readouterr().err
     found = results(out)
     assert {name for name, one in found.items() if one["status"] == "failed"} == {name for name in found if "absent" in name}
     failed = found["absent.none.embedded.mean.linear_probe.0"]
@@ -134,10 +155,10 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
         process.kill()
     wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 30)
     before = stamps(tmp_path)
-    assert 1 <= len(before) < 6
+    assert 1 <= len(before) < 8
     assert main(["run", str(small), "--engine", "reference", "--verify", "0", "--jobs", "1", "--out", str(tmp_path)]) == 0
     after = stamps(tmp_path)
-    assert len(after) == 6 and before.items() <= after.items()
+    assert len(after) == 8 and before.items() <= after.items()
 
 
 @pytest.mark.slow
@@ -153,7 +174,7 @@ def test_a_cluster_that_loses_a_worker_still_finishes(small, tmp_path):
         os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert {one["status"] for one in results(tmp_path / "out").values()} == {"finished"} and len(results(tmp_path / "out")) == 6
+    assert {one["status"] for one in results(tmp_path / "out").values()} == {"finished"} and len(results(tmp_path / "out")) == 8
 
 
 def test_no_scheduler_there(small, tmp_path, capsys, monkeypatch):

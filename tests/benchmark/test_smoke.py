@@ -16,7 +16,7 @@ def test_smoke(tmp_path):
     assert {cell["engine"] for cell in cells} == {"flare"}
     (verified,) = [cell["verification"] for cell in cells if cell["verification"]]
     assert verified["engine"] == "reference" and verified["max_difference"] <= 1e-6
-    assert len(list((out / "tuning").glob("*.json"))) == 2 and len(list((out / "baselines").glob("*.json"))) == 1
+    assert len(list((out / "tuning").glob("*.json"))) == 4 and len(list((out / "baselines").glob("*.json"))) == 2
     sizes = np.log10([cell["exchanged_parameters"] for cell in cells])
     for entry in json.loads(slopes.read_text()):
         values = [100 * cell["final"]["test"]["pooled"][entry["metric"]] for cell in cells]

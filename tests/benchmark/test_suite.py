@@ -59,15 +59,19 @@ def test_every_cell_of_every_suite_is_a_valid_experiment(name, shared, tmp_path)
 def test_the_chosen_trial_is_what_runs(write):
     suite = Suite.read(write(tuning={"factors": [0.5, 1], "options": {"lora": {"rank": [2, 8]}}, "seed": 9}))
     grid = Grid(suite, {"embedded": None}, None)
-    (lora_axes, lora, lora_cells), (probe_axes, probe, _) = grid.tuning()
+    (lora_axes, lora, lora_cells), (probe_axes, probe, _), (pooled_axes, pooled, pooled_cells), (_, local, _) = grid.tuning()
     assert [(trial.learning_rate, trial.options) for trial in lora] == [
         (rate, {"lora": {"rank": rank}}) for rate in (0.0015, 0.003) for rank in (2, 8)
     ]
     assert [cell.experiment.seed for cell in lora_cells] == [9] * 4 and len(probe) == 2
+    assert pooled == local == lora and pooled_cells[0].baseline == "pooled"  # the same budget, by the method `baselines`
+    assert pooled_cells[0].experiment.method == lora_cells[0].experiment.method
     trials = [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in lora]
     chosen = [{"axes": lora_axes, "trials": trials, "chosen": 3}, {"axes": probe_axes, "trials": [], "chosen": None}]
+    chosen.append({"axes": pooled_axes, "trials": trials, "chosen": 1})
     cells = list(grid.runs(chosen))
-    assert {cell.axes["method"] for cell in cells} == {"lora"}  # of the other no trial finished
+    assert {cell.axes["method"] for cell in cells} == {"lora", "pooled"}  # of the others no trial finished
+    assert (cells[1].kind, cells[1].experiment.training.learning_rate) == ("baselines", 0.0015)
     experiment = cells[0].experiment
     assert experiment.method.options == {"lora": {"rank": 8}} and experiment.training.learning_rate == 0.003
     assert experiment.training.head_learning_rate == 0.005  # the suite's, as the method's is smaller
@@ -83,7 +87,7 @@ def test_aggregations_are_an_axis(write):
     suite = Suite.read(write(tuning=None, aggregations={"mean": {}, "longer": {"training": {"local_epochs": 2}}}))
     cells = list(Grid(suite, {"embedded": None}, None).runs([]))
     assert {(cell.axes["aggregation"], cell.experiment.training.local_epochs) for cell in cells} == {("mean", 1), ("longer", 2)}
-    assert sum(cell.kind == "baselines" for cell in cells) == 1
+    assert [cell.axes["method"] for cell in cells if cell.kind == "baselines"] == ["pooled", "local"]
 
 
 def test_a_suite_over_another(tmp_path):
@@ -132,6 +136,18 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"extends": "paper", "data": [["ham10000"]]}, "'paper' has no ['ham10000']"),
         ({"options": {"lora": {"rank": 0}}}, "rank"),
         ({"extends": "smoke2"}, "field 'extends' is 'smoke2'"),
+        ({"methods": ["lora+norm", "norm+lora"]}, "lora+norm, norm+lora are the same"),
+        ({"seeds": [1, 2, 1]}, "1, 1 are the same"),
+        ({"aggregations": {}}, "field 'aggregations' is {}"),
+        ({"baselines": "lorra"}, "field 'baselines' is \"lorra\""),
+        ({"tuning": {"factors": [1], "seed": SMOKE["seeds"][0]}}, "is one of the suite's own"),
+        ({"tuning": {"factors": [1], "seed": 9, "options": {"lora": {"rank": []}}}}, "field 'tuning.options.lora.rank' is []"),
+        ({"tuning": {"factors": [1], "seed": 9, "options": {"dvpt": {"rank": [1]}}}}, "'dvpt' is no part of the suite's methods"),
+        ({"options": {"lra": {"rank": 2}}}, "'lra' is no part of the suite's methods; the parts are linear_probe, lora"),
+        ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to say"),
+        ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to say"),
+        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method' is not for this field to say"),
+        ({"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}}, "'lesions' has partition 'nope'"),
     ],
 )
 def test_a_wrong_suite_is_refused(write, fields, said):
@@ -142,7 +158,15 @@ def test_a_wrong_suite_is_refused(write, fields, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "is not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- 1", "holds no fields"),
+        ("", "holds no fields"),
+        ("name: a\nseeds: [1]\nseeds: [2]", "field 'seeds' is there twice"),
+    ],
+)
 def test_a_damaged_suite_is_refused(tmp_path, text, said):
     path = tmp_path / "suite.yaml"
     path.write_text(text)

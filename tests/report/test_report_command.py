@@ -35,7 +35,7 @@ def test_slopes_json(written, suite_panels):
     assert len(entries) == 2 * 2 * 3
     (entry,) = [e for e in entries if (e["data"], e["backbone"], e["metric"]) == ("ham10000", "lesions", "accuracy")]
     assert set(entry) == {
-        *("domain", "data", "partition", "backbone", "metric", "slope_points_per_decade", "ci_low", "ci_high"),
+        *("suite", "domain", "data", "partition", "backbone", "metric", "slope_points_per_decade", "ci_low", "ci_high"),
         *("methods", "seeds"),
     }
     assert entry["ci_low"] < 6 < entry["ci_high"]

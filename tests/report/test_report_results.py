@@ -1,6 +1,7 @@
 """What is refused, and how."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -79,10 +80,32 @@ def test_predictions_that_do_not_fit(small, capsys):
     assert "its labels are not those of" in (error := refusal(small, capsys)) and ".npz" in error
 
 
+def test_metrics_that_the_logits_do_not_give(small, capsys):
+    path = first(small)
+    cell = json.loads(path.read_text())
+    for value, said in ((0.999, "balanced_accuracy is 0.999, but "), (7.0, "is 7.0: input should be less than"), (None, "is null")):
+        cell["final"]["test"]["pooled"]["balanced_accuracy"] = value
+        path.write_text(json.dumps(cell))
+        assert said in (error := refusal(small, capsys)) and str(path) in error
+
+
+def test_cells_of_different_settings(small, capsys):
+    path = first(small)
+    experiment = json.loads(path.read_text())["experiment"]
+    change(path, experiment={**experiment, "federation": {"rounds": 20}})
+    assert "its experiment has another 'federation' than that of" in refusal(small, capsys)
+
+
+def test_engines_that_differ(small, capsys):
+    change(first(small), verification={"engine": "flare", "max_difference": 5.0})
+    assert "field 'verification.max_difference' is 5.0" in refusal(small, capsys)
+
+
 def test_two_cells_for_one_place(small, capsys):
     path = first(small)
     copy = path.with_name("zz.json")
     copy.write_text(path.read_text())
+    shutil.copy(path.with_suffix(".npz"), copy.with_suffix(".npz"))
     assert "zz.json: has the same axes as " in refusal(small, capsys)
 
 

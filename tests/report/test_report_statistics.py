@@ -8,7 +8,8 @@ from report_suites import PARAMETERS, logits_of, scalars, write_suite
 
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.panels import Model, panels
-from benchmark.report.results import Predictions, read_results
+from benchmark.report.results import read_results
+from benchmark.result_files import Predictions
 from benchmark.report.slopes import fit
 from benchmark.report.statistics import (
     METRICS,
