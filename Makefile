@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PT_PEFT_SHARED ?= ../shared
 export PT_PEFT_SHARED
 
-.PHONY: install demo test test-slow clean
+.PHONY: install demo federation test test-slow fuzz clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,10 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 demo: install
 	$(BIN)/nvflare simulator jobs/lora_vpt
 
+# A server and three hospitals as processes of their own, with mTLS.
+federation: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmark federation
+
 # A file at a time on each of two processes: most of a simulation is waiting.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -26,5 +30,9 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+# Ten thousand damaged variants for each loader.
+fuzz: install
+	PT_PEFT_FUZZ_CASES=10000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz
+
 clean:
-	rm -rf $(VENV) simulator_workspace build *.egg-info
+	rm -rf $(VENV) simulator_workspace federation build *.egg-info
