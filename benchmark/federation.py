@@ -91,6 +91,8 @@ class Federation:
         """``kill -9`` of all that runs in a kit, as when its machine loses power."""
         for process in self.processes(name):
             _kill(process)
+        # `start.sh` takes the watchdog for alive as long as nobody has waited for it.
+        (self.kit(name) / "daemon_pid.fl").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Ends everything."""
