@@ -91,6 +91,9 @@ class Lead:
         write_job(experiment, folder, installed=True)
         return Run(self.session.submit_job(str(folder)), self)
 
+    def clone(self, run: Run) -> Run:
+        return Run(self.session.clone_job(run.job), self)
+
     def connect(self) -> None:
         """Anew, after the server was away."""
         self.session = self.federation.session()

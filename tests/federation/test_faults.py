@@ -57,7 +57,7 @@ def test_a_killed_server_resumes(lead, experiment):
     lead.connect()
     lead.federation.wait_for(lead.session)
     assert lead.session.get_job_status(run.job) == "FINISHED:ABNORMAL"
-    again = type(run)(lead.session.clone_job(run.job), lead)
+    again = lead.clone(run)
     record = again.finish()
     assert record["status"] == "finished" and record["continues"] == run.job
     assert [one["round"] for one in record["rounds"]] == [0, 1, 2, 3]
