@@ -73,6 +73,8 @@ class KitBuilder(Builder):
         rights = permissions["lead"].keys()
         for role, granted in permissions.items():
             granted = dict.fromkeys(rights, granted) if isinstance(granted, str) else granted
+            # Whoever may stop a job may ask it how far it is (`status`).
+            granted = granted | {"app_command": granted.get("manage_job", "none")}
             permissions[role] = granted | NOT_GRANTED | ({} if self._byoc else {"byoc": "none"})
 
 
