@@ -5,8 +5,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from nvflare.fuel.flare_api.flare_api import Session
@@ -46,7 +45,7 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
     experiment = experiment.model_copy(update={"federation": federation_fields})
     job = folder / "jobs" / experiment.name
     write_job(experiment, job, installed=True)
-    with _running(Federation(folder, sites, port)) as federation:
+    with closing(Federation(folder, sites, port)) as federation:
         print(f"kits of server, {', '.join(sites)} and people in {federation.kit('server').parent}")
         for name in sites:
             _check_site(federation, name, job)
@@ -87,14 +86,6 @@ def _embedded() -> tuple[Experiment, dict[str, Site]]:
     return demo("lora_vpt")[0], dict.fromkeys(EMBEDDED_HOSPITALS, Site(threads=1))
 
 
-@contextmanager
-def _running(federation: Federation) -> Iterator[Federation]:
-    try:
-        yield federation
-    finally:
-        federation.close()
-
-
 def _check_site(federation: Federation, name: str, job: Path) -> None:
     site_file = federation.kit(name) / "local" / "site.json"
     command = [sys.executable, "-m", "pt_peft", "check-site", str(site_file), str(job), "--name", name]
@@ -119,8 +110,8 @@ def _follow(session: Session, job: str, folder: Path) -> Path:
     return results
 
 
-def _progress(session: Session, job_id: str) -> str | None:
+def _progress(session: Session, job_id: str) -> str:
     try:
         return table(status(session, job_id))
-    except Exception:  # it has ended in between
-        return None
+    except Exception as error:  # it may have ended in between, which is no reason to stop here
+        return f"no word of its progress ({error})"
