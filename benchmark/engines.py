@@ -20,7 +20,7 @@ from pt_peft.errors import UserError
 from pt_peft.schema import read_json
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer, TrainingResult
-from pt_peft.worker.session import LOCAL_ADAPTER
+from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
 from pt_peft_flare.run_record import FILE_NAME
 from pt_peft_flare.tracking import SCALARS

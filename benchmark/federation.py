@@ -26,21 +26,33 @@ START_S = 120
 class Federation:
     """A server and sites, each in its own start-up kit in one folder."""
 
-    def __init__(self, folder: Path, sites: Mapping[str, Site], port: int):
-        """Provisions the kits by ``deploy/project.yml``, with the names of `sites` in place of its own.
+    def __init__(
+        self, folder: Path, sites: Mapping[str, Site], port: int, routes: Mapping[str, int] | None = None, project: Path = PROJECT
+    ):
+        """Provisions the kits by the project file, with the names of `sites` in place of its own.
+
+        Args:
+            port: of the server.
+            routes: the ports at which sites find the server, if they are not its own.
 
         Raises:
             UserError: if ``nvflare provision`` fails.
         """
         self._folder = folder
         self.sites = list(sites)
-        project = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
-        participants = [one for one in project["participants"] if one["type"] != "client"]
+        self.port = port
+        self.environment: dict[str, dict[str, str]] = {}
+        """Variables that the server or a site is started with, beside this process's own."""
+        content = yaml.safe_load(project.read_text(encoding="utf-8"))
+        participants = [one for one in content["participants"] if one["type"] != "client"]
         participants[0]["fed_learn_port"] = port
         clients = [{"name": name, "type": "client", "org": name.replace("-", "_")} for name in sites]
-        project["participants"] = [participants[0], *clients, *participants[1:]]
+        for client in clients:
+            if client["name"] in (routes or {}):
+                client["connect_to"] = {"host": "localhost", "port": routes[client["name"]]}
+        content["participants"] = [participants[0], *clients, *participants[1:]]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
+        (folder / "project.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         self._run("nvflare", "provision", "-p", "project.yml", "-w", ".")
         for name, site in sites.items():
             content = site.model_dump_json(exclude_defaults=True, indent=2) + "\n"
@@ -56,7 +68,7 @@ class Federation:
             with open(self.kit(name) / "start.log", "ab") as log:
                 subprocess.run(
                     ["bash", str(self.kit(name) / "startup" / "start.sh")],
-                    env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
+                    env=_environment() | self.environment.get(name, {}), stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
                 )  # fmt: skip
 
     def session(self, user: str = LEAD) -> Session:
@@ -70,10 +82,14 @@ class Federation:
                     raise UserError(f"the server in {self.kit('server')} is not up after {START_S} s ({error}).") from None
                 time.sleep(1)
 
-    def wait_for(self, session: Session, *names: str) -> None:
-        """Until the sites, or those of `names`, are connected. Raises UserError if they are not in time."""
+    def wait_for(self, session: Session, *names: str, since: float = 0) -> None:
+        """Until the sites, or those of `names`, are connected. Raises UserError if they are not in time.
+
+        Args:
+            since: seconds since 1970; signs of life before it do not count.
+        """
         deadline = time.monotonic() + START_S
-        while missing := set(names or self.sites) - {client.name for client in session.get_system_info().client_info}:
+        while missing := set(names or self.sites) - _alive(session, since):
             if time.monotonic() > deadline:
                 raise UserError(f"not connected after {START_S} s: {', '.join(sorted(missing))}.")
             time.sleep(1)
@@ -109,6 +125,10 @@ class Federation:
 def _environment() -> dict[str, str]:
     """FLARE's scripts start ``python3``, which is to be this one."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _alive(session: Session, since: float) -> set[str]:
+    return {client.name for client in session.get_system_info().client_info if client.last_connect_time >= since}
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ def parse(model: type[Model], value: object, source: str) -> Model:
     """
     try:
         # Through JSON so that strict mode takes a list for a tuple, as JSON has no tuples.
-        return model.model_validate_json(json.dumps(value))
+        parsed = model.model_validate_json(json.dumps(value))
     except ValidationError as error:
         errors = error.errors()
         first = errors[0]
@@ -45,9 +46,12 @@ def parse(model: type[Model], value: object, source: str) -> Model:
             message = f"field '{field}' is {_shown(first['input'])}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stop = "" if (message + more).endswith("?") else "."
-        raise UserError(f"{source}: {message}{more}{stop}") from None
+        raise UserError(f"{source}: {_one_line(message)}{more}{stop}") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{source}: is not plain JSON ({error}).") from None
+    if (field := _not_finite(value)) is not None:
+        raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.")
+    return parsed
 
 
 def read(model: type[Model], path: Path) -> Model:
@@ -74,17 +78,32 @@ def read_json(path: Path) -> object:
         raise UserError(f"{path}: is not valid JSON ({error}).") from None
 
 
+def _not_finite(value: object, field: str = "") -> str | None:
+    """The path of a number in decoded JSON that is NaN or infinite, where a schema leaves anything open."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return field
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (_not_finite(child, f"{field}.{name}".lstrip(".")) for name, child in children)
+    return next((one for one in found if one is not None), None)
+
+
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"field '{next(name for name in names if names.count(name) > 1)}' is there twice")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field '{_one_line(twice)}' is there twice")
     return fields
 
 
 def _shown(value: object, limit: int = 200) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _one_line(text: str) -> str:
+    """`text` with escapes for whatever cannot be printed: names of fields are anything that JSON allows."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _suggestion(name: str, known: list[str]) -> str:

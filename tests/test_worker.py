@@ -14,7 +14,7 @@ from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange import Exchange
 from pt_peft.site import Site
 from pt_peft.tensors import TensorError
-from pt_peft.worker.client import Worker, WorkerError, WorkerHost
+from pt_peft.worker.client import HostGone, Patience, Worker, WorkerError, WorkerHost
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def opening(tiny, tiny_weights, tmp_path):
         "name": "site-1",
         "names": ["site-1", "site-2"],
         "run_dir": str(tmp_path / "run"),
+        "continues": None,
         "threads": 1,
     }
 
@@ -115,8 +116,20 @@ def test_a_worker_that_hangs_is_killed(worker):
     os.kill(worker.pid, signal.SIGSTOP)
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"did not finish 'exchange' within 0.5 s"):
-        worker.call("exchange", timeout_s=0.5)
+        worker.call("exchange", patience=Patience(0.5))
     assert time.monotonic() - started < 5 and gone(worker.pid)
+
+
+def test_a_host_that_hangs_is_given_up(opening, tmp_path):
+    host = WorkerHost(tmp_path / "host.log")
+    Worker(host.socket, opening).kill()
+    os.kill(host._process.pid, signal.SIGSTOP)
+    with pytest.raises(HostGone, match="does not answer .not within 0.5 s"):
+        Worker(host.socket, opening, Patience(0.5))
+    with pytest.raises(WorkerError, match="stopped"):
+        Worker(host.socket, opening, Patience(stopped=lambda: True))
+    host.close()
+    assert gone(host._process.pid)
 
 
 def test_a_worker_that_dies(worker):
@@ -129,7 +142,7 @@ def test_a_worker_that_dies(worker):
 def test_a_worker_that_is_stopped(worker):
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(WorkerError, match="stopped"):
-        worker.call("exchange", stopped=lambda: True)
+        worker.call("exchange", patience=Patience(stopped=lambda: True))
     assert gone(worker.pid)
 
 

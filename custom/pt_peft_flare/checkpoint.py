@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
 
 from pt_peft.adapter_file import load_adapter, save_adapter
 from pt_peft.errors import UserError
@@ -60,13 +58,12 @@ class CheckpointFile:
         return Checkpoint(header["rounds"], _among(tensors, _NOW), _among(tensors, _BEST), header["record"])
 
     def remove(self) -> None:
-        """Once the job has finished."""
-        self._path.unlink(missing_ok=True)
-
-
-def cloned_from(fl_ctx: FLContext) -> str | None:
-    """The job that this one was cloned from (``nvflare job clone``), if it was."""
-    return (fl_ctx.get_prop(FLContextKey.JOB_META) or {}).get(JobMetaKey.CLONED_FROM.value)
+        """Once the job has finished, with those of the jobs that it has continued."""
+        path = self._path
+        while path.exists():
+            _, header = load_adapter(path)
+            path.unlink()
+            path = path.with_name(f"{header['record']['continues']}.safetensors")
 
 
 def _among(tensors: Tensors, prefix: str) -> Tensors:

@@ -20,13 +20,13 @@ from pt_peft.schema import Strict, parse
 from pt_peft.tensors import Tensors, TensorSpec, check_tensors
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.aggregators.weighted_mean import WeightedMean
-from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile, cloned_from
+from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED, STATUS
 from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
-from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
+from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, RunRecord
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 

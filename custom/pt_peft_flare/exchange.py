@@ -9,6 +9,7 @@ from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.site import Site
+from pt_peft.worker.client import Patience
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.workers import RespawningWorker
 
@@ -32,7 +33,7 @@ def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exch
         pass  # not there yet, or damaged
     worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
     try:
-        fields, _ = worker.call("exchange")
+        fields, _ = worker.call("exchange", patience=Patience(experiment.federation.site_timeout_s))
     finally:
         worker.close()
     try:

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
 from pt_peft.files import write_atomically
@@ -13,7 +15,7 @@ SERVER_CLASSES = (
     "pt_peft_flare.controller.PeftFedAvg",
     "pt_peft_flare.persistor.AdapterPersistor",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
-    "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver",
+    "pt_peft_flare.mlflow_receiver.MlflowReceiver",
 )
 """All that a job may have built, there and here."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
@@ -25,6 +27,8 @@ NOT_GRANTED = {"shell_commands": "none"}
 """Of FLARE's rights, to nobody: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
+SLACK = timedelta(days=1)
+"""How far behind a site's clock may be on the day of provisioning."""
 JOB_STORE = 'export NVFL_JOB_STORE_ROOT="${NVFL_JOB_STORE_ROOT:-$WORKSPACE/jobs}"\nmkdir -p "$NVFL_JOB_STORE_ROOT"\n'
 """FLARE's kits keep all jobs under /tmp, where a restarted machine or another server on it loses them."""
 
@@ -76,6 +80,15 @@ class KitBuilder(Builder):
             # Whoever may stop a job may ask it how far it is (`status`).
             granted = granted | {"app_command": granted.get("manage_job", "none")}
             permissions[role] = granted | NOT_GRANTED | ({} if self._byoc else {"byoc": "none"})
+
+
+class BackdatedCertBuilder(CertBuilder):
+    """In place of FLARE's, whose certificates begin at the moment of provisioning: a site whose clock is behind would refuse
+    the server for as long. Takes the same arguments."""
+
+    @staticmethod
+    def _generate_cert(*args, not_valid_before: datetime | None = None, **kwargs):
+        return CertBuilder._generate_cert(*args, not_valid_before=(not_valid_before or datetime.now(UTC)) - SLACK, **kwargs)
 
 
 def _of_client(resources: dict) -> None:

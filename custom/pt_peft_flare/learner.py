@@ -11,7 +11,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.tensors import TensorError
-from pt_peft.worker.client import WorkerError
+from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
@@ -79,7 +79,7 @@ class PeftLearner(Executor):
         return DXO(DataKind.METRICS, data=report)
 
     def _submit_model(self, shareable: Shareable, abort_signal: Signal) -> DXO:
-        state, tensors = self._worker.call("local_state", **self._limits(abort_signal))
+        state, tensors = self._worker.call("local_state", patience=self._patience(abort_signal))
         return DXO(DataKind.WEIGHTS, data=tensors, meta={AppConstants.CURRENT_ROUND: state["round"]})
 
     def _call(self, request: str, shareable: Shareable, abort_signal: Signal, **fields) -> tuple[dict, dict]:
@@ -91,7 +91,7 @@ class PeftLearner(Executor):
             "since": dxo.get_meta_prop(SINCE, 0),
             **fields,
         }
-        return self._worker.call(request, message, dxo.data, **self._limits(abort_signal))
+        return self._worker.call(request, message, dxo.data, self._patience(abort_signal))
 
-    def _limits(self, abort_signal: Signal) -> dict:
-        return {"timeout_s": self._timeout_s, "stopped": lambda: abort_signal.triggered}
+    def _patience(self, abort_signal: Signal) -> Patience:
+        return Patience(self._timeout_s, lambda: abort_signal.triggered)

@@ -9,6 +9,7 @@ from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.model_desc import ModelDescriptor
 
 from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.worker.client import Patience
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
@@ -34,9 +35,10 @@ class AdapterPersistor(ModelPersistor):
         Raises:
             UserError, WorkerError: if the experiment is invalid or they cannot be built.
         """
-        worker = RespawningWorker(read_experiment(fl_ctx), read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
+        experiment = read_experiment(fl_ctx)
+        worker = RespawningWorker(experiment, read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
         try:
-            exchange, tensors = worker.call("initial_state")
+            exchange, tensors = worker.call("initial_state", patience=Patience(experiment.federation.round_timeout_s))
         finally:
             worker.close()
         return make_model_learnable(tensors, meta_props={EXCHANGE: exchange})

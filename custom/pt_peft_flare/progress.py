@@ -1,5 +1,6 @@
 """How far a job is, for the lead who asks while it runs."""
 
+import time
 from collections.abc import Iterable
 
 from pt_peft_flare.round_results import RoundResults
@@ -9,13 +10,14 @@ def progress(record: dict, rounds: int, sites: Iterable[str], results: RoundResu
     """What is known at the server, from the content of ``metrics.json`` and the results of the present task.
 
     Returns:
-        ``experiment``, ``finished_rounds``, ``rounds``, ``seconds_left`` (None before the first round has ended) and for
+        ``time`` (seconds since 1970, of the server's clock), ``experiment``, ``finished_rounds``, ``rounds``, ``seconds_left`` (None before the first round has ended) and for
         each of the ``sites``: ``now`` (``working``, ``answered`` or why it is left out), ``rounds`` it took part in, and
         its ``bytes_in`` and ``bytes_out`` so far (raw tensors).
     """
     finished = record["rounds"]
     seconds = [one["seconds"] for one in finished]
     return {
+        "time": time.time(),
         "experiment": record["experiment"]["name"],
         "finished_rounds": len(finished),
         "rounds": rounds,

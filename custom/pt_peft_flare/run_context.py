@@ -37,3 +37,8 @@ def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
         return list(experiment.federation.sites)
     meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
     return sorted(client["name"] for client in meta.get(JobMetaKey.JOB_CLIENTS.value, [])) or [fl_ctx.get_identity_name()]
+
+
+def cloned_from(fl_ctx: FLContext) -> str | None:
+    """The job that this one was cloned from (``nvflare job clone``), if it was."""
+    return (fl_ctx.get_prop(FLContextKey.JOB_META) or {}).get(JobMetaKey.CLONED_FROM.value)

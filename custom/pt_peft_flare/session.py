@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ def connected(kit: str) -> Iterator[Session]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--kit: {kit} is not the start-up kit of a lead or an admin ({config}: {error}).") from None
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # FLARE's progress is not this command's answer
+        logging.disable(logging.ERROR)  # FLARE's log and progress are not this command's answer
+        with contextlib.redirect_stdout(io.StringIO()):
             session = new_secure_session(user, str(Path(kit).resolve()), timeout=CONNECT_S)
     except Exception as error:
         raise UserError(f"--kit: {kit}: the server does not answer {user} ({error}).") from None

@@ -8,8 +8,8 @@ from nvflare.apis.fl_context import FLContext
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
-from pt_peft.worker.client import HOST_VARIABLE, HostGone, Worker, WorkerHost
-from pt_peft_flare.run_context import is_simulation, site_names
+from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
+from pt_peft_flare.run_context import cloned_from, is_simulation, site_names
 
 _started: WorkerHost | None = None
 """The host that this process started, if it did."""
@@ -44,23 +44,27 @@ class RespawningWorker:
         folder: where the worker keeps its log and what must outlive it.
         """
         self._folder = folder
+        earlier = cloned_from(fl_ctx)
         self._opening = {
             "experiment": experiment.model_dump(mode="json"),
             "site": site.model_dump(mode="json"),
             "name": fl_ctx.get_identity_name(),
             "names": site_names(fl_ctx, experiment),
             "run_dir": str(folder),
+            "continues": str(folder.with_name(earlier)) if earlier else None,
             # One thread in a simulation: results then do not depend on how many sites run at once.
             "threads": site.threads or (1 if is_simulation(fl_ctx) else len(os.sched_getaffinity(0))),
         }
         self._worker: Worker | None = None
 
-    def call(self, request: str, *args, **kwargs) -> tuple[dict, Tensors]:
-        """As `Worker.call`."""
+    def call(
+        self, request: str, message: dict | None = None, tensors: Tensors | None = None, patience: Patience | None = None
+    ) -> tuple[dict, Tensors]:
+        """As `Worker.call`; the patience is for the opening too."""
         if self._worker is None:
-            self._worker = self._open()
+            self._worker = self._open(patience)
         try:
-            return self._worker.call(request, *args, **kwargs)
+            return self._worker.call(request, message, tensors, patience)
         except Exception:
             # The next call starts from a clean process: nothing that outlives a call is held in this one.
             self.close()
@@ -72,11 +76,11 @@ class RespawningWorker:
             self._worker.kill()
             self._worker = None
 
-    def _open(self) -> Worker:
+    def _open(self, patience: Patience | None) -> Worker:
         try:
-            return Worker(host_socket(self._folder), self._opening)
+            return Worker(host_socket(self._folder), self._opening, patience)
         except HostGone:
-            # Killed, perhaps for its memory. Whoever started it, this process goes on with one of its own.
+            # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
             close_host()
             os.environ.pop(HOST_VARIABLE, None)
-            return Worker(host_socket(self._folder), self._opening)
+            return Worker(host_socket(self._folder), self._opening, patience)

@@ -1,5 +1,6 @@
 """A worker as its user sees it. Imports no torch."""
 
+import math
 import os
 import select
 import signal
@@ -19,6 +20,8 @@ HOST_VARIABLE = "PT_PEFT_WORKER_HOST"
 """Names the socket of a host that this process may use, inherited from whoever started that host."""
 
 _POLL_S = 0.2
+_END_S = 10
+"""How long a host that was told to end may take."""
 _ERRORS = {error.__name__: error for error in (UserError, BackboneMismatch, TensorError)}
 
 
@@ -53,72 +56,95 @@ class WorkerHost:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Ends the host and its workers."""
+        """Ends the host and its workers, also if it hangs."""
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._folder.cleanup()  # mostly done by the host itself
+
+
+class Patience:
+    """How long to wait for a worker, from now on."""
+
+    def __init__(self, seconds: float = math.inf, stopped: Callable[[], bool] = lambda: False):
+        """Args:
+        stopped: asked several times a second; once it is true there is nothing to wait for.
+        """
+        self.seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._stopped = stopped
+
+    def wait_for(self, connection: socket.socket) -> None:
+        """Until something has come in. Raises TimeoutError, or WorkerError once it was stopped."""
+        while not select.select([connection], [], [], _POLL_S)[0]:
+            if self._stopped():
+                raise WorkerError("stopped")
+            if time.monotonic() > self._deadline:
+                raise TimeoutError(f"not within {self.seconds:g} s")
 
 
 class Worker:
     """One worker process, opened for one site or for the server."""
 
-    def __init__(self, host: str, opening: dict):
-        """Connects to the host at the socket path `host` and opens a session.
+    def __init__(self, host: str, opening: dict, patience: Patience | None = None):
+        """Connects to the host at the socket path `host`, which may still be importing, and opens a session.
 
         Args:
             opening: see `pt_peft.worker.session.Session.open`.
+            patience: None waits for ever.
 
         Raises:
             HostGone: if the host does not answer.
             UserError: if the experiment or the site's settings are invalid.
+            WorkerError: as `call`.
         """
+        patience = patience or Patience()
         self._connection = socket.socket(socket.AF_UNIX)
         try:
             self._connection.connect(host)
-            # No deadline: the host may be importing.
+            patience.wait_for(self._connection)
             self.pid = frames.receive(self._connection)[0]["pid"]
         except (OSError, EOFError) as error:
             self._connection.close()
             raise HostGone(f"the worker host at {host} does not answer ({error})") from None
+        except WorkerError:
+            self._connection.close()
+            raise
         try:
-            self.call("open", opening)
+            self.call("open", opening, patience=patience)
         except Exception:
             self.kill()
             raise
 
     def call(
-        self,
-        request: str,
-        message: dict | None = None,
-        tensors: Tensors | None = None,
-        *,
-        timeout_s: float | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        self, request: str, message: dict | None = None, tensors: Tensors | None = None, patience: Patience | None = None
     ) -> tuple[dict, Tensors]:
         """Sends one request and waits for its reply.
 
         Args:
-            timeout_s: after this many seconds the worker is killed.
-            stopped: asked several times a second; once it is true the worker is killed.
+            patience: when it ends the worker is killed; None waits for ever.
 
         Raises:
             UserError, TensorError: as the worker raised them.
             WorkerError: if the worker died, broke down, was stopped or took too long.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = patience or Patience()
         try:
             frames.send(self._connection, {**(message or {}), "request": request}, tensors)
-            while not select.select([self._connection], [], [], _POLL_S)[0]:
-                if stopped():
-                    self.kill()
-                    raise WorkerError("stopped")
-                if deadline is not None and time.monotonic() > deadline:
-                    self.kill()
-                    raise WorkerError(f"did not finish '{request}' within {timeout_s:g} s and was stopped")
+            patience.wait_for(self._connection)
             reply, result = frames.receive(self._connection)
+        except TimeoutError:
+            self.kill()
+            raise WorkerError(f"did not finish '{request}' within {patience.seconds:g} s and was stopped") from None
         except (OSError, EOFError):
             self._connection.close()
             raise WorkerError(f"the worker (process {self.pid}) died during '{request}'") from None
+        except WorkerError:
+            self.kill()
+            raise
         if "error" in reply:
             raise _ERRORS.get(reply["kind"], WorkerError)(reply["error"])
         return reply, result

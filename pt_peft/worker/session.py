@@ -16,9 +16,8 @@ from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors, check_tensors
 from pt_peft.training import LocalTrainer, pick_device
+from pt_peft.worker.local_adapter import LocalAdapter
 
-LOCAL_ADAPTER = "local_adapter.safetensors"
-"""The site's model after its last local training, its own tensors included."""
 RECEIVED = "received.safetensors"
 """The aggregate of the tensors that do not travel in every round."""
 
@@ -37,12 +36,14 @@ class Session:
         }
 
     def open(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """Takes ``experiment`` and ``site`` (their JSON), the site's ``name``, all ``names``, ``run_dir``, ``threads``."""
+        """Takes ``experiment`` and ``site`` (their JSON), the site's ``name``, all ``names``, ``run_dir``, ``threads``, and as
+        ``continues`` the folder of the job that is continued, or null."""
         self.experiment = parse(Experiment, message["experiment"], "experiment.json")
         components(self.experiment.method)
         self.site = parse(Site, message["site"], "site.json")
         self.name, self.names = message["name"], message["names"]
         self.run_dir = Path(message["run_dir"])
+        self.local_adapter = LocalAdapter(self.run_dir, message["continues"] and Path(message["continues"]))
         return {}, {}
 
     def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
@@ -69,7 +70,7 @@ class Session:
         result = self._trainer.train(self.name, self._data.train, tensors, message["round"])
         header = {"site": self.name, "round": message["round"], **adapter_header(self.experiment)}
         changed = self._trainer.exchange.payload(0, message["round"] + 1).keys() | self._trainer.model.personal
-        save_adapter(self.run_dir / LOCAL_ADAPTER, _among(result.tensors, changed), header)
+        self.local_adapter.save(_among(result.tensors, changed), header)
         reply = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
@@ -87,7 +88,7 @@ class Session:
 
     def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The site's exchanged tensors after its last local training, also across a restart."""
-        tensors, header = load_adapter(self.run_dir / LOCAL_ADAPTER)
+        tensors, header = self.local_adapter.last()
         specs = self._trainer.exchange.payload(0, header["round"] + 1)
         return {"round": header["round"]}, check_tensors(_among(tensors, specs), specs)
 
@@ -104,7 +105,9 @@ class Session:
             tensors = {**self._held(since, round_number), **tensors}
             rotating = _among(tensors, tensors.keys() - exchange.always)
             save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
-        return {**tensors, **self._personal()}
+        if personal := self._trainer.model.personal:
+            tensors |= _among(self.local_adapter.before(round_number), personal)
+        return tensors
 
     def _held(self, since: int, round_number: int) -> Tensors:
         """The rotating tensors of earlier rounds, as they came in."""
@@ -121,13 +124,6 @@ class Session:
                 f"{since}; it will be sent all in the next round."
             )
         return held
-
-    def _personal(self) -> Tensors:
-        """The tensors that stay at the site, as its last training left them."""
-        keys = self._trainer.model.personal
-        if not keys or not (self.run_dir / LOCAL_ADAPTER).exists():
-            return {}
-        return _among(load_adapter(self.run_dir / LOCAL_ADAPTER)[0], keys)
 
     def _evaluate(self, tensors: Tensors, name: str) -> dict | None:
         split = getattr(self._data, name)

@@ -1,6 +1,7 @@
 """One provisioned federation of three sites, in processes of its own, for all tests here."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,18 @@ from benchmark.federation import Federation
 from benchmark.jobs import write_job
 from benchmark.presets import demo
 from helpers import changed
+from link import Link
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 
 SITES = ("hospital-1", "hospital-2", "hospital-3")
+TAMPERED = Path(__file__).parent / "tampered"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait(condition: Callable[[], object], seconds: float, what: str):
@@ -59,11 +68,17 @@ class Run:
 
         return wait(training, 120, f"a worker of {site}")
 
+    def process(self, site: str) -> psutil.Process:
+        """FLARE's process for this job at a site."""
+        processes = self.lead.federation.processes(site)
+        return next(p for p in processes if "worker_process" in " ".join(_cmdline(p)) and self.job in _cmdline(p))
+
     def finish(self, seconds: float = 400) -> dict:
-        """The status, and the record as the lead downloads it."""
-        status = wait(lambda: _ended(self.lead.session.get_job_status(self.job)), seconds, "the end of the job")
+        """The record as the lead downloads it; empty if there is none."""
+        self.state = wait(lambda: _ended(self.lead.session.get_job_status(self.job)), seconds, "the end of the job")
         self.results = Path(self.lead.session.download_job_result(self.job, str(self.lead.downloads))) / "workspace"
-        return {"status": status, **json.loads((self.results / "metrics.json").read_text())}
+        path = self.results / "metrics.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _cmdline(process: psutil.Process | None) -> list[str]:
@@ -80,16 +95,21 @@ def _ended(status: str | None) -> str | None:
 class Lead:
     """Submits jobs to the federation."""
 
-    def __init__(self, federation: Federation, folder: Path):
+    def __init__(self, federation: Federation, links: dict[str, Link], folder: Path):
         self.federation = federation
+        self.links = links
         self.folder = folder
         self.downloads = folder / "downloads"
         self.session = federation.session()
 
     def submit(self, experiment: Experiment) -> Run:
+        return Run(self.session.submit_job(str(self.write(experiment))), self)
+
+    def write(self, experiment: Experiment) -> Path:
+        """The folder of a job that has not been submitted yet."""
         folder = self.folder / "jobs" / experiment.name
         write_job(experiment, folder, installed=True)
-        return Run(self.session.submit_job(str(folder)), self)
+        return folder
 
     def clone(self, run: Run) -> Run:
         return Run(self.session.clone_job(run.job), self)
@@ -110,15 +130,25 @@ def experiment() -> Experiment:
 
 
 @pytest.fixture(scope="session")
+def quick(experiment) -> Experiment:
+    """As short as a round can be."""
+    return changed(experiment, data={"images_per_site": {"train": 16, "val": 16, "test": 16}})
+
+
+@pytest.fixture(scope="session")
 def lead(tmp_path_factory) -> Iterator[Lead]:
+    """The lead of three hospitals. Each has a line that can be cut; of hospital-3 the software is `tampered` with, which
+    changes nothing until its ``faults.json`` says so."""
     folder = tmp_path_factory.mktemp("federation")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    federation = Federation(folder, {name: Site(threads=1, cache=str(folder / "cache")) for name in SITES}, port)
+    port = free_port()
+    links = {name: Link(port) for name in SITES}
+    sites = {name: Site(threads=1, cache=str(folder / "cache")) for name in SITES}
+    federation = Federation(folder, sites, port, {name: link.port for name, link in links.items()})
+    path = os.pathsep.join(filter(None, [str(TAMPERED), os.environ.get("PYTHONPATH")]))
+    federation.environment["hospital-3"] = {"PYTHONPATH": path}
     try:
         federation.start()
-        lead = Lead(federation, folder)
+        lead = Lead(federation, links, folder)
         federation.wait_for(lead.session)
         yield lead
         lead.session.close()

@@ -1,5 +1,6 @@
 """The checkpoint of a job that has not finished."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,13 @@ from pt_peft.errors import UserError
 from pt_peft_flare.checkpoint import FOLDER, Checkpoint, CheckpointFile
 
 
-def file(tmp_path, experiment):
+def file(tmp_path, experiment, job="job"):
     workspace = SimpleNamespace(root_dir=str(tmp_path))
     fl_ctx = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace))
-    return CheckpointFile(fl_ctx, "job", experiment)
+    return CheckpointFile(fl_ctx, job, experiment)
 
 
-CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"rounds": [1, 2], "best": None})
+CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"rounds": [1, 2], "best": None, "continues": None})
 
 
 def test_what_was_kept_comes_back(tmp_path):
@@ -29,6 +30,14 @@ def test_what_was_kept_comes_back(tmp_path):
     assert np.array_equal(back.tensors["a"], CHECKPOINT.tensors["a"]) and np.array_equal(back.best["a"], CHECKPOINT.best["a"])
     kept.remove()
     assert kept.load() is None
+
+
+def test_of_the_jobs_that_a_finished_one_has_continued_nothing_is_left(tmp_path):
+    experiment = demo("lora")[0]
+    for job, continues in (("other", None), ("first", None), ("second", "first"), ("third", "second")):
+        file(tmp_path, experiment, job).save(replace(CHECKPOINT, record={**CHECKPOINT.record, "continues": continues}))
+    file(tmp_path, experiment, "third").remove()
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["other.safetensors"]
 
 
 def test_of_another_experiment(tmp_path):

@@ -1,11 +1,19 @@
 """Faults in a real federation: provisioned, mTLS, a process for every part."""
 
-import os
-import signal
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from conftest import wait
 from benchmark.reference import federate, load_sites, make_trainer
 from helpers import changed
 from pt_peft.adapter_file import load_adapter
@@ -17,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_a_killed_worker_costs_its_site_the_round(lead, experiment):
     run = lead.submit(changed(experiment, name="worker"))
     run.wait_for_round(1)
-    os.kill(run.wait_for_training("hospital-2").pid, signal.SIGKILL)
+    run.wait_for_training("hospital-2").kill()
     record = run.finish()
     assert record["status"] == "finished"
     missed = [one["round"] for one in record["rounds"] if "hospital-2" in one["left_out"]]
@@ -28,8 +36,7 @@ def test_a_killed_worker_costs_its_site_the_round(lead, experiment):
 def test_a_killed_job_process_is_back_for_the_same_round(lead, experiment):
     run = lead.submit(changed(experiment, name="process"))
     run.wait_for_training("hospital-2")
-    job = next(p for p in lead.federation.processes("hospital-2") if "worker_process" in " ".join(p.cmdline()))
-    os.kill(job.pid, signal.SIGKILL)
+    run.process("hospital-2").kill()
     record = run.finish()
     assert record["status"] == "finished"
     assert all(len(one["sites"]) == 3 for one in record["rounds"])
@@ -53,9 +60,7 @@ def test_a_killed_server_resumes(lead, experiment):
     run = lead.submit(experiment)
     run.wait_for_round(2)
     lead.federation.kill("server")
-    lead.federation.start("server")
-    lead.connect()
-    lead.federation.wait_for(lead.session)
+    restart_server(lead)
     assert lead.session.get_job_status(run.job) == "FINISHED:ABNORMAL"
     again = lead.clone(run)
     record = again.finish()
@@ -67,3 +72,126 @@ def test_a_killed_server_resumes(lead, experiment):
     assert final.keys() == oracle.keys()
     assert max(np.abs(final[key] - oracle[key]).max() for key in oracle) <= 1e-6
     assert not list((lead.federation.kit("server") / "checkpoints").glob(f"{again.job}*"))
+
+
+def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
+    run = lead.submit(changed(experiment, name="hang", federation={"site_timeout_s": 45, "round_timeout_s": 90}))
+    worker = run.wait_for_training("hospital-1")
+    worker.suspend()
+    run.wait_for_round(1)
+    assert not worker.is_running()
+    assert run.record()["rounds"][0]["left_out"].keys() == {"hospital-1"}
+    slow = run.wait_for_training("hospital-1")
+    while len(run.record()["rounds"]) < 2:
+        with suppress(psutil.NoSuchProcess):
+            slow.suspend()
+            time.sleep(0.9)
+            slow.resume()
+        time.sleep(0.1)
+    record = run.finish()
+    assert record["status"] == "finished" and not record["rounds"][1]["left_out"] and not record["final"]["left_out"]
+
+
+def test_a_process_that_hangs_costs_its_site_the_round(lead, experiment):
+    run = lead.submit(changed(experiment, name="stopped", federation={"site_timeout_s": 50, "round_timeout_s": 60, "rounds": 4}))
+    run.wait_for_training("hospital-1")
+    job = run.process("hospital-1")
+    job.suspend()
+    run.wait_for_round(1)
+    assert run.record()["rounds"][0]["left_out"] == {"hospital-1": "no answer within 60 s"}
+    job.resume()
+    record = run.finish()
+    assert record["status"] == "finished" and "hospital-1" in record["rounds"][-1]["sites"]
+
+
+def test_a_link_that_drops_for_thirty_seconds(lead, experiment):
+    run = lead.submit(changed(experiment, name="link"))
+    run.wait_for_training("hospital-2")
+    lead.links["hospital-2"].cut()
+    time.sleep(30)
+    lead.links["hospital-2"].mend()
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert "hospital-2" in record["rounds"][-1]["sites"] and not record["final"]["left_out"]
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """The folder on a file system of its own, which goes away with all that was written to it since."""
+    content = folder.with_name(f"{folder.name} below")
+    shutil.copytree(folder, content, symlinks=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system of its own cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        shutil.copytree(content, folder, symlinks=True, dirs_exist_ok=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Takes all the space that is left. Returns the file that has it."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    return filler
+
+
+def restart_server(lead) -> None:
+    lead.federation.start("server")
+    lead.connect()
+    lead.federation.wait_for(lead.session)
+
+
+def test_a_full_disk_at_the_server(lead, experiment):
+    kit = lead.federation.kit("server")
+    lead.federation.kill("server")
+    try:
+        with small_disk(kit, 64):
+            restart_server(lead)
+            run = lead.submit(changed(experiment, name="disk", federation={"rounds": 4}))
+            run.wait_for_round(2)
+            filler = fill(kit)
+            wait(lambda: lead.session.get_job_status(run.job) != "RUNNING", 200, "the end of the job")
+            filler.unlink()
+            again = lead.clone(run)
+            record = again.finish()
+            assert record["status"] == "finished" and record["continues"] == run.job
+            assert [one["round"] for one in record["rounds"]] == [0, 1, 2, 3]
+            assert "No space left on device" in (kit / "log.txt").read_text()
+            lead.federation.kill("server")
+    finally:
+        restart_server(lead)
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
+def test_clocks_that_are_an_hour_behind_and_ahead(lead, quick):
+    shifted = {"hospital-1": "-1h", "hospital-2": "+1h"}
+    for name, shift in shifted.items():
+        lead.federation.kill(name)
+        # Of waiting, only the clock on the wall is wrong.
+        clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        lead.federation.environment[name] = clock
+        lead.federation.start(name)
+    try:
+        lead.federation.wait_for(lead.session, since=time.time())
+        run = lead.submit(changed(quick, name="clocks", federation={"min_sites": 3}))
+        record = run.finish()
+        assert record["status"] == "finished" and not record["final"]["left_out"]
+        times = {
+            name: datetime.fromisoformat(json.loads(line)["time"])
+            for name in lead.federation.sites
+            for line in (lead.federation.kit(name) / run.job / "egress.jsonl").read_text().splitlines()
+        }
+        assert times["hospital-2"] - times["hospital-1"] > timedelta(minutes=110), "else the clocks were not shifted"
+    finally:
+        for name in shifted:
+            lead.federation.kill(name)
+            del lead.federation.environment[name]
+            lead.federation.start(name)
+        lead.federation.wait_for(lead.session, since=time.time())

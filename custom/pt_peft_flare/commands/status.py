@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 
+from nvflare.fuel.flare_api.api_spec import JobNotRunning
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.messages import STATUS
@@ -27,34 +28,38 @@ def run(options: argparse.Namespace) -> None:
 
 
 def status(session: Session, job: str | None) -> dict:
-    """``sites``: seconds since each connected one was last seen; ``jobs``: by id its ``status`` and, while it runs, its
-    `progress`."""
-    now = time.time()
+    """``sites``: seconds since each connected one was last seen, by the server's clock where a job runs to tell it; ``jobs``:
+    by id its ``status`` and, while it runs, its `progress`."""
     clients = session.get_system_info().client_info
     ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
-    return {
-        "sites": {client.name: {"last_seen_s": round(now - client.last_connect_time, 1)} for client in clients},
-        "jobs": {one: _job(session, one) for one in ids},
-    }
+    jobs = {one: _job(session, one) for one in ids}
+    now = max((one.pop("time") for one in jobs.values() if "time" in one), default=time.time())
+    return {"sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients}, "jobs": jobs}
 
 
 def _job(session: Session, job: str) -> dict:
     state = session.get_job_status(job)
-    return {"status": state, **(session.do_app_command(job, STATUS, {}) if state == RUNNING else {})}
+    if state != RUNNING:
+        return {"status": state}
+    try:
+        return {"status": state, **session.do_app_command(job, STATUS, {})}
+    except JobNotRunning:  # it has ended in between
+        return {"status": session.get_job_status(job)}
 
 
 def table(found: dict) -> str:
     """`found` for a person."""
-    lines = []
+    lines, working = [], set()
     seen = {name: f"{site['last_seen_s']:.0f} s ago" for name, site in found["sites"].items()}
     for job, one in found["jobs"].items():
         lines.append(f"{job}  {one['status']}  {_how_far(one)}")
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
-            lines.append(f"  {name:20} {site['rounds']} rounds, {sent}, seen {seen.pop(name, 'long ago')}: {site['now']}")
+            lines.append(f"  {name:20} {site['rounds']} rounds, {sent}, seen {seen.get(name, 'long ago')}: {site['now']}")
+            working.add(name)
     if not found["jobs"]:
         lines.append("no job is running")
-    lines += [f"  {name:20} connected, seen {when}" for name, when in seen.items()]
+    lines += [f"  {name:20} connected, seen {when}" for name, when in seen.items() if name not in working]
     return "\n".join(lines)
 
 

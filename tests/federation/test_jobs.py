@@ -1,0 +1,96 @@
+"""Several jobs, jobs that a site refuses, jobs that nobody may submit, and jobs that are stopped."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Run, wait
+from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
+
+from helpers import changed
+from pt_peft.limits import Limits
+from pt_peft_flare.commands.status import status, table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def picky(lead):
+    """hospital-1 takes part in nothing but bitfit."""
+    path = lead.federation.kit("hospital-1") / "local" / "site.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "limits": Limits(methods=("bitfit",)).model_dump(exclude_defaults=True)}))
+    yield
+    path.write_text(before)
+
+
+def test_two_jobs_at_once_and_a_site_that_refuses_one(lead, quick, picky):
+    both = [
+        lead.submit(changed(quick, name=f"at_once_{method}", method={"name": method, "options": {}}))
+        for method in ("bitfit", "norm")
+    ]
+    seen = wait(lambda: (now := status(lead.session, None)) and len(now["jobs"]) == 2 and now, 120, "both to run")
+    assert all(job.job in table(seen) for job in both)
+    taken, refused = (run.finish() for run in both)
+    assert taken["status"] == refused["status"] == "finished"
+    assert all(len(one["sites"]) == 3 for one in taken["rounds"])
+    for one in refused["rounds"]:
+        reason = one["left_out"]["hospital-1"]
+        assert "by field 'methods' of its limits: it asks for method norm; allowed: bitfit" in reason
+        assert one["sites"].keys() == {"hospital-2", "hospital-3"}
+
+
+def test_after_an_abort_nothing_is_left(lead, experiment):
+    run = lead.submit(changed(experiment, name="abort", federation={"rounds": 50}))
+    workers = [run.wait_for_training(site) for site in lead.federation.sites]
+    lead.session.abort_job(run.job)
+    wait(lambda: not left_of(lead, run.job), 60, "its processes to end")
+    wait(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers), 10, "workers to end")
+    wait(lambda: lead.session.get_job_status(run.job) == "FINISHED:ABORTED", 30, "the job to be listed as aborted")
+    assert run.job not in status(lead.session, None)["jobs"]
+    assert {client.name for client in lead.session.get_system_info().client_info} == {*lead.federation.sites}
+
+
+def left_of(lead, job: str) -> list[psutil.Process]:
+    names = ("server", *lead.federation.sites)
+    return [process for name in names for process in lead.federation.processes(name) if job in process.cmdline()]
+
+
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("app", ["../../app", "/tmp/app", ".."])
+def test_an_apps_name_is_no_path(lead, quick, app):
+    folder = lead.write(changed(quick, name="path"))
+    edit(folder / "meta.json", deploy_map={app: ["@ALL"]})
+    with pytest.raises(InvalidJobDefinition):
+        lead.session.submit_job(str(folder))
+
+
+def test_an_experiments_name_is_no_path(lead, quick):
+    folder = lead.write(changed(quick, name="name"))
+    edit(folder / "app" / "config" / "experiment.json", name="../../name")
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    record = run.finish()
+    assert run.state != "FINISHED:COMPLETED" and "field 'name'" in (run.results / "log.txt").read_text()
+    assert not record
+
+
+def test_code_that_comes_with_a_job_is_refused(lead, quick):
+    folder = lead.write(changed(quick, name="code"))
+    (folder / "app" / "custom").mkdir()
+    (folder / "app" / "custom" / "helper.py").write_text("print('here')")
+    with pytest.raises(AuthorizationError):
+        lead.session.submit_job(str(folder))
+
+
+def test_other_classes_are_not_built(lead, quick):
+    folder = lead.write(changed(quick, name="class"))
+    command = {"path": "subprocess.Popen", "args": {"args": "touch /tmp/pt_peft_was_here", "shell": True}}
+    edit(folder / "app" / "config" / "config_fed_client.json", components=[{"id": "command", **command}])
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    run.finish()
+    assert not Path("/tmp/pt_peft_was_here").exists()
+    assert "is not in allow_list" in (lead.federation.kit("hospital-1") / run.job / "log.txt").read_text()
