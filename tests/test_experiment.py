@@ -66,6 +66,9 @@ def test_round_trip(tiny, tmp_path):
         ("backbone.kwargs", {"checkpoint_path": "/etc/passwd"}, r"'checkpoint_path' may not be set here"),
         ("backbone.kwargs", {"img_size": 64}, r"'img_size' may not be set here"),
         ("backbone.mean", [0.5, float("nan"), 0.5], r"'backbone.mean.1'"),
+        ("backbone.kwargs", {"init_values": float("inf")}, r"'backbone.kwargs.init_values' is not a finite number"),
+        ("method.options", {"lora": {"alpha": float("nan")}}, r"'method.options.lora.alpha' is not a finite number"),
+        ("a\nb", 1, r"'a\\nb' is unknown"),
         ("data.images_per_site", {"val": 3}, r"'train' must be among the splits"),
     ],
 )
