@@ -68,10 +68,9 @@ class Run:
 
         return wait(training, 120, f"a worker of {site}")
 
-    def process(self, site: str) -> psutil.Process:
-        """FLARE's process for this job at a site."""
-        processes = self.lead.federation.processes(site)
-        return next(p for p in processes if "worker_process" in " ".join(_cmdline(p)) and self.job in _cmdline(p))
+    def processes(self, name: str) -> list[psutil.Process]:
+        """FLARE's processes for this job at the server or a site."""
+        return [process for process in self.lead.federation.processes(name) if self.job in _cmdline(process)]
 
     def finish(self, seconds: float = 400) -> dict:
         """The record as the lead downloads it; empty if there is none."""

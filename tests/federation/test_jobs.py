@@ -45,16 +45,12 @@ def test_after_an_abort_nothing_is_left(lead, experiment):
     run = lead.submit(changed(experiment, name="abort", federation={"rounds": 50}))
     workers = [run.wait_for_training(site) for site in lead.federation.sites]
     lead.session.abort_job(run.job)
-    wait(lambda: not left_of(lead, run.job), 60, "its processes to end")
+    names = ("server", *lead.federation.sites)
+    wait(lambda: not any(run.processes(name) for name in names), 60, "its processes to end")
     wait(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers), 10, "workers to end")
     wait(lambda: lead.session.get_job_status(run.job) == "FINISHED:ABORTED", 30, "the job to be listed as aborted")
     assert run.job not in status(lead.session, None)["jobs"]
     assert {client.name for client in lead.session.get_system_info().client_info} == {*lead.federation.sites}
-
-
-def left_of(lead, job: str) -> list[psutil.Process]:
-    names = ("server", *lead.federation.sites)
-    return [process for name in names for process in lead.federation.processes(name) if job in process.cmdline()]
 
 
 def edit(path: Path, **fields) -> None:

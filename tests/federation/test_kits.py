@@ -1,8 +1,10 @@
 """What `nvflare provision` makes of deploy/project.yml."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from benchmark.federation import Federation
 from pt_peft.limits import Limits
@@ -57,3 +59,10 @@ def test_jobs_are_kept_in_the_servers_workspace(kits):
 def test_each_site_has_its_own_site_json(kits):
     assert Site.read(kits.kit("hospital-1") / "local" / "site.json").limits.methods == ("lora",)
     assert Site.read(kits.kit("hospital-2") / "local" / "site.json") == Site()
+
+
+@pytest.mark.parametrize("file", ["rootCA.pem", "client.crt"])
+def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
+    certificate = x509.load_pem_x509_certificate((kits.kit("hospital-1") / "startup" / file).read_bytes())
+    now = datetime.now(UTC)
+    assert certificate.not_valid_before_utc < now - timedelta(hours=23) < now < certificate.not_valid_after_utc
