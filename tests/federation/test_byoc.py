@@ -45,6 +45,7 @@ def test_a_bundle_brings_its_code(quick, tmp_path):
 
     sites = {name: Site(threads=1, cache=str(tmp_path / "cache")) for name in SITES}
     federation = Federation(tmp_path / "federation", sites, free_port(), project=stock_project(tmp_path))
+    (tmp_path / "store").mkdir()  # FLARE schedules nothing from one that was not there at the start
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     for name in ("server", *SITES):
         federation.environment[name] = {"PATH": path, "NVFL_JOB_STORE_ROOT": str(tmp_path / "store")}

@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 
-from nvflare.fuel.flare_api.api_spec import JobNotRunning, NoReply
+from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoReply
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.messages import STATUS
@@ -43,7 +43,7 @@ def _job(session: Session, job: str) -> dict:
         return {"status": state}
     try:
         return {"status": state, **session.do_app_command(job, STATUS, {})}
-    except (JobNotRunning, NoReply):  # it has ended in between, or its process is about to
+    except (JobNotRunning, NoReply, InternalError):  # its process is not ready yet, or about to end
         return {"status": session.get_job_status(job)}
 
 
