@@ -12,6 +12,7 @@ mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of mlflow and what it stands on
 def test_every_site_and_the_federation_have_a_run(tiny, tiny_weights, shared_host, tmp_path):
     write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "workspace")
     write_job(tiny, tmp_path / "job")

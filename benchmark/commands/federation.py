@@ -1,14 +1,15 @@
 """A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
 
 import argparse
+import socket
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (federation)")
-    parser.add_argument("--port", type=int, default=8002, help="of the server, on the loopback (8002)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the job (3)")
+    parser.add_argument("--port", type=_free_port, default="8002", help="of the server, on the loopback (8002)")
+    parser.add_argument("--rounds", type=_rounds, default=3, help="of the job (3)")
     parser.add_argument("--embedded", action="store_true", help="the embedded images instead of real ones")
 
 
@@ -17,3 +18,19 @@ def run(options: argparse.Namespace) -> None:
     from benchmark.federation_demo import demonstrate
 
     demonstrate(options.out, options.port, options.rounds, options.embedded)
+
+
+def _rounds(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"is '{text}'; a number from 1 to 1000 would be right")
+    return int(text)
+
+
+def _free_port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"is '{text}'; a port from 1 to 65535 would be right")
+    try:
+        socket.create_server(("127.0.0.1", int(text))).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be listened on ({error.strerror}); another port would be right") from None
+    return int(text)

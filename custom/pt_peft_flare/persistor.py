@@ -16,6 +16,8 @@ from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
 EXCHANGE = "exchange"
+START_S = 600
+"""Deadline of the server's own worker, which has to import and perhaps to read a backbone."""
 
 
 class AdapterPersistor(ModelPersistor):
@@ -35,10 +37,9 @@ class AdapterPersistor(ModelPersistor):
         Raises:
             UserError, WorkerError: if the experiment is invalid or they cannot be built.
         """
-        experiment = read_experiment(fl_ctx)
-        worker = RespawningWorker(experiment, read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
+        worker = RespawningWorker(read_experiment(fl_ctx), read_site(fl_ctx), run_dir(fl_ctx), fl_ctx)
         try:
-            exchange, tensors = worker.call("initial_state", patience=Patience(experiment.federation.round_timeout_s))
+            exchange, tensors = worker.call("initial_state", patience=Patience(START_S))
         finally:
             worker.close()
         return make_model_learnable(tensors, meta_props={EXCHANGE: exchange})

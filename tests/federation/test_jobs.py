@@ -6,13 +6,15 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Run, wait
-from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
+from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
 
 from helpers import changed
 from pt_peft.limits import Limits
 from pt_peft_flare.commands.status import status, table
 
 pytestmark = pytest.mark.slow
+PATIENT = {"round_timeout_s": 400, "site_timeout_s": 300}
+"""Eight processes import torch at the same time."""
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def picky(lead):
 
 def test_two_jobs_at_once_and_a_site_that_refuses_one(lead, quick, picky):
     both = [
-        lead.submit(changed(quick, name=f"at_once_{method}", method={"name": method, "options": {}}))
+        lead.submit(changed(quick, name=f"at_once_{method}", method={"name": method, "options": {}}, federation=PATIENT))
         for method in ("bitfit", "norm")
     ]
     seen = wait(lambda: (now := status(lead.session, None)) and len(now["jobs"]) == 2 and now, 120, "both to run")
@@ -57,12 +59,12 @@ def edit(path: Path, **fields) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-@pytest.mark.parametrize("app", ["../../app", "/tmp/app", ".."])
-def test_an_apps_name_is_no_path(lead, quick, app):
-    folder = lead.write(changed(quick, name="path"))
-    edit(folder / "meta.json", deploy_map={app: ["@ALL"]})
-    with pytest.raises(InvalidJobDefinition):
-        lead.session.submit_job(str(folder))
+def test_an_apps_name_is_no_path(lead, quick):
+    for number, app in enumerate(["../../app", "/tmp/app", ".."]):
+        folder = lead.write(changed(quick, name=f"path_{number}"))
+        edit(folder / "meta.json", deploy_map={app: ["@ALL"]})
+        with pytest.raises(InvalidJobDefinition):
+            lead.session.submit_job(str(folder))
 
 
 def test_an_experiments_name_is_no_path(lead, quick):
@@ -78,8 +80,10 @@ def test_code_that_comes_with_a_job_is_refused(lead, quick):
     folder = lead.write(changed(quick, name="code"))
     (folder / "app" / "custom").mkdir()
     (folder / "app" / "custom" / "helper.py").write_text("print('here')")
-    with pytest.raises(AuthorizationError):
-        lead.session.submit_job(str(folder))
+    job = lead.session.submit_job(str(folder))
+    wait(lambda: lead.session.get_job_status(job) == "FAILED_TO_RUN", 60, "the job to be refused")
+    assert "BYOC not permitted" in (lead.federation.kit("server") / "log.txt").read_text()
+    assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
 
 
 def test_other_classes_are_not_built(lead, quick):

@@ -15,7 +15,7 @@ def run_with(lead, experiment, faults):
     """The record of a job in which hospital-3 does one of `faults` in each round, and then nothing wrong in the last."""
     path = lead.federation.kit("hospital-3") / "faults.json"
     path.write_text(json.dumps({experiment.name: dict(enumerate(faults))}))
-    run = lead.submit(changed(experiment, federation={"rounds": len(faults) + 1, "round_timeout_s": 30, "site_timeout_s": 30}))
+    run = lead.submit(changed(experiment, federation={"rounds": len(faults) + 1, "round_timeout_s": 60, "site_timeout_s": 60}))
     record = run.finish()
     assert record["status"] == "finished" and len(record["rounds"]) == len(faults) + 1
     assert "hospital-3" in record["rounds"][-1]["sites"] and not record["final"]["left_out"]
@@ -54,7 +54,7 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         "extra metric": "pixels",
         "pickled": "head.bias",
         "many samples": "num_samples",
-        "late": "no answer within 30 s",
+        "late": "no answer within 60 s",
     }
     run, left_out = run_with(lead, changed(quick, name="site"), [f"{fault}, past the filter" for fault in faults])
     for number, (fault, word) in enumerate(faults.items()):

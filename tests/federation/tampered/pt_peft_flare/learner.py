@@ -65,7 +65,7 @@ def many_samples(dxo):
 
 
 def late(dxo):
-    time.sleep(40)
+    time.sleep(75)
 
 
 TAMPER = {
