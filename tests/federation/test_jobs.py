@@ -81,7 +81,7 @@ def test_code_that_comes_with_a_job_is_refused(lead, quick):
     (folder / "app" / "custom").mkdir()
     (folder / "app" / "custom" / "helper.py").write_text("print('here')")
     job = lead.session.submit_job(str(folder))
-    wait(lambda: lead.session.get_job_status(job) == "FAILED_TO_RUN", 60, "the job to be refused")
+    wait(lambda: lead.session.get_job_status(job) == "FINISHED:FAILED_TO_RUN", 60, "the job to be refused")
     assert "BYOC not permitted" in (lead.federation.kit("server") / "log.txt").read_text()
     assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
 
