@@ -8,3 +8,7 @@ class UserError(Exception):
 
 class BackboneMismatch(UserError):
     """Backbone weights other than those the experiment pins: no site's result can be of use."""
+
+
+class OutsideLimits(UserError):
+    """A site's `site.json` does not allow what the experiment asks of it."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pt_peft.errors import UserError
+from pt_peft.errors import OutsideLimits
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.schema import Strict
@@ -24,7 +24,7 @@ class Limits(Strict):
     refused where this is set."""
 
     def check(self, experiment: Experiment) -> None:
-        """Raises UserError, in words that may leave the site, if `experiment` is outside the limits."""
+        """Raises OutsideLimits, in words that may leave the site, if `experiment` is outside the limits."""
         if self.methods is not None:
             for name in experiment.method.name.split("+"):
                 if name not in self.methods:
@@ -35,11 +35,11 @@ class Limits(Strict):
             raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
 
     def check_bytes(self, exchange: Exchange, round_number: int) -> None:
-        """Raises UserError if more than the limit would leave in the round."""
+        """Raises OutsideLimits if more than the limit would leave in the round."""
         nbytes = sum(spec.nbytes for spec in exchange.trained(round_number).values())
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 
 
-def _refused(field: str, asked: str, allowed: str) -> UserError:
-    return UserError(f"the site refuses the job by field '{field}' of its limits: it asks for {asked}; {allowed}")
+def _refused(field: str, asked: str, allowed: str) -> OutsideLimits:
+    return OutsideLimits(f"the site refuses the job by field '{field}' of its limits: it asks for {asked}; {allowed}")

@@ -80,6 +80,16 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
     assert report["round"]["steps"] == 1 and 0 < report["round"]["seconds"] < 60
 
 
+def test_a_job_outside_the_sites_own_limits(site, capsys):
+    site.settings = {"limits": {"methods": ["bitfit"]}}
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"limits": 1}
+    site.settings = {"limits": {"bytes_per_round": 100}}
+    code, out, _ = site.check(capsys, "--json")
+    (error,) = json.loads(out)["errors"]
+    assert code == 1 and error["kind"] == "limits" and "'bytes_per_round'" in json.dumps(error)
+
+
 def test_each_kind_of_bad_image(site, capsys):
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     good = site.folder / "whole.png"

@@ -275,8 +275,8 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         1: "'head.bias' has 4 value(s) that are not finite",
         2: "'head.bias' has shape (99,), not (4,)",
         3: "not allowed: 'image'",
-        4: "did not finish 'train' within 30 s",
-        5: "died during 'train'",
+        4: "did not finish train within 30 s",
+        5: "died during train",
         6: "'pixels' is unknown",
         7: "could not be read",
     }

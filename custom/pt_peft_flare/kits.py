@@ -20,6 +20,7 @@ SERVER_CLASSES = (
 """All that a job may have built, there and here."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
 SERVER_COMPONENTS = {
+    "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
     "interrupted_jobs": "pt_peft_flare.parent.interrupted_jobs.InterruptedJobs",
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
 }
@@ -38,7 +39,8 @@ class KitBuilder(Builder):
 
     - Only our own components can be built by a job (``class_allow_list``), and no code may come with one (``byoc``).
     - A killed job process is started again (`restarting_launcher`), a site that comes back joins what is running (`rejoin`),
-      and a server's death leaves no job listed as running (`interrupted_jobs`).
+      one that does not spoils no finished job (`outcomes`), and a server's death leaves no job listed as running
+      (`interrupted_jobs`).
     - A site's logs stay there: FLARE's own kits send the errors of every job to the server, past all filters, and let a
       project admin read files of the site's workspace.
     - Each site has a ``local/site.json`` to fill in.

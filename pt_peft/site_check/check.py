@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from pt_peft.data.archive import listed_files
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.sources import listed_items, site_images
-from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment import PUBLISHED, Experiment
 from pt_peft.site import Site
 from pt_peft.site_check.cost import cache_cost, round_cost
@@ -34,6 +34,10 @@ def check_site(
     """
     findings = Findings()
     report = {"site": name, "experiment": experiment.name, "images": None, "looks": None, "cache": None, "round": None}
+    try:
+        site.limits.check(experiment)
+    except OutsideLimits as error:
+        findings.error("limits", str(error))
     items = _items(experiment, site, name, names, findings)
     if items:
         report["images"] = check_classes(experiment, items, findings)
@@ -48,6 +52,8 @@ def check_site(
     try:
         if timing and sizes["train"]:
             report["round"] = round_cost(experiment, site, sizes["train"], sizes["val"])
+    except OutsideLimits as error:
+        findings.error("limits", str(error))
     except BackboneMismatch as error:
         findings.error("other backbone", str(error))
     except UserError as error:

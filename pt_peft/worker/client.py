@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.tensors import TensorError, Tensors
 from pt_peft.worker import frames
 
@@ -22,7 +22,7 @@ HOST_VARIABLE = "PT_PEFT_WORKER_HOST"
 _POLL_S = 0.2
 _END_S = 10
 """How long a host that was told to end may take."""
-_ERRORS = {error.__name__: error for error in (UserError, BackboneMismatch, TensorError)}
+_ERRORS = {error.__name__: error for error in (UserError, BackboneMismatch, OutsideLimits, TensorError)}
 
 
 class WorkerError(Exception):
@@ -138,10 +138,10 @@ class Worker:
             reply, result = frames.receive(self._connection)
         except TimeoutError:
             self.kill()
-            raise WorkerError(f"did not finish '{request}' within {patience.seconds:g} s and was stopped") from None
+            raise WorkerError(f"did not finish {request} within {patience.seconds:g} s and was stopped") from None
         except (OSError, EOFError):
             self._connection.close()
-            raise WorkerError(f"the worker (process {self.pid}) died during '{request}'") from None
+            raise WorkerError(f"the worker (process {self.pid}) died during {request}") from None
         except WorkerError:
             self.kill()
             raise

@@ -19,6 +19,7 @@ from benchmark.reference import federate, load_sites, make_trainer
 from helpers import changed
 from pt_peft.adapter_file import load_adapter
 from pt_peft.site import Site
+from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +53,15 @@ def test_a_killed_site_joins_again(lead, experiment):
     assert run.record()["rounds"][0]["left_out"].keys() == {"hospital-3"}
     lead.federation.start("hospital-3")
     record = run.finish()
-    assert record["status"] == "finished"
+    assert record["status"] == "finished" and run.state == "FINISHED:COMPLETED"
     assert "hospital-3" in record["rounds"][-1]["sites"] and not record["final"]["left_out"]
 
 
-def test_a_killed_server_resumes(lead, experiment):
-    experiment = changed(experiment, name="server", federation={"rounds": 4})
+@pytest.mark.parametrize("head", ["exchanged", "local"])
+def test_a_killed_server_resumes(head, lead, experiment):
+    """With a local head, each site's own goes on too."""
+    method = {**experiment.method.model_dump(), "head": head}
+    experiment = changed(experiment, name=f"server_{head}", federation={"rounds": 4}, method=method)
     run = lead.submit(experiment)
     run.wait_for_round(2)
     lead.federation.kill("server")
@@ -68,11 +72,20 @@ def test_a_killed_server_resumes(lead, experiment):
     assert record["status"] == "finished" and record["continues"] == run.job
     assert [one["round"] for one in record["rounds"]] == [0, 1, 2, 3]
     sites = load_sites(experiment, Site(), list(lead.federation.sites))
-    oracle = federate(make_trainer(experiment, Site()), sites).tensors
-    final, _ = load_adapter(again.results / "adapter.safetensors")
-    assert final.keys() == oracle.keys()
-    assert max(np.abs(final[key] - oracle[key]).max() for key in oracle) <= 1e-6
-    assert not list((lead.federation.kit("server") / "checkpoints").glob(f"{again.job}*"))
+    oracle = federate(make_trainer(experiment, Site()), sites)
+    assert_equal(again.results / "adapter.safetensors", oracle.tensors)
+    for name, personal in oracle.personal.items():
+        assert bool(personal) == (head == "local")
+        own = lead.federation.kit(name) / again.job / LOCAL_ADAPTER
+        assert_equal(own, {**load_adapter(own)[0], **personal})
+    left = {path.stem for path in (lead.federation.kit("server") / "checkpoints").iterdir()}
+    assert not left & {run.job, again.job}
+
+
+def assert_equal(adapter: Path, expected: dict) -> None:
+    tensors, _ = load_adapter(adapter)
+    assert tensors.keys() == expected.keys()
+    assert max(np.abs(tensors[key] - expected[key]).max() for key in expected) <= 1e-6
 
 
 def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):

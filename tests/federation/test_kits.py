@@ -46,7 +46,7 @@ def test_logs_stay_at_the_site(kits):
 
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    assert {"rejoin", "outcomes", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 

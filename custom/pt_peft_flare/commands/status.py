@@ -55,7 +55,7 @@ def table(found: dict) -> str:
         lines.append(f"{job}  {one['status']}  {_how_far(one)}")
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
-            lines.append(f"  {name:20} {site['rounds']} rounds, {sent}, seen {seen.get(name, 'long ago')}: {site['now']}")
+            lines.append(f"  {name:20} {site['rounds']} round(s), {sent}, seen {seen.get(name, 'long ago')}: {site['now']}")
             working.add(name)
     if not found["jobs"]:
         lines.append("no job is running")
@@ -64,8 +64,10 @@ def table(found: dict) -> str:
 
 
 def _how_far(job: dict) -> str:
+    if job["status"] != RUNNING:
+        return "its metrics and adapter: nvflare job download"
     if "rounds" not in job:
-        return ""
+        return "starts up or ends: no word from its process"
     left = job["seconds_left"]
     rest = "" if left is None else f", about {left:.0f} s left"
     return f"{job['experiment']}: {job['finished_rounds']} of {job['rounds']} rounds{rest}"
