@@ -14,6 +14,7 @@ import torch
 
 from pt_peft.command import command
 from pt_peft.adapter_file import adapter_header, save_adapter
+from pt_peft.aggregation.base import SiteResult
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
@@ -21,7 +22,6 @@ from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer, TrainingResult, pick_device
-from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 
 
 def make_trainer(experiment: Experiment, site: Site) -> LocalTrainer:
@@ -70,10 +70,11 @@ def federate(
     """
     model, exchange = trainer.model, trainer.exchange
     rounds = trainer.experiment.federation.rounds
+    optimizer = trainer.experiment.server_optimizer.start()
     tensors = {key: value for key, value in trainer.initial.items() if key in exchange.specs}
     personal: dict[str, Tensors] = {name: {} for name in sites}
     for round_number in range(rounds):
-        mean = WeightedMean()
+        aggregator = trainer.experiment.aggregation.start(tensors)
         for name, data in sorted(sites.items()):
             if (name, round_number) in absent:
                 continue
@@ -83,9 +84,10 @@ def federate(
             result = trainer.train(name, data.train, start, round_number)
             if observer:
                 observer.trained(round_number, name, result)
-            mean.add({key: result.tensors[key] for key in exchange.trained(round_number)}, result.num_samples)
+            sent = {key: result.tensors[key] for key in exchange.trained(round_number)}
+            aggregator.add(SiteResult(name, sent, result.num_samples))
             personal[name] = {key: result.tensors[key] for key in model.personal}
-        tensors = {**tensors, **mean.result()}
+        tensors = {**tensors, **optimizer.step(tensors, aggregator.result())}
     return Federated({key: tensors[key] for key in exchange.payload(0, rounds)}, personal)
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
 from pt_peft.schema import parse, read_json
 
 
@@ -101,12 +102,21 @@ class Run(_Record):
     provenance: dict = {}
 
 
+def with_defaults(experiment: object) -> object:
+    """An experiment as it was recorded, with the fields that experiments have got since, whose defaults are what it did; as it
+    is if it is none."""
+    try:
+        return parse(Experiment, experiment, "experiment").model_dump(mode="json")
+    except UserError:
+        return experiment
+
+
 class Cell(Run):
     """One federated run, see `read_results`."""
 
     axes: Axes
     engine: str
-    experiment: dict
+    experiment: Annotated[dict, BeforeValidator(with_defaults)]
     exchanged_parameters: int | None = Field(default=None, ge=0)
     wire_bytes: int | None = None
     bytes_in: int | None = None

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from benchmark.cells import Cell, Grid
 from benchmark.initial_models import initial_weights
-from benchmark.result_files import read_run, read_tuning
+from benchmark.result_files import read_run, read_tuning, with_defaults
 from benchmark.runs import Result, blank, run_cell
 from benchmark.suite import Suite
 from benchmark.trials import best
@@ -171,7 +171,8 @@ class Sweep:
             return False
         if run.status != "finished" or (verified and not record["verification"]):
             return False
-        return record.get("engine") == self._engine and record.get("experiment") == cell.experiment.model_dump(mode="json")
+        same = with_defaults(record.get("experiment")) == cell.experiment.model_dump(mode="json")
+        return same and record.get("engine") == self._engine
 
     def _write(self, cell: Cell, result: Result) -> None:
         path = self._path(cell)

@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pt_peft import schema
+from pt_peft.aggregation import Aggregation
+from pt_peft.aggregation.mean import Mean
 from pt_peft.schema import Strict
+from pt_peft.server_optimizers import ServerOptimizer
+from pt_peft.server_optimizers.none import NoOptimizer
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
-Mean = Annotated[float, Field(ge=-10, le=10)]
+ChannelMean = Annotated[float, Field(ge=-10, le=10)]
 Std = Annotated[float, Field(ge=1e-3, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Task = Literal["multiclass", "multilabel", "ordinal"]
@@ -42,7 +46,7 @@ class Backbone(Strict):
     """Side of the square input, pixels; position embeddings are resampled to it."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the weights file. A site whose file differs refuses to train."""
-    mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean] = (0.5, 0.5, 0.5)
     """Subtracted from each channel of images scaled to [0, 1]."""
     std: tuple[Std, Std, Std] = (0.5, 0.5, 0.5)
     """Divides each channel after that."""
@@ -196,6 +200,9 @@ class Training(Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass, by autocast; tensors that train, and travel, are float32 in either case."""
+    proximal: float = Field(default=0.0, ge=0, le=1000)
+    """mu of FedProx (Li et al. 2020, arXiv:1812.06127): adds mu/2 times the squared distance of the exchanged tensors from where
+    the round started to the loss."""
     imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
     """What is done about rare classes at a site, see `pt_peft.imbalance`: ``weighted_loss`` weighs a class by the inverse of
     its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
@@ -268,6 +275,10 @@ class Experiment(Strict):
     method: Method
     training: Training = Training()
     federation: Federation = Federation()
+    aggregation: Aggregation = Mean()
+    """How the sites' results of a round become one."""
+    server_optimizer: ServerOptimizer = NoOptimizer()
+    """What the server makes of that for the next round."""
     select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
@@ -290,6 +301,16 @@ class Experiment(Strict):
             raise ValueError("training.imbalance 'balanced_softmax' needs labels that exclude one another, not 'multilabel'")
         if self.select_by == "quadratic_kappa" and self.data.task != "ordinal":
             raise ValueError("select_by 'quadratic_kappa' needs data.task 'ordinal'")
+        return self
+
+    @model_validator(mode="after")
+    def _quorum_fits_aggregation(self) -> "Experiment":
+        needed = self.aggregation.sites_needed
+        if self.federation.min_sites < needed:
+            raise ValueError(
+                f"aggregation '{self.aggregation.name}' needs the results of {needed} sites or more, so that federation.min_sites "
+                f"must be at least {needed}; it is {self.federation.min_sites}"
+            )
         return self
 
     @classmethod

@@ -35,7 +35,7 @@ def parse(model: type[Model], value: object, source: str) -> Model:
     except ValidationError as error:
         errors = error.errors()
         first = errors[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the top level"
+        field = ".".join(map(str, _place(value, first["loc"]))) or "the top level"
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, first["loc"][:-1])
             message = f"field '{field}' is unknown{_suggestion(str(first['loc'][-1]), known)}"
@@ -99,6 +99,18 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _shown(value: object, limit: int = 200) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _place(value: object, location: tuple) -> list:
+    """`location` without the names of the variants of a section, which pydantic puts in and no file has."""
+    place = []
+    for part in location:
+        if isinstance(value, dict) and part not in value and part == value.get("name"):
+            continue
+        place.append(part)
+        children = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+        value = children.get(part)
+    return place
 
 
 def _one_line(text: str) -> str:

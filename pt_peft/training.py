@@ -82,6 +82,7 @@ class LocalTrainer:
         # A fresh optimiser each round: a restarted process then loses nothing.
         optimizer = self._optimizer(self.exchange.trained(round_number).keys() | self.model.personal)
         peak_rates = [group["lr"] for group in optimizer.param_groups]
+        pull = Pull([self.model.trained[key] for key in self.exchange.trained(round_number)])
         loss_of = training_loss(self.experiment, split.labels, self.device)
         weights = sampling_weights(self.experiment, split.labels)
         augment = self.experiment.data.augment
@@ -103,6 +104,7 @@ class LocalTrainer:
                 loss = loss_of(self._logits(images), labels.to(self.device))
                 optimizer.zero_grad()
                 loss.backward()
+                pull(training.proximal)
                 optimizer.step()
                 losses.append(loss.detach())
                 on_step(losses[-1])
@@ -150,6 +152,21 @@ class LocalTrainer:
             {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
             for (in_head, decays), members in groups.items()
         )
+
+
+class Pull:
+    """The gradient of FedProx' term, which the loss that is reported does not have."""
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self._parameters = parameters
+        self._start = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def __call__(self, mu: float) -> None:
+        """Adds mu times the distance from the start to the gradients."""
+        if mu:
+            for parameter, start in zip(self._parameters, self._start, strict=True):
+                parameter.grad += mu * (parameter - start)
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from pt_peft.adapter_file import load_adapter, save_adapter
 from pt_peft.errors import UserError
 from pt_peft.tensors import TensorError, TensorSpec, check_tensors, payload_bytes, payload_l2_norm, payload_sha256
-from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 
 GOOD = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 SPECS = {key: TensorSpec(value.shape, str(value.dtype)) for key, value in GOOD.items()}
@@ -87,36 +86,3 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         save_adapter(path, GOOD, {"round": object()})
     assert load_adapter(path)[1] == {"round": 1}
-
-
-arrays = hnp.arrays(np.float32, (3,), elements=st.floats(-100, 100, width=32))
-results = st.lists(st.tuples(arrays, st.integers(1, 10_000)), min_size=1, max_size=6)
-
-
-@given(results, st.randoms())
-def test_the_mean_does_not_depend_on_order(sites, random):
-    shuffled = sites.copy()
-    random.shuffle(shuffled)
-    means = []
-    for order in (sites, shuffled):
-        mean = WeightedMean()
-        for values, weight in order:
-            mean.add({"x": values}, weight)
-        means.append(mean.result()["x"])
-    np.testing.assert_allclose(means[0], means[1], rtol=1e-7, atol=1e-12)
-    exact = np.average([v.astype(np.float64) for v, _ in sites], axis=0, weights=[w for _, w in sites])
-    np.testing.assert_allclose(means[0], exact, rtol=1e-6, atol=1e-6)
-
-
-@given(arrays, st.lists(st.integers(1, 1000), min_size=1, max_size=5))
-def test_equal_results_are_a_fixed_point(values, weights):
-    mean = WeightedMean()
-    for weight in weights:
-        mean.add({"x": values}, weight)
-    result = mean.result()["x"]
-    assert result.dtype == np.float32 and np.array_equal(result, values)
-
-
-def test_the_mean_of_nothing():
-    with pytest.raises(ValueError):
-        WeightedMean().result()

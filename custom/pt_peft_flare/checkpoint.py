@@ -12,8 +12,8 @@ from pt_peft.tensors import Tensors
 
 FOLDER = "checkpoints"
 """In the server's workspace; one file a job that has not finished."""
-_NOW, _BEST = "now/", "best/"
-"""What stands before the keys of the two aggregates in the file."""
+_NOW, _BEST, _OPTIMIZER = "now/", "best/", "optimizer/"
+"""What stands before the keys in the file."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Checkpoint:
     """What they have changed."""
     best: Tensors
     """The best aggregate so far; empty if there is none."""
+    optimizer: Tensors
+    """The state of the server's optimiser."""
     record: dict
     """The content of ``metrics.json``."""
 
@@ -41,6 +43,7 @@ class CheckpointFile:
         """Replaces what was kept. Raises OSError."""
         tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
         tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
+        tensors |= {_OPTIMIZER + key: value for key, value in checkpoint.optimizer.items()}
         header = {"rounds": checkpoint.rounds, "record": checkpoint.record, "experiment_sha256": self._experiment.digest()}
         save_adapter(self._path, tensors, header)
 
@@ -55,7 +58,8 @@ class CheckpointFile:
         tensors, header = load_adapter(self._path)
         if header["experiment_sha256"] != self._experiment.digest():
             raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
-        return Checkpoint(header["rounds"], _among(tensors, _NOW), _among(tensors, _BEST), header["record"])
+        now, best, optimizer = (_among(tensors, prefix) for prefix in (_NOW, _BEST, _OPTIMIZER))
+        return Checkpoint(header["rounds"], now, best, optimizer, header["record"])
 
     def remove(self) -> None:
         """Once the job has finished, with those of the jobs that it has continued."""

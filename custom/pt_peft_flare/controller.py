@@ -13,13 +13,13 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
+from pt_peft.aggregation.base import SiteResult
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
 from pt_peft.tensors import Tensors, TensorSpec, check_tensors
 from pt_peft.worker.client import WorkerError
-from pt_peft_flare.aggregators.weighted_mean import WeightedMean
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED, STATUS
@@ -95,6 +95,7 @@ class PeftFedAvg(FedAvg):
     def _run(self) -> None:
         self._experiment = read_experiment(self.fl_ctx)
         federation = self._experiment.federation
+        self._optimizer = self._experiment.server_optimizer.start()
         sites = self._sites()
         if len(sites) < federation.min_sites:
             raise JobFailed(
@@ -137,11 +138,12 @@ class PeftFedAvg(FedAvg):
             self._best, self._best_tensors = best["val"]["mean"][self._experiment.select_by], there.best
             self._persist(BEST, there.best, best["rounds"], {"metrics": {"val": best["val"]}})
         self._persist(FINAL, there.tensors, there.rounds, {})
+        self._optimizer.state = there.optimizer
         self._checkpoint.save(there)
         return there.rounds, there.tensors
 
     def _train_round(self, round_number: int, tensors: Tensors) -> Tensors:
-        mean = WeightedMean()
+        aggregator = self._experiment.aggregation.start(tensors)
         expected = self._exchange.trained(round_number)
         bytes_out = _nbytes(expected)
         sites = self._sites()
@@ -151,13 +153,13 @@ class PeftFedAvg(FedAvg):
             trained = check_tensors(result.params, expected)
             report = parse(TrainingReport, result.metrics, "report")
             report.check(self._experiment.data)
-            mean.add(trained, report.num_samples)
+            aggregator.add(SiteResult(result.meta["client_name"], trained, report.num_samples))
             return report
 
         started = time.monotonic()
         self.event(AppEventType.ROUND_STARTED)
         reports, left_out = self._collect(AppConstants.TASK_TRAIN, sites, round_number, tensors, accept)
-        trained = {**tensors, **mean.result()}
+        trained = {**tensors, **self._optimizer.step(tensors, aggregator.result())}
         seconds = time.monotonic() - started
         validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds)
         self._consider(round_number, tensors, validation)
@@ -293,7 +295,8 @@ class PeftFedAvg(FedAvg):
         """For the case that the server dies."""
         if not is_simulation(self.fl_ctx):
             changed = self._changed(tensors, finished_rounds)
-            self._checkpoint.save(Checkpoint(finished_rounds, changed, self._best_tensors, self._record.content))
+            now = Checkpoint(finished_rounds, changed, self._best_tensors, self._optimizer.state, self._record.content)
+            self._checkpoint.save(now)
 
     def _holds(self, site: str) -> int:
         """Number of finished rounds whose aggregate `site` is known to hold; no matter where all tensors travel in every

@@ -18,7 +18,7 @@ def file(tmp_path, experiment, job="job"):
     return CheckpointFile(fl_ctx, job, experiment)
 
 
-CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"rounds": [1, 2], "best": None, "continues": None})
+CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"m/a": np.ones(3)}, {"rounds": [1, 2], "best": None, "continues": None})
 
 
 def test_what_was_kept_comes_back(tmp_path):
@@ -28,6 +28,7 @@ def test_what_was_kept_comes_back(tmp_path):
     back = kept.load()
     assert back.rounds == 2 and back.record == CHECKPOINT.record
     assert np.array_equal(back.tensors["a"], CHECKPOINT.tensors["a"]) and np.array_equal(back.best["a"], CHECKPOINT.best["a"])
+    assert np.array_equal(back.optimizer["m/a"], CHECKPOINT.optimizer["m/a"]) and back.optimizer["m/a"].dtype == np.float64
     kept.remove()
     assert kept.load() is None
 

@@ -1,0 +1,16 @@
+"""How the sites' results of a round become one: the section ``aggregation`` of `experiment.json`. Imports no torch.
+
+A file for each; a new one joins the union below.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pt_peft.aggregation.mean import Mean
+from pt_peft.aggregation.median import Median
+from pt_peft.aggregation.multi_krum import MultiKrum
+from pt_peft.aggregation.norm_bounded_mean import NormBoundedMean
+from pt_peft.aggregation.trimmed_mean import TrimmedMean
+
+Aggregation = Annotated[Mean | Median | TrimmedMean | NormBoundedMean | MultiKrum, Field(discriminator="name")]

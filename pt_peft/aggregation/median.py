@@ -1,0 +1,30 @@
+"""Coordinate-wise median (Yin et al. 2018, arXiv:1803.01498)."""
+
+from typing import Literal
+
+import numpy as np
+
+from pt_peft.aggregation.base import Aggregator, Collected, stacked
+from pt_peft.schema import Strict
+from pt_peft.tensors import Tensors
+
+
+class Median(Strict):
+    """The median of each value over the sites, each of which counts once: their numbers of images are not taken on trust."""
+
+    name: Literal["median"] = "median"
+
+    @property
+    def sites_needed(self) -> int:
+        return 1
+
+    def start(self, before: Tensors) -> Aggregator:
+        return CoordinateMedian()
+
+
+class CoordinateMedian(Collected):
+    """Stays between honest values as long as fewer than half of the sites lie."""
+
+    def result(self) -> Tensors:
+        results = self.results()
+        return {key: np.median(stacked(results, key), axis=0).astype(value.dtype) for key, value in results[0].tensors.items()}

@@ -1,0 +1,51 @@
+"""Mean of updates whose norms are bounded (Sun et al. 2019, arXiv:1911.07963)."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pt_peft.aggregation.base import Aggregator, Collected, SiteResult
+from pt_peft.aggregation.mean import RunningMean
+from pt_peft.schema import Strict
+from pt_peft.tensors import Tensors
+
+
+class NormBoundedMean(Strict):
+    """What a site has changed is scaled down to a Euclidean norm of at most ``bound`` over all its values; then the mean, in
+    which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth."""
+
+    name: Literal["norm_bounded_mean"]
+    bound: float | None = Field(default=None, gt=0)
+    """null takes the median of the sites' norms in each round, which fewer than half of them cannot move far."""
+
+    @property
+    def sites_needed(self) -> int:
+        return 1
+
+    def start(self, before: Tensors) -> Aggregator:
+        return BoundedMean(self.bound, before)
+
+
+class BoundedMean(Collected):
+    def __init__(self, bound: float | None, before: Tensors):
+        super().__init__()
+        self._bound = bound
+        self._before = before
+
+    def result(self) -> Tensors:
+        results = self.results()
+        norms = [self._norm(result) for result in results]
+        bound = float(np.median(norms)) if self._bound is None else self._bound
+        mean = RunningMean(by_samples=False)
+        for result, norm in zip(results, norms, strict=True):
+            scale = min(1.0, bound / norm) if norm else 1.0
+            tensors = {key: self._before[key] + scale * self._change(result, key) for key in result.tensors}
+            mean.add(SiteResult(result.site, tensors, 1))
+        return {key: value.astype(self._before[key].dtype) for key, value in mean.result().items()}
+
+    def _change(self, result: SiteResult, key: str) -> np.ndarray:
+        return result.tensors[key].astype(np.float64) - self._before[key]
+
+    def _norm(self, result: SiteResult) -> float:
+        return float(np.sqrt(sum(np.square(self._change(result, key)).sum() for key in result.tensors)))
