@@ -17,9 +17,11 @@ from benchmark.compare import compare, table
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
+from pt_peft.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import sha256_of
+from pt_peft.server_optimizers.adaptive import FedAdam
 from pt_peft.site import Site
 from pt_peft.tensors import payload_bytes
 
@@ -177,6 +179,20 @@ def test_equal_to_the_oracle_whatever_the_number_of_threads(threads, tiny, site,
     write_job(tiny, tmp_path / "job")
     write_workspace(site, tmp_path / "workspace")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert_equal(run.server / "adapter.safetensors", expected)
+
+
+def test_other_ways_to_aggregate_are_equal_to_the_oracle_too(tiny, site, workspace, shared_host, tmp_path):
+    experiment = changed(
+        tiny, training={"proximal": 0.1}, federation={"min_sites": 3},
+    ).model_copy(update={"aggregation": TrimmedMean(name="trimmed_mean"), "server_optimizer": FedAdam(name="fedadam")})  # fmt: skip
+    names = ["site-1", "site-2", "site-3"]
+    expected = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
+    plain = federate(make_trainer(tiny, site), load_sites(tiny, site, names)).tensors
+    assert max(np.abs(expected[key] - plain[key]).max() for key in expected) > 1e-3, "else the test says little"
+    write_job(experiment, tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
     assert run.exit_code == 0, run.output
     assert_equal(run.server / "adapter.safetensors", expected)
 
