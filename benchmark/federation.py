@@ -68,7 +68,8 @@ class Federation:
             with open(self.kit(name) / "start.log", "ab") as log:
                 subprocess.run(
                     ["bash", str(self.kit(name) / "startup" / "start.sh")],
-                    env=_environment() | self.environment.get(name, {}), stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
+                    env=_environment() | self.environment.get(name, {}),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
                 )  # fmt: skip
 
     def session(self, user: str = LEAD) -> Session:

@@ -10,7 +10,8 @@ def progress(record: dict, rounds: int, sites: Iterable[str], results: RoundResu
     """What is known at the server, from the content of ``metrics.json`` and the results of the present task.
 
     Returns:
-        ``time`` (seconds since 1970, of the server's clock), ``experiment``, ``finished_rounds``, ``rounds``, ``seconds_left`` (None before the first round has ended) and for
+        ``time`` (seconds since 1970, of the server's clock), ``experiment``, ``finished_rounds``, ``rounds``,
+        ``seconds_left`` (None before the first round has ended) and for
         each of the ``sites``: ``now`` (``working``, ``answered`` or why it is left out), ``rounds`` it took part in, and
         its ``bytes_in`` and ``bytes_out`` so far (raw tensors).
     """

@@ -54,7 +54,8 @@ def test_a_bundle_brings_its_code(quick, tmp_path):
         lead = Lead(federation, {}, tmp_path)
         with closing(lead.session):
             federation.wait_for(lead.session)
-            write_job(changed(quick, name="bundle", federation={"round_timeout_s": 400, "site_timeout_s": 300}), tmp_path / "bundle", bundle=True)
+            patient = changed(quick, name="bundle", federation={"round_timeout_s": 400, "site_timeout_s": 300})
+            write_job(patient, tmp_path / "bundle", bundle=True)
             run = Run(lead.session.submit_job(str(tmp_path / "bundle")), lead)
             record = run.finish()
     assert record["status"] == "finished"

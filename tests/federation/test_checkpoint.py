@@ -18,7 +18,8 @@ def file(tmp_path, experiment, job="job"):
     return CheckpointFile(fl_ctx, job, experiment)
 
 
-CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"m/a": np.ones(3)}, {"rounds": [1, 2], "best": None, "continues": None})
+RECORD = {"rounds": [1, 2], "best": None, "continues": None}
+CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"m/a": np.ones(3)}, RECORD)
 
 
 def test_what_was_kept_comes_back(tmp_path):
