@@ -26,11 +26,14 @@ def answers(port: int, certificate: Path, root: Path) -> bool:
     context = ssl.create_default_context(cafile=root / "startup" / "rootCA.pem")
     context.load_cert_chain(certificate / "startup" / "client.crt", certificate / "startup" / "client.key")
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection(("localhost", port), 10) as plain:
-        try:
-            return bool(context.wrap_socket(plain, server_hostname="localhost").recv(1))
-        except (ssl.SSLError, ConnectionError):
-            return False
+    plain = socket.create_connection(("localhost", port), 10)
+    try:
+        with context.wrap_socket(plain, server_hostname="localhost") as line:
+            return bool(line.recv(1))
+    except (ssl.SSLError, ConnectionError):
+        return False
+    finally:
+        plain.close()
 
 
 def test_a_stranger_cannot_register(lead, tmp_path):
@@ -68,4 +71,7 @@ def test_a_site_that_is_shut_out_cannot_register_and_spoils_no_job(lead, quick):
     finally:
         admin.enable_client("hospital-2")
         admin.close()
+        # Its watchdog has given up.
+        lead.federation.kill("hospital-2")
+        lead.federation.start("hospital-2")
     lead.federation.wait_for(lead.session, since=time.time())
