@@ -11,6 +11,7 @@ from benchmark.shared_weights import main
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PSS is Linux's")
+@pytest.mark.slow
 def test_three_processes_hold_the_weights_once(tmp_path):
     # In a process of its own: forks of this one would share, or not, what other tests left in memory.
     command = [sys.executable, "-m", "benchmark.shared_weights", "--processes", "3", "--out", str(tmp_path / "m.json")]

@@ -208,7 +208,7 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
 
 
 @pytest.mark.parametrize(
-    ("threads", "head"), [("1", "exchanged"), pytest.param("3", "frozen", marks=pytest.mark.slow)]
+    ("threads", "head"), [pytest.param("1", "exchanged", marks=pytest.mark.slow), ("3", "frozen")]
 )
 def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, head, four_blocks, shared_host, tmp_path):
     """With one thread every task also finds a new process at its site; with a frozen head nothing is sent in round 1."""
