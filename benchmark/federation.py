@@ -34,6 +34,7 @@ class Federation:
         Args:
             port: of the server.
             routes: the ports at which sites find the server, if they are not its own.
+            project: the project file.
 
         Raises:
             UserError: if ``nvflare provision`` fails.
@@ -43,16 +44,16 @@ class Federation:
         self.port = port
         self.environment: dict[str, dict[str, str]] = {}
         """Variables that the server or a site is started with, beside this process's own."""
-        content = yaml.safe_load(project.read_text(encoding="utf-8"))
-        participants = [one for one in content["participants"] if one["type"] != "client"]
+        provisioned = yaml.safe_load(project.read_text(encoding="utf-8"))
+        participants = [one for one in provisioned["participants"] if one["type"] != "client"]
         participants[0]["fed_learn_port"] = port
         clients = [{"name": name, "type": "client", "org": name.replace("-", "_")} for name in sites]
         for client in clients:
             if client["name"] in (routes or {}):
                 client["connect_to"] = {"host": "localhost", "port": routes[client["name"]]}
-        content["participants"] = [participants[0], *clients, *participants[1:]]
+        provisioned["participants"] = [participants[0], *clients, *participants[1:]]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "project.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        (folder / "project.yml").write_text(yaml.safe_dump(provisioned, sort_keys=False), encoding="utf-8")
         self._run("nvflare", "provision", "-p", "project.yml", "-w", ".")
         for name, site in sites.items():
             content = site.model_dump_json(exclude_defaults=True, indent=2) + "\n"

@@ -1,6 +1,8 @@
 """The adapter file: exchanged tensors as safetensors with a JSON header. Imports no torch, unpickles nothing."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.numpy
@@ -47,10 +49,21 @@ def load_adapter(path: Path) -> tuple[Tensors, dict]:
     Raises:
         UserError: if the file is not there, is not safetensors, or has no header of ours.
     """
+    with _opened(path) as (file, header):
+        return {key: file.get_tensor(key) for key in file.keys()}, header
+
+
+def load_header(path: Path) -> dict:
+    """The header alone, whatever the size of the file. Raises UserError as `load_adapter`."""
+    with _opened(path) as (_, header):
+        return header
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, dict]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
-            return {key: file.get_tensor(key) for key in file.keys()}, header
+            yield file, json.loads((file.metadata() or {})[HEADER_KEY])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except SafetensorError as error:

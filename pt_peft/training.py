@@ -82,7 +82,8 @@ class LocalTrainer:
         # A fresh optimiser each round: a restarted process then loses nothing.
         optimizer = self._optimizer(self.exchange.trained(round_number).keys() | self.model.personal)
         peak_rates = [group["lr"] for group in optimizer.param_groups]
-        pull = Pull([self.model.trained[key] for key in self.exchange.trained(round_number)])
+        pulled = self.exchange.trained(round_number) if training.proximal else ()
+        pull = Pull(training.proximal, [self.model.trained[key] for key in pulled])
         loss_of = training_loss(self.experiment, split.labels, self.device)
         weights = sampling_weights(self.experiment, split.labels)
         augment = self.experiment.data.augment
@@ -104,7 +105,7 @@ class LocalTrainer:
                 loss = loss_of(self._logits(images), labels.to(self.device))
                 optimizer.zero_grad()
                 loss.backward()
-                pull(training.proximal)
+                pull()
                 optimizer.step()
                 losses.append(loss.detach())
                 on_step(losses[-1])
@@ -157,16 +158,15 @@ class LocalTrainer:
 class Pull:
     """The gradient of FedProx' term, which the loss that is reported does not have."""
 
-    def __init__(self, parameters: list[nn.Parameter]):
-        self._parameters = parameters
-        self._start = [parameter.detach().clone() for parameter in parameters]
+    def __init__(self, mu: float, parameters: list[nn.Parameter]):
+        self._mu = mu
+        self._pairs = [(parameter, parameter.detach().clone()) for parameter in parameters]
 
     @torch.no_grad()
-    def __call__(self, mu: float) -> None:
+    def __call__(self) -> None:
         """Adds mu times the distance from the start to the gradients."""
-        if mu:
-            for parameter, start in zip(self._parameters, self._start, strict=True):
-                parameter.grad += mu * (parameter - start)
+        for parameter, start in self._pairs:
+            parameter.grad += self._mu * (parameter - start)
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.tensors import Tensors
@@ -65,9 +65,9 @@ class CheckpointFile:
         """Once the job has finished, with those of the jobs that it has continued."""
         path = self._path
         while path.exists():
-            _, header = load_adapter(path)
+            continues = load_header(path)["record"]["continues"]
             path.unlink()
-            path = path.with_name(f"{header['record']['continues']}.safetensors")
+            path = path.with_name(f"{continues}.safetensors")
 
 
 def _among(tensors: Tensors, prefix: str) -> Tensors:

@@ -32,7 +32,7 @@ class RunningMean:
     sites.
     """
 
-    def __init__(self, by_samples: bool = True) -> None:
+    def __init__(self, by_samples: bool) -> None:
         self._by_samples = by_samples
         self._sums: dict[str, np.ndarray] = {}
         self._dtypes: dict[str, np.dtype] = {}

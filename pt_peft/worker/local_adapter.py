@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.tensors import Tensors
 
 LOCAL_ADAPTER = "local_adapter.safetensors"
@@ -24,7 +24,7 @@ class LocalAdapter:
     def save(self, tensors: Tensors, header: dict) -> None:
         """Keeps what the training of ``header["round"]`` has made. Raises OSError."""
         path = self._folder / LOCAL_ADAPTER
-        if path.exists() and load_adapter(path)[1]["round"] < header["round"]:
+        if path.exists() and load_header(path)["round"] < header["round"]:
             path.replace(self._folder / PREVIOUS)
         save_adapter(path, tensors, header)
 
@@ -36,5 +36,6 @@ class LocalAdapter:
         """What the last training before that round has made; empty if there is none."""
         folders = [self._folder, self._earlier] if self._earlier else [self._folder]
         paths = [path for folder in folders for path in (folder / LOCAL_ADAPTER, folder / PREVIOUS) if path.exists()]
-        kept = [(header["round"], tensors) for tensors, header in map(load_adapter, paths) if header["round"] < round_number]
-        return max(kept, key=lambda one: one[0], default=(None, {}))[1]
+        rounds = {path: load_header(path)["round"] for path in paths}
+        usable = [path for path in paths if rounds[path] < round_number]
+        return load_adapter(max(usable, key=rounds.get))[0] if usable else {}

@@ -39,9 +39,9 @@ def test_what_stays_at_the_site_is_free(distance):
 
 def test_the_gradient():
     parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    pull = Pull([parameter])
+    pull = Pull(2.0, [parameter])
     with torch.no_grad():
         parameter += torch.tensor([0.5, -1.0])
     parameter.grad = torch.tensor([0.1, 0.1])
-    pull(2.0)
+    pull()
     torch.testing.assert_close(parameter.grad, torch.tensor([0.1 + 2 * 0.5, 0.1 - 2 * 1.0]))

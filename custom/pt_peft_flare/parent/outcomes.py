@@ -1,36 +1,20 @@
 """Whether a job has succeeded is the server's word, not that of a site that has gone."""
 
-import threading
-
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_context import FLContext
+from pt_peft_flare.parent.watcher import Watcher
 
 
-class Outcomes(FLComponent):
-    """Runs in the server's parent process. After a job FLARE waits for every site's own word of how it ended, and lists a job
-    that the server has finished as ``FINISHED:ABNORMAL`` if a site died or was shut out meanwhile. The quorum has decided
-    about such sites: their word is not waited for.
+class Outcomes(Watcher):
+    """After a job FLARE waits for every site's own word of how it ended, and lists a job that the server has finished as
+    ``FINISHED:ABNORMAL`` if a site died or was shut out meanwhile. The quorum has decided about such sites: their word is not
+    waited for.
     """
 
     def __init__(self, interval_s: float = 0.5) -> None:
-        """Args:
-        interval_s: seconds between looks at what has ended.
-        """
-        super().__init__()
-        self._interval_s = interval_s
-        self._stopped = threading.Event()
+        super().__init__(interval_s)
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == EventType.SYSTEM_START:
-            threading.Thread(target=self._watch, args=[fl_ctx.get_engine()], name="outcomes", daemon=True).start()
-        elif event_type == EventType.SYSTEM_END:
-            self._stopped.set()
-
-    def _watch(self, engine) -> None:
-        while not self._stopped.wait(self._interval_s):
-            for job_id in list(engine.job_runner.running_jobs):
-                resolve(engine, job_id)
+    def look(self, engine) -> None:
+        for job_id in list(engine.job_runner.running_jobs):
+            resolve(engine, job_id)
 
 
 def resolve(engine, job_id: str) -> None:

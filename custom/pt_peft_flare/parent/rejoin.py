@@ -1,11 +1,8 @@
 """A site that comes back, or comes late, joins the jobs that are running."""
 
-import threading
 from collections.abc import Mapping
 
 from nvflare.apis.client import Client
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import ALL_SITES, Job
@@ -14,40 +11,29 @@ from nvflare.private.admin_defs import MsgHeader, ReturnCode
 from nvflare.private.fed.utils.fed_utils import extract_participants
 
 from pt_peft_flare.messages import SITES_CHANGED
+from pt_peft_flare.parent.watcher import Watcher
 
 ANSWER_S = 10.0
 """How long a site or the job's process has to answer."""
 
 
-class Rejoin(FLComponent):
-    """Runs in the server's parent process. FLARE gives a job to the sites that are connected when it starts, and knows them by
-    the token of their registration: a site that is restarted gets another one and is never asked again. This component
-    deploys and starts a running job at every connected site that belongs to it and does not run it.
+class Rejoin(Watcher):
+    """FLARE gives a job to the sites that are connected when it starts, and knows them by the token of their registration: a
+    site that is restarted gets another one and is never asked again. This component deploys and starts a running job at
+    every connected site that belongs to it and does not run it.
     """
 
     def __init__(self, interval_s: float = 2.0) -> None:
-        """Args:
-        interval_s: seconds between looks at who is connected.
-        """
-        super().__init__()
-        self._interval_s = interval_s
-        self._stopped = threading.Event()
+        super().__init__(interval_s)
         self._refused: set[tuple[str, str]] = set()
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == EventType.SYSTEM_START:
-            threading.Thread(target=self._watch, args=[fl_ctx.get_engine()], name="rejoin", daemon=True).start()
-        elif event_type == EventType.SYSTEM_END:
-            self._stopped.set()
-
-    def _watch(self, engine) -> None:
-        while not self._stopped.wait(self._interval_s):
-            for job_id, job in list(engine.job_runner.running_jobs.items()):
-                process = engine.run_processes.get(job_id)
-                if process is None or job.run_aborted:
-                    continue
-                for client in absent(job, process[RunProcessKey.PARTICIPANTS], engine.get_clients()):
-                    self._try(engine, job, client, process[RunProcessKey.PARTICIPANTS])
+    def look(self, engine) -> None:
+        for job_id, job in list(engine.job_runner.running_jobs.items()):
+            process = engine.run_processes.get(job_id)
+            if process is None or job.run_aborted:
+                continue
+            for client in absent(job, process[RunProcessKey.PARTICIPANTS], engine.get_clients()):
+                self._try(engine, job, client, process[RunProcessKey.PARTICIPANTS])
 
     def _try(self, engine, job: Job, client: Client, participants: dict[str, Client]) -> None:
         if (job.job_id, client.token) in self._refused:
