@@ -17,9 +17,10 @@ from benchmark.reference import Federated, federate
 from pt_peft.adapter_file import load_adapter
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
+from pt_peft.local_round import LocalRound
 from pt_peft.schema import read_json
 from pt_peft.tensors import Tensors
-from pt_peft.training import LocalTrainer, TrainingResult
+from pt_peft.training import LocalTrainer
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
 from pt_peft_flare.run_record import FILE_NAME
@@ -68,12 +69,12 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
             missing = ", ".join(f"{name} ({why})" for name, why in one["left_out"].items())
             raise UserError(f"round {one['round'] + 1} lacks {missing}")
         rounds.append(_round(one["round"], one["seconds"], one["sites"]))
-    personal = {name: {} for name in sites}
-    if trainer.model.personal:
-        for name in sites:
-            own, _ = load_adapter(workspace / name / "simulate_job" / LOCAL_ADAPTER)
-            personal[name] = {key: own[key] for key in trainer.model.personal}
-    return Outcome(rounds, Federated(load_adapter(server / FINAL)[0], personal))
+    shared = trainer.exchange.changed(cell.experiment.federation.rounds)
+    kept = {}
+    for name in sites:
+        local, _ = load_adapter(workspace / name / "simulate_job" / LOCAL_ADAPTER)
+        kept[name] = {key: value for key, value in local.items() if key not in shared}
+    return Outcome(rounds, Federated(load_adapter(server / FINAL)[0], kept))
 
 
 ENGINES = {"flare": run_flare, "reference": run_reference}
@@ -112,15 +113,16 @@ class _Recorder:
         split = self._sites[site].val
         self._val = self._trainer.evaluate(tensors, split) if len(split) else None
 
-    def trained(self, round_number: int, site: str, result: TrainingResult) -> None:
-        exchange = self._trainer.exchange
+    def trained(self, round_number: int, site: str, result: LocalRound) -> None:
+        rank = self._trainer.experiment.federation.lora_ranks.get(site)
+        exchange = self._trainer.exchange.at_rank(rank)
         self._reports[site] = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
             "seconds": time.monotonic() - self._since,
             "val": self._val,
             "bytes_in": _nbytes(exchange.payload(max(0, round_number - 1), round_number)),
-            "bytes_out": _nbytes(exchange.trained(round_number)),
+            "bytes_out": _nbytes(exchange.sent(round_number)),
         }
         if len(self._reports) == len(self._sites):
             seconds = sum(report["seconds"] for report in self._reports.values())

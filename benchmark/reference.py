@@ -12,16 +12,19 @@ from typing import Protocol
 
 import torch
 
-from pt_peft.command import command
+from pt_peft import lora_pairs
 from pt_peft.adapter_file import adapter_header, save_adapter
-from pt_peft.aggregation.base import SiteResult
 from pt_peft.backbone import check_digest, weights_file
+from pt_peft.command import command
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.local_round import LocalRound, local_round, starting_model
+from pt_peft.planned_exchange import initial_exchanged
+from pt_peft.server import FederationServer
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
-from pt_peft.training import LocalTrainer, TrainingResult, pick_device
+from pt_peft.training import LocalTrainer, pick_device
 
 
 def make_trainer(experiment: Experiment, site: Site) -> LocalTrainer:
@@ -43,8 +46,8 @@ class Federated:
 
     tensors: Tensors
     """The final aggregate of the exchanged tensors that the rounds have changed, by canonical key."""
-    personal: dict[str, Tensors]
-    """By site, the tensors that stay there; empty if there are none."""
+    kept: dict[str, Tensors]
+    """By site, what stays there, see `pt_peft.local_round`."""
 
 
 class Observer(Protocol):
@@ -53,7 +56,7 @@ class Observer(Protocol):
     def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
         """`site` will train from `tensors`, its own included."""
 
-    def trained(self, round_number: int, site: str, result: TrainingResult) -> None:
+    def trained(self, round_number: int, site: str, result: LocalRound) -> None:
         """It has."""
 
 
@@ -68,27 +71,24 @@ def federate(
     Args:
         absent: site and round (from 0) of those that give no result.
     """
-    model, exchange = trainer.model, trainer.exchange
-    rounds = trainer.experiment.federation.rounds
-    optimizer = trainer.experiment.server_optimizer.start()
-    tensors = {key: value for key, value in trainer.initial.items() if key in exchange.specs}
-    personal: dict[str, Tensors] = {name: {} for name in sites}
+    exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
+    server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    kept: dict[str, Tensors] = {name: {} for name in sites}
     for round_number in range(rounds):
-        aggregator = trainer.experiment.aggregation.start(tensors)
+        opened = server.start_round(round_number)
         for name, data in sorted(sites.items()):
             if (name, round_number) in absent:
                 continue
-            start = {**tensors, **personal[name]}
+            received = lora_pairs.padded(server.payload(name, 0, round_number), exchange.specs)
             if observer:
-                observer.starts(round_number, name, start)
-            result = trainer.train(name, data.train, start, round_number)
+                observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
+            result = local_round(trainer, name, data.train, received, kept[name], round_number)
             if observer:
                 observer.trained(round_number, name, result)
-            sent = {key: result.tensors[key] for key in exchange.trained(round_number)}
-            aggregator.add(SiteResult(name, sent, result.num_samples))
-            personal[name] = {key: result.tensors[key] for key in model.personal}
-        tensors = {**tensors, **optimizer.step(tensors, aggregator.result())}
-    return Federated({key: tensors[key] for key in exchange.payload(0, rounds)}, personal)
+            opened.add(name, lora_pairs.sliced(result.sent, server.rank(name)), result.num_samples)
+            kept[name] = result.kept
+        server.finish_round(opened, len(sites))
+    return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)
 
 
 @command

@@ -22,6 +22,7 @@ from benchmark.reference import federate, load_sites, make_trainer
 from benchmark.result_files import EQUAL
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
+from pt_peft.local_round import starting_model
 from pt_peft.training import LocalTrainer
 
 FIELDS = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "verification")
@@ -113,15 +114,15 @@ def _federated(
     with clock("evaluation"):
         final = {"val": None}
         if cell.kind == "tuning" or any(len(data.val) for data in sites.values()):
-            val = predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "val")
+            val = predict(trainer, outcome.final.tensors, outcome.final.kept, sites, "val")
             final["val"] = _validation(_reported(val.metrics(cell.experiment.data.task))["sites"])
         test = None
         if cell.kind == "cells":  # nothing is chosen on test images
-            test = _rounded(predict(trainer, outcome.final.tensors, outcome.final.personal, sites, "test"))
+            test = _rounded(predict(trainer, outcome.final.tensors, outcome.final.kept, sites, "test"))
             final["test"] = _reported(test.metrics(cell.experiment.data.task))
     bytes_in = sum(one["bytes_in"] for one in outcome.rounds)
     bytes_out = sum(one["bytes_out"] for one in outcome.rounds)
-    sent = sum(spec.size for spec in trainer.exchange.trained(0).values())
+    sent = sum(spec.size for spec in trainer.exchange.sent(0).values())
     found = (sent, bytes_in + bytes_out, bytes_in, bytes_out, outcome.rounds, final, verification)
     return dict(zip(FIELDS, found, strict=True)), test and _packed(test)
 
@@ -147,7 +148,7 @@ def _without_federation(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, S
         models = {}
         for name, one in data.items():
             final = federate(trainer, {name: one})
-            models[name] = {**final.tensors, **final.personal[name]}
+            models[name] = starting_model(trainer, final.tensors, final.kept[name])
     with clock("evaluation"):
         if cell.kind == "tuning":
             own = {name: trainer.evaluate(models[name], one.val) for name, one in data.items() if len(one.val)}

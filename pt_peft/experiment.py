@@ -171,15 +171,22 @@ class Partition(Strict):
     """With any kind: a change of every image of a site, in all splits."""
 
 
+Role = Literal["exchanged", "local", "frozen"]
+"""What becomes of a tensor: ``exchanged`` trains and travels; ``local`` trains and stays at its site; ``frozen`` keeps its
+start, the same at all sites."""
+
+
 class Method(Strict):
     """The PEFT method: a name of the registry, or several joined by ``+``."""
 
     name: str = Field(min_length=1)
     options: dict[str, dict[str, JsonValue]] = {}
     """Per component method, its own fields, e.g. ``{"lora": {"rank": 4}}``."""
-    head: Literal["exchanged", "local", "frozen"] = "exchanged"
-    """The classifier: ``exchanged`` trains and travels; ``local`` trains and stays at its site; ``frozen`` keeps its random
-    start, the same at all sites."""
+    head: Role = "exchanged"
+    """The classifier's."""
+    roles: dict[Pattern, Role] = {}
+    """Of the method's own tensors, by patterns of their keys; the others are exchanged. ``{"*.lora_A": "frozen"}`` is FFA-LoRA
+    (Sun et al. 2024, arXiv:2403.12313), ``{"*.lora_B": "local"}`` is FedSA-LoRA (Guo et al. 2025, arXiv:2410.01463)."""
 
 
 class Training(Strict):
@@ -203,6 +210,12 @@ class Training(Strict):
     proximal: float = Field(default=0.0, ge=0, le=1000)
     """mu of FedProx (Li et al. 2020, arXiv:1812.06127): adds mu/2 times the squared distance of the exchanged tensors from where
     the round started to the loss."""
+    control_variates: bool = False
+    """SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): each step's gradient is corrected by how much the site's mean gradient
+    differs from all sites'. Doubles what travels. See `pt_peft.local_round`."""
+    ditto: float = Field(default=0.0, ge=0, le=1000)
+    """lambda of Ditto (Li et al. 2021, arXiv:2012.04221): if it is not 0, each site also trains a model of its own, which is pulled
+    towards the federation's like FedProx pulls; it stays at the site, and doubles its work."""
     imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
     """What is done about rare classes at a site, see `pt_peft.imbalance`: ``weighted_loss`` weighs a class by the inverse of
     its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
@@ -227,6 +240,8 @@ class Federation(Strict):
     """Deadline of a site's own work in a round, seconds; a site that hangs gives its round up and is back for the next."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty leaves it to FLARE (``-n``, or whoever is connected)."""
+    lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = {}
+    """Of sites that train LoRA at a smaller rank than the method's; they exchange so many components."""
 
     @field_validator("sites")
     @classmethod
@@ -248,6 +263,8 @@ class Federation(Strict):
             raise ValueError(f"site_timeout_s must be at most round_timeout_s ({self.round_timeout_s})")
         if self.sites and self.min_sites > len(self.sites):
             raise ValueError(f"min_sites ({self.min_sites}) must be at most the number of sites ({len(self.sites)})")
+        if self.sites and (unknown := self.lora_ranks.keys() - set(self.sites)):
+            raise ValueError(f"lora_ranks names '{min(unknown)}', which is none of the sites ({', '.join(self.sites)})")
         return self
 
 
@@ -310,6 +327,16 @@ class Experiment(Strict):
             raise ValueError(
                 f"aggregation '{self.aggregation.name}' needs the results of {needed} sites or more, so that federation.min_sites "
                 f"must be at least {needed}; it is {self.federation.min_sites}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits_aggregation(self) -> "Experiment":
+        if self.aggregation.refactors and self.server_optimizer.name != "none":
+            raise ValueError(
+                f"server_optimizer must be 'none' with aggregation '{self.aggregation.name}', which moves parts of an update "
+                f"from one tensor to another, so that differences from round to round mean nothing; it is "
+                f"'{self.server_optimizer.name}'"
             )
         return self
 

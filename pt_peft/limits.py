@@ -36,7 +36,7 @@ class Limits(Strict):
 
     def check_bytes(self, exchange: Exchange, round_number: int) -> None:
         """Raises OutsideLimits if more than the limit would leave in the round."""
-        nbytes = sum(spec.nbytes for spec in exchange.trained(round_number).values())
+        nbytes = sum(spec.nbytes for spec in exchange.sent(round_number).values())
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 

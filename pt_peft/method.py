@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -80,9 +81,11 @@ def register(method: PeftMethod | Hybrid) -> None:
 def _load_all() -> None:
     """Raises UserError for a file that is no method."""
     for module in pkgutil.iter_modules(methods.__path__):
-        before = len(_REGISTRY)
+        path, before = f"{methods.__name__}.{module.name}", len(_REGISTRY)
+        if path in sys.modules:
+            continue
         try:
-            importlib.import_module(f"{methods.__name__}.{module.name}")
+            importlib.import_module(path)
         except Exception as error:  # whatever an author's mistake leads to
             raise UserError(f"pt_peft/methods/{module.name}.py: {type(error).__name__}: {error}.") from error
         if len(_REGISTRY) == before:

@@ -1,6 +1,7 @@
 """The model that a method makes of a backbone, and the tensors of it that train and travel."""
 
 import copy
+import fnmatch
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from pt_peft.backbone import create_backbone, freeze, head_name
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
-from pt_peft.experiment import ModelSpec
+from pt_peft.experiment import ModelSpec, Role
+from pt_peft.lora_pairs import RESIDUAL
 from pt_peft.method import PeftMethod, components
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
@@ -34,15 +36,15 @@ class AdaptedModel:
 
     def __init__(self, module: nn.Module, spec: ModelSpec, parts: list[Part]):
         head = {f"{head_name(module)}.{name}" for name, _ in module.get_classifier().named_parameters()}
-        trained_head = set() if spec.method.head == "frozen" else head
+        roles = {**_roles(spec, parts), **dict.fromkeys(head, spec.method.head)}
         self.module = module
         """Images float32 (B,3,S,S), normalised, to logits (B,K)."""
         self.parts = parts
         self.head = frozenset(head)
         """Keys of the classifier."""
-        self.personal = frozenset(head if spec.method.head == "local" else ())
+        self.personal = frozenset(key for key, role in roles.items() if role == "local")
         """Keys of the tensors that train and never leave their site."""
-        keys = trained_head.union(*(part.keys for part in parts))
+        keys = {key for key, role in roles.items() if role != "frozen"}
         self.trained: dict[str, nn.Parameter] = {
             key: parameter for key, parameter in sorted(canonical_parameters(module).items()) if key in keys
         }
@@ -62,15 +64,16 @@ class AdaptedModel:
         """Which tensors travel in each of `rounds` rounds."""
         specs = {key: spec for key, spec in self.specs().items() if key not in self.personal}
         rotating = [part for part in self.parts if part.method.round_keys]
-        always = (self.head & specs.keys()).union(*(part.keys for part in self.parts if not part.method.round_keys))
+        always = self.head.union(*(part.keys for part in self.parts if not part.method.round_keys)) & specs.keys()
         drawn = tuple(
             frozenset().union(
                 *(part.method.round_keys(sorted(part.keys), part.config, self._seed, number) for part in rotating)
             )
-            - always
+            & specs.keys() - always
             for number in range(rounds if rotating else 0)
         )
-        return Exchange(specs, always, drawn)
+        computed = frozenset(key for key in always if key.endswith(f".{RESIDUAL}"))
+        return Exchange(specs, always, drawn, computed)
 
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each trained tensor, by canonical key."""
@@ -144,10 +147,26 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
         _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
     if not model.trained.keys() - model.personal:
         raise UserError(
-            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' trains nothing else, so "
+            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' exchanges nothing else, so "
             "that nothing would travel; 'exchanged' would be right."
         )
     return model
+
+
+def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
+    """Of each tensor of the methods. Raises UserError for a pattern without effect, or two that disagree."""
+    keys = sorted(frozenset().union(*(part.keys for part in parts)))
+    roles: dict[str, Role] = {}
+    for pattern, role in spec.method.roles.items():
+        field = f"experiment: field 'method.roles.{pattern}'"
+        fitting = fnmatch.filter(keys, pattern)
+        if not fitting:
+            known = f"its tensors are '{keys[0]}' … '{keys[-1]}'" if keys else "it has none but the head, see 'method.head'"
+            raise UserError(f"{field} fits no tensor of method '{spec.method.name}'; {known}.")
+        for key in fitting:
+            if roles.setdefault(key, role) != role:
+                raise UserError(f"{field} makes tensor '{key}' {role}, but another pattern makes it {roles[key]}.")
+    return {**dict.fromkeys(keys, "exchanged"), **roles}
 
 
 def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -79,11 +79,13 @@ class TrainingReport(Strict):
     """Wall time of the site's work in the round."""
     val: SplitMetrics | None
     """Of the model the round started from; null if the site has no validation images."""
+    own_val: SplitMetrics | None = None
+    """The same of the site's own model, if ``training.ditto`` gives it one and there was a round before."""
 
     def check(self, data: Data) -> None:
         """Raises UserError as `SplitMetrics.check` does."""
-        if self.val:
-            self.val.check(data)
+        for split in filter(None, (self.val, self.own_val)):
+            split.check(data)
 
 
 class EvaluationReport(Strict):
@@ -91,9 +93,12 @@ class EvaluationReport(Strict):
 
     val: SplitMetrics | None = None
     test: SplitMetrics | None = None
+    own_val: SplitMetrics | None = None
+    own_test: SplitMetrics | None = None
+    """Of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
 
     def check(self, data: Data) -> None:
         """Raises UserError as `SplitMetrics.check` does."""
-        for split in filter(None, (self.val, self.test)):
+        for split in filter(None, (self.val, self.test, self.own_val, self.own_test)):
             split.check(data)

@@ -1,19 +1,21 @@
 """One site's share of a round: local training and evaluation."""
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from pt_peft.adjustments import Adjustment
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.imbalance import sampling_weights, training_loss
 from pt_peft.metrics import evaluate_predictions
 from pt_peft.model import build_model
+from pt_peft.planned_exchange import planned_exchange
 from pt_peft.seeds import derive_seed
 from pt_peft.tensors import Tensors
 
@@ -45,12 +47,12 @@ class LocalTrainer:
             weights: the backbone's file; its digest is the caller's to check.
 
         Raises:
-            UserError: as `build_model` does.
+            UserError: as `build_model` and `planned_exchange` do.
         """
         self.experiment = experiment
         self.device = device
         self.model = build_model(experiment.model, weights)
-        self.exchange = self.model.exchange(experiment.federation.rounds)
+        self.exchange = planned_exchange(self.model, experiment)
         self.initial: Tensors = self.model.state()
         """The tensors before the first round."""
         self.model.module.to(device)
@@ -64,6 +66,7 @@ class LocalTrainer:
         tensors: Tensors,
         round_number: int,
         on_step: Callable[[torch.Tensor], None] = lambda loss: None,
+        adjust: Iterable[Adjustment] = (),
     ) -> TrainingResult:
         """Starts from `tensors` and trains ``training.local_epochs`` epochs.
 
@@ -73,6 +76,7 @@ class LocalTrainer:
             tensors: where the round starts, by canonical key; one that is not given has its `initial` value.
             round_number: counted from 0; also places the learning-rate schedule, and says which tensors train.
             on_step: called with the loss of each step.
+            adjust: what is done to each step's gradients, in this order.
 
         Raises:
             UserError: if the loss stops being finite.
@@ -80,10 +84,11 @@ class LocalTrainer:
         training = self.experiment.training
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
-        optimizer = self._optimizer(self.exchange.trained(round_number).keys() | self.model.personal)
+        keys = self.exchange.trained(round_number).keys() | self.model.personal
+        optimizer = self._optimizer(keys)
         peak_rates = [group["lr"] for group in optimizer.param_groups]
-        pulled = self.exchange.trained(round_number) if training.proximal else ()
-        pull = Pull(training.proximal, [self.model.trained[key] for key in pulled])
+        training_now = {key: parameter for key, parameter in self.model.trained.items() if key in keys}
+        adjustments = [attach(training_now) for attach in adjust]
         loss_of = training_loss(self.experiment, split.labels, self.device)
         weights = sampling_weights(self.experiment, split.labels)
         augment = self.experiment.data.augment
@@ -105,7 +110,8 @@ class LocalTrainer:
                 loss = loss_of(self._logits(images), labels.to(self.device))
                 optimizer.zero_grad()
                 loss.backward()
-                pull()
+                for adjustment in adjustments:
+                    adjustment()
                 optimizer.step()
                 losses.append(loss.detach())
                 on_step(losses[-1])
@@ -153,20 +159,6 @@ class LocalTrainer:
             {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
             for (in_head, decays), members in groups.items()
         )
-
-
-class Pull:
-    """The gradient of FedProx' term, which the loss that is reported does not have."""
-
-    def __init__(self, mu: float, parameters: list[nn.Parameter]):
-        self._mu = mu
-        self._pairs = [(parameter, parameter.detach().clone()) for parameter in parameters]
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """Adds mu times the distance from the start to the gradients."""
-        for parameter, start in self._pairs:
-            parameter.grad += self._mu * (parameter - start)
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

@@ -307,7 +307,7 @@ def test_exchange_of_a_round_dependent_method(tiny):
         ({"name": "lora", "options": {"lora": {"targets": ["qvk"]}}}, "qvk"),
         ({"name": "lora", "options": {"lora": {"last_blocks": 3}}}, "'last_blocks' is 3, but it has 2 blocks"),
         ({"name": "sba", "options": {"sba": {"blocks_per_round": 3}}}, "'blocks_per_round' is 3, but it has 2 blocks"),
-        ({"name": "linear_probe", "head": "local"}, "'method.head' is 'local', but method 'linear_probe' trains nothing else"),
+        ({"name": "linear_probe", "head": "local"}, "'method.head' is 'local', but method 'linear_probe' exchanges nothing else"),
         ({"name": "lora+dora"}, "'blocks.0.attn.qkv' has another method's adapter already"),
         ({"name": "full+hra"}, "no gradient would reach 2 of the tensors that it trains, 'blocks.0.attn.qkv.weight' among them"),
         ({"name": "vpt_deep+dvpt"}, "one method of prompts can be used at a time"),

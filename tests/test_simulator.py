@@ -256,11 +256,11 @@ def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_
     for name in names:
         assert not any("head" in key for line in run.ledger(name) for key in line.get("tensors", ()))
         own, header = load_adapter(run.workspace / name / "simulate_job" / "local_adapter.safetensors")
-        assert all(np.allclose(own[key], value, atol=1e-6) for key, value in expected.personal[name].items())
+        assert all(np.allclose(own[key], value, atol=1e-6) for key, value in expected.kept[name].items())
         assert header["model"]["method"]["head"] == "local"
-        metrics = trainer.evaluate({**expected.tensors, **expected.personal[name]}, sites[name].test)
+        metrics = trainer.evaluate({**expected.tensors, **expected.kept[name]}, sites[name].test)
         assert run.metrics["final"]["sites"][name]["test"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
-    assert not np.array_equal(*(expected.personal[name]["head.weight"] for name in names))
+    assert not np.array_equal(*(expected.kept[name]["head.weight"] for name in names))
     with pytest.raises(UserError, match="'method.head' is 'local'"):
         compare([run.workspace], baselines=False, jobs=1)
 

@@ -1,7 +1,7 @@
 """Federated averaging of exchanged tensors that one bad site does not bring down."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -13,12 +13,12 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
-from pt_peft.aggregation.base import SiteResult
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
-from pt_peft.tensors import Tensors, TensorSpec, check_tensors
+from pt_peft.server import FederationServer
+from pt_peft.tensors import Tensors, TensorSpec
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
@@ -27,7 +27,7 @@ from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
-from pt_peft_flare.run_record import FILE_NAME, RunRecord
+from pt_peft_flare.run_record import FILE_NAME, SPLITS, RunRecord
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
 
@@ -95,7 +95,6 @@ class PeftFedAvg(FedAvg):
     def _run(self) -> None:
         self._experiment = read_experiment(self.fl_ctx)
         federation = self._experiment.federation
-        self._optimizer = self._experiment.server_optimizer.start()
         sites = self._sites()
         if len(sites) < federation.min_sites:
             raise JobFailed(
@@ -104,19 +103,17 @@ class PeftFedAvg(FedAvg):
             )
         # Not `load_model`: FLARE would replace the reason of a failure by its own.
         initial = self.persistor.load(self.fl_ctx)
-        tensors = initial[ModelLearnableKey.WEIGHTS]
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
-        a_round = self._exchange.trained(0)
+        self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
+        a_round = self._exchange.sent(0)
         self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round)
         console.info(
             "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round",
             self._experiment.name, len(sites), federation.rounds, len(a_round), _nbytes(a_round) / 1000,
         )  # fmt: skip
-        done, changed = self._resume()
-        tensors = {**tensors, **changed}
-        for self.current_round in range(done, federation.rounds):
-            tensors = self._train_round(self.current_round, tensors)
-        self._evaluate_final(federation.rounds, tensors)
+        for self.current_round in range(self._resume(), federation.rounds):
+            self._train_round(self.current_round)
+        self._evaluate_final(federation.rounds)
         self._record.close("finished")
         self._checkpoint.remove()
         folder = run_dir(self.fl_ctx)
@@ -125,88 +122,89 @@ class PeftFedAvg(FedAvg):
         console.info("metrics        %s", folder / FILE_NAME)
         console.info("curves         tensorboard --logdir %s", folder / "tb_events")
 
-    def _resume(self) -> tuple[int, Tensors]:
-        """Number of finished rounds of the job that this one is a clone of and continues, and what they have changed."""
+    def _resume(self) -> int:
+        """Takes over from the job that this one is a clone of and continues. Returns its number of finished rounds."""
         self._checkpoint = CheckpointFile(self.fl_ctx, self.fl_ctx.get_job_id(), self._experiment)
         earlier = cloned_from(self.fl_ctx)
         there = earlier and CheckpointFile(self.fl_ctx, earlier, self._experiment).load()
         if not there:
-            return 0, {}
+            return 0
         console.info("continues job %s after round %d", earlier, there.rounds)
         self._record.continue_from(earlier, there.record)
         if best := there.record["best"]:
             self._best, self._best_tensors = best["val"]["mean"][self._experiment.select_by], there.best
             self._persist(BEST, there.best, best["rounds"], {"metrics": {"val": best["val"]}})
-        self._persist(FINAL, there.tensors, there.rounds, {})
-        self._optimizer.state = there.optimizer
+        self._server.tensors |= there.tensors
+        self._server.optimizer.state = there.optimizer
+        self._persist(FINAL, self._server.tensors, there.rounds, {})
         self._checkpoint.save(there)
-        return there.rounds, there.tensors
+        return there.rounds
 
-    def _train_round(self, round_number: int, tensors: Tensors) -> Tensors:
-        aggregator = self._experiment.aggregation.start(tensors)
-        expected = self._exchange.trained(round_number)
-        bytes_out = _nbytes(expected)
-        sites = self._sites()
-        bytes_in = {site: _nbytes(self._exchange.payload(self._holds(site), round_number)) for site in sites}
+    def _train_round(self, round_number: int) -> None:
+        server, sites = self._server, self._sites()
+        before = server.tensors
+        bytes_in = {site: _nbytes(server.exchange(site).payload(self._holds(site), round_number)) for site in sites}
+        bytes_out = {site: _nbytes(server.exchange(site).sent(round_number)) for site in sites}
+        opened = server.start_round(round_number)
 
         def accept(result: FLModel) -> TrainingReport:
-            trained = check_tensors(result.params, expected)
             report = parse(TrainingReport, result.metrics, "report")
             report.check(self._experiment.data)
-            aggregator.add(SiteResult(result.meta["client_name"], trained, report.num_samples))
+            opened.add(result.meta["client_name"], result.params, report.num_samples)
             return report
 
         started = time.monotonic()
         self.event(AppEventType.ROUND_STARTED)
-        reports, left_out = self._collect(AppConstants.TASK_TRAIN, sites, round_number, tensors, accept)
-        trained = {**tensors, **self._optimizer.step(tensors, aggregator.result())}
+        reports, left_out = self._collect(AppConstants.TASK_TRAIN, sites, round_number, accept)
+        notes = server.finish_round(opened, len(sites))
         seconds = time.monotonic() - started
-        validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds)
-        self._consider(round_number, tensors, validation)
-        self._persist(FINAL, trained, round_number + 1, {})
-        self._keep(round_number + 1, trained)
+        validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds, notes)
+        self._consider(round_number, before, validation)
+        self._persist(FINAL, server.tensors, round_number + 1, {})
+        self._keep(round_number + 1)
         self.event(AppEventType.ROUND_DONE)
         for site, report in reports.items():
             at_start = split_scalars("val", report.val, self._experiment.data)
+            at_start |= split_scalars("own_val", report.own_val, self._experiment.data)
             after = {"train/loss": report.train_loss, "seconds": report.seconds}
-            after |= {"bytes/in": bytes_in[site], "bytes/out": bytes_out}
+            after |= {"bytes/in": bytes_in[site], "bytes/out": bytes_out[site]}
             log_scalars(self.engine, site, round_number, at_start)
             log_scalars(self.engine, site, round_number + 1, after)
         loss = sum(report.train_loss for report in reports.values()) / len(reports)
         self._log_global(round_number, {"val": validation})
-        log_scalars(self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds})
+        log_scalars(self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds, **notes})
         console.info(
             "round %d/%d  %d sites  train loss %.3f  %.1f s",
             round_number + 1, self._experiment.federation.rounds, len(reports), loss, seconds,
         )  # fmt: skip
-        return trained
 
-    def _evaluate_final(self, rounds: int, tensors: Tensors) -> None:
+    def _evaluate_final(self, rounds: int) -> None:
         def accept(result: FLModel) -> EvaluationReport:
             report = parse(EvaluationReport, result.metrics, "report")
             report.check(self._experiment.data)
             return report
 
-        reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, tensors, accept)
+        reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, accept)
         summary = self._record.add_final(reports, left_out)
-        self._consider(rounds, tensors, summary["val"])
-        self._persist(FINAL, tensors, rounds, {"metrics": summary})
+        self._consider(rounds, self._server.tensors, summary["val"])
+        self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
         for site, report in reports.items():
-            for split in ("val", "test"):
+            for split in SPLITS:
                 log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split), self._experiment.data))
         self._log_global(rounds, summary)
         for split, metrics in summary.items():
             if metrics:
+                what = "the sites' own models" if split.startswith("own_") else "final aggregate"
                 console.info(
-                    "final aggregate, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
-                    split, metrics["pooled"]["balanced_accuracy"], metrics["mean"]["balanced_accuracy"],
+                    "%s, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
+                    what, split.removeprefix("own_"), metrics["pooled"]["balanced_accuracy"], metrics["mean"]["balanced_accuracy"],
                     sum(getattr(report, split) is not None for report in reports.values()),
                 )  # fmt: skip
 
     def _collect(
-        self, task: str, sites: list[str], round_number: int, tensors: Tensors, accept: Callable[[FLModel], Strict]
+        self, task: str, sites: list[str], round_number: int, accept: Callable[[FLModel], Strict]
     ) -> tuple[dict, dict[str, str]]:
-        """Sends each of `sites` what it lacks of `tensors`, and waits for valid results, at most ``federation.round_timeout_s``
+        """Sends each of `sites` what it lacks of the aggregate, and waits for valid results, at most ``federation.round_timeout_s``
         seconds.
 
         Returns:
@@ -218,10 +216,13 @@ class PeftFedAvg(FedAvg):
         federation = self._experiment.federation
         results = RoundResults(accept)
         self._results = results
-        for since in sorted({self._holds(site) for site in sites}):
+        alike: dict[tuple, list[str]] = {}  # sites that are sent the same
+        for site in sites:
+            alike.setdefault((self._holds(site), self._server.rank(site)), []).append(site)
+        for (since, _), targets in alike.items():
             model = FLModel(
                 params_type=ParamsType.FULL,
-                params={key: tensors[key] for key in self._exchange.payload(since, round_number)},
+                params=self._server.payload(targets[0], since, round_number),
                 start_round=0,
                 current_round=round_number,
                 total_rounds=federation.rounds,
@@ -230,7 +231,7 @@ class PeftFedAvg(FedAvg):
             self.send_model(
                 task_name=task,
                 data=model,
-                targets=[site for site in sites if self._holds(site) == since],
+                targets=targets,
                 timeout=federation.round_timeout_s,
                 callback=lambda result: results.add(result.meta["client_name"], result),
             )
@@ -278,24 +279,21 @@ class PeftFedAvg(FedAvg):
         """Keeps `tensors` as the best aggregate if their validation says so; the initial state is no candidate."""
         value = validation["mean"][self._experiment.select_by] if validation else None
         if finished_rounds and value is not None and (self._best is None or value > self._best):
-            self._best, self._best_tensors = value, self._changed(tensors, finished_rounds)
+            self._best, self._best_tensors = value, _among(tensors, self._exchange.changed(finished_rounds))
             self._record.set_best(finished_rounds, validation)
             self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
 
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict) -> None:
         """Saves what the finished rounds have changed; the rest is the backbone's."""
-        changed = self._changed(tensors, finished_rounds)
+        changed = _among(tensors, self._exchange.changed(finished_rounds))
         learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta})
         self.persistor.save_as(file_name, learnable, self.fl_ctx)
 
-    def _changed(self, tensors: Tensors, finished_rounds: int) -> Tensors:
-        return {key: tensors[key] for key in self._exchange.payload(0, finished_rounds)}
-
-    def _keep(self, finished_rounds: int, tensors: Tensors) -> None:
+    def _keep(self, finished_rounds: int) -> None:
         """For the case that the server dies."""
         if not is_simulation(self.fl_ctx):
-            changed = self._changed(tensors, finished_rounds)
-            now = Checkpoint(finished_rounds, changed, self._best_tensors, self._optimizer.state, self._record.content)
+            changed = _among(self._server.tensors, self._exchange.payload(0, finished_rounds))
+            now = Checkpoint(finished_rounds, changed, self._best_tensors, self._server.optimizer.state, self._record.content)
             self._checkpoint.save(now)
 
     def _holds(self, site: str) -> int:
@@ -310,6 +308,10 @@ class PeftFedAvg(FedAvg):
                 pooled = metrics["pooled"]
                 values |= {f"{split}/pooled_{name}": pooled[name] for name in SCALARS if pooled.get(name) is not None}
                 log_scalars(self.engine, "global", finished_rounds, values)
+
+
+def _among(tensors: Tensors, keys: Iterable[str]) -> Tensors:
+    return {key: tensors[key] for key in keys}
 
 
 def _nbytes(specs: Mapping[str, TensorSpec]) -> int:

@@ -74,7 +74,7 @@ class EgressFilter(Filter):
                 raise TensorError(f"a result of '{task}' names no round")
             exchange = self._known_exchange(experiment, fl_ctx)
             limits.check_bytes(exchange, round_number)
-            tensors = check_tensors(_weights(dxo), exchange.trained(round_number))
+            tensors = check_tensors(_weights(dxo), exchange.sent(round_number))
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
             fields = report.model_dump(mode="json")
@@ -91,13 +91,14 @@ class EgressFilter(Filter):
             last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
-            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).payload(0, last + 1))
+            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
             return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
         if self._exchange is None:
-            self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx)
+            rank = experiment.federation.lora_ranks.get(fl_ctx.get_identity_name())
+            self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx).at_rank(rank)
         return self._exchange
 
 

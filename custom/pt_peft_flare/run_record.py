@@ -15,6 +15,8 @@ from pt_peft.tensors import TensorSpec
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
+SPLITS = ("val", "test", "own_val", "own_test")
+"""Of an `EvaluationReport`."""
 
 
 def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | None:
@@ -79,10 +81,11 @@ class RunRecord:
         reports: Mapping[str, TrainingReport],
         left_out: Mapping[str, str],
         bytes_in: Mapping[str, int],
-        bytes_out: int,
+        bytes_out: Mapping[str, int],
         seconds: float,
+        notes: Mapping[str, float],
     ) -> dict | None:
-        """Adds a finished round; bytes as a site sees them, raw tensors only. Returns the summary of its validation, which is
+        """Adds a finished round; bytes by site, as it sees them, raw tensors only; `notes` on the aggregation. Returns the summary of its validation, which is
         that of the model it started from."""
         validation = summarise({site: report.val for site, report in reports.items()}, self._task)
         self._record["rounds"].append(
@@ -90,11 +93,12 @@ class RunRecord:
                 "round": round_number,
                 "seconds": round(seconds, 3),
                 "sites": {
-                    site: {**report.model_dump(mode="json"), "bytes_in": bytes_in[site], "bytes_out": bytes_out}
+                    site: {**report.model_dump(mode="json"), "bytes_in": bytes_in[site], "bytes_out": bytes_out[site]}
                     for site, report in sorted(reports.items())
                 },
                 "left_out": dict(sorted(left_out.items())),
                 "val_at_start": validation,
+                **notes,
             }
         )
         self._write()
@@ -104,7 +108,7 @@ class RunRecord:
         """Adds the evaluation of the final aggregate. Returns its summary by split."""
         summary = {
             split: summarise({site: getattr(report, split) for site, report in reports.items()}, self._task)
-            for split in ("val", "test")
+            for split in SPLITS
         }
         self._record["final"] = {
             "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},

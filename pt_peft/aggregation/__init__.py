@@ -7,10 +7,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pt_peft.aggregation.fedex_lora import FedExLora
+from pt_peft.aggregation.lora_fair import LoraFair
+from pt_peft.aggregation.lora_product import LoraProduct
 from pt_peft.aggregation.mean import Mean
 from pt_peft.aggregation.median import Median
 from pt_peft.aggregation.multi_krum import MultiKrum
 from pt_peft.aggregation.norm_bounded_mean import NormBoundedMean
 from pt_peft.aggregation.trimmed_mean import TrimmedMean
 
-Aggregation = Annotated[Mean | Median | TrimmedMean | NormBoundedMean | MultiKrum, Field(discriminator="name")]
+Aggregation = Annotated[
+    Mean | Median | TrimmedMean | NormBoundedMean | MultiKrum | LoraProduct | FedExLora | LoraFair, Field(discriminator="name")
+]

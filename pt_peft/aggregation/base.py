@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from pt_peft.schema import Strict
 from pt_peft.tensors import Tensors
 
 
@@ -18,6 +19,24 @@ class SiteResult:
     """After its local training, checked by the caller."""
     num_samples: int
     """Training images, 1 or more: the site's own word."""
+
+
+class Rule(Strict):
+    """The settings of one way to aggregate; its ``name`` tells it from others."""
+
+    refactors: ClassVar[bool] = False
+    """Whether it is about LoRA's products B A and may give other factors of them than the sites have sent."""
+    computes_residual: ClassVar[bool] = False
+    """Whether it gives a tensor besides, for what the factors do not hold."""
+
+    @property
+    def sites_needed(self) -> int:
+        """The fewest results that it makes sense of."""
+        return 1
+
+    def start(self, before: Tensors) -> "Aggregator":
+        """For one round, which started from `before`."""
+        raise NotImplementedError
 
 
 class Aggregator(Protocol):

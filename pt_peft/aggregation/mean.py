@@ -4,12 +4,11 @@ from typing import Literal
 
 import numpy as np
 
-from pt_peft.aggregation.base import Aggregator, Collected, SiteResult, stacked
-from pt_peft.schema import Strict
+from pt_peft.aggregation.base import Aggregator, Collected, Rule, SiteResult, stacked
 from pt_peft.tensors import Tensors
 
 
-class Mean(Strict):
+class Mean(Rule):
     r"""sum_k w_k x_k / sum_k w_k over the sites' tensors x_k."""
 
     name: Literal["mean"] = "mean"
@@ -17,10 +16,6 @@ class Mean(Strict):
     """w_k: ``samples`` the number of training images; ``uniform`` 1; ``inverse_variance`` 1 / s_k², where s_k² is the mean
     square of the site's deviation from the unweighted mean over all its values, so that a site far from the others weighs
     less (what meta-analysis does with known variances)."""
-
-    @property
-    def sites_needed(self) -> int:
-        return 1
 
     def start(self, before: Tensors) -> Aggregator:
         return InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")

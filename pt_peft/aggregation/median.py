@@ -4,19 +4,14 @@ from typing import Literal
 
 import numpy as np
 
-from pt_peft.aggregation.base import Aggregator, Collected, stacked
-from pt_peft.schema import Strict
+from pt_peft.aggregation.base import Aggregator, Collected, Rule, stacked
 from pt_peft.tensors import Tensors
 
 
-class Median(Strict):
+class Median(Rule):
     """The median of each value over the sites, each of which counts once: their numbers of images are not taken on trust."""
 
     name: Literal["median"] = "median"
-
-    @property
-    def sites_needed(self) -> int:
-        return 1
 
     def start(self, before: Tensors) -> Aggregator:
         return CoordinateMedian()

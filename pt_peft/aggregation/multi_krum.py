@@ -5,13 +5,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pt_peft.aggregation.base import Aggregator, Collected, squared_distances
+from pt_peft.aggregation.base import Aggregator, Collected, Rule, squared_distances
 from pt_peft.aggregation.mean import RunningMean
-from pt_peft.schema import Strict
 from pt_peft.tensors import Tensors
 
 
-class MultiKrum(Strict):
+class MultiKrum(Rule):
     """The mean of the results that lie closest to others. A result's score is the sum of the squared distances to its
     n - f - 2 nearest of n results; the n - f with the lowest scores are taken, and every one counts once."""
 

@@ -5,23 +5,18 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pt_peft.aggregation.base import Aggregator, Collected, SiteResult
+from pt_peft.aggregation.base import Aggregator, Collected, Rule, SiteResult
 from pt_peft.aggregation.mean import RunningMean
-from pt_peft.schema import Strict
 from pt_peft.tensors import Tensors
 
 
-class NormBoundedMean(Strict):
+class NormBoundedMean(Rule):
     """What a site has changed is scaled down to a Euclidean norm of at most ``bound`` over all its values; then the mean, in
     which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth."""
 
     name: Literal["norm_bounded_mean"]
     bound: float | None = Field(default=None, gt=0)
     """null takes the median of the sites' norms in each round, which fewer than half of them cannot move far."""
-
-    @property
-    def sites_needed(self) -> int:
-        return 1
 
     def start(self, before: Tensors) -> Aggregator:
         return BoundedMean(self.bound, before)

@@ -5,12 +5,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pt_peft.aggregation.base import Aggregator, Collected, stacked
-from pt_peft.schema import Strict
+from pt_peft.aggregation.base import Aggregator, Collected, Rule, stacked
 from pt_peft.tensors import Tensors
 
 
-class TrimmedMean(Strict):
+class TrimmedMean(Rule):
     """The mean of each value over the sites without its f largest and f smallest; every site counts once."""
 
     name: Literal["trimmed_mean"]

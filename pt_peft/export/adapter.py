@@ -68,7 +68,9 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     Raises:
         UserError: if the file is no adapter, the backbone is another, or tensors are missing or do not fit.
     """
-    tensors, header = load_adapter(path)
+    everything, header = load_adapter(path)
+    # In a site's own file stand, below names with a slash, things that are not its model's.
+    tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
@@ -76,11 +78,11 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
         raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    missing_head = model.personal - tensors.keys()
-    if missing_head:
+    if missing := sorted(model.personal - tensors.keys()):
         raise UserError(
-            f"{path}: has no {', '.join(sorted(missing_head))}, as field 'method.head' is 'local' and each site keeps its own; "
-            "a site's own model is local_adapter.safetensors in its folder of the run."
+            f"{path}: has no {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: each site keeps its own, see field "
+            f"'method.{'head' if missing[0] in model.head else 'roles'}'; a site's own model is local_adapter.safetensors in its "
+            "folder of the run."
         )
     rounds = header.get("round")
     if not isinstance(rounds, int) or not 0 <= rounds <= 100_000:

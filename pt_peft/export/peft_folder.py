@@ -29,6 +29,8 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     """
     model, spec, header = open_adapter(adapter, weights)
     part = _the_tuner(model)
+    if part.keys & model.exchange(0).computed:
+        raise UserError("--format peft: HF peft has no place for the residual of its LoRA ('timm' merges it).")
     config = part.method.peft_config(create_backbone(spec.backbone, len(spec.classes), None), part.config)
     tensors = _whole_layers(model, config)
     config.modules_to_save = [head_name(model.module)]

@@ -3,13 +3,21 @@ r"""LoRA (Hu et al. 2021, arXiv:2106.09685): a rank-r update of chosen linear la
     y = W x + b + (alpha / r) B A x,    A: (r, d_in),  B: (d_out, r)
 
 B starts at zero, so that the logits are unchanged at the start. On timm's fused ``qkv`` d_out = 3 d_in, and one update
-serves queries, keys and values.
+serves queries, keys and values. With ``residual`` the update is B A + R, R: (d_out, d_in) zero at first, which sites do not train:
+the server keeps there what means of A and B miss (`pt_peft.aggregation.fedex_lora`).
 """
 
+from dataclasses import replace
+
 import peft
+import torch
+from peft.tuners.lora import LoraLayer
 from pydantic import Field
+from torch import nn
+from torch.nn import functional
 
 from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.lora_pairs import RESIDUAL
 from pt_peft.method import register
 
 
@@ -20,19 +28,39 @@ class Lora(LinearLayersAndParts):
     """Scale of the update; alpha / rank multiplies it."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """On the input of A, in training."""
+    residual: bool = False
+    """Whether there is R; for aggregation ``fedex_lora``. It travels to the sites in every round, and multiplies with the
+    layer's input like the layer itself."""
 
 
-register(
-    tuner_method(
-        name="lora",
-        summary="rank-r update of the fused qkv (or other linear layers)",
-        paper="Hu et al. 2021, arXiv:2106.09685",
-        config=Lora,
-        tuner=lambda config, paths: peft.LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=paths
-        ),
-        identity_at_start=True,
-        learning_rate=3e-3,
-        job=True,
-    )
+_factors = tuner_method(
+    name="lora",
+    summary="rank-r update of the fused qkv (or other linear layers)",
+    paper="Hu et al. 2021, arXiv:2106.09685",
+    config=Lora,
+    tuner=lambda config, paths: peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=paths
+    ),
+    identity_at_start=True,
+    learning_rate=3e-3,
+    job=True,
 )
+
+
+def inject(model: nn.Module, config: Lora) -> None:
+    """The factors by HF peft, and R beside them."""
+    _factors.inject(model, config)
+    if not config.residual:
+        return
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            layer.register_parameter(RESIDUAL, nn.Parameter(torch.zeros(weight.shape, device=weight.device)))
+            layer.register_forward_hook(_add_residual)
+
+
+def _add_residual(layer: LoraLayer, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    return output + layer.scaling["default"] * functional.linear(inputs[0], getattr(layer, RESIDUAL))
+
+
+register(replace(_factors, inject=inject))

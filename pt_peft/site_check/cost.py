@@ -71,7 +71,7 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     exchange = trainer.exchange
     return {
         "bytes_in": sum(spec.nbytes for spec in exchange.payload(0, 0).values()),
-        "bytes_out": sum(spec.nbytes for spec in exchange.trained(0).values()),
+        "bytes_out": sum(spec.nbytes for spec in exchange.sent(0).values()),
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

@@ -5,13 +5,16 @@ from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
+from pt_peft import lora_pairs
 from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.local_round import local_round, own_model, starting_model
 from pt_peft.method import components
 from pt_peft.model import build_model
+from pt_peft.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors, check_tensors
@@ -20,6 +23,8 @@ from pt_peft.worker.local_adapter import LocalAdapter
 
 RECEIVED = "received.safetensors"
 """The aggregate of the tensors that do not travel in every round."""
+OWN_ADAPTER = "own_adapter.safetensors"
+"""Ditto's model of the site's own, after its last training."""
 
 
 class Session:
@@ -48,65 +53,72 @@ class Session:
 
     def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """Which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
-        model = build_model(self.experiment.model, None)
-        return model.exchange(self.experiment.federation.rounds).to_json(), {}
+        return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
     def initial_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The exchanged tensors before the first round, a pure function of the experiment, and the `exchange`."""
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
         model = build_model(self.experiment.model, self._weights if needs_weights else None)
-        exchange = model.exchange(self.experiment.federation.rounds)
-        return exchange.to_json(), _among(model.state(), exchange.specs)
+        exchange = planned_exchange(model, self.experiment)
+        return exchange.to_json(), initial_exchanged(exchange, model.state())
 
     def train(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """One round from `tensors`: validation of what came in, then local training."""
         started = time.monotonic()
-        self.site.limits.check_bytes(self._trainer.exchange, message["round"])
-        tensors = self._received(message, tensors)
+        number, exchange = message["round"], self._trainer.exchange
+        self.site.limits.check_bytes(exchange.at_rank(self._rank), number)
+        received = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
-        validation = self._evaluate(tensors, "val")
-        result = self._trainer.train(self.name, self._data.train, tensors, message["round"])
-        header = {"site": self.name, "round": message["round"], **adapter_header(self.experiment)}
-        changed = self._trainer.exchange.payload(0, message["round"] + 1).keys() | self._trainer.model.personal
-        self.local_adapter.save(_among(result.tensors, changed), header)
+        kept = self.local_adapter.before(number)
+        validation = self._evaluate(received, kept, "val")
+        result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
+        header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
+        changed = exchange.changed(number + 1)
+        self.local_adapter.save({**_among(result.trained, changed), **result.kept}, header)
+        if own := own_model(result.kept):
+            needed = changed.keys() | self._trainer.model.personal
+            save_adapter(self.run_dir / OWN_ADAPTER, _among(own, needed), {**header, "round": number + 1})
         reply = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
-            "val": validation,
+            **validation,
             "seconds": time.monotonic() - started,
         }
-        return reply, _among(result.tensors, self._trainer.exchange.trained(message["round"]))
+        return reply, lora_pairs.sliced(result.sent, self._rank)
 
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
         started = time.monotonic()
-        tensors = self._received(message, tensors)
-        metrics = {split: self._evaluate(tensors, split) for split in message["splits"]}
+        received, kept = self._received(message, tensors), self.local_adapter.before(message["round"])
+        metrics = {}
+        for split in message["splits"]:
+            metrics |= self._evaluate(received, kept, split)
         return {**metrics, "seconds": time.monotonic() - started}, {}
 
     def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The site's exchanged tensors after its last local training, also across a restart."""
         tensors, header = self.local_adapter.last()
-        specs = self._trainer.exchange.payload(0, header["round"] + 1)
-        return {"round": header["round"]}, check_tensors(_among(tensors, specs), specs)
+        specs = self._trainer.exchange.changed(header["round"] + 1)
+        tensors = lora_pairs.sliced(_among(tensors, specs), self._rank)
+        return {"round": header["round"]}, check_tensors(tensors, self._trainer.exchange.at_rank(self._rank).changed(header["round"] + 1))
 
     def _received(self, message: dict, tensors: Tensors) -> Tensors:
-        """All tensors at the start of ``round``: what came in, the site's own, and what it holds of earlier rounds.
+        """What the server says at the start of ``round``, at the experiment's rank: what came in, and what is held of earlier
+        rounds.
 
         Raises:
             TensorError: if `tensors` are not what has changed ``since`` that many finished rounds.
             UserError: if the site does not hold the aggregate of ``since`` finished rounds.
         """
         exchange, round_number, since = self._trainer.exchange, message["round"], message["since"]
-        tensors = check_tensors(tensors, exchange.payload(since, round_number))
+        tensors = check_tensors(tensors, exchange.at_rank(self._rank).payload(since, round_number))
+        tensors = lora_pairs.padded(tensors, exchange.specs)
         if exchange.rotating:
             tensors = {**self._held(since, round_number), **tensors}
             rotating = _among(tensors, tensors.keys() - exchange.always)
             save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
-        if personal := self._trainer.model.personal:
-            tensors |= _among(self.local_adapter.before(round_number), personal)
         return tensors
 
     def _held(self, since: int, round_number: int) -> Tensors:
@@ -125,9 +137,20 @@ class Session:
             )
         return held
 
-    def _evaluate(self, tensors: Tensors, name: str) -> dict | None:
+    def _evaluate(self, received: Tensors, kept: Tensors, name: str) -> dict[str, dict | None]:
+        """Metrics on the split `name`, under its name those of the federation's model, and of the site's own if it has one."""
         split = getattr(self._data, name)
-        return self._trainer.evaluate(tensors, split) if len(split) else None
+        if not len(split):
+            return {name: None}
+        model = starting_model(self._trainer, received, kept)
+        found = {name: self._trainer.evaluate(model, split)}
+        if own := own_model(kept):
+            found[f"own_{name}"] = self._trainer.evaluate({**model, **own}, split)
+        return found
+
+    @property
+    def _rank(self) -> int | None:
+        return self.experiment.federation.lora_ranks.get(self.name)
 
     @cached_property
     def _weights(self) -> Path:

@@ -6,8 +6,9 @@ import torch
 
 from benchmark.reference import load_sites, make_trainer
 from helpers import changed
+from pt_peft.adjustments import Pull
+from pt_peft.local_round import local_round
 from pt_peft.site import Site
-from pt_peft.training import Pull
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +20,8 @@ def distance(tiny, tiny_weights):
         experiment = changed(tiny, training={"proximal": mu, "local_epochs": 4}, method={**tiny.method.model_dump(), "head": head})
         trainer = make_trainer(experiment, site)
         data = load_sites(experiment, site, ["site-1"])["site-1"].train
-        result = trainer.train("site-1", data, {}, 0)
-        moved = {key: float(np.square(result.tensors[key] - trainer.initial[key]).sum()) for key in result.tensors}
+        trained = local_round(trainer, "site-1", data, trainer.initial, {}, 0).trained
+        moved = {key: float(np.square(trained[key] - trainer.initial[key]).sum()) for key in trained}
         exchanged = trainer.exchange.trained(0)
         return sum(moved[key] for key in exchanged) ** 0.5, sum(moved[key] for key in moved.keys() - exchanged.keys()) ** 0.5
 
@@ -39,7 +40,7 @@ def test_what_stays_at_the_site_is_free(distance):
 
 def test_the_gradient():
     parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    pull = Pull(2.0, [parameter])
+    pull = Pull(2.0, {"x": parameter, "y": torch.nn.Parameter(torch.zeros(1))}, keys={"x"})
     with torch.no_grad():
         parameter += torch.tensor([0.5, -1.0])
     parameter.grad = torch.tensor([0.1, 0.1])

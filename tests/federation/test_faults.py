@@ -74,10 +74,10 @@ def test_a_killed_server_resumes(head, lead, experiment):
     sites = load_sites(experiment, Site(), list(lead.federation.sites))
     oracle = federate(make_trainer(experiment, Site()), sites)
     assert_equal(again.results / "adapter.safetensors", oracle.tensors)
-    for name, personal in oracle.personal.items():
-        assert bool(personal) == (head == "local")
+    for name, kept in oracle.kept.items():
+        assert bool(kept) == (head == "local")
         own = lead.federation.kit(name) / again.job / LOCAL_ADAPTER
-        assert_equal(own, {**load_adapter(own)[0], **personal})
+        assert_equal(own, {**load_adapter(own)[0], **kept})
     left = {path.stem for path in (lead.federation.kit("server") / "checkpoints").iterdir()}
     assert not left & {run.job, again.job}
 

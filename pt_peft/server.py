@@ -1,0 +1,85 @@
+"""The server's part of a federation, whatever carries its messages. Imports no torch."""
+
+from pt_peft import lora_pairs
+from pt_peft.aggregation.base import SiteResult
+from pt_peft.aggregation.lora_deviation import LoraDeviation
+from pt_peft.aggregation.mean import RunningMean
+from pt_peft.exchange import Exchange
+from pt_peft.experiment import Experiment
+from pt_peft.tensors import Tensors, check_tensors
+
+
+class FederationServer:
+    """Holds the exchanged tensors from round to round."""
+
+    def __init__(self, experiment: Experiment, exchange: Exchange, tensors: Tensors):
+        """Args:
+        tensors: all exchanged tensors before the first round, by canonical key.
+        """
+        self.tensors = tensors
+        self.optimizer = experiment.server_optimizer.start()
+        self._experiment = experiment
+        self._exchange = exchange
+
+    def rank(self, site: str) -> int | None:
+        """At which the site trains LoRA, if that is not the experiment's."""
+        return self._experiment.federation.lora_ranks.get(site)
+
+    def exchange(self, site: str) -> Exchange:
+        """What the site exchanges."""
+        return self._exchange.at_rank(self.rank(site))
+
+    def payload(self, site: str, since: int, round_number: int) -> Tensors:
+        """What to send to a site that holds the aggregate of `since` finished rounds."""
+        tensors = {key: self.tensors[key] for key in self._exchange.payload(since, round_number)}
+        return lora_pairs.sliced(tensors, self.rank(site))
+
+    def start_round(self, round_number: int) -> "OpenRound":
+        """A round, counted from 0, that waits for results."""
+        return OpenRound(self, self._experiment, self._exchange, round_number)
+
+    def finish_round(self, finished: "OpenRound", sites: int) -> dict[str, float]:
+        """Makes `tensors` those that the next round starts from.
+
+        Args:
+            sites: how many there are, with those that gave no result.
+
+        Returns:
+            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`.
+
+        Raises:
+            ValueError: if the round has no result.
+        """
+        step = self.optimizer.step(self.tensors, finished.aggregator.result())
+        if self._exchange.control:
+            # Sites without a result keep their variate: their change is zero.
+            share = finished.results / sites
+            step |= {key: self.tensors[key] + share * change for key, change in finished.control.result().items()}
+        self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}
+        deviation = finished.deviation.value()
+        return {} if deviation is None else {"lora_deviation": deviation}
+
+
+class OpenRound:
+    """Takes the results of one round."""
+
+    def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
+        self.results = 0
+        self.aggregator = experiment.aggregation.start(server.tensors)
+        self.deviation = LoraDeviation()
+        self.control = RunningMean(by_samples=False)
+        self._server = server
+        self._exchange = exchange
+        self._number = number
+
+    def add(self, site: str, payload: object, num_samples: int) -> None:
+        """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send."""
+        tensors = check_tensors(payload, self._server.exchange(site).sent(self._number))
+        tensors = lora_pairs.padded(tensors, self._exchange.specs)
+        control = {key: tensors.pop(key) for key in self._exchange.control}
+        result = SiteResult(site, tensors, num_samples)
+        self.aggregator.add(result)
+        self.deviation.add(result)
+        if control:
+            self.control.add(SiteResult(site, control, num_samples))
+        self.results += 1
