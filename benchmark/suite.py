@@ -104,7 +104,7 @@ class Suite(Strict):
     backbones: dict[Label, InitialModel] = Field(min_length=1)
     data: dict[Label, Task] = Field(min_length=1)
     aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
-    """Fields of the experiment that differ from one way to aggregate to the other."""
+    """Fields of the experiment that differ from one way to aggregate to the other, options of the method among them."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
     defaults: Sections = {}
     """Fields of every cell's experiment."""
@@ -152,7 +152,7 @@ class Suite(Strict):
     @field_validator("aggregations")
     @classmethod
     def _nothing_of_another_axis(cls, value: dict[str, Sections]) -> dict[str, Sections]:
-        return {name: _without(sections, ("method", "partition", "backbone", "data", *SET_BY_THE_GRID)) for name, sections in value.items()}
+        return {name: _without(sections, ("method.name", "partition", "backbone", "data", *SET_BY_THE_GRID)) for name, sections in value.items()}
 
     @field_validator("options")
     @classmethod
