@@ -78,10 +78,12 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
     origin = provenance()
     runs = [FinishedRun.read(workspace) for workspace in workspaces]
     for run in runs:
-        if run.experiment.method.head == "local":
+        method = run.experiment.method
+        if "local" in (method.head, *method.roles.values()):
+            field = "method.head" if method.head == "local" else "method.roles"
             raise UserError(
-                f"{run.adapter.parent}: field 'method.head' is 'local', so there is no one model to compare; metrics.json has "
-                "what each site's own gives."
+                f"{run.adapter.parent}: field '{field}' makes tensors 'local', so there is no one model to compare; metrics.json "
+                "has what each site's own gives."
             )
     rows = []
     for run in runs:

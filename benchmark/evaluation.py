@@ -10,7 +10,7 @@ from pt_peft.data.items import SplitName
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
 from pt_peft.experiment import Task
-from pt_peft.local_round import starting_model
+from pt_peft.local_round import as_received, starting_model
 from pt_peft.metrics import evaluate_predictions
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
@@ -43,14 +43,14 @@ class Predictions:
 def predict(
     trainer: LocalTrainer, tensors: Tensors, kept: Mapping[str, Tensors], sites: Mapping[str, SiteData], split: SplitName
 ) -> Predictions:
-    """The predictions of the model with `tensors`, and at each site the tensors that it has `kept` of its own.
+    """The predictions of the model with the server's `tensors` as each site has it: at its rank, and with what it has `kept`.
 
     Raises:
         UserError: if no site has images in `split`.
     """
 
     def logits(name: str) -> np.ndarray:
-        model = starting_model(trainer, tensors, kept.get(name, {}))
+        model = starting_model(trainer, as_received(trainer, name, tensors), kept.get(name, {}))
         return trainer.predict(model, getattr(sites[name], split))[0].numpy()
 
     return joined({name: getattr(data, split) for name, data in sites.items()}, logits)

@@ -39,7 +39,9 @@ def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path)
     fields = {"name": name, "backbone": {**backbone, "sha256": sha256_of(Path(weights))}, "data": asked.data, "method": {"name": "full"}}
     experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
     table = sha256_of(Path(site.data.table)) if site.data.table else None
-    key = json.dumps([experiment.digest(), repr(recipe), table], sort_keys=True)
+    # Not the experiment's digest: a field that it gains, and that pre-training does not look at, would cost hours.
+    said = [part.model_dump(mode="json") for part in (experiment.backbone, experiment.data)]
+    key = json.dumps([experiment.seed, *said, repr(recipe), table], sort_keys=True)
     path = cache / "backbones" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

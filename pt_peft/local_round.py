@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from pt_peft import lora_pairs
 from pt_peft.adjustments import Correction, Pull, RankLimit
 from pt_peft.data.site_data import Split
 from pt_peft.planned_exchange import CONTROL
@@ -38,6 +39,12 @@ class LocalRound:
     """Training images seen in one local epoch."""
     loss: float
     """Mean training loss over the round's steps."""
+
+
+def as_received(trainer: LocalTrainer, site: str, tensors: Tensors) -> Tensors:
+    """The server's `tensors` as they come to a site that may train LoRA at a smaller rank: other components are zero."""
+    rank = trainer.experiment.federation.lora_ranks.get(site)
+    return lora_pairs.padded(lora_pairs.sliced(tensors, rank), trainer.exchange.specs)
 
 
 def starting_model(trainer: LocalTrainer, received: Tensors, kept: Tensors) -> Tensors:

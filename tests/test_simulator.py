@@ -17,10 +17,13 @@ from benchmark.compare import compare, table
 from benchmark.jobs import write_job, write_workspace
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.adapter_file import load_adapter
+from pt_peft.aggregation.lora_product import LoraProduct
 from pt_peft.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.export.adapter import open_adapter
 from pt_peft.files import sha256_of
+from pt_peft.local_round import as_received, own_model, starting_model
 from pt_peft.server_optimizers.adaptive import FedAdam
 from pt_peft.site import Site
 from pt_peft.tensors import payload_bytes
@@ -197,6 +200,39 @@ def test_other_ways_to_aggregate_are_equal_to_the_oracle_too(tiny, site, workspa
     assert_equal(run.server / "adapter.safetensors", expected)
 
 
+def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_path):
+    """Products of mixed ranks, SCAFFOLD and Ditto at once. With one thread every task finds a new process at its site."""
+    experiment = changed(
+        tiny,
+        training={"control_variates": True, "ditto": 0.1},
+        method={"roles": {"*.prompts": "local"}},
+        federation={"lora_ranks": {"site-1": 2}},
+    ).model_copy(update={"aggregation": LoraProduct(name="lora_product")})
+    names = ["site-1", "site-2"]
+    trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
+    expected = federate(trainer, sites)
+    write_job(experiment, tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert_equal(run.server / "adapter.safetensors", expected.tensors)
+    assert all(0 < entry["lora_deviation"] < 1 for entry in run.metrics["rounds"])
+    for name in names:
+        own, _ = load_adapter(run.workspace / name / "simulate_job" / "local_adapter.safetensors")
+        kept = expected.kept[name]
+        assert all(np.allclose(own[key], value, atol=1e-6) for key, value in kept.items())
+        reported = run.metrics["final"]["sites"][name]
+        model = starting_model(trainer, as_received(trainer, name, expected.tensors), kept)
+        assert reported["test"]["loss"] == pytest.approx(trainer.evaluate(model, sites[name].test)["loss"], abs=1e-5)
+        ditto = own_model(kept)
+        assert reported["own_test"]["loss"] == pytest.approx(trainer.evaluate(ditto, sites[name].test)["loss"], abs=1e-5)
+        taken_home, _, _ = open_adapter(run.workspace / name / "simulate_job" / "own_adapter.safetensors", Path(site.backbone))
+        assert all(np.allclose(value, ditto[key], atol=1e-6) for key, value in taken_home.state().items())
+        sent = run.ledger(name)[0]["tensors"]
+        assert {tuple(entry["shape"]) for key, entry in sent.items() if key.endswith("lora_A")} == {(2 if name == "site-1" else 4, 32)}
+        assert not any("prompts" in key for key in sent)
+        assert run.metrics["rounds"][0]["sites"][name]["bytes_out"] == sum(entry["bytes"] for entry in sent.values())
+
+
 @pytest.fixture(scope="session")
 def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     """Six rounds on a ViT of four blocks."""
@@ -261,7 +297,7 @@ def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_
         metrics = trainer.evaluate({**expected.tensors, **expected.kept[name]}, sites[name].test)
         assert run.metrics["final"]["sites"][name]["test"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
     assert not np.array_equal(*(expected.kept[name]["head.weight"] for name in names))
-    with pytest.raises(UserError, match="'method.head' is 'local'"):
+    with pytest.raises(UserError, match="'method.head' makes tensors 'local'"):
         compare([run.workspace], baselines=False, jobs=1)
 
 
