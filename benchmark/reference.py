@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,16 +60,22 @@ class Observer(Protocol):
         """It has."""
 
 
+Tamper = Callable[[str, Tensors, Tensors], Tensors]
+"""Of a site's name, what it received and what it has to send."""
+
+
 def federate(
     trainer: LocalTrainer,
     sites: Mapping[str, SiteData],
     absent: Collection[tuple[str, int]] = (),
     observer: Observer | None = None,
+    tamper: Tamper | None = None,
 ) -> Federated:
     """All rounds with all `sites`.
 
     Args:
         absent: site and round (from 0) of those that give no result.
+        tamper: what a site sends in place of what it should.
     """
     exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
     server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
@@ -85,7 +91,8 @@ def federate(
             result = local_round(trainer, name, data.train, received, kept[name], round_number)
             if observer:
                 observer.trained(round_number, name, result)
-            opened.add(name, lora_pairs.sliced(result.sent, server.rank(name)), result.num_samples)
+            sent = tamper(name, received, result.sent) if tamper else result.sent
+            opened.add(name, lora_pairs.sliced(sent, server.rank(name)), result.num_samples)
             kept[name] = result.kept
         server.finish_round(opened, len(sites))
     return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)

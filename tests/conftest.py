@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from benchmark.jobs import write_workspace
 from pt_peft.experiment import Experiment
 from pt_peft.files import sha256_of
+from pt_peft.site import Site
 from pt_peft.worker.client import WorkerHost
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
@@ -17,8 +19,8 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_simulator.py")
+    """The files that take longest first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_simulator"))
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +79,19 @@ def tiny(tiny_weights) -> Experiment:
             }
         )
     )
+
+
+@pytest.fixture(scope="session")
+def site(tiny_weights) -> Site:
+    """A site with those weights."""
+    return Site(backbone=str(tiny_weights))
+
+
+@pytest.fixture
+def workspace(site, tmp_path) -> Path:
+    """A workspace of FLARE's simulator in which all sites are so."""
+    write_workspace(site, tmp_path / "workspace")
+    return tmp_path / "workspace"
 
 
 @pytest.fixture(scope="session")

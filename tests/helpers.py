@@ -7,6 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from pt_peft.adapter_file import load_adapter
 from pt_peft.data.items import SPLITS
 from pt_peft.experiment import Experiment
 from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
@@ -63,3 +66,10 @@ def simulate(
     environment = {**os.environ, **({HOST_VARIABLE: host.socket} if host else {})}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return Run(workspace or cwd / "simulator_workspace", done.returncode, done.stdout + done.stderr)
+
+
+def assert_equal(adapter: Path, expected: dict) -> None:
+    """That the adapter file has just the tensors `expected`, to 1e-6."""
+    tensors, _ = load_adapter(adapter)
+    assert tensors.keys() == expected.keys()
+    assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6

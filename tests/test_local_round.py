@@ -11,7 +11,6 @@ from pt_peft.errors import UserError
 from pt_peft.local_round import local_round, own_model
 from pt_peft.lora_pairs import pairs
 from pt_peft.planned_exchange import CONTROL, initial_exchanged
-from pt_peft.site import Site
 
 NAMES = ["site-1", "site-2", "site-3"]
 
@@ -19,11 +18,6 @@ NAMES = ["site-1", "site-2", "site-3"]
 @pytest.fixture(scope="module")
 def lora(tiny):
     return changed(tiny, method={"name": "lora", "options": {}})
-
-
-@pytest.fixture(scope="module")
-def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
 
 
 @pytest.fixture(scope="module")

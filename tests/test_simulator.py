@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-from helpers import ROOT, Run, changed, simulate
+from faulty import faulty_job
+from helpers import ROOT, Run, assert_equal, changed, simulate
 from safetensors.torch import save_file
 
 from benchmark.compare import compare, table
@@ -28,67 +29,6 @@ from pt_peft.server_optimizers.adaptive import FedAdam
 from pt_peft.site import Site
 from pt_peft.tensors import payload_bytes
 
-FAULTY_LEARNER = '''
-import os, signal
-import numpy as np
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
-from pt_peft_flare.learner import PeftLearner
-
-class FaultyLearner(PeftLearner):
-    """Does what FAULTS says in a round at site-2, and notes other sites' scalars should any come."""
-
-    def handle_event(self, event_type, fl_ctx):
-        super().handle_event(event_type, fl_ctx)
-        if "analytix" in event_type:
-            open("scalars_of_others", "a").write(event_type)
-
-    def execute(self, task_name, shareable, fl_ctx, abort_signal):
-        fault = FAULTS.get(str(shareable.get_header("current_round"))) if task_name == "train" else None
-        if fl_ctx.get_identity_name() != "site-2" or not fault:
-            return super().execute(task_name, shareable, fl_ctx, abort_signal)
-        if fault in ("hang", "die", "host dies"):
-            self._open(fl_ctx)
-            self._worker.call("exchange")
-            if fault == "host dies":
-                host = os.getpgid(self._worker._worker.pid)
-                os.kill(host, signal.SIGKILL)
-            os.kill(self._worker._worker.pid, signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
-            return super().execute(task_name, shareable, fl_ctx, abort_signal)
-        reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
-        dxo = from_shareable(reply)
-        if fault == "nan":
-            dxo.data["head.bias"] = dxo.data["head.bias"] * np.nan
-        elif fault == "shape":
-            dxo.data["head.bias"] = np.zeros(99, np.float32)
-        elif fault == "extra key":
-            dxo.data["image"] = np.zeros((3, 32, 32), np.float32)
-        elif fault == "extra metric":
-            dxo.meta["initial_metrics"]["pixels"] = [0.5] * 100
-        elif fault == "no dxo":
-            return type(reply)()
-        updated = dxo.to_shareable()
-        updated.set_header("current_round", shareable.get_header("current_round"))
-        return updated
-'''
-
-
-def faulty_job(experiment, folder: Path, faults: dict, egress_filter: bool) -> Path:
-    """A job whose site-2 misbehaves; without the site's egress filter its faults reach the server."""
-    write_job(experiment, folder)
-    (folder / "app" / "custom" / "faulty_learner.py").write_text(f"FAULTS = {faults!r}\n" + FAULTY_LEARNER)
-    path = folder / "app" / "config" / "config_fed_client.json"
-    config = json.loads(path.read_text())
-    config["executors"][0]["executor"]["path"] = "faulty_learner.FaultyLearner"
-    if not egress_filter:
-        config["task_result_filters"] = []
-    path.write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def site(tiny_weights) -> Site:
-    return Site(backbone=str(tiny_weights))
-
 
 @pytest.fixture(scope="session")
 def finished(tiny, site, shared_host, tmp_path_factory) -> Run:
@@ -99,18 +39,6 @@ def finished(tiny, site, shared_host, tmp_path_factory) -> Run:
     run = simulate(folder / "job", folder / "workspace", "-n", "2", "-t", "2", cwd=folder, host=shared_host)
     assert run.exit_code == 0, run.output
     return run
-
-
-@pytest.fixture
-def workspace(site, tmp_path) -> Path:
-    write_workspace(site, tmp_path / "workspace")
-    return tmp_path / "workspace"
-
-
-def assert_equal(adapter: Path, expected: dict) -> None:
-    tensors, _ = load_adapter(adapter)
-    assert tensors.keys() == expected.keys()
-    assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6
 
 
 def test_the_literal_command(tmp_path):
@@ -279,6 +207,7 @@ def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, head
             assert report["bytes_out"] == sum(spec.nbytes for spec in exchange.trained(number).values())
 
 
+@pytest.mark.slow
 def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_path):
     experiment = changed(tiny, method={"name": "lora", "options": {}, "head": "local"}, federation={"rounds": 3})
     names = ["site-1", "site-2"]
@@ -314,127 +243,3 @@ def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path):
     run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path, nvflare=nvflare)
     assert run.exit_code == 0, run.output
     assert run.metrics["status"] == "finished"
-
-
-def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path):
-    """At the server, as the site's own filter is left out of this job."""
-    faults = {"1": "nan", "2": "shape", "3": "extra key", "4": "hang", "5": "die", "6": "extra metric", "7": "no dxo"}
-    experiment = changed(tiny, federation={"rounds": 9, "site_timeout_s": 30})
-    job = faulty_job(experiment, tmp_path / "job", faults, egress_filter=False)
-    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
-    reasons = {
-        1: "'head.bias' has 4 value(s) that are not finite",
-        2: "'head.bias' has shape (99,), not (4,)",
-        3: "not allowed: 'image'",
-        4: "did not finish train within 30 s",
-        5: "died during train",
-        6: "'pixels' is unknown",
-        7: "could not be read",
-    }
-    for entry in run.metrics["rounds"]:
-        left_out = entry["left_out"]
-        if entry["round"] in reasons:
-            assert left_out.keys() == {"site-2"} and reasons[entry["round"]] in left_out["site-2"]
-            assert f"round {entry['round'] + 1}: site-2 is left out" in run.output
-            assert entry["sites"].keys() == {"site-1", "site-3"}
-        else:
-            assert not left_out and len(entry["sites"]) == 3
-    assert len(run.metrics["final"]["sites"]) == 3
-    assert not list(run.workspace.rglob("scalars_of_others"))
-
-
-def test_a_killed_worker_host_costs_one_round(tiny, workspace, tmp_path):
-    """site-2 loses its worker with the host; the others' workers live on, and site-2 starts a host of its own."""
-    job = faulty_job(changed(tiny, federation={"rounds": 3}), tmp_path / "job", {"1": "host dies"}, egress_filter=True)
-    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path)
-    assert run.exit_code == 0, run.output
-    assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], []]
-
-
-def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, shared_host, tmp_path):
-    faults = {"0": "extra key", "1": "nan", "2": "extra metric"}
-    job = faulty_job(changed(tiny, federation={"rounds": 4}), tmp_path / "job", faults, egress_filter=True)
-    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
-    lines = run.ledger("site-2")
-    for line, reason in zip(lines, ("not allowed: 'image'", "not finite", "'pixels' is unknown"), strict=False):
-        assert reason in line["held_back"] and "tensors" not in line
-    assert "held_back" not in lines[3] and lines[3]["tensor_bytes"] > 0
-    for entry in run.metrics["rounds"][:3]:
-        assert "held back by the egress filter" in entry["left_out"]["site-2"]
-
-
-def break_learner_path(job: Path) -> None:
-    path = job / "app" / "config" / "config_fed_client.json"
-    path.write_text(path.read_text().replace("pt_peft_flare.learner.PeftLearner", "pt_peft_flare.learner.PeftLerner"))
-
-
-def misspell_field(job: Path) -> None:
-    path = job / "app" / "config" / "experiment.json"
-    path.write_text(path.read_text().replace('"learning_rate"', '"learning_rat"'))
-
-
-def pin_other_weights(job: Path) -> None:
-    path = job / "app" / "config" / "experiment.json"
-    content = json.loads(path.read_text())
-    content["backbone"]["sha256"] = "0" * 64
-    path.write_text(json.dumps(content))
-
-
-def ask_for_npz(job: Path) -> None:
-    path = job / "app" / "config" / "experiment.json"
-    content = json.loads(path.read_text())
-    content["data"]["source"] = "npz"
-    path.write_text(json.dumps(content))
-
-
-def unknown_method(job: Path) -> None:
-    path = job / "app" / "config" / "experiment.json"
-    content = json.loads(path.read_text())
-    content["method"]["name"] = "lroa"
-    path.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("breaks", "sentence"),
-    [
-        (break_learner_path, "the job was stopped during task 'train' of round 1, after 0 of 2 results"),
-        (misspell_field, "field 'training.learning_rat' is unknown; did you mean 'learning_rate'?"),
-        (pin_other_weights, "but the experiment needs 000000"),
-        pytest.param(ask_for_npz, "field 'data.npz' is not set", marks=pytest.mark.slow),
-        pytest.param(unknown_method, "'method.name' is 'lroa', which is unknown", marks=pytest.mark.slow),
-    ],
-)
-def test_a_job_that_does_not_train_ends_non_zero_with_one_sentence(tiny, workspace, shared_host, tmp_path, breaks, sentence):
-    write_job(tiny, tmp_path / "job")
-    breaks(tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
-    assert run.exit_code != 0, run.output
-    assert sentence in run.output
-    # FLARE itself shows a traceback for a class that it cannot find.
-    assert "Traceback" not in run.output or breaks is break_learner_path
-
-
-def test_a_site_without_its_weights_says_so_and_not_where_they_should_be(tiny, shared_host, tmp_path):
-    write_workspace(Site(backbone=str(tmp_path / "private" / "weights.safetensors")), tmp_path / "workspace")
-    write_job(tiny, tmp_path / "job")
-    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
-    assert run.exit_code != 0
-    assert "site-1: site.json: field 'backbone' is …, which does not exist" in run.metrics["reason"]
-
-
-def test_too_few_sites(tiny, workspace, shared_host, tmp_path):
-    write_job(changed(tiny, federation={"min_sites": 3}), tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
-    assert run.exit_code != 0
-    assert "'federation.min_sites' is 3, but the job has only 2 site(s): site-1, site-2" in run.output
-
-
-def test_below_the_quorum_the_last_aggregate_is_kept(tiny, workspace, shared_host, tmp_path):
-    job = faulty_job(changed(tiny, federation={"rounds": 3}), tmp_path / "job", {"1": "nan"}, egress_filter=False)
-    run = simulate(job, workspace, "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
-    assert run.exit_code != 0
-    assert "round 2, task 'train': 1 of 2 sites gave a valid result" in run.output
-    assert run.metrics["status"] == "failed" and "site-2: tensor 'head.bias'" in run.metrics["reason"]
-    assert load_adapter(run.server / "adapter.safetensors")[1]["round"] == 1

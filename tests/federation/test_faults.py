@@ -10,13 +10,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from conftest import wait
 from benchmark.reference import federate, load_sites, make_trainer
-from helpers import changed
+from helpers import assert_equal, changed
 from pt_peft.adapter_file import load_adapter
 from pt_peft.site import Site
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
@@ -80,12 +79,6 @@ def test_a_killed_server_resumes(head, lead, experiment):
         assert_equal(own, {**load_adapter(own)[0], **kept})
     left = {path.stem for path in (lead.federation.kit("server") / "checkpoints").iterdir()}
     assert not left & {run.job, again.job}
-
-
-def assert_equal(adapter: Path, expected: dict) -> None:
-    tensors, _ = load_adapter(adapter)
-    assert tensors.keys() == expected.keys()
-    assert max(np.abs(tensors[key] - expected[key]).max() for key in expected) <= 1e-6
 
 
 def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
