@@ -71,7 +71,7 @@ class Session:
         received = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
-        kept = self.local_adapter.before(number)
+        kept = self._kept(number)
         validation = self._evaluate(received, kept, "val")
         result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
@@ -91,7 +91,7 @@ class Session:
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
         started = time.monotonic()
-        received, kept = self._received(message, tensors), self.local_adapter.before(message["round"])
+        received, kept = self._received(message, tensors), self._kept(message["round"])
         metrics = {}
         for split in message["splits"]:
             metrics |= self._evaluate(received, kept, split)
@@ -103,6 +103,11 @@ class Session:
         specs = self._trainer.exchange.changed(header["round"] + 1)
         tensors = lora_pairs.sliced(_among(tensors, specs), self._rank)
         return {"round": header["round"]}, check_tensors(tensors, self._trainer.exchange.at_rank(self._rank).changed(header["round"] + 1))
+
+    def _kept(self, round_number: int) -> Tensors:
+        """What the site keeps to itself, before that round: its own copy of what travels is not among it."""
+        before = self.local_adapter.before(round_number)
+        return _among(before, before.keys() - self._trainer.exchange.specs.keys())
 
     def _received(self, message: dict, tensors: Tensors) -> Tensors:
         """What the server says at the start of ``round``, at the experiment's rank: what came in, and what is held of earlier
