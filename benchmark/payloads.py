@@ -79,16 +79,14 @@ def main(arguments: list[str] | None = None) -> None:
     suite = Suite.read(options.suite)
     if any(model.weights for model in suite.backbones.values()) or suite.tuning:
         raise UserError("--suite: this runs suites of the embedded backbone without tuning; python -m benchmark run takes any.")
-    runs: dict[str, list[dict]] = {}
-    payloads = {}
+    record = {"provenance": provenance(), "suite": suite.name, "payloads": {}}
+    rows, runs = record["payloads"], {}
     for cell in Grid(suite, dict.fromkeys(suite.backbones), options.out.resolve().parent).runs([]):
         name = cell.axes["aggregation"]
         runs.setdefault(name, []).append(measure(cell))
-        payloads[name] = cell.experiment.payload.model_dump(mode="json")
+        rows[name] = summary(cell.experiment.payload.model_dump(mode="json"), runs[name])
+        write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())  # what is measured is not lost
         print(f"{cell.name}: {runs[name][-1]}", file=sys.stderr, flush=True)
-    rows = {name: summary(payloads[name], of_name) for name, of_name in runs.items()}
-    record = {"suite": suite.name, "payloads": rows, "provenance": provenance()}
-    write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())
     print(table(rows))
 
 
