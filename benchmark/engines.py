@@ -114,15 +114,15 @@ class _Recorder:
         self._val = self._trainer.evaluate(tensors, split) if len(split) else None
 
     def trained(self, round_number: int, site: str, result: LocalRound) -> None:
-        rank = self._trainer.experiment.federation.lora_ranks.get(site)
-        exchange = self._trainer.exchange.at_rank(rank)
+        experiment = self._trainer.experiment
+        exchange, payload = self._trainer.exchange.at_rank(experiment.federation.lora_ranks.get(site)), experiment.payload
         self._reports[site] = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
             "seconds": time.monotonic() - self._since,
             "val": self._val,
-            "bytes_in": _nbytes(exchange.payload(max(0, round_number - 1), round_number)),
-            "bytes_out": _nbytes(exchange.sent(round_number)),
+            "bytes_in": _nbytes(payload.down.specs(exchange.payload(max(0, round_number - 1), round_number))),
+            "bytes_out": _nbytes(payload.up.specs(exchange.sent(round_number))),
         }
         if len(self._reports) == len(self._sites):
             seconds = sum(report["seconds"] for report in self._reports.values())

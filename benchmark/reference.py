@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from pt_peft import lora_pairs
+from pt_peft import transfer
 from pt_peft.adapter_file import adapter_header, save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.command import command
@@ -85,14 +85,15 @@ def federate(
         for name, data in sorted(sites.items()):
             if (name, round_number) in absent:
                 continue
-            received = lora_pairs.padded(server.payload(name, 0, round_number), exchange.specs)
+            payload = server.payload(name, 0, round_number)
+            received = transfer.received(trainer.experiment, exchange, name, payload, 0, round_number)
             if observer:
                 observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
             result = local_round(trainer, name, data.train, received, kept[name], round_number)
             if observer:
                 observer.trained(round_number, name, result)
             sent = tamper(name, received, result.sent) if tamper else result.sent
-            opened.add(name, lora_pairs.sliced(sent, server.rank(name)), result.num_samples)
+            opened.add(name, sent, result.num_samples)
             kept[name] = result.kept
         server.finish_round(opened, len(sites))
     return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)

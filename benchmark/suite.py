@@ -104,7 +104,8 @@ class Suite(Strict):
     backbones: dict[Label, InitialModel] = Field(min_length=1)
     data: dict[Label, Task] = Field(min_length=1)
     aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
-    """Fields of the experiment that differ from one way to aggregate to the other, options of the method among them."""
+    """Fields of the experiment that differ from one way to aggregate, or to write payloads, to the other; options of the method
+    among them."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
     defaults: Sections = {}
     """Fields of every cell's experiment."""

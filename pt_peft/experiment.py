@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pt_peft import schema
 from pt_peft.aggregation import Aggregation
 from pt_peft.aggregation.mean import Mean
+from pt_peft.codecs import Payload
 from pt_peft.schema import Strict
 from pt_peft.server_optimizers import ServerOptimizer
 from pt_peft.server_optimizers.none import NoOptimizer
@@ -296,6 +297,8 @@ class Experiment(Strict):
     """How the sites' results of a round become one."""
     server_optimizer: ServerOptimizer = NoOptimizer()
     """What the server makes of that for the next round."""
+    payload: Payload = Payload()
+    """How tensors are written for the way."""
     select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
@@ -337,6 +340,15 @@ class Experiment(Strict):
                 f"server_optimizer must be 'none' with aggregation '{self.aggregation.name}', which moves parts of an update "
                 f"from one tensor to another, so that differences from round to round mean nothing; it is "
                 f"'{self.server_optimizer.name}'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_fits_aggregation(self) -> "Experiment":
+        if self.payload.up.remembers and not self.aggregation.keeps_components:
+            raise ValueError(
+                f"payload.up.error_feedback must be false with aggregation '{self.aggregation.name}', which makes LoRA's "
+                "components anew in each round, so that what a site did not send of the old ones fits none of them"
             )
         return self
 

@@ -1,13 +1,14 @@
 """What a site allows jobs to ask of it. Imports no torch."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from pt_peft.errors import OutsideLimits
-from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.schema import Strict
+from pt_peft.tensors import TensorSpec
 
 
 class Limits(Strict):
@@ -34,9 +35,9 @@ class Limits(Strict):
         if self.max_epsilon is not None:
             raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
 
-    def check_bytes(self, exchange: Exchange, round_number: int) -> None:
-        """Raises OutsideLimits if more than the limit would leave in the round."""
-        nbytes = sum(spec.nbytes for spec in exchange.sent(round_number).values())
+    def check_bytes(self, leaving: Mapping[str, TensorSpec]) -> None:
+        """Raises OutsideLimits if what leaves in a round, as it travels, is more than the limit."""
+        nbytes = sum(spec.nbytes for spec in leaving.values())
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from pt_peft import lora_pairs
+from pt_peft import lora_pairs, transfer
 from pt_peft.adjustments import Correction, Pull, RankLimit
 from pt_peft.data.site_data import Split
 from pt_peft.planned_exchange import CONTROL
@@ -30,7 +30,7 @@ class LocalRound:
     """What a round makes of a site."""
 
     sent: Tensors
-    """For the server, at the rank of the experiment."""
+    """For the server, as it travels."""
     kept: Tensors
     """For the site's next round, by names of its own: nobody else sees it."""
     trained: Tensors
@@ -74,7 +74,7 @@ def local_round(
         round_number: counted from 0.
 
     Raises:
-        UserError: as `LocalTrainer.train` does.
+        UserError, TensorError: as `LocalTrainer.train` and `transfer.sent` do.
     """
     training = trainer.experiment.training
     start = starting_model(trainer, received, kept)
@@ -89,17 +89,21 @@ def local_round(
     result = trainer.train(
         site, split, start, round_number, adjust=[*([correction.attach] if correction else []), *pull, *limit]
     )
-    sent = {key: result.tensors[key] for key in pulled}
+    made = {key: result.tensors[key] for key in pulled}
+    if trainer.experiment.payload.changes:
+        before = {**trainer.initial, **start}
+        made = {key: np.asarray(value - before[key]) for key, value in made.items()}
     after = {key: result.tensors[key] for key in trainer.model.personal}
     if correction:
         mean = correction.mean_gradients()
-        sent |= {CONTROL + key: mean[key] - value for key, value in own_control.items()}
+        made |= {CONTROL + key: mean[key] - value for key, value in own_control.items()}
         after |= {_OWN_CONTROL + key: value for key, value in mean.items()}
     if training.ditto:
         towards = partial(Pull, training.ditto, keys=pulled, towards=start)
         own = trainer.train(site, split, {**start, **own_model(kept)}, round_number, adjust=[towards, *limit])
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
-    return LocalRound(sent, after, result.tensors, result.num_samples, result.loss)
+    sent, unsent = transfer.sent(trainer.experiment, site, round_number, made, kept)
+    return LocalRound(sent, {**after, **unsent}, result.tensors, result.num_samples, result.loss)
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

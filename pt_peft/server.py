@@ -1,12 +1,14 @@
 """The server's part of a federation, whatever carries its messages. Imports no torch."""
 
+import numpy as np
+
 from pt_peft import lora_pairs
 from pt_peft.aggregation.base import SiteResult
 from pt_peft.aggregation.lora_deviation import LoraDeviation
 from pt_peft.aggregation.mean import RunningMean
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
-from pt_peft.tensors import Tensors, check_tensors
+from pt_peft.tensors import Tensors, TensorSpec, check_tensors
 
 
 class FederationServer:
@@ -29,10 +31,22 @@ class FederationServer:
         """What the site exchanges."""
         return self._exchange.at_rank(self.rank(site))
 
+    def sends(self, site: str, since: int, round_number: int) -> dict[str, TensorSpec]:
+        """What travels to a site that holds the aggregate of `since` finished rounds."""
+        return self._experiment.payload.down.specs(self.exchange(site).payload(since, round_number))
+
+    def expects(self, site: str, round_number: int) -> dict[str, TensorSpec]:
+        """What travels back from it."""
+        return self._experiment.payload.up.specs(self.exchange(site).sent(round_number))
+
     def payload(self, site: str, since: int, round_number: int) -> Tensors:
-        """What to send to a site that holds the aggregate of `since` finished rounds."""
+        """What to send to a site that holds the aggregate of `since` finished rounds.
+
+        Raises:
+            UserError: if ``payload.down`` cannot write a value.
+        """
         tensors = {key: self.tensors[key] for key in self._exchange.payload(since, round_number)}
-        return lora_pairs.sliced(tensors, self.rank(site))
+        return self._experiment.payload.down.encode(lora_pairs.sliced(tensors, self.rank(site)))
 
     def start_round(self, round_number: int) -> "OpenRound":
         """A round, counted from 0, that waits for results."""
@@ -69,12 +83,16 @@ class OpenRound:
         self.deviation = LoraDeviation()
         self.control = RunningMean(by_samples=False)
         self._server = server
+        self._payload = experiment.payload
         self._exchange = exchange
         self._number = number
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send."""
-        tensors = check_tensors(payload, self._server.exchange(site).sent(self._number))
+        exchange = self._server.exchange(site)
+        tensors = self._payload.up.decode(payload, exchange.sent(self._number))
+        if self._payload.changes:
+            tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self._number)})
         tensors = lora_pairs.padded(tensors, self._exchange.specs)
         control = {key: tensors.pop(key) for key in self._exchange.control}
         result = SiteResult(site, tensors, num_samples)
@@ -83,3 +101,10 @@ class OpenRound:
         if control:
             self.control.add(SiteResult(site, control, num_samples))
         self.results += 1
+
+    def _changed(self, site: str, changes: Tensors) -> Tensors:
+        """The server's own tensors with the changes of a site, at the rank of both."""
+        before = lora_pairs.sliced({key: self._server.tensors[key] for key in changes}, self._server.rank(site))
+        with np.errstate(over="ignore"):
+            after = {key: np.asarray(before[key] + change) for key, change in changes.items()}
+        return check_tensors(after, self._server.exchange(site).trained(self._number))

@@ -161,6 +161,42 @@ def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_p
         assert run.metrics["rounds"][0]["sites"][name]["bytes_out"] == sum(entry["bytes"] for entry in sent.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, workspace, shared_host, tmp_path):
+    """With one thread every task finds a new process at its site, which goes on from what the last one could not send."""
+    int8 = {"name": "int8"}
+    experiment = changed(tiny, payload={"up": int8, "down": int8}, federation={"rounds": 3, "lora_ranks": {"site-3": 2}})
+    names = ["site-1", "site-2", "site-3"]
+    trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
+    expected = federate(trainer, sites)
+    write_job(experiment, tmp_path / "job")
+    run = simulate(tmp_path / "job", workspace, "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert_equal(run.server / "adapter.safetensors", expected.tensors)
+
+    codec = experiment.payload.up
+    for name in names:
+        specs = codec.specs(trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name)).sent(0))
+        nbytes = sum(spec.nbytes for spec in specs.values())
+        lines = [line for line in run.ledger(name) if line["task"] == "train"]
+        assert len(lines) == 3
+        for line in lines:
+            assert line["tensor_bytes"] == nbytes and 0 < line["l2_norm"] < 1, "the norm is that of a change"
+            left = {key: (tuple(one["shape"]), one["dtype"]) for key, one in line["tensors"].items()}
+            assert left == {key: (spec.shape, spec.dtype) for key, spec in specs.items()}
+        for entry in run.metrics["rounds"]:
+            assert entry["sites"][name]["bytes_in"] == entry["sites"][name]["bytes_out"] == nbytes
+        kept, _ = load_adapter(run.workspace / name / "simulate_job" / "local_adapter.safetensors")
+        unsent = {key: value for key, value in expected.kept[name].items() if key.startswith("unsent/")}
+        assert unsent and all(np.allclose(kept[key], value, atol=1e-6) for key, value in unsent.items())
+
+    # What the sites have evaluated is what they were sent of the final adapter.
+    read = codec.decode(codec.encode(expected.tensors), trainer.exchange.sent(0))
+    loss = trainer.evaluate(read, sites["site-1"].test)["loss"]
+    assert run.metrics["final"]["sites"]["site-1"]["test"]["loss"] == pytest.approx(loss, abs=1e-5)
+
+
 @pytest.fixture(scope="session")
 def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     """Six rounds on a ViT of four blocks."""

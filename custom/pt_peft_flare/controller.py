@@ -106,10 +106,11 @@ class PeftFedAvg(FedAvg):
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
         self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
         a_round = self._exchange.sent(0)
-        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round)
+        nbytes = _nbytes(self._experiment.payload.up.specs(a_round))
+        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round, nbytes)
         console.info(
             "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round",
-            self._experiment.name, len(sites), federation.rounds, len(a_round), _nbytes(a_round) / 1000,
+            self._experiment.name, len(sites), federation.rounds, len(a_round), nbytes / 1000,
         )  # fmt: skip
         for self.current_round in range(self._resume(), federation.rounds):
             self._train_round(self.current_round)
@@ -143,8 +144,8 @@ class PeftFedAvg(FedAvg):
     def _train_round(self, round_number: int) -> None:
         server, sites = self._server, self._sites()
         before = server.tensors
-        bytes_in = {site: _nbytes(server.exchange(site).payload(self._holds(site), round_number)) for site in sites}
-        bytes_out = {site: _nbytes(server.exchange(site).sent(round_number)) for site in sites}
+        bytes_in = {site: _nbytes(server.sends(site, self._holds(site), round_number)) for site in sites}
+        bytes_out = {site: _nbytes(server.expects(site, round_number)) for site in sites}
         opened = server.start_round(round_number)
 
         def accept(result: FLModel) -> TrainingReport:

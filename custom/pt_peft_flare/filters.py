@@ -73,26 +73,28 @@ class EgressFilter(Filter):
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
             exchange = self._known_exchange(experiment, fl_ctx)
-            limits.check_bytes(exchange, round_number)
-            tensors = check_tensors(_weights(dxo), exchange.sent(round_number))
+            codec, sent = experiment.payload.up, exchange.sent(round_number)
+            limits.check_bytes(codec.specs(sent))
+            tensors = check_tensors(_weights(dxo), codec.specs(sent))
+            values = codec.decode(tensors, sent)
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
             fields = report.model_dump(mode="json")
             meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
-            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors), "report": fields}
+            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors, values), "report": fields}
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
             report = parse(EvaluationReport, dxo.data, "report")
             report.check(experiment.data)
             fields = report.model_dump(mode="json")
-            return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
+            return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL:
             last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
-            return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors)
+            return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors, tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:

@@ -88,7 +88,7 @@ class PeftLearner(Executor):
         round_number = shareable.get_header(AppConstants.CURRENT_ROUND)
         message = {
             "round": self._rounds if round_number is None else round_number,
-            "since": dxo.get_meta_prop(SINCE, 0),
+            "since": dxo.get_meta_prop(SINCE),
             **fields,
         }
         return self._worker.call(request, message, dxo.data, self._patience(abort_signal))

@@ -10,15 +10,16 @@ from pt_peft.tensors import Tensors, payload_bytes, payload_l2_norm, payload_sha
 FILE_NAME = "egress.jsonl"
 
 
-def tensor_entry(tensors: Tensors) -> dict:
-    """What the ledger says of a payload's tensors: names, shapes, dtypes, bytes, L2 norm and SHA-256."""
+def tensor_entry(tensors: Tensors, values: Tensors) -> dict:
+    """What the ledger says of a payload's tensors: names, shapes, dtypes, bytes and SHA-256, as they travel, and the L2 norm of
+    the `values` that they stand for."""
     return {
         "tensors": {
             key: {"shape": list(value.shape), "dtype": str(value.dtype), "bytes": value.nbytes}
             for key, value in sorted(tensors.items())
         },
         "tensor_bytes": payload_bytes(tensors),
-        "l2_norm": payload_l2_norm(tensors),
+        "l2_norm": payload_l2_norm(values),
         "sha256": payload_sha256(tensors),
     }
 

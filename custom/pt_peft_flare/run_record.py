@@ -42,9 +42,18 @@ def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | No
 class RunRecord:
     """Written anew after every round, so that it is never behind what was finished."""
 
-    def __init__(self, folder: Path, experiment: Experiment, job_id: str, sites: list[str], a_round: Mapping[str, TensorSpec]):
+    def __init__(
+        self,
+        folder: Path,
+        experiment: Experiment,
+        job_id: str,
+        sites: list[str],
+        a_round: Mapping[str, TensorSpec],
+        nbytes: int,
+    ):
         """Args:
-        a_round: what a site sends in a round.
+        a_round: the tensors that a site sends in a round.
+        nbytes: what they take on the way.
         """
         self._path = folder / FILE_NAME
         self._task = experiment.data.task
@@ -59,7 +68,7 @@ class RunRecord:
             "exchanged": {
                 "tensors": len(a_round),
                 "parameters": sum(spec.size for spec in a_round.values()),
-                "bytes": sum(spec.nbytes for spec in a_round.values()),
+                "bytes": nbytes,
             },
             "rounds": [],
             "best": None,

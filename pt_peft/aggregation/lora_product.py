@@ -6,7 +6,7 @@ r"""The mean of LoRA's products (FlexLoRA, Bai et al. 2024, arXiv:2402.11505; HL
 the best approximation of rank r, exact where mean(B A) has no greater rank. The product itself is never formed.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from pt_peft.tensors import Tensors
 class LoraProduct(LoraRule):
     """Sites of smaller rank are sent the strongest components. The rows of A come out orthonormal, also those that the
     product does not need, so that every component goes on to learn."""
+
+    keeps_components: ClassVar[bool] = False
 
     name: Literal["lora_product"]
 

@@ -61,17 +61,18 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     check_digest(experiment.backbone, weights)
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
-    site.limits.check_bytes(trainer.exchange, 0)
+    payload, exchange = experiment.payload, trainer.exchange
+    leaving = payload.up.specs(exchange.sent(0))
+    site.limits.check_bytes(leaving)
     batch = min(experiment.training.batch_size, train)
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates
     epochs = experiment.training.local_epochs
     steps = math.ceil(train / batch) * epochs
     step = _timed(lambda: trainer.train("check", _noise(experiment, batch * TIMED_STEPS), {}, 0)) / (TIMED_STEPS * epochs)
     evaluation = _timed(lambda: trainer.evaluate({}, _noise(experiment, batch))) / batch
-    exchange = trainer.exchange
     return {
-        "bytes_in": sum(spec.nbytes for spec in exchange.payload(0, 0).values()),
-        "bytes_out": sum(spec.nbytes for spec in exchange.sent(0).values()),
+        "bytes_in": sum(spec.nbytes for spec in payload.down.specs(exchange.payload(0, 0)).values()),
+        "bytes_out": sum(spec.nbytes for spec in leaving.values()),
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

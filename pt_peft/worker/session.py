@@ -5,7 +5,7 @@ from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
-from pt_peft import lora_pairs
+from pt_peft import lora_pairs, transfer
 from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.backbone import check_digest, weights_file
 from pt_peft.data.site_data import SiteData, load_site_data
@@ -67,7 +67,7 @@ class Session:
         """One round from `tensors`: validation of what came in, then local training."""
         started = time.monotonic()
         number, exchange = message["round"], self._trainer.exchange
-        self.site.limits.check_bytes(exchange.at_rank(self._rank), number)
+        self.site.limits.check_bytes(self.experiment.payload.up.specs(exchange.at_rank(self._rank).sent(number)))
         received = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
@@ -86,7 +86,7 @@ class Session:
             **validation,
             "seconds": time.monotonic() - started,
         }
-        return reply, lora_pairs.sliced(result.sent, self._rank)
+        return reply, result.sent
 
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
@@ -113,8 +113,12 @@ class Session:
             UserError: if the site does not hold the aggregate of ``since`` finished rounds.
         """
         exchange, round_number, since = self._trainer.exchange, message["round"], message["since"]
-        tensors = check_tensors(tensors, exchange.at_rank(self._rank).payload(since, round_number))
-        tensors = lora_pairs.padded(tensors, exchange.specs)
+        if since is None:  # from elsewhere than our server: all there is, as it is
+            since = 0
+            tensors = check_tensors(tensors, exchange.at_rank(self._rank).payload(since, round_number))
+            tensors = lora_pairs.padded(tensors, exchange.specs)
+        else:
+            tensors = transfer.received(self.experiment, exchange, self.name, tensors, since, round_number)
         if exchange.rotating:
             tensors = {**self._held(since, round_number), **tensors}
             rotating = _among(tensors, tensors.keys() - exchange.always)

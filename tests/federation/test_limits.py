@@ -36,6 +36,6 @@ def test_bytes_a_round():
     specs = {"a": TensorSpec((10,), "float32"), "b": TensorSpec((90,), "float32")}
     exchange = Exchange(specs, frozenset({"a"}), (frozenset(), frozenset({"b"})))
     limits = Limits(bytes_per_round=399)
-    limits.check_bytes(exchange, 0)
+    limits.check_bytes(exchange.sent(0))
     with pytest.raises(UserError, match="'bytes_per_round' of its limits: it asks for 400 bytes a round; allowed: 399"):
-        limits.check_bytes(exchange, 1)
+        limits.check_bytes(exchange.sent(1))

@@ -1,0 +1,62 @@
+r"""Eight bits a value, and a scale for each channel.
+
+    s_c = max_i |x_ci| / 127,    q_ci = floor(x_ci / s_c + u),    x'_ci = s_c q_ci
+
+u is drawn from [0, 1), so that the mean of x' is x (QSGD, Alistarh et al. 2017, arXiv:1610.02132); rounding to nearest is
+u = 1/2.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from pt_peft.codecs.base import Codec
+from pt_peft.tensors import TensorError, TensorSpec
+
+STEPS = 127
+"""-128 is not used: the range is symmetric."""
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST = float(np.nextafter(np.float32(np.finfo(np.float32).max / STEPS), np.float32(0)))
+"""Scales are normal numbers whose 127-fold is finite."""
+
+
+class Int8(Codec):
+    """A byte a value, and four a channel: the entries of the first axis of a tensor that has two or more, else all of it. The
+    error is at most the scale, half of it if rounded to nearest."""
+
+    name: Literal["int8"]
+    error_feedback: bool = True
+    """Whether a site keeps what rounding has lost and adds it to its next change; the server has no need to."""
+
+    @property
+    def remembers(self) -> bool:
+        return self.error_feedback
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        return {"": TensorSpec(spec.shape, "int8"), "/scale": TensorSpec((_rows(spec.shape)[0],), "float32")}
+
+    def write(self, key: str, value: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
+        rows = value.reshape(_rows(value.shape)).astype(np.float64)
+        peak = np.abs(rows).max(axis=1, initial=0)
+        scale = np.where(peak > 0, np.clip(peak / STEPS, _SMALLEST, _LARGEST), 0).astype(np.float32)
+        steps = rows / np.where(scale > 0, scale, 1)[:, None].astype(np.float64)
+        rounded = np.rint(steps) if random is None else np.floor(steps + random.random(steps.shape))
+        # The scale itself is rounded, so that the largest value may be a little more than 127 steps.
+        return {"": np.clip(rounded, -STEPS, STEPS).astype(np.int8).reshape(value.shape), "/scale": scale}
+
+    def read(self, key: str, parts: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
+        steps, scale = parts[""], parts["/scale"]
+        if (steps < -STEPS).any():
+            raise TensorError(f"tensor '{key}' has {int((steps < -STEPS).sum())} value(s) of -128, which is not used")
+        if (scale < 0).any():
+            raise TensorError(f"tensor '{key}/scale' has {int((scale < 0).sum())} negative value(s)")
+        with np.errstate(over="ignore"):
+            return (steps.reshape(_rows(spec.shape)).astype(np.float32) * scale[:, None]).reshape(spec.shape)
+
+
+def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Channels, and values of each."""
+    size = int(np.prod(shape, dtype=np.int64))
+    channels = shape[0] if len(shape) > 1 else 1
+    return channels, size // channels if channels else 0
