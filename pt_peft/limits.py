@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pt_peft.encryption.layout import Layout
 from pt_peft.errors import OutsideLimits
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
@@ -16,7 +17,7 @@ class Limits(Strict):
     methods: tuple[str, ...] | None = None
     """Names of methods as an experiment writes them; of ``lora+norm``, both."""
     bytes_per_round: int | None = Field(default=None, ge=1)
-    """Most bytes of tensors that leave in a round."""
+    """Most bytes of tensors, or of their ciphertexts, that leave in a round."""
     backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
     """SHA-256 of weights files that a job may be about."""
     max_epsilon: float | None = Field(default=None, gt=0)
@@ -34,9 +35,10 @@ class Limits(Strict):
         if self.max_epsilon is not None:
             raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
 
-    def check_bytes(self, exchange: Exchange, round_number: int) -> None:
+    def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
         """Raises OutsideLimits if more than the limit would leave in the round."""
-        nbytes = sum(spec.nbytes for spec in exchange.sent(round_number).values())
+        specs = exchange.sent(round_number)
+        nbytes = Layout(specs).most_bytes if experiment.encryption else sum(spec.nbytes for spec in specs.values())
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 

@@ -61,7 +61,7 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     check_digest(experiment.backbone, weights)
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
-    site.limits.check_bytes(trainer.exchange, 0)
+    site.limits.check_bytes(experiment, trainer.exchange, 0)
     batch = min(experiment.training.batch_size, train)
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates
     epochs = experiment.training.local_epochs
