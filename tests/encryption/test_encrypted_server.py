@@ -14,10 +14,12 @@ from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, serve
 from pt_peft.encryption.layout import MOST_BYTES, Layout
 from pt_peft.encryption.server import EncryptedServer
 from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.experiment import Experiment
 from pt_peft.export.adapter import find_adapter, open_adapter
 from pt_peft.limits import Limits
 from pt_peft.local_round import local_round
 from pt_peft.planned_exchange import initial_exchanged
+from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.tensors import TensorError
 from pt_peft_flare.__main__ import main
@@ -81,11 +83,7 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
     assert main(arguments) == 0
     opened, header = load_adapter(out)
     assert all(np.array_equal(opened[key], value) for key, value in final.items()) and "encrypted" not in header
-    assert open_adapter(out, trainer_weights(site))[2]["round"] == 3
-
-
-def trainer_weights(site):
-    return site.existing("backbone")
+    assert open_adapter(out, site.existing("backbone"))[2]["round"] == 3
 
 
 def test_decrypt_says_what_is_wrong(experiment, keys, tmp_path, capsys):
@@ -122,7 +120,6 @@ def test_a_pair_for_trials(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"aggregation": {"name": "median"}}, "needs aggregation 'mean', not 'median'"),
         ({"aggregation": {"name": "lora_product"}}, "needs aggregation 'mean', not 'lora_product'"),
         ({"aggregation": {"weighting": "inverse_variance"}}, "not 'inverse_variance'"),
         ({"server_optimizer": {"name": "fedadam"}}, "needs server_optimizer 'none', not 'fedadam'"),
@@ -138,6 +135,14 @@ def test_what_the_server_cannot_do_without_reading(fields, words, experiment, si
     with pytest.raises((UserError, ValueError)) as error:
         make_trainer(changed(experiment, **fields), site)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean", "norm_bounded_mean", "multi_krum"])
+def test_robust_aggregation_compares_what_it_cannot_read(name, experiment):
+    content = {**experiment.model_dump(mode="json"), "aggregation": {"name": name}}
+    content["federation"]["min_sites"] = 5
+    with pytest.raises(UserError, match=f"needs aggregation 'mean', not '{name}', which compares or changes the sites' tensors"):
+        parse(Experiment, content, "experiment.json")
 
 
 def test_uniform_weights_and_sites_that_keep_tensors_are_fine(experiment, site):
