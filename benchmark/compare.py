@@ -32,6 +32,7 @@ from pt_peft.schema import read_json
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
+from pt_peft_flare.learner import FINAL_ADAPTER
 
 COLUMNS = ("balanced_accuracy", "auroc", "macro_f1", "accuracy")
 
@@ -54,11 +55,14 @@ class FinishedRun:
         if status != "finished":
             raise UserError(f"{server / 'metrics.json'}: status is {status!r}, not 'finished'.")
         site_file = workspace / "local" / "site.json"
+        experiment = Experiment.read(server / "app_server" / "config" / "experiment.json")
+        # An encrypted federation ends at the sites.
+        at_a_site = workspace / min(record["sites"]) / "simulate_job" / FINAL_ADAPTER
         return cls(
-            experiment=Experiment.read(server / "app_server" / "config" / "experiment.json"),
+            experiment=experiment,
             site=Site.read(site_file) if site_file.exists() else Site(),
             record=record,
-            adapter=server / "adapter.safetensors",
+            adapter=at_a_site if experiment.encryption else server / "adapter.safetensors",
         )
 
     def open(self) -> tuple[LocalTrainer, dict[str, SiteData]]:

@@ -22,6 +22,7 @@ from pt_peft.schema import read_json
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
+from pt_peft_flare.learner import FINAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
 from pt_peft_flare.run_record import FILE_NAME
 from pt_peft_flare.tracking import SCALARS
@@ -43,7 +44,9 @@ class Outcome:
 
 
 def run_reference(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
-    """In this process. Raises UserError."""
+    """In this process. Raises UserError; also for an experiment with ``encryption``, of which the loop has no bytes to tell."""
+    if cell.experiment.encryption:
+        raise UserError("experiment: field 'encryption' is set, but the plain loop (engine 'reference') encrypts nothing; 'flare' does.")
     recorder = _Recorder(trainer, sites)
     final = federate(trainer, sites, observer=recorder)
     return Outcome(recorder.rounds, final)
@@ -74,7 +77,9 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     for name in sites:
         local, _ = load_adapter(workspace / name / "simulate_job" / LOCAL_ADAPTER)
         kept[name] = {key: value for key, value in local.items() if key not in shared}
-    return Outcome(rounds, Federated(load_adapter(server / FINAL)[0], kept))
+    # An encrypted federation ends at the sites.
+    final = workspace / min(sites) / "simulate_job" / FINAL_ADAPTER if cell.experiment.encryption else server / FINAL
+    return Outcome(rounds, Federated(load_adapter(final)[0], kept))
 
 
 ENGINES = {"flare": run_flare, "reference": run_reference}

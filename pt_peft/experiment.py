@@ -11,6 +11,7 @@ from pt_peft import schema
 from pt_peft.aggregation import Aggregation
 from pt_peft.aggregation.mean import Mean
 from pt_peft.codecs import Payload
+from pt_peft.encryption import Encryption
 from pt_peft.schema import Strict
 from pt_peft.server_optimizers import ServerOptimizer
 from pt_peft.server_optimizers.none import NoOptimizer
@@ -299,6 +300,8 @@ class Experiment(Strict):
     """What the server makes of that for the next round."""
     payload: Payload = Payload()
     """How tensors are written for the way."""
+    encryption: Encryption | None = None
+    """Null sends tensors as they are."""
     select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
@@ -350,6 +353,24 @@ class Experiment(Strict):
                 f"payload.up.error_feedback must be false with aggregation '{self.aggregation.name}', which makes LoRA's "
                 "components anew in each round, so that what a site did not send of the old ones fits none of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _server_has_only_to_add(self) -> "Experiment":
+        if self.encryption is None:
+            return self
+        rule, optimizer, weighting = self.aggregation.name, self.server_optimizer.name, getattr(self.aggregation, "weighting", None)
+        refused = {
+            f"aggregation 'mean', not '{rule}', which compares or changes the sites' tensors": rule != "mean",
+            "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance', which follows from them": weighting == "inverse_variance",
+            f"server_optimizer 'none', not '{optimizer}', which needs to read the mean": optimizer != "none",
+            "training.control_variates false, whose steps at the server are not made for it": self.training.control_variates,
+            "payload float32 both ways: what is written for the way is ciphertexts": self.payload != Payload(),
+            "federation.lora_ranks empty: tensors of sites that differ in shape do not add up": bool(self.federation.lora_ranks),
+        }
+        for needed, is_refused in refused.items():
+            if is_refused:
+                raise ValueError(f"encryption, with which the server can only add, needs {needed}")
         return self
 
     @classmethod

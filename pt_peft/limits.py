@@ -1,14 +1,14 @@
 """What a site allows jobs to ask of it. Imports no torch."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
+from pt_peft.encryption.layout import Layout
 from pt_peft.errors import OutsideLimits
+from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.schema import Strict
-from pt_peft.tensors import TensorSpec
 
 
 class Limits(Strict):
@@ -17,7 +17,7 @@ class Limits(Strict):
     methods: tuple[str, ...] | None = None
     """Names of methods as an experiment writes them; of ``lora+norm``, both."""
     bytes_per_round: int | None = Field(default=None, ge=1)
-    """Most bytes of tensors that leave in a round."""
+    """Most bytes of tensors, or of their ciphertexts, that leave in a round."""
     backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
     """SHA-256 of weights files that a job may be about."""
     max_epsilon: float | None = Field(default=None, gt=0)
@@ -35,9 +35,13 @@ class Limits(Strict):
         if self.max_epsilon is not None:
             raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
 
-    def check_bytes(self, leaving: Mapping[str, TensorSpec]) -> None:
+    def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
         """Raises OutsideLimits if what leaves in a round, as it travels, is more than the limit."""
-        nbytes = sum(spec.nbytes for spec in leaving.values())
+        specs = exchange.sent(round_number)
+        if experiment.encryption:
+            nbytes = Layout(specs).most_bytes
+        else:
+            nbytes = sum(spec.nbytes for spec in experiment.payload.up.specs(specs).values())
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 

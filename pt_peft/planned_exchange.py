@@ -17,7 +17,7 @@ CONTROL = "control/"
 
 def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
     """Raises UserError where the method does not fit ``aggregation``, ``federation.lora_ranks`` or
-    ``training.control_variates``."""
+    ``training.control_variates`` or ``encryption``."""
     exchange = model.exchange(experiment.federation.rounds)
     rule, method = experiment.aggregation, experiment.method.name
     if rule.refactors and not pairs(exchange.specs):
@@ -36,6 +36,9 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
             if most is None or rank > most:
                 why = f"has tensors of rank {most}" if most else "exchanges no factor of LoRA"
                 raise UserError(f"experiment: field 'federation.lora_ranks.{site}' is {rank}, but method '{method}' {why}.")
+    if experiment.encryption and (exchange.rotating or not exchange.specs):
+        why = "trains other tensors in each round, which do not add up" if exchange.rotating else "exchanges nothing, as it is set up"
+        raise UserError(f"experiment: field 'encryption' is set, but method '{method}' {why}.")
     if not experiment.training.control_variates:
         return exchange
     if exchange.rotating:

@@ -48,6 +48,18 @@ class FederationServer:
         tensors = {key: self.tensors[key] for key in self._exchange.payload(since, round_number)}
         return self._experiment.payload.down.encode(lora_pairs.sliced(tensors, self.rank(site)))
 
+    def result(self, tensors: Tensors, finished_rounds: int) -> Tensors:
+        """What of `tensors` so many rounds have changed; the rest is the backbone's."""
+        return {key: tensors[key] for key in self._exchange.changed(finished_rounds)}
+
+    def state(self, finished_rounds: int) -> Tensors:
+        """What a server needs that goes on after so many rounds."""
+        return {key: self.tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+
+    def header(self) -> dict:
+        """What a file says that `result` is kept in, beside the usual."""
+        return {}
+
     def start_round(self, round_number: int) -> "OpenRound":
         """A round, counted from 0, that waits for results."""
         return OpenRound(self, self._experiment, self._exchange, round_number)

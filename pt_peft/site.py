@@ -42,6 +42,9 @@ class Site(Strict):
     """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
     cache_gb: float = Field(default=50.0, gt=0, le=1e6)
     """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
+    encryption_contexts: str | None = None
+    """Folder with FLARE's ``client_context.tenseal``, or at the server ``server_context.tenseal``, for jobs with ``encryption``;
+    null takes the ``startup`` folder of a provisioned kit."""
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
     """Part of the site's images that may turn out to be unreadable: each costs a warning and itself. More stop the site."""
     limits: Limits = Limits()
@@ -60,7 +63,8 @@ class Site(Strict):
         backbone = site.backbone
         if backbone is not None and not backbone.startswith(TIMM_PREFIX):
             backbone = absolute(backbone)
-        return site.model_copy(update={"data": data, "backbone": backbone, "cache": absolute(site.cache)})
+        own = {"cache": absolute(site.cache), "encryption_contexts": absolute(site.encryption_contexts)}
+        return site.model_copy(update={"data": data, "backbone": backbone, **own})
 
     def existing(self, field: str) -> Path:
         """The file or folder that `field` (``backbone``, ``data.images`` …) names.

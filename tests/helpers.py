@@ -21,7 +21,7 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     """`experiment` with nested fields replaced: ``changed(e, federation={"rounds": 3})``."""
     content = experiment.model_dump(mode="json")
     for name, value in fields.items():
-        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+        content[name] = {**(content[name] or {}), **value} if isinstance(value, dict) else value
     return Experiment.model_validate_json(json.dumps(content))
 
 

@@ -1,4 +1,4 @@
-"""The lead's command line: ``python -m pt_peft_flare submit|status``.
+"""The lead's command line: ``python -m pt_peft_flare submit|status|decrypt|contexts``.
 
 Results come by ``nvflare job download``; a job that broke off goes on by ``nvflare job clone``.
 """
@@ -6,9 +6,9 @@ Results come by ``nvflare job download``; a job that broke off goes on by ``nvfl
 import sys
 
 from pt_peft.command import command, dispatch
-from pt_peft_flare.commands import status, submit
+from pt_peft_flare.commands import contexts, decrypt, status, submit
 
-COMMANDS = {"submit": submit, "status": status}
+COMMANDS = {"submit": submit, "status": status, "decrypt": decrypt, "contexts": contexts}
 
 
 @command

@@ -1,7 +1,7 @@
 """Federated averaging of exchanged tensors that one bad site does not bring down."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -18,12 +18,13 @@ from pt_peft.exchange import Exchange
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
 from pt_peft.server import FederationServer
-from pt_peft.tensors import Tensors, TensorSpec
+from pt_peft.tensors import Tensors, TensorSpec, payload_bytes
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
+from pt_peft_flare.encryption import encrypted_server
 from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED, STATUS
-from pt_peft_flare.persistor import BEST, EXCHANGE, FINAL
+from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
@@ -57,6 +58,7 @@ class PeftFedAvg(FedAvg):
         self._best: float | None = None
         self._best_tensors: Tensors = {}
         self._held_by: dict[str, int] = {}
+        self._bytes_in: dict[str, int] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -104,13 +106,17 @@ class PeftFedAvg(FedAvg):
         # Not `load_model`: FLARE would replace the reason of a failure by its own.
         initial = self.persistor.load(self.fl_ctx)
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
-        self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
+        if self._experiment.encryption:
+            self._server = encrypted_server(self._experiment, self._exchange, self.fl_ctx)
+        else:
+            self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
         a_round = self._exchange.sent(0)
         nbytes = _nbytes(self._experiment.payload.up.specs(a_round))
         self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round, nbytes)
         console.info(
-            "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round",
+            "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
             self._experiment.name, len(sites), federation.rounds, len(a_round), nbytes / 1000,
+            ", encrypted, which makes them larger" if self._experiment.encryption else "",
         )  # fmt: skip
         for self.current_round in range(self._resume(), federation.rounds):
             self._train_round(self.current_round)
@@ -118,8 +124,8 @@ class PeftFedAvg(FedAvg):
         self._record.close("finished")
         self._checkpoint.remove()
         folder = run_dir(self.fl_ctx)
-        console.info("final adapter  %s", folder / FINAL)
-        console.info("best adapter   %s", folder / BEST)
+        console.info("final adapter  %s", folder / self._file(FINAL))
+        console.info("best adapter   %s", folder / self._file(BEST))
         console.info("metrics        %s", folder / FILE_NAME)
         console.info("curves         tensorboard --logdir %s", folder / "tb_events")
 
@@ -144,14 +150,15 @@ class PeftFedAvg(FedAvg):
     def _train_round(self, round_number: int) -> None:
         server, sites = self._server, self._sites()
         before = server.tensors
-        bytes_in = {site: _nbytes(server.sends(site, self._holds(site), round_number)) for site in sites}
-        bytes_out = {site: _nbytes(server.expects(site, round_number)) for site in sites}
+        bytes_out = {}
         opened = server.start_round(round_number)
 
         def accept(result: FLModel) -> TrainingReport:
             report = parse(TrainingReport, result.metrics, "report")
             report.check(self._experiment.data)
-            opened.add(result.meta["client_name"], result.params, report.num_samples)
+            site = result.meta["client_name"]
+            opened.add(site, result.params, report.num_samples)
+            bytes_out[site] = payload_bytes(result.params)
             return report
 
         started = time.monotonic()
@@ -159,7 +166,7 @@ class PeftFedAvg(FedAvg):
         reports, left_out = self._collect(AppConstants.TASK_TRAIN, sites, round_number, accept)
         notes = server.finish_round(opened, len(sites))
         seconds = time.monotonic() - started
-        validation = self._record.add_round(round_number, reports, left_out, bytes_in, bytes_out, seconds, notes)
+        validation = self._record.add_round(round_number, reports, left_out, self._bytes_in, bytes_out, seconds, notes)
         self._consider(round_number, before, validation)
         self._persist(FINAL, server.tensors, round_number + 1, {})
         self._keep(round_number + 1)
@@ -168,7 +175,7 @@ class PeftFedAvg(FedAvg):
             at_start = split_scalars("val", report.val, self._experiment.data)
             at_start |= split_scalars("own_val", report.own_val, self._experiment.data)
             after = {"train/loss": report.train_loss, "seconds": report.seconds}
-            after |= {"bytes/in": bytes_in[site], "bytes/out": bytes_out[site]}
+            after |= {"bytes/in": self._bytes_in[site], "bytes/out": bytes_out[site]}
             log_scalars(self.engine, site, round_number, at_start)
             log_scalars(self.engine, site, round_number + 1, after)
         loss = sum(report.train_loss for report in reports.values()) / len(reports)
@@ -221,9 +228,11 @@ class PeftFedAvg(FedAvg):
         for site in sites:
             alike.setdefault((self._holds(site), self._server.rank(site)), []).append(site)
         for (since, _), targets in alike.items():
+            payload = self._server.payload(targets[0], since, round_number)
+            self._bytes_in |= dict.fromkeys(targets, payload_bytes(payload))
             model = FLModel(
                 params_type=ParamsType.FULL,
-                params=self._server.payload(targets[0], since, round_number),
+                params=payload,
                 start_round=0,
                 current_round=round_number,
                 total_rounds=federation.rounds,
@@ -280,21 +289,24 @@ class PeftFedAvg(FedAvg):
         """Keeps `tensors` as the best aggregate if their validation says so; the initial state is no candidate."""
         value = validation["mean"][self._experiment.select_by] if validation else None
         if finished_rounds and value is not None and (self._best is None or value > self._best):
-            self._best, self._best_tensors = value, _among(tensors, self._exchange.changed(finished_rounds))
+            self._best, self._best_tensors = value, self._server.result(tensors, finished_rounds)
             self._record.set_best(finished_rounds, validation)
             self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
 
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict) -> None:
-        """Saves what the finished rounds have changed; the rest is the backbone's."""
-        changed = _among(tensors, self._exchange.changed(finished_rounds))
-        learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta})
-        self.persistor.save_as(file_name, learnable, self.fl_ctx)
+        """Saves what the finished rounds have changed."""
+        changed = self._server.result(tensors, finished_rounds)
+        learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta, **self._server.header()})
+        self.persistor.save_as(self._file(file_name), learnable, self.fl_ctx)
+
+    def _file(self, name: str) -> str:
+        return ENCRYPTED + name if self._experiment.encryption else name
 
     def _keep(self, finished_rounds: int) -> None:
         """For the case that the server dies."""
         if not is_simulation(self.fl_ctx):
-            changed = _among(self._server.tensors, self._exchange.payload(0, finished_rounds))
-            now = Checkpoint(finished_rounds, changed, self._best_tensors, self._server.optimizer.state, self._record.content)
+            state = self._server.state(finished_rounds)
+            now = Checkpoint(finished_rounds, state, self._best_tensors, self._server.optimizer.state, self._record.content)
             self._checkpoint.save(now)
 
     def _holds(self, site: str) -> int:
@@ -309,10 +321,6 @@ class PeftFedAvg(FedAvg):
                 pooled = metrics["pooled"]
                 values |= {f"{split}/pooled_{name}": pooled[name] for name in SCALARS if pooled.get(name) is not None}
                 log_scalars(self.engine, "global", finished_rounds, values)
-
-
-def _among(tensors: Tensors, keys: Iterable[str]) -> Tensors:
-    return {key: tensors[key] for key in keys}
 
 
 def _nbytes(specs: Mapping[str, TensorSpec]) -> int:

@@ -9,12 +9,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from pt_peft.encryption import weight_of
+from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
 from pt_peft.tensors import TensorError, Tensors, check_tensors
 from pt_peft_flare import ledger
+from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import FATAL, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
@@ -29,8 +32,9 @@ _PRIVATE = re.compile(r"""(?P<kept>\b(?:field|tensor|task) )?(?P<value>(?<!\w)'.
 class EgressFilter(Filter):
     """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
 
-    Allowed are: for ``train`` the tensors of the round and a `TrainingReport`; for ``validate`` an `EvaluationReport`; for
-    ``submit_model`` the exchanged tensors trained so far; from a site that failed, a reason without values and paths (the site's log has
+    Allowed are: for ``train`` the tensors of the round, or with ``encryption`` nothing but the ciphertexts of them, and a
+    `TrainingReport`; for ``validate`` an `EvaluationReport`; for
+    ``submit_model`` the exchanged tensors trained so far, unless they have to be encrypted; from a site that failed, a reason without values and paths (the site's log has
     them). Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else
     is held back: the site answers with the reason instead, and the ledger has the attempt.
     """
@@ -38,6 +42,7 @@ class EgressFilter(Filter):
     def __init__(self) -> None:
         super().__init__()
         self._exchange: Exchange | None = None
+        self._cipher: Cipher | None = None
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Returns what may leave. Never raises for what is wrong with `shareable`.
@@ -73,15 +78,21 @@ class EgressFilter(Filter):
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
             exchange = self._known_exchange(experiment, fl_ctx)
-            codec, sent = experiment.payload.up, exchange.sent(round_number)
-            limits.check_bytes(codec.specs(sent))
-            tensors = check_tensors(_weights(dxo), codec.specs(sent))
-            values = codec.decode(tensors, sent)
+            limits.check_bytes(experiment, exchange, round_number)
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
             fields = report.model_dump(mode="json")
+            specs = exchange.sent(round_number)
+            if experiment.encryption:
+                weight = weight_of(experiment.aggregation.weighting, report.num_samples)
+                tensors, norm = self._known_cipher(experiment, exchange, fl_ctx).check_own(_weights(dxo), weight)
+                told = ledger.encrypted_entry(tensors, specs, norm)
+            else:
+                codec = experiment.payload.up
+                tensors = check_tensors(_weights(dxo), codec.specs(specs))
+                told = ledger.tensor_entry(tensors, codec.decode(tensors, specs))
             meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
-            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors, values), "report": fields}
+            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**told, "report": fields}
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
@@ -89,7 +100,7 @@ class EgressFilter(Filter):
             report.check(experiment.data)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
-        if task == AppConstants.TASK_SUBMIT_MODEL:
+        if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
             last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
@@ -102,6 +113,11 @@ class EgressFilter(Filter):
             rank = experiment.federation.lora_ranks.get(fl_ctx.get_identity_name())
             self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx).at_rank(rank)
         return self._exchange
+
+    def _known_cipher(self, experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
+        if self._cipher is None:
+            self._cipher = site_cipher(experiment, exchange, fl_ctx)
+        return self._cipher
 
 
 def _weights(dxo: DXO) -> Tensors:

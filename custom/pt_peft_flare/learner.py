@@ -9,15 +9,22 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
+from pt_peft.adapter_file import adapter_header, save_adapter
+from pt_peft.encryption import weight_of
+from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import BackboneMismatch, UserError
-from pt_peft.tensors import TensorError
+from pt_peft.tensors import TensorError, Tensors
 from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
+from pt_peft_flare.encryption import site_cipher
+from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 EVALUATED_SPLITS = ["val", "test"]
+FINAL_ADAPTER = "final_adapter.safetensors"
+"""With ``encryption``: what the server's last sum decrypts to."""
 
 
 class PeftLearner(Executor):
@@ -26,11 +33,14 @@ class PeftLearner(Executor):
     All that it needs stands in the job's `experiment.json` and the site's `site.json`. The work is done by a worker
     process, which is killed when it overruns ``federation.site_timeout_s`` or the job is aborted, and replaced for the
     next task: a site that hangs gives one round up.
+
+    With ``encryption`` the worker's tensors are encrypted here, and the server's sum is decrypted.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._worker: RespawningWorker | None = None
+        self._cipher: Cipher | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.START_RUN:
@@ -65,12 +75,18 @@ class PeftLearner(Executor):
         if self._worker is None:
             experiment, site = read_experiment(fl_ctx), read_site(fl_ctx)
             site.limits.check(experiment)
+            self._experiment = experiment
             self._timeout_s = experiment.federation.site_timeout_s
             self._rounds = experiment.federation.rounds
-            self._worker = RespawningWorker(experiment, site, run_dir(fl_ctx), fl_ctx)
+            self._name, self._run_dir = fl_ctx.get_identity_name(), run_dir(fl_ctx)
+            if experiment.encryption:
+                self._cipher = site_cipher(experiment, read_exchange(experiment, site, fl_ctx), fl_ctx)
+            self._worker = RespawningWorker(experiment, site, self._run_dir, fl_ctx)
 
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
         report, tensors = self._call("train", shareable, abort_signal)
+        if self._cipher:
+            tensors = self._cipher.encrypt(tensors, weight_of(self._experiment.aggregation.weighting, report["num_samples"]))
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 
@@ -91,7 +107,20 @@ class PeftLearner(Executor):
             "since": dxo.get_meta_prop(SINCE),
             **fields,
         }
-        return self._worker.call(request, message, dxo.data, self._patience(abort_signal))
+        patience = self._patience(abort_signal)
+        tensors = self._decrypted(dxo.data, message["round"], patience) if self._cipher else dxo.data
+        if self._cipher and message["round"] == self._rounds:
+            header = {**adapter_header(self._experiment), "site": self._name, "round": self._rounds}
+            save_adapter(self._run_dir / FINAL_ADAPTER, tensors, header)
+        return self._worker.call(request, message, tensors, patience)
+
+    def _decrypted(self, payload: Tensors, round_number: int, patience: Patience) -> Tensors:
+        """Where a round starts. The first starts from what the seed draws, which takes no word from the server."""
+        if round_number:
+            return self._cipher.decrypt_sum(payload)
+        if payload:
+            raise TensorError("payload is not empty, but an encrypted federation starts from what each site draws itself")
+        return self._worker.call("initial_state", patience=patience)[1]
 
     def _patience(self, abort_signal: Signal) -> Patience:
         return Patience(self._timeout_s, lambda: abort_signal.triggered)

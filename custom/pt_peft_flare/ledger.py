@@ -2,10 +2,11 @@
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pt_peft.tensors import Tensors, payload_bytes, payload_l2_norm, payload_sha256
+from pt_peft.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
 
 FILE_NAME = "egress.jsonl"
 
@@ -21,6 +22,23 @@ def tensor_entry(tensors: Tensors, values: Tensors) -> dict:
         "tensor_bytes": payload_bytes(tensors),
         "l2_norm": payload_l2_norm(values),
         "sha256": payload_sha256(tensors),
+    }
+
+
+def encrypted_entry(ciphertexts: Tensors, specs: Mapping[str, TensorSpec], l2_norm: float) -> dict:
+    """What the ledger says of tensors that left as ciphertexts.
+
+    Args:
+        specs: of the tensors that are in them.
+        l2_norm: of their values, which only the site can tell.
+    """
+    return {
+        "encrypted": "ckks",
+        "ciphertexts": len(ciphertexts),
+        "holds": {key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in sorted(specs.items())},
+        "tensor_bytes": payload_bytes(ciphertexts),
+        "l2_norm": l2_norm,
+        "sha256": payload_sha256(ciphertexts),
     }
 
 

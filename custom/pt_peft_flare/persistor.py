@@ -15,6 +15,8 @@ from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
+ENCRYPTED = "encrypted_"
+"""What stands before both names where the server cannot read what it keeps."""
 EXCHANGE = "exchange"
 START_S = 600
 """Deadline of the server's own worker, which has to import and perhaps to read a backbone."""

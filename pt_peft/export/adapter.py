@@ -21,9 +21,10 @@ def find_adapter(run: Path) -> Path:
     if run.is_file():
         return run
     places = ("", "server/simulate_job", "workspace", "simulate_job")
-    for place in places:
-        if (run / place / "adapter.safetensors").is_file():
-            return run / place / "adapter.safetensors"
+    for name in ("adapter.safetensors", "encrypted_adapter.safetensors"):
+        for place in places:
+            if (run / place / name).is_file():
+                return run / place / name
     raise UserError(
         f"{run}: is neither an adapter file nor a run with one (looked for adapter.safetensors in it, and in its folders "
         f"{', '.join(place for place in places if place)})."
@@ -72,6 +73,8 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     # In a site's own file stand, below names with a slash, things that are not its model's.
     tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
+    if "encrypted" in header:
+        raise UserError(f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it for whoever has a site's key.")
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
     except BackboneMismatch:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pydantic import JsonValue
 
 from pt_peft.data.archive import listed_files
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.sources import listed_items, site_images
+from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment import PUBLISHED, Experiment
 from pt_peft.site import Site
@@ -38,6 +40,8 @@ def check_site(
         site.limits.check(experiment)
     except OutsideLimits as error:
         findings.error("limits", str(error))
+    if experiment.encryption:
+        _check_key(site, findings)
     items = _items(experiment, site, name, names, findings)
     if items:
         report["images"] = check_classes(experiment, items, findings)
@@ -63,6 +67,17 @@ def check_site(
         "errors": [asdict(one) for one in findings.of("error")],
         "warnings": [asdict(one) for one in findings.of("warning")],
     }
+
+
+def _check_key(site: Site, findings: Findings) -> None:
+    """Whether the site can encrypt, as far as its site.json says; a kit's own key is found when the job starts."""
+    try:
+        import_tenseal()
+        if site.encryption_contexts:
+            path = Path(site.encryption_contexts) / SITE_FILE
+            site_context(read_file(path), str(path))
+    except UserError as error:
+        findings.error("encryption", str(error))
 
 
 def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], findings: Findings) -> list[Item]:

@@ -62,8 +62,7 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
     payload, exchange = experiment.payload, trainer.exchange
-    leaving = payload.up.specs(exchange.sent(0))
-    site.limits.check_bytes(leaving)
+    site.limits.check_bytes(experiment, exchange, 0)
     batch = min(experiment.training.batch_size, train)
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates
     epochs = experiment.training.local_epochs
@@ -72,7 +71,7 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     evaluation = _timed(lambda: trainer.evaluate({}, _noise(experiment, batch))) / batch
     return {
         "bytes_in": sum(spec.nbytes for spec in payload.down.specs(exchange.payload(0, 0)).values()),
-        "bytes_out": sum(spec.nbytes for spec in leaving.values()),
+        "bytes_out": sum(spec.nbytes for spec in payload.up.specs(exchange.sent(0)).values()),
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

@@ -67,7 +67,7 @@ class Session:
         """One round from `tensors`: validation of what came in, then local training."""
         started = time.monotonic()
         number, exchange = message["round"], self._trainer.exchange
-        self.site.limits.check_bytes(self.experiment.payload.up.specs(exchange.at_rank(self._rank).sent(number)))
+        self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
         received = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")

@@ -1,0 +1,121 @@
+"""Encrypting, adding and decrypting."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pt_peft.encryption.contexts import Context, import_tenseal
+from pt_peft.encryption.layout import DEGREE, PRIME_BITS, SCALE, WEIGHT, Layout
+from pt_peft.errors import UserError
+from pt_peft.tensors import TensorError, Tensors
+
+Parsed = dict[str, object]
+"""Ciphertexts of tenseal's by key."""
+
+
+class Cipher:
+    """What a site does with its secret key."""
+
+    def __init__(self, context: Context, layout: Layout, largest_value: float):
+        """Args:
+        context: as `pt_peft.encryption.contexts.site_context` gives it.
+        """
+        self.layout = layout
+        self._context = context
+        self._largest = largest_value
+
+    def encrypt(self, tensors: Tensors, weight: int) -> Tensors:
+        """`weight` times the values, as ciphertexts: uint8, 1-D, by key.
+
+        Raises:
+            UserError: if a value is not finite or larger than the experiment allows: others would refuse the sum.
+        """
+        tenseal = import_tenseal()
+        rows = self.layout.pack(tensors)
+        if not np.abs(rows).max(initial=0) <= self._largest:
+            raise UserError(
+                f"the site's values go up to {np.abs(rows).max():g}, and 'encryption.largest_value' is {self._largest:g}; a smaller "
+                "learning rate or a larger bound may be right."
+            )
+        encrypted = (tenseal.ckks_vector(self._context, row * weight).serialize() for row in rows)
+        return {key: np.frombuffer(content, np.uint8) for key, content in zip(self.layout.keys, encrypted, strict=True)}
+
+    def decrypt_sum(self, payload: object) -> Tensors:
+        """The mean of what the server has added up.
+
+        Raises:
+            TensorError: if `payload` is no such sum.
+            UserError: if it decrypts to what is not finite, or larger than the experiment allows.
+        """
+        contents, weight = self.layout.check_sum(payload)
+        mean = self._decrypted(contents) / weight
+        if not np.abs(mean).max(initial=0) <= self._largest:
+            raise UserError(
+                f"the sum of the sites' updates decrypts to values up to {np.abs(mean).max():g}, and 'encryption.largest_value' is "
+                f"{self._largest:g}: this site has another key than others, or one of them has sent nonsense; it is not used."
+            )
+        return self.layout.unpack(mean)
+
+    def check_own(self, payload: object, weight: int) -> tuple[Tensors, float]:
+        """What may leave as this site's, and the L2 norm of the values that it encrypts, for the last gate: it has to
+        decrypt, so that it is encrypted indeed and with the sites' key.
+
+        Raises:
+            TensorError: if it is anything else.
+        """
+        contents = self.layout.check(payload)
+        values = self._decrypted(contents) / weight
+        if not np.abs(values).max(initial=0) <= self._largest * (1 + 1e-6):
+            raise TensorError("the ciphertexts decrypt to nothing that the experiment allows")
+        return {key: np.frombuffer(content, np.uint8) for key, content in contents.items()}, float(np.linalg.norm(values))
+
+    def _decrypted(self, contents: Mapping[str, bytes]) -> np.ndarray:
+        return np.array([vector.decrypt() for vector in parse(contents, self._context).values()])
+
+
+class Sum:
+    """What the server does without a key."""
+
+    def __init__(self, context: Context, layout: Layout):
+        """Args:
+        context: as `pt_peft.encryption.contexts.server_context` gives it.
+        """
+        self._context = context
+        self._layout = layout
+        self._vectors: Parsed = {}
+        self._weight = 0
+
+    def add(self, payload: object, weight: int) -> None:
+        """Adds what a site has encrypted. Raises TensorError, and adds nothing, if it is not as it should be."""
+        vectors = parse(self._layout.check(payload), self._context)
+        if self._vectors:
+            for key, vector in vectors.items():
+                self._vectors[key] += vector
+        else:
+            self._vectors = vectors
+        self._weight += weight
+
+    def result(self) -> Tensors:
+        """The sum and, as `WEIGHT`, that of the weights. Raises ValueError if nothing was added."""
+        if not self._weight:
+            raise ValueError("no results to aggregate")
+        summed = {key: np.frombuffer(vector.serialize(), np.uint8) for key, vector in self._vectors.items()}
+        return {**summed, WEIGHT: np.array([self._weight], dtype=np.float64)}
+
+
+def parse(contents: Mapping[str, bytes], context: Context) -> Parsed:
+    """tenseal's vectors, once `Layout.check` has let their bytes pass. Raises TensorError if one is no fresh ciphertext, or a
+    sum of such, under the context's parameters."""
+    tenseal = import_tenseal()
+    vectors = {}
+    for key, content in contents.items():
+        try:
+            vectors[key] = tenseal.ckks_vector_from(context, content)
+            (inner,) = vectors[key].ciphertext()
+        except (ValueError, RuntimeError) as error:
+            raise TensorError(f"tensor '{key}' is no ciphertext ({error})") from None
+        # Others could not be added to, or not without a loss of precision.
+        shape = (inner.size(), inner.coeff_modulus_size(), inner.poly_modulus_degree(), inner.scale)
+        if shape != (2, len(PRIME_BITS) - 1, DEGREE, SCALE) or inner.is_transparent():
+            raise TensorError(f"tensor '{key}' is a ciphertext of another kind than those that add up")
+    return vectors

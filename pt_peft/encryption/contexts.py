@@ -1,0 +1,112 @@
+"""Keys and parameters, in files as FLARE's ``HEBuilder`` puts them into kits. Imports tenseal where it is needed.
+
+They are tenseal's protocol buffers, read by its own code in C++; nothing is unpickled.
+"""
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pt_peft.encryption.layout import DEGREE, PRIME_BITS, SCALE
+from pt_peft.errors import UserError
+
+SITE_FILE = "client_context.tenseal"
+"""With the secret key."""
+SERVER_FILE = "server_context.tenseal"
+"""Without."""
+MOST_BYTES = 4 * 2**20
+"""Of such a file: FLARE's have 0.7 MB."""
+
+Context = Any
+"""A ``tenseal.Context``."""
+
+
+def import_tenseal() -> ModuleType:
+    """Raises UserError where it is not installed."""
+    try:
+        import tenseal
+    except ImportError as error:
+        raise UserError(
+            f"experiment: field 'encryption' needs the package tenseal, which cannot be imported here ({error}); "
+            "`pip install tenseal` would be right."
+        ) from None
+    return tenseal
+
+
+def new_context() -> Context:
+    """With a new secret key, as FLARE's builder makes it: without it, nothing can be encrypted."""
+    tenseal = import_tenseal()
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS,
+        poly_modulus_degree=DEGREE,
+        coeff_mod_bit_sizes=list(PRIME_BITS),
+        encryption_type=tenseal.ENCRYPTION_TYPE.SYMMETRIC,
+    )
+    context.global_scale = SCALE
+    return context
+
+
+def site_context(content: bytes, source: str) -> Context:
+    """A site's, from the content of a file named `source`. Raises UserError if it is damaged, has no secret key, or has other
+    parameters."""
+    context = _read(content, source)
+    if not context.is_private():
+        raise UserError(f"{source}: has no secret key, so that this site can neither encrypt nor decrypt; sites need {SITE_FILE}.")
+    return context
+
+
+def server_context(content: bytes, source: str) -> Context:
+    """The server's, likewise. Raises UserError also if it has the secret key."""
+    context = _read(content, source)
+    if context.is_private():
+        raise UserError(f"{source}: has the sites' secret key, which the server must not have; take it away from here and leave {SERVER_FILE}.")
+    return context
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a context's file. Raises UserError if it cannot be read, or is too large to be one."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    return content
+
+
+def write_pair(folder: Path) -> None:
+    """Both files for trials, with a new key, into `folder`. Raises UserError if one is there, and OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = new_context()
+    for name, private in ((SITE_FILE, True), (SERVER_FILE, False)):
+        content = context.serialize(
+            save_public_key=private, save_secret_key=private, save_galois_keys=False, save_relin_keys=False
+        )
+        try:
+            with open(folder / name, "xb", opener=_for_the_owner) as file:
+                file.write(content)
+        except FileExistsError:
+            raise UserError(f"{folder / name}: is there already; what was encrypted by its key could not be read without it.") from None
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _read(content: bytes, source: str) -> Context:
+    tenseal = import_tenseal()
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{source}: has more than {MOST_BYTES} bytes, so that it is no context of tenseal's.")
+    try:
+        context = tenseal.context_from(content)
+        scale = context.global_scale
+        parameters = context.seal_context().data.key_parms_id()
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{source}: is damaged, or no context of tenseal's for CKKS ({error}).") from None
+    # The identity is a hash of scheme, degree and primes.
+    if scale != SCALE or parameters != new_context().seal_context().data.key_parms_id():
+        raise UserError(
+            f"{source}: has other parameters than CKKS with degree {DEGREE}, primes of {', '.join(map(str, PRIME_BITS))} bits and a "
+            f"scale of {SCALE:.0f}, which are the defaults of FLARE's HEBuilder."
+        )
+    return context

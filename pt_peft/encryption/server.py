@@ -1,0 +1,67 @@
+"""The server's part of a federation whose updates it cannot read, in the place of `pt_peft.server.FederationServer`."""
+
+from pt_peft.encryption import weight_of
+from pt_peft.encryption.ciphertexts import Sum
+from pt_peft.encryption.contexts import Context
+from pt_peft.encryption.layout import Layout
+from pt_peft.exchange import Exchange
+from pt_peft.experiment import Experiment
+from pt_peft.tensors import Tensors
+
+
+class EncryptedServer:
+    """Holds the encrypted sum of the last round, and the sum of weights that goes with it."""
+
+    def __init__(self, experiment: Experiment, exchange: Exchange, context: Context):
+        """Args:
+        context: without a secret key.
+        """
+        self.tensors: Tensors = {}
+        """Empty before the first round: every site knows by itself where that starts."""
+        self.optimizer = experiment.server_optimizer.start()
+        self._layout = Layout(exchange.sent(0))
+        self._weighting = experiment.aggregation.weighting
+        self._context = context
+
+    def rank(self, site: str) -> None:
+        """None: all sites train at the experiment's."""
+        return None
+
+    def payload(self, site: str, since: int, round_number: int) -> Tensors:
+        """What to send to a site before a round: all there is."""
+        return self.tensors
+
+    def result(self, tensors: Tensors, finished_rounds: int) -> Tensors:
+        """What of `tensors` so many rounds have made."""
+        return tensors
+
+    def state(self, finished_rounds: int) -> Tensors:
+        """What a server needs that goes on after so many rounds."""
+        return self.tensors
+
+    def header(self) -> dict:
+        """What a file says that `result` is kept in: how its tensors lie in the ciphertexts."""
+        shapes = {key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in self._layout.specs.items()}
+        return {"encrypted": {"scheme": "ckks", "tensors": shapes}}
+
+    def start_round(self, round_number: int) -> "EncryptedRound":
+        """A round, counted from 0, that waits for results."""
+        return EncryptedRound(Sum(self._context, self._layout), self._weighting)
+
+    def finish_round(self, finished: "EncryptedRound", sites: int) -> dict[str, float]:
+        """Makes `tensors` those that the next round starts from; there is nothing to say about them. Raises ValueError if the
+        round has no result."""
+        self.tensors = finished.sum.result()
+        return {}
+
+
+class EncryptedRound:
+    """Takes the results of one round."""
+
+    def __init__(self, summed: Sum, weighting: str):
+        self.sum = summed
+        self._weighting = weighting
+
+    def add(self, site: str, payload: object, num_samples: int) -> None:
+        """Takes the result of a site. Raises TensorError, and adds nothing, if it is not ciphertexts as the site has to send."""
+        self.sum.add(payload, weight_of(self._weighting, num_samples))

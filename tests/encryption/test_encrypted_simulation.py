@@ -1,0 +1,134 @@
+"""Whole encrypted federations in FLARE's simulator."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import changed, simulate
+
+from benchmark.jobs import write_job, write_workspace
+from benchmark.reference import federate, load_sites, make_trainer
+from pt_peft.adapter_file import load_adapter
+from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
+from pt_peft.encryption.layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
+from pt_peft.site import Site
+from pt_peft_flare.__main__ import main
+
+pytest.importorskip("tenseal")
+NAMES = ["site-1", "site-2", "site-3"]
+LEARNER = '''
+from pt_peft_flare.learner import PeftLearner
+from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.contexts import new_context
+
+class CarelessLearner(PeftLearner):
+    """At site-2: in round 1 nothing is encrypted, in round 2 it is with a key of its own."""
+
+    def _train(self, shareable, abort_signal):
+        cipher, number = self._cipher, shareable.get_header("current_round")
+        if self._name == "site-2" and number in (1, 2):
+            self._cipher = Careless(cipher, number)
+        try:
+            return super()._train(shareable, abort_signal)
+        finally:
+            self._cipher = cipher
+
+class Careless:
+    def __init__(self, cipher, number):
+        self._cipher, self._number = cipher, number
+
+    def decrypt_sum(self, payload):
+        return self._cipher.decrypt_sum(payload)
+
+    def encrypt(self, tensors, weight):
+        return tensors if self._number == 1 else Cipher(new_context(), self._cipher.layout, 1e4).encrypt(tensors, weight)
+'''
+
+
+@pytest.fixture
+def site(tiny_weights, tmp_path) -> Site:
+    write_pair(tmp_path / "keys")
+    return Site(backbone=str(tiny_weights), encryption_contexts=str(tmp_path / "keys"))
+
+
+@pytest.fixture
+def experiment(tiny):
+    return changed(tiny, encryption={"scheme": "ckks"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, shared_host, tmp_path):
+    """To 1e-6. What a careless site does not encrypt, or with a key of its own, stays there."""
+    experiment = changed(experiment, federation={"rounds": 4})
+    trainer = make_trainer(experiment, site)
+    absent = {("site-2", 1), ("site-2", 2)}
+    expected = federate(trainer, load_sites(experiment, site, NAMES), absent=absent).tensors
+    write_job(experiment, tmp_path / "job")
+    (tmp_path / "job" / "app" / "custom" / "careless_learner.py").write_text(LEARNER)
+    path = tmp_path / "job" / "app" / "config" / "config_fed_client.json"
+    path.write_text(path.read_text().replace("pt_peft_flare.learner.PeftLearner", "careless_learner.CarelessLearner"))
+    write_workspace(site, tmp_path / "workspace")
+    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], ["site-2"], []]
+
+    finals = [load_adapter(run.workspace / name / "simulate_job" / "final_adapter.safetensors") for name in NAMES]
+    for tensors, header in finals:
+        assert header["round"] == 4 and header["model"]["method"]["name"] == "lora_vpt"
+        assert tensors.keys() == expected.keys()
+        assert max(np.abs(tensors[key] - expected[key]).max() for key in expected) <= 1e-6
+        assert all(np.array_equal(tensors[key], finals[0][0][key]) for key in expected)
+
+    layout = Layout(trainer.exchange.sent(0))
+    for name in NAMES:
+        lines = run.ledger(name)
+        trained = [line for line in lines if line["task"] == "train" and "held_back" not in line]
+        assert len(trained) == (2 if name == "site-2" else 4)
+        for line in trained:
+            assert line["encrypted"] == "ckks" and line["ciphertexts"] == len(layout.keys)
+            assert line["holds"].keys() == expected.keys() and "tensors" not in line
+            assert FEWEST_BYTES <= line["tensor_bytes"] / len(layout.keys) <= MOST_BYTES and len(line["sha256"]) == 64
+            assert line["tensor_bytes"] == run.metrics["rounds"][line["round"]]["sites"][name]["bytes_out"]
+        held_back = [line["held_back"] for line in lines if "held_back" in line]
+        words = ("not just 1 ciphertexts; not allowed: 'blocks", "decrypt to nothing") if name == "site-2" else ()
+        assert len(held_back) == len(words) and all(word in line for word, line in zip(words, held_back, strict=True))
+    received = [entry["sites"]["site-1"]["bytes_in"] for entry in run.metrics["rounds"]]
+    assert received[0] == 0 and all(FEWEST_BYTES < one < len(layout.keys) * MOST_BYTES + 9 for one in received[1:])
+
+    # The server has nothing that it could read.
+    files = {path.name for path in run.server.rglob("*.safetensors")}
+    assert files == {"encrypted_adapter.safetensors", "best_encrypted_adapter.safetensors"}
+    encrypted = run.server / "encrypted_adapter.safetensors"
+    sums, header = load_adapter(encrypted)
+    assert sums.keys() == {*layout.keys, WEIGHT} and header["metrics"]["test"] == run.metrics["final"]["test"]
+    out = tmp_path / "adapter.safetensors"
+    assert main(["decrypt", str(encrypted), "--context", str(tmp_path / "keys" / SITE_FILE), "--out", str(out)]) == 0
+    assert all(np.array_equal(value, finals[0][0][key]) for key, value in load_adapter(out)[0].items())
+
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("breaks", "words"),
+    [
+        (lambda keys: (keys / SERVER_FILE).unlink(), "server_context.tenseal: cannot be read (No such file or directory)"),
+        (lambda keys: (keys / SERVER_FILE).write_bytes((keys / SITE_FILE).read_bytes()), "which the server must not have"),
+        (lambda keys: (keys / SITE_FILE).unlink(), "site-1: … cannot be read (No such file or directory)"),
+        (lambda keys: (keys / SITE_FILE).write_bytes(b"junk"), "site-1: … is damaged, or no context of tenseal's"),
+        (None, "file 'server_context.tenseal' in the kit's folder 'startup' cannot be used"),
+    ],
+    ids=["no server context", "secret key at the server", "no key at the sites", "damaged key", "no kit"],
+)
+def test_keys_that_are_not_as_they_should_be(breaks, words, experiment, site, shared_host, tmp_path):
+    if breaks:
+        breaks(tmp_path / "keys")
+    else:
+        site = site.model_copy(update={"encryption_contexts": None})
+    write_job(experiment, tmp_path / "job")
+    write_workspace(site, tmp_path / "workspace")
+    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
+    assert run.exit_code != 0
+    assert words in run.output.replace("\n", " "), run.output
+    egress = tmp_path / "workspace" / "site-1" / "simulate_job" / "egress.jsonl"
+    assert not egress.exists() or all("tensor_bytes" not in json.loads(line) for line in egress.read_text().splitlines())
