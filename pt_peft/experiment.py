@@ -10,6 +10,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pt_peft import schema
 from pt_peft.aggregation import Aggregation
 from pt_peft.aggregation.mean import Mean
+from pt_peft.privacy.compatible import broken_by
+from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
 from pt_peft.server_optimizers import ServerOptimizer
 from pt_peft.server_optimizers.none import NoOptimizer
@@ -296,6 +298,8 @@ class Experiment(Strict):
     """How the sites' results of a round become one."""
     server_optimizer: ServerOptimizer = NoOptimizer()
     """What the server makes of that for the next round."""
+    privacy: Privacy = Privacy()
+    """What noise is added for whose protection; by default none."""
     select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
@@ -338,6 +342,12 @@ class Experiment(Strict):
                 f"from one tensor to another, so that differences from round to round mean nothing; it is "
                 f"'{self.server_optimizer.name}'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_holds(self) -> "Experiment":
+        if reason := broken_by(self):
+            raise ValueError(reason)
         return self
 
     @classmethod

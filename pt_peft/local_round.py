@@ -17,6 +17,8 @@ import numpy as np
 from pt_peft.adjustments import Correction, Pull, RankLimit
 from pt_peft.data.site_data import Split
 from pt_peft.planned_exchange import CONTROL
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.update_noise import noisy_update
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
 
@@ -36,8 +38,8 @@ class LocalRound:
     """All tensors of the model after training, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch."""
-    loss: float
-    """Mean training loss over the round's steps."""
+    loss: float | None
+    """Mean training loss over the round's steps; None under differential privacy: it has no noise."""
 
 
 def starting_model(trainer: LocalTrainer, received: Tensors, kept: Tensors) -> Tensors:
@@ -92,7 +94,12 @@ def local_round(
         towards = partial(Pull, training.ditto, keys=pulled, towards=start)
         own = trainer.train(site, split, {**start, **own_model(kept)}, round_number, adjust=[towards, *limit])
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
-    return LocalRound(sent, after, result.tensors, result.num_samples, result.loss)
+    privacy = trainer.experiment.privacy
+    if privacy.client and privacy.client.where == "sites":
+        draws = draws_for(privacy, trainer.experiment.seed, "client privacy", site, round_number)
+        sent = noisy_update(sent, start, privacy.client, trainer.experiment.federation.min_sites, draws)
+    loss = None if privacy.asked else result.loss
+    return LocalRound(sent, after, result.tensors, result.num_samples, loss)
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

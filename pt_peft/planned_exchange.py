@@ -36,6 +36,11 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
             if most is None or rank > most:
                 why = f"has tensors of rank {most}" if most else "exchanges no factor of LoRA"
                 raise UserError(f"experiment: field 'federation.lora_ranks.{site}' is {rank}, but method '{method}' {why}.")
+    if experiment.privacy.client and exchange.rotating:
+        raise UserError(
+            f"experiment: field 'privacy.client' is set, but method '{method}' trains other tensors in each round, for which its noise "
+            "is not made; null would be right."
+        )
     if not experiment.training.control_variates:
         return exchange
     if exchange.rotating:

@@ -1,11 +1,14 @@
 """The server's part of a federation, whatever carries its messages. Imports no torch."""
 
 from pt_peft import lora_pairs
-from pt_peft.aggregation.base import SiteResult
+from pt_peft.aggregation.base import Aggregator, SiteResult
 from pt_peft.aggregation.lora_deviation import LoraDeviation
 from pt_peft.aggregation.mean import RunningMean
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.plan import client_epsilon
+from pt_peft.privacy.update_noise import NoisyMean
 from pt_peft.tensors import Tensors, check_tensors
 
 
@@ -45,7 +48,8 @@ class FederationServer:
             sites: how many there are, with those that gave no result.
 
         Returns:
-            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`.
+            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`; with
+            ``privacy.client`` instead ``client_epsilon``, see `pt_peft.privacy.plan.client_epsilon`.
 
         Raises:
             ValueError: if the round has no result.
@@ -56,6 +60,9 @@ class FederationServer:
             share = finished.results / sites
             step |= {key: self.tensors[key] + share * change for key, change in finished.control.result().items()}
         self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}
+        if self._experiment.privacy.client:  # says nothing of the updates but what the noise lets through
+            spent = client_epsilon(self._experiment, finished.number + 1)
+            return {} if spent is None else {"client_epsilon": spent}
         deviation = finished.deviation.value()
         return {} if deviation is None else {"lora_deviation": deviation}
 
@@ -65,16 +72,17 @@ class OpenRound:
 
     def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
         self.results = 0
-        self.aggregator = experiment.aggregation.start(server.tensors)
+        self.aggregator = _aggregator(experiment, server.tensors, number)
         self.deviation = LoraDeviation()
         self.control = RunningMean(by_samples=False)
         self._server = server
         self._exchange = exchange
-        self._number = number
+        self.number = number
+        """From 0."""
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send."""
-        tensors = check_tensors(payload, self._server.exchange(site).sent(self._number))
+        tensors = check_tensors(payload, self._server.exchange(site).sent(self.number))
         tensors = lora_pairs.padded(tensors, self._exchange.specs)
         control = {key: tensors.pop(key) for key in self._exchange.control}
         result = SiteResult(site, tensors, num_samples)
@@ -83,3 +91,10 @@ class OpenRound:
         if control:
             self.control.add(SiteResult(site, control, num_samples))
         self.results += 1
+
+
+def _aggregator(experiment: Experiment, before: Tensors, round_number: int) -> Aggregator:
+    privacy = experiment.privacy
+    if privacy.client and privacy.client.where == "server":
+        return NoisyMean(before, privacy.client, draws_for(privacy, experiment.seed, "server's noise", round_number))
+    return experiment.aggregation.start(before)

@@ -77,9 +77,13 @@ class EgressFilter(Filter):
             tensors = check_tensors(_weights(dxo), exchange.sent(round_number))
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
+            report.check_privacy(experiment.privacy)
             fields = report.model_dump(mode="json")
             meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
-            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**ledger.tensor_entry(tensors), "report": fields}
+            told = {**ledger.tensor_entry(tensors), "report": fields}
+            if experiment.privacy.asked:
+                told["privacy"] = applied(experiment, report)
+            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), told
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
@@ -89,6 +93,8 @@ class EgressFilter(Filter):
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL:
             last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
+            if experiment.privacy.client:
+                raise TensorError(f"a result of '{task}' has no noise that protects the site")
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
@@ -100,6 +106,18 @@ class EgressFilter(Filter):
             rank = experiment.federation.lora_ranks.get(fl_ctx.get_identity_name())
             self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx).at_rank(rank)
         return self._exchange
+
+
+def applied(experiment: Experiment, report: TrainingReport) -> dict:
+    """What the ledger says of the noise on what leaves after a training: the site's own alone. Its ``epsilon`` is that of the job
+    so far, null where noise is not secret."""
+    privacy = experiment.privacy
+    told: dict = {"randomness": privacy.randomness, "epsilon": report.epsilon}
+    if sample := privacy.sample:
+        told["sample"] = sample.model_dump(mode="json")
+    if (client := privacy.client) and client.where == "sites":
+        told["client"] = {**client.model_dump(mode="json"), "own_noise_multiplier": client.share(experiment.federation.min_sites)}
+    return told
 
 
 def _weights(dxo: DXO) -> Tensors:

@@ -15,6 +15,7 @@ from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.stock_filters import check_filters, config_folder
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 EVALUATED_SPLITS = ["val", "test"]
@@ -65,6 +66,7 @@ class PeftLearner(Executor):
         if self._worker is None:
             experiment, site = read_experiment(fl_ctx), read_site(fl_ctx)
             site.limits.check(experiment)
+            check_filters(experiment, config_folder(fl_ctx))
             self._timeout_s = experiment.federation.site_timeout_s
             self._rounds = experiment.federation.rounds
             self._worker = RespawningWorker(experiment, site, run_dir(fl_ctx), fl_ctx)
