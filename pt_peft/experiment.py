@@ -12,6 +12,8 @@ from pt_peft.aggregation import Aggregation
 from pt_peft.aggregation.mean import Mean
 from pt_peft.codecs import Payload
 from pt_peft.encryption import Encryption
+from pt_peft.privacy.compatible import broken_by
+from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
 from pt_peft.server_optimizers import ServerOptimizer
 from pt_peft.server_optimizers.none import NoOptimizer
@@ -302,6 +304,8 @@ class Experiment(Strict):
     """How tensors are written for the way."""
     encryption: Encryption | None = None
     """Null sends tensors as they are."""
+    privacy: Privacy = Privacy()
+    """What noise is added for whose protection; by default none."""
     select_by: Literal["balanced_accuracy", "accuracy", "auroc", "macro_f1", "quadratic_kappa"] = "balanced_accuracy"
     """Validation metric (mean over sites) that chooses the best round."""
 
@@ -365,12 +369,21 @@ class Experiment(Strict):
             "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance', which follows from them": weighting == "inverse_variance",
             f"server_optimizer 'none', not '{optimizer}', which needs to read the mean": optimizer != "none",
             "training.control_variates false, whose steps at the server are not made for it": self.training.control_variates,
+            "privacy.client.where 'sites', not 'server', which would have to clip what it cannot read": bool(
+                self.privacy.client and self.privacy.client.where == "server"
+            ),
             "payload float32 both ways: what is written for the way is ciphertexts": self.payload != Payload(),
             "federation.lora_ranks empty: tensors of sites that differ in shape do not add up": bool(self.federation.lora_ranks),
         }
         for needed, is_refused in refused.items():
             if is_refused:
                 raise ValueError(f"encryption, with which the server can only add, needs {needed}")
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_holds(self) -> "Experiment":
+        if reason := broken_by(self):
+            raise ValueError(reason)
         return self
 
     @classmethod

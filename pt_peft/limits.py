@@ -21,8 +21,8 @@ class Limits(Strict):
     backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
     """SHA-256 of weights files that a job may be about."""
     max_epsilon: float | None = Field(default=None, gt=0)
-    """The weakest differential privacy that the site trains under. Experiments cannot promise any yet, so that all jobs are
-    refused where this is set."""
+    """The most that all jobs together may cost, by what the site does itself (see `pt_peft.privacy.budget`), at the experiment's
+    delta: for each training image with ``privacy.sample``, else by the site's own share of the noise on its update."""
 
     def check(self, experiment: Experiment) -> None:
         """Raises OutsideLimits, in words that may leave the site, if `experiment` is outside the limits."""
@@ -33,7 +33,15 @@ class Limits(Strict):
         if self.backbones is not None and experiment.backbone.sha256 not in self.backbones:
             raise _refused("backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know")
         if self.max_epsilon is not None:
-            raise _refused("max_epsilon", "training without differential privacy", f"epsilon at most {self.max_epsilon:g} is asked for")
+            asked = None
+            if not experiment.privacy.asked:
+                asked = "training without differential privacy"
+            elif not experiment.privacy.claimed:
+                asked = "noise that everybody can compute from the experiment"
+            elif not experiment.privacy.by_sites:
+                asked = "differential privacy by noise that only the server adds"
+            if asked:
+                raise _refused("max_epsilon", asked, f"epsilon at most {self.max_epsilon:g} is asked for, by noise of the site's own")
 
     def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
         """Raises OutsideLimits if what leaves in a round, as it travels, is more than the limit."""

@@ -18,6 +18,8 @@ from pt_peft import lora_pairs, transfer
 from pt_peft.adjustments import Correction, Pull, RankLimit
 from pt_peft.data.site_data import Split
 from pt_peft.planned_exchange import CONTROL
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.update_noise import noisy_update
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
 
@@ -37,8 +39,8 @@ class LocalRound:
     """All tensors of the model after training, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch."""
-    loss: float
-    """Mean training loss over the round's steps."""
+    loss: float | None
+    """Mean training loss over the round's steps; None under differential privacy: it has no noise."""
 
 
 def as_received(trainer: LocalTrainer, site: str, tensors: Tensors) -> Tensors:
@@ -90,6 +92,10 @@ def local_round(
         site, split, start, round_number, adjust=[*([correction.attach] if correction else []), *pull, *limit]
     )
     made = {key: result.tensors[key] for key in pulled}
+    privacy = trainer.experiment.privacy
+    if privacy.client and privacy.client.where == "sites":
+        draws = draws_for(privacy, trainer.experiment.seed, "client privacy", site, round_number)
+        made = noisy_update(made, start, privacy.client, trainer.experiment.federation.min_sites, draws)
     if trainer.experiment.payload.changes:
         before = {**trainer.initial, **start}
         made = {key: np.asarray(value - before[key]) for key, value in made.items()}
@@ -103,7 +109,8 @@ def local_round(
         own = trainer.train(site, split, {**start, **own_model(kept)}, round_number, adjust=[towards, *limit])
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
     sent, unsent = transfer.sent(trainer.experiment, site, round_number, made, kept)
-    return LocalRound(sent, {**after, **unsent}, result.tensors, result.num_samples, result.loss)
+    loss = None if privacy.asked else result.loss
+    return LocalRound(sent, {**after, **unsent}, result.tensors, result.num_samples, loss)
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

@@ -39,6 +39,11 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
     if experiment.encryption and (exchange.rotating or not exchange.specs):
         why = "trains other tensors in each round, which do not add up" if exchange.rotating else "exchanges nothing, as it is set up"
         raise UserError(f"experiment: field 'encryption' is set, but method '{method}' {why}.")
+    if experiment.privacy.client and exchange.rotating:
+        raise UserError(
+            f"experiment: field 'privacy.client' is set, but method '{method}' trains other tensors in each round, for which its noise "
+            "is not made; null would be right."
+        )
     if not experiment.training.control_variates:
         return exchange
     if exchange.rotating:

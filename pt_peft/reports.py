@@ -11,6 +11,7 @@ from pydantic import Field
 from pt_peft.errors import UserError
 from pt_peft.experiment import Data
 from pt_peft.metrics import confusion_metrics
+from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -74,18 +75,30 @@ class TrainingReport(Strict):
 
     num_samples: Annotated[int, Field(ge=1, lt=2**40)]
     """Training images of one local epoch."""
-    train_loss: Loss
+    train_loss: Loss | None
+    """Null under differential privacy: it has no noise."""
     seconds: Seconds
     """Wall time of the site's work in the round."""
     val: SplitMetrics | None
     """Of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
     """The same of the site's own model, if ``training.ditto`` gives it one and there was a round before."""
+    epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """What the site's part in the job has cost so far, by its own noise alone: for each training image with ``privacy.sample``,
+    else, where the sites add the noise of ``privacy.client``, for the site. Null where it adds none that counts."""
 
     def check(self, data: Data) -> None:
         """Raises UserError as `SplitMetrics.check` does."""
         for split in filter(None, (self.val, self.own_val)):
             split.check(data)
+
+    def check_privacy(self, privacy: Privacy) -> None:
+        """Raises UserError unless the report names an epsilon, and no training loss, just where `privacy` asks for that."""
+        if (self.train_loss is None) != privacy.asked:
+            raise UserError(f"report: train_loss is {self.train_loss}; {'null' if privacy.asked else 'a number'} would be right.")
+        promised = privacy.claimed and privacy.by_sites
+        if (self.epsilon is not None) != promised:
+            raise UserError(f"report: epsilon is {self.epsilon}; {'a number' if promised else 'null'} would be right.")
 
 
 class EvaluationReport(Strict):

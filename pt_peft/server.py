@@ -3,12 +3,15 @@
 import numpy as np
 
 from pt_peft import lora_pairs
-from pt_peft.aggregation.base import SiteResult
+from pt_peft.aggregation.base import Aggregator, SiteResult
 from pt_peft.aggregation.lora_deviation import LoraDeviation
 from pt_peft.aggregation.mean import RunningMean
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
-from pt_peft.tensors import Tensors, TensorSpec, check_tensors
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.plan import client_epsilon
+from pt_peft.privacy.update_noise import NoisyMean
+from pt_peft.tensors import Tensors, check_tensors
 
 
 class FederationServer:
@@ -30,14 +33,6 @@ class FederationServer:
     def exchange(self, site: str) -> Exchange:
         """What the site exchanges."""
         return self._exchange.at_rank(self.rank(site))
-
-    def sends(self, site: str, since: int, round_number: int) -> dict[str, TensorSpec]:
-        """What travels to a site that holds the aggregate of `since` finished rounds."""
-        return self._experiment.payload.down.specs(self.exchange(site).payload(since, round_number))
-
-    def expects(self, site: str, round_number: int) -> dict[str, TensorSpec]:
-        """What travels back from it."""
-        return self._experiment.payload.up.specs(self.exchange(site).sent(round_number))
 
     def payload(self, site: str, since: int, round_number: int) -> Tensors:
         """What to send to a site that holds the aggregate of `since` finished rounds.
@@ -71,7 +66,8 @@ class FederationServer:
             sites: how many there are, with those that gave no result.
 
         Returns:
-            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`.
+            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`; with
+            ``privacy.client`` instead ``client_epsilon``, see `pt_peft.privacy.plan.client_epsilon`.
 
         Raises:
             ValueError: if the round has no result.
@@ -82,8 +78,16 @@ class FederationServer:
             share = finished.results / sites
             step |= {key: self.tensors[key] + share * change for key, change in finished.control.result().items()}
         self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}
+        if self._experiment.privacy.client:  # says nothing of the updates but what the noise lets through
+            return privacy_note(self._experiment, finished.number)
         deviation = finished.deviation.value()
         return {} if deviation is None else {"lora_deviation": deviation}
+
+
+def privacy_note(experiment: Experiment, round_number: int) -> dict[str, float]:
+    """What the aggregates have cost the sites after a round, by name; empty if the experiment claims nothing for sites."""
+    spent = client_epsilon(experiment, round_number + 1)
+    return {} if spent is None else {"client_epsilon": spent}
 
 
 class OpenRound:
@@ -91,20 +95,21 @@ class OpenRound:
 
     def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
         self.results = 0
-        self.aggregator = experiment.aggregation.start(server.tensors)
+        self.aggregator = _aggregator(experiment, server.tensors, number)
         self.deviation = LoraDeviation()
         self.control = RunningMean(by_samples=False)
         self._server = server
         self._payload = experiment.payload
         self._exchange = exchange
-        self._number = number
+        self.number = number
+        """From 0."""
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send."""
         exchange = self._server.exchange(site)
-        tensors = self._payload.up.decode(payload, exchange.sent(self._number))
+        tensors = self._payload.up.decode(payload, exchange.sent(self.number))
         if self._payload.changes:
-            tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self._number)})
+            tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self.number)})
         tensors = lora_pairs.padded(tensors, self._exchange.specs)
         control = {key: tensors.pop(key) for key in self._exchange.control}
         result = SiteResult(site, tensors, num_samples)
@@ -119,4 +124,11 @@ class OpenRound:
         before = lora_pairs.sliced({key: self._server.tensors[key] for key in changes}, self._server.rank(site))
         with np.errstate(over="ignore"):
             after = {key: np.asarray(before[key] + change) for key, change in changes.items()}
-        return check_tensors(after, self._server.exchange(site).trained(self._number))
+        return check_tensors(after, self._server.exchange(site).trained(self.number))
+
+
+def _aggregator(experiment: Experiment, before: Tensors, round_number: int) -> Aggregator:
+    privacy = experiment.privacy
+    if privacy.client and privacy.client.where == "server":
+        return NoisyMean(before, privacy.client, draws_for(privacy, experiment.seed, "server's noise", round_number))
+    return experiment.aggregation.start(before)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,9 @@ from pt_peft.imbalance import sampling_weights, training_loss
 from pt_peft.metrics import evaluate_predictions
 from pt_peft.model import build_model
 from pt_peft.planned_exchange import planned_exchange
+from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.plan import sampling_rate
 from pt_peft.seeds import derive_seed
 from pt_peft.tensors import Tensors
 
@@ -32,8 +36,8 @@ class TrainingResult:
     """All tensors of the method and the head after local training, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch: the site's weight in the mean."""
-    loss: float
-    """Mean training loss over the round's steps."""
+    loss: float | None
+    """Mean training loss over the round's steps; None under differential privacy, which a loss without noise would break."""
 
 
 class LocalTrainer:
@@ -75,11 +79,11 @@ class LocalTrainer:
             split: its training images, one or more.
             tensors: where the round starts, by canonical key; one that is not given has its `initial` value.
             round_number: counted from 0; also places the learning-rate schedule, and says which tensors train.
-            on_step: called with the loss of each step.
+            on_step: called with the loss of each step; never with ``privacy.sample``.
             adjust: what is done to each step's gradients, in this order.
 
         Raises:
-            UserError: if the loss stops being finite.
+            UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
         training = self.experiment.training
         self.model.load({**self.initial, **tensors})
@@ -92,6 +96,10 @@ class LocalTrainer:
         loss_of = training_loss(self.experiment, split.labels, self.device)
         weights = sampling_weights(self.experiment, split.labels)
         augment = self.experiment.data.augment
+        draws = gradients = None
+        if sample := self.experiment.privacy.sample:
+            draws = draws_for(self.experiment.privacy, self.experiment.seed, "sample privacy", site, round_number)
+            gradients = PrivateGradients(self.model.module, training_now, sample, training.batch_size, draws)
         steps_per_epoch = math.ceil(len(split) / training.batch_size)
         steps_per_round = steps_per_epoch * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
@@ -100,29 +108,43 @@ class LocalTrainer:
         self.model.module.train()
         for epoch in range(training.local_epochs):
             path = (site, round_number, epoch)
-            torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
-            seed = derive_seed(self.experiment.seed, "shuffle", *path)
-            for images, labels in batches(split, training.batch_size, seed=seed, augment=augment, weights=weights):
+            if draws:
+                torch.manual_seed(draws.seed())
+                rate = sampling_rate(self.experiment, len(split))
+                epoch_batches = poisson_batches(split, rate, steps_per_epoch, augment, draws)
+            else:
+                torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
+                seed = derive_seed(self.experiment.seed, "shuffle", *path)
+                epoch_batches = batches(split, training.batch_size, seed=seed, augment=augment, weights=weights)
+            for images, labels in epoch_batches:
                 if training.schedule == "cosine":
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * factor
-                loss = loss_of(self._logits(images), labels.to(self.device))
-                optimizer.zero_grad()
-                loss.backward()
+                if gradients:
+                    gradients(self._logits, loss_of, images.to(self.device), labels.to(self.device))
+                else:
+                    loss = loss_of(self._logits(images, self.model.module), labels.to(self.device))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    losses.append(loss.detach())
                 for adjustment in adjustments:
                     adjustment()
                 optimizer.step()
-                losses.append(loss.detach())
-                on_step(losses[-1])
+                if losses:
+                    on_step(losses[-1])
                 step += 1
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
+        mean_loss = float(torch.stack(losses).mean()) if losses else None
+        trained = self.model.state()
+        wrong = "" if all(np.isfinite(value).all() for value in trained.values()) else "a trained tensor is not finite"
+        if mean_loss is not None and not math.isfinite(mean_loss):
+            wrong = f"the training loss is {mean_loss}"
+        if wrong:
             raise UserError(
-                f"site {site}, round {round_number}: the training loss is {mean_loss}; a smaller "
+                f"site {site}, round {round_number}: {wrong}; a smaller "
                 f"training.learning_rate than {training.learning_rate} may be right."
             )
-        return TrainingResult(self.model.state(), len(split), mean_loss)
+        return TrainingResult(trained, len(split), mean_loss)
 
     def evaluate(self, tensors: Tensors, split: Split) -> dict:
         """Metrics (see `evaluate_predictions`) on `split` of the model with `tensors`, given as in `train`."""
@@ -135,17 +157,17 @@ class LocalTrainer:
         self.model.module.eval()
         logits, labels = [], []
         for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            flipped = [self._logits(images.flip(axes)) for axes in _FLIPS[self.experiment.data.test_time_flips]]
+            flipped = [self._logits(images.flip(axes), self.model.module) for axes in _FLIPS[self.experiment.data.test_time_flips]]
             logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K)."""
+    def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Images float32 (B,3,S,S) in [0,1] through the model, or what stands for it, to logits float32 (B,K)."""
         normalised = (images.to(self.device) - self._mean) / self._std
         half = self.experiment.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return self.model.module(normalised).float()
+            return module(normalised).float()
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
         """AdamW on the tensors in `keys`, which alone are marked as trained."""

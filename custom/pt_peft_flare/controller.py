@@ -15,6 +15,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
+from pt_peft.privacy.claims import claim
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
 from pt_peft.server import FederationServer
@@ -156,6 +157,7 @@ class PeftFedAvg(FedAvg):
         def accept(result: FLModel) -> TrainingReport:
             report = parse(TrainingReport, result.metrics, "report")
             report.check(self._experiment.data)
+            report.check_privacy(self._experiment.privacy)
             site = result.meta["client_name"]
             opened.add(site, result.params, report.num_samples)
             bytes_out[site] = payload_bytes(result.params)
@@ -174,17 +176,22 @@ class PeftFedAvg(FedAvg):
         for site, report in reports.items():
             at_start = split_scalars("val", report.val, self._experiment.data)
             at_start |= split_scalars("own_val", report.own_val, self._experiment.data)
-            after = {"train/loss": report.train_loss, "seconds": report.seconds}
+            after = _there({"train/loss": report.train_loss, "privacy/epsilon": report.epsilon, "seconds": report.seconds})
             after |= {"bytes/in": self._bytes_in[site], "bytes/out": bytes_out[site]}
             log_scalars(self.engine, site, round_number, at_start)
             log_scalars(self.engine, site, round_number + 1, after)
-        loss = sum(report.train_loss for report in reports.values()) / len(reports)
+        losses = [report.train_loss for report in reports.values() if report.train_loss is not None]
+        loss = sum(losses) / len(losses) if losses else None
+        spent = max((report.epsilon for report in reports.values() if report.epsilon is not None), default=None)
         self._log_global(round_number, {"val": validation})
-        log_scalars(self.engine, "global", round_number + 1, {"train/loss": loss, "seconds": seconds, **notes})
+        totals = {"train/loss": loss, "privacy/epsilon": spent, "seconds": seconds, **notes}
+        log_scalars(self.engine, "global", round_number + 1, _there(totals))
+        shown = "" if loss is None else f"  train loss {loss:.3f}"
+        shown += "" if spent is None else f"  epsilon of a site at most {spent:.3g}"
+        shown += f"  epsilon of the aggregates {notes['client_epsilon']:.3g}" if "client_epsilon" in notes else ""
         console.info(
-            "round %d/%d  %d sites  train loss %.3f  %.1f s",
-            round_number + 1, self._experiment.federation.rounds, len(reports), loss, seconds,
-        )  # fmt: skip
+            "round %d/%d  %d sites%s  %.1f s", round_number + 1, self._experiment.federation.rounds, len(reports), shown, seconds
+        )
 
     def _evaluate_final(self, rounds: int) -> None:
         def accept(result: FLModel) -> EvaluationReport:
@@ -296,6 +303,8 @@ class PeftFedAvg(FedAvg):
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict) -> None:
         """Saves what the finished rounds have changed."""
         changed = self._server.result(tensors, finished_rounds)
+        if privacy := claim(self._experiment, self._record.content["rounds"]):
+            meta = {**meta, "privacy": privacy}
         learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta, **self._server.header()})
         self.persistor.save_as(self._file(file_name), learnable, self.fl_ctx)
 
@@ -321,6 +330,10 @@ class PeftFedAvg(FedAvg):
                 pooled = metrics["pooled"]
                 values |= {f"{split}/pooled_{name}": pooled[name] for name in SCALARS if pooled.get(name) is not None}
                 log_scalars(self.engine, "global", finished_rounds, values)
+
+
+def _there(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _nbytes(specs: Mapping[str, TensorSpec]) -> int:

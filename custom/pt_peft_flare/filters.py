@@ -81,6 +81,7 @@ class EgressFilter(Filter):
             limits.check_bytes(experiment, exchange, round_number)
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
+            report.check_privacy(experiment.privacy)
             fields = report.model_dump(mode="json")
             specs = exchange.sent(round_number)
             if experiment.encryption:
@@ -92,7 +93,10 @@ class EgressFilter(Filter):
                 tensors = check_tensors(_weights(dxo), codec.specs(specs))
                 told = ledger.tensor_entry(tensors, codec.decode(tensors, specs))
             meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
-            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), {**told, "report": fields}
+            told["report"] = fields
+            if experiment.privacy.asked:
+                told["privacy"] = applied(experiment, report)
+            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), told
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
@@ -102,6 +106,8 @@ class EgressFilter(Filter):
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
             last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
+            if experiment.privacy.client:
+                raise TensorError(f"a result of '{task}' has no noise that protects the site")
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
@@ -118,6 +124,18 @@ class EgressFilter(Filter):
         if self._cipher is None:
             self._cipher = site_cipher(experiment, exchange, fl_ctx)
         return self._cipher
+
+
+def applied(experiment: Experiment, report: TrainingReport) -> dict:
+    """What the ledger says of the noise on what leaves after a training: the site's own alone. Its ``epsilon`` is that of the job
+    so far, null where noise is not secret."""
+    privacy = experiment.privacy
+    told: dict = {"randomness": privacy.randomness, "epsilon": report.epsilon}
+    if sample := privacy.sample:
+        told["sample"] = sample.model_dump(mode="json")
+    if (client := privacy.client) and client.where == "sites":
+        told["client"] = {**client.model_dump(mode="json"), "own_noise_multiplier": client.share(experiment.federation.min_sites)}
+    return told
 
 
 def _weights(dxo: DXO) -> Tensors:

@@ -20,6 +20,7 @@ from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.stock_filters import check_filters, config_folder
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 EVALUATED_SPLITS = ["val", "test"]
@@ -75,6 +76,7 @@ class PeftLearner(Executor):
         if self._worker is None:
             experiment, site = read_experiment(fl_ctx), read_site(fl_ctx)
             site.limits.check(experiment)
+            check_filters(experiment, config_folder(fl_ctx))
             self._experiment = experiment
             self._timeout_s = experiment.federation.site_timeout_s
             self._rounds = experiment.federation.rounds

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,16 @@ def batches(
     for images, labels in loader:
         images = images.float().div_(255)
         yield (augmentation(images) if augmentation else images), labels
+
+
+def drawn_batches(
+    split: Split, chosen: Iterable[np.ndarray], *, seed: int, augment: tuple[str, ...] = ()
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """As `batches`, of the images whose places in `split` (int64 (B,)) `chosen` gives for each; none is a batch too."""
+    augmentation = _augmentation(augment, seed)
+    for indices in chosen:
+        images = torch.from_numpy(split.images[indices]).float().div_(255)
+        yield (augmentation(images) if augmentation else images), torch.from_numpy(split.labels[indices])
 
 
 class _Batches(Dataset):

@@ -6,6 +6,7 @@ from pt_peft.encryption.contexts import Context
 from pt_peft.encryption.layout import Layout
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
+from pt_peft.server import privacy_note
 from pt_peft.tensors import Tensors
 
 
@@ -20,6 +21,7 @@ class EncryptedServer:
         """Empty before the first round: every site knows by itself where that starts."""
         self.optimizer = experiment.server_optimizer.start()
         self._layout = Layout(exchange.sent(0))
+        self._experiment = experiment
         self._weighting = experiment.aggregation.weighting
         self._context = context
 
@@ -46,20 +48,21 @@ class EncryptedServer:
 
     def start_round(self, round_number: int) -> "EncryptedRound":
         """A round, counted from 0, that waits for results."""
-        return EncryptedRound(Sum(self._context, self._layout), self._weighting)
+        return EncryptedRound(Sum(self._context, self._layout), self._weighting, round_number)
 
     def finish_round(self, finished: "EncryptedRound", sites: int) -> dict[str, float]:
-        """Makes `tensors` those that the next round starts from; there is nothing to say about them. Raises ValueError if the
-        round has no result."""
+        """Makes `tensors` those that the next round starts from; all there is to say of them is what their noise costs the sites.
+        Raises ValueError if the round has no result."""
         self.tensors = finished.sum.result()
-        return {}
+        return privacy_note(self._experiment, finished.number)
 
 
 class EncryptedRound:
     """Takes the results of one round."""
 
-    def __init__(self, summed: Sum, weighting: str):
+    def __init__(self, summed: Sum, weighting: str, number: int):
         self.sum = summed
+        self.number = number
         self._weighting = weighting
 
     def add(self, site: str, payload: object, num_samples: int) -> None:

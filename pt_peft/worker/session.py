@@ -15,6 +15,8 @@ from pt_peft.local_round import local_round, own_model, starting_model
 from pt_peft.method import components
 from pt_peft.model import build_model
 from pt_peft.planned_exchange import initial_exchanged, planned_exchange
+from pt_peft.privacy.budget import Budget
+from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors, check_tensors
@@ -48,7 +50,9 @@ class Session:
         self.site = parse(Site, message["site"], "site.json")
         self.name, self.names = message["name"], message["names"]
         self.run_dir = Path(message["run_dir"])
-        self.local_adapter = LocalAdapter(self.run_dir, message["continues"] and Path(message["continues"]))
+        earlier = Path(message["continues"]) if message["continues"] else None
+        self.local_adapter = LocalAdapter(self.run_dir, earlier)
+        self.budget = Budget(self.run_dir.parent, self.run_dir.name, earlier and earlier.name)
         return {}, {}
 
     def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
@@ -73,6 +77,7 @@ class Session:
             raise UserError(f"site {self.name} has no training images.")
         kept = self._kept(number)
         validation = self._evaluate(received, kept, "val")
+        spent = self._spend(number)
         result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
@@ -83,6 +88,7 @@ class Session:
         reply = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
+            "epsilon": spent,
             **validation,
             "seconds": time.monotonic() - started,
         }
@@ -99,6 +105,8 @@ class Session:
 
     def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The site's exchanged tensors after its last local training, also across a restart."""
+        if self.experiment.privacy.client:
+            raise UserError("the site's own tensors have no noise that protects the site, so that they stay where they are.")
         tensors, header = self.local_adapter.last()
         specs = self._trainer.exchange.changed(header["round"] + 1)
         tensors = lora_pairs.sliced(_among(tensors, specs), self._rank)
@@ -156,6 +164,14 @@ class Session:
         if own := own_model(kept):
             found[f"own_{name}"] = self._trainer.evaluate({**model, **own}, split)
         return found
+
+    def _spend(self, number: int) -> float | None:
+        """Pays for the training of round `number` before it begins. Returns the report's ``epsilon``. Raises as
+        `Budget.charge`."""
+        if not (self.experiment.privacy.claimed and self.experiment.privacy.by_sites):
+            return None
+        a_round = steps_of_a_round(self.experiment, len(self._data.train))
+        return self.budget.charge(self.experiment, a_round, number, self.site.limits.max_epsilon)
 
     @property
     def _rank(self) -> int | None:

@@ -77,9 +77,10 @@ class InSessions:
                     held[name] = 0
                     continue
                 payload = self.server.payload(name, held[name], number)
-                assert specs_of(payload) == self.server.sends(name, held[name], number)
+                exchange, written = self.server.exchange(name), self.experiment.payload
+                assert specs_of(payload) == written.down.specs(exchange.payload(held[name], number))
                 report, sent = self.sessions[name].train({"round": number, "since": held[name]}, payload)
-                assert specs_of(sent) == self.server.expects(name, number)
+                assert specs_of(sent) == written.up.specs(exchange.sent(number))
                 opened.add(name, sent, report["num_samples"])
                 held[name] = number
             self.server.finish_round(opened, len(NAMES))

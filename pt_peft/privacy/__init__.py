@@ -1,0 +1,1 @@
+"""Differential privacy: the section ``privacy`` of `experiment.json`, what it costs, and how it is done."""

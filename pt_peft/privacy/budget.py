@@ -1,0 +1,98 @@
+"""What a site has spent, kept at the site: it survives restarts, and jobs. Imports no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from pt_peft import schema
+from pt_peft.errors import OutsideLimits
+from pt_peft.experiment import Experiment
+from pt_peft.files import write_atomically
+from pt_peft.privacy.accounting import Steps, epsilon
+from pt_peft.privacy.plan import accountant_of, delta_of
+from pt_peft.schema import Strict
+
+FILE_NAME = "privacy_spent.json"
+
+
+class Spent(Strict):
+    """One training."""
+
+    job: str
+    continues: str | None
+    """The job that this one went on with."""
+    round: int
+    steps: tuple[Steps, ...]
+
+
+class SpentFile(Strict):
+    """The content of `FILE_NAME`."""
+
+    spent: tuple[Spent, ...] = ()
+
+
+class Budget:
+    """A site's account of all private jobs.
+
+    What was spent on a training is written before it begins: one that broke off may have been seen, and costs. Jobs on the
+    same images add up, so the account is one for all jobs of the site; whoever runs the site may remove the file when the
+    images are others.
+    """
+
+    def __init__(self, folder: Path, job: str, continues: str | None):
+        """Args:
+        folder: the site's workspace.
+        continues: the job that `job` goes on with, if it does.
+        """
+        self._path = folder / FILE_NAME
+        self._job, self._continues = job, continues
+
+    def charge(self, experiment: Experiment, a_round: Sequence[Steps], number: int, limit: float | None) -> float:
+        """Writes down that the site trains round `number` (from 0) of `experiment`, which costs `a_round`.
+
+        Args:
+            limit: ``limits.max_epsilon``. With its first training a job has to fit in with all the rounds that it has left,
+                later with the one.
+
+        Returns:
+            Epsilon of the job's rounds so far, this one and those of the jobs that it continues among them.
+
+        Raises:
+            OutsideLimits: if the limit would be exceeded; nothing is then written.
+            UserError: if the file is damaged.
+            OSError: if it cannot be written; the site must then not train.
+        """
+        delta, accountant = delta_of(experiment), accountant_of(experiment)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._path}.lock"):
+            file = schema.read(SpentFile, self._path) if self._path.exists() else SpentFile()
+            begun = any(one.job == self._job for one in file.spent)
+            rounds = 1 if begun else experiment.federation.rounds - number
+            earlier = [steps for one in file.spent for steps in one.steps]
+            if limit is not None:
+                total = epsilon([*earlier, *_times(rounds, a_round)], delta, accountant)
+                if total > limit:
+                    before = epsilon(earlier, delta, accountant)
+                    what = "a further round" if begun else f"{rounds} round(s)"
+                    raise OutsideLimits(
+                        f"the site refuses the job by field 'max_epsilon' of its limits: with {what} its epsilon would be "
+                        f"{total:.3g} at delta {delta:g}, of which {before:.3g} is spent already; allowed: {limit:g}"
+                    )
+            now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
+            file = SpentFile(spent=(*file.spent, now))
+            write_atomically(self._path, (file.model_dump_json(indent=1) + "\n").encode())
+        return epsilon(self._of_the_job(file), delta, accountant)
+
+    def _of_the_job(self, file: SpentFile) -> list[Steps]:
+        came_from = {one.job: one.continues for one in file.spent}
+        jobs, job = set(), self._job
+        while job is not None and job not in jobs:
+            jobs.add(job)
+            # A job in which this site never trained has no entry: the chain then ends there.
+            job = came_from.get(job)
+        return [steps for one in file.spent if one.job in jobs for steps in one.steps]
+
+
+def _times(rounds: int, steps: Sequence[Steps]) -> list[Steps]:
+    return [one.model_copy(update={"count": rounds * one.count}) for one in steps]

@@ -1,0 +1,55 @@
+"""What an experiment's rounds cost a site. Imports no torch."""
+
+import math
+
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.privacy.accounting import Steps, epsilon
+
+
+def sampling_rate(experiment: Experiment, images: int) -> float:
+    """With which each of a site's training images is in a step's batch."""
+    return min(1.0, experiment.training.batch_size / images)
+
+
+def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
+    """What one round costs a site with so many training images, by what the site does itself; empty if that is nothing.
+
+    With both kinds of privacy a site's own noise on its update comes on top of what is private for each image already, and
+    costs that image nothing.
+
+    Raises:
+        UserError: if ``delta`` is no promise for so few images.
+    """
+    privacy, training = experiment.privacy, experiment.training
+    if sample := privacy.sample:
+        if sample.delta * images >= 1:
+            raise UserError(
+                f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training images: who gives "
+                f"away one of them in clear keeps such a promise; less than {1 / images:.2g} would be right."
+            )
+        trainings = 2 if training.ditto else 1  # Ditto's own model is trained on the same images
+        count = math.ceil(images / training.batch_size) * training.local_epochs * trainings
+        return [Steps(rate=sampling_rate(experiment, images), noise_multiplier=sample.noise_multiplier, count=count)]
+    if privacy.client and privacy.client.where == "sites":
+        return [Steps(rate=1.0, noise_multiplier=privacy.client.share(experiment.federation.min_sites), count=1)]
+    return []
+
+
+def accountant_of(experiment: Experiment) -> str:
+    """For what a site does itself."""
+    return experiment.privacy.sample.accountant if experiment.privacy.sample else "rdp"
+
+
+def delta_of(experiment: Experiment) -> float:
+    """For what a site does itself. The experiment must have a private section."""
+    return (experiment.privacy.sample or experiment.privacy.client).delta
+
+
+def client_epsilon(experiment: Experiment, rounds: int) -> float | None:
+    """Of so many rounds' aggregates for a whole site, if ``federation.min_sites`` sites and, for ``where`` ``server``, the server
+    have done what they should; None if the experiment does not claim any."""
+    client = experiment.privacy.client
+    if client is None or not experiment.privacy.claimed:
+        return None
+    return epsilon([Steps(rate=1.0, noise_multiplier=client.noise_multiplier, count=rounds)], client.delta)

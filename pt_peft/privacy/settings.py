@@ -1,0 +1,69 @@
+"""The section ``privacy`` of `experiment.json`. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pt_peft.schema import Strict
+
+NoiseMultiplier = Annotated[float, Field(ge=0.1, le=1000)]
+Norm = Annotated[float, Field(ge=1e-6, le=1e6)]
+Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
+
+
+class SamplePrivacy(Strict):
+    """DP-SGD (Abadi et al. 2016, arXiv:1607.00133) at every site, on all tensors that train: for each training image."""
+
+    noise_multiplier: NoiseMultiplier
+    """Standard deviation of the Gaussian noise on the sum of clipped gradients, over ``max_grad_norm``."""
+    max_grad_norm: Norm
+    """Euclidean norm to which each image's gradient, over all tensors that train together, is clipped."""
+    delta: Delta
+    """Of (epsilon, delta); must be below 1 / training images at every site."""
+    accountant: Literal["rdp", "prv"] = "rdp"
+    """``rdp``: Rényi divergences (Mironov et al. 2019, arXiv:1908.10530); ``prv``: privacy loss variables (Gopi et al. 2021,
+    arXiv:2106.02848), tighter, which needs Opacus at the sites."""
+
+
+class ClientPrivacy(Strict):
+    """DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963) without sampling of sites: for all that a site has."""
+
+    noise_multiplier: NoiseMultiplier
+    """Standard deviation of the Gaussian noise on the sum of clipped updates, over ``max_update_norm``."""
+    max_update_norm: Norm
+    """Euclidean norm to which what a site has changed in a round, all tensors together, is clipped."""
+    delta: Delta
+    where: Literal["server", "sites"]
+    """``server``: the server clips and adds the noise, and sees the updates without it. ``sites``: each site clips and adds
+    1 / ``federation.min_sites`` of the noise's variance, so that so many honest sites give all of it."""
+
+    def share(self, min_sites: int) -> float:
+        """The noise multiplier of one site's own noise."""
+        return self.noise_multiplier / min_sites**0.5
+
+
+class Privacy(Strict):
+    """What is kept from whom. Both kinds together are two guarantees, each with its own epsilon."""
+
+    sample: SamplePrivacy | None = None
+    """null: none for single images."""
+    client: ClientPrivacy | None = None
+    """null: none for whole sites."""
+    randomness: Literal["secret", "insecure_from_public_seed"] = "secret"
+    """Where noise and batches come from. ``insecure_from_public_seed`` is for tests: runs are equal, everybody who has the
+    experiment can subtract the noise, and no privacy is claimed."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether the experiment asks for any."""
+        return self.sample is not None or self.client is not None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether an epsilon may be named."""
+        return self.asked and self.randomness == "secret"
+
+    @property
+    def by_sites(self) -> bool:
+        """Whether each site ensures some itself, whatever the server does."""
+        return self.sample is not None or (self.client is not None and self.client.where == "sites")

@@ -1,0 +1,95 @@
+"""A site stops itself at its own budget."""
+
+import json
+
+import pytest
+from helpers import changed
+
+from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.limits import Limits
+from pt_peft.privacy.accounting import Steps, epsilon
+from pt_peft.privacy.budget import FILE_NAME, Budget
+from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft_flare.filters import public
+
+SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
+CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "sites"}
+MEAN = {"name": "mean", "weighting": "uniform"}
+
+
+@pytest.fixture(scope="module")
+def private(tiny):
+    return changed(tiny, privacy={"sample": SAMPLE}, federation={"rounds": 4})
+
+
+def test_the_steps_of_a_round(private):
+    assert steps_of_a_round(private, 40) == [Steps(rate=0.4, noise_multiplier=1.0, count=3)]
+    longer = changed(private, training={"local_epochs": 5, "ditto": 0.1})
+    assert steps_of_a_round(longer, 40) == [Steps(rate=0.4, noise_multiplier=1.0, count=30)]
+    assert steps_of_a_round(private, 10) == [Steps(rate=1.0, noise_multiplier=1.0, count=1)]
+    at_sites = changed(private, privacy={"sample": None, "client": CLIENT}, aggregation=MEAN)
+    [share] = steps_of_a_round(at_sites, 40)
+    assert (share.rate, share.count) == (1.0, 1) and share.noise_multiplier == pytest.approx(2 / 2**0.5)
+    assert steps_of_a_round(changed(at_sites, privacy={"client": {**CLIENT, "where": "server"}}), 40) == []
+    with pytest.raises(UserError, match=r"'privacy.sample.delta' is 1e-05, but the site has 200000 training images"):
+        steps_of_a_round(private, 200_000)
+
+
+def test_a_plan_beyond_the_limit_is_refused_before_anything_is_written(private, tmp_path):
+    a_round = steps_of_a_round(private, 40)
+    planned = epsilon(4 * a_round, 1e-5)
+    with pytest.raises(OutsideLimits, match=r"with 4 round\(s\) its epsilon would be .* of which 0 is spent already") as error:
+        Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 0.999)
+    assert public(str(error.value)) == str(error.value), "the lead reads all of it"
+    assert not (tmp_path / FILE_NAME).exists()
+    assert Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 1.001) == epsilon(a_round, 1e-5)
+
+
+def test_rounds_done_again_cost_again_and_the_last_is_refused(private, tmp_path):
+    """A new object each time: the site's process was restarted."""
+    a_round = steps_of_a_round(private, 40)
+    limit = epsilon(4 * a_round, 1e-5) * 1.001
+    spent = [Budget(tmp_path, "job", None).charge(private, a_round, number, limit) for number in (0, 1, 1, 2)]
+    assert spent == [epsilon((index + 1) * a_round, 1e-5) for index in range(4)]
+    with pytest.raises(OutsideLimits, match="with a further round"):
+        Budget(tmp_path, "job", None).charge(private, a_round, 3, limit)
+    assert [one["round"] for one in json.loads((tmp_path / FILE_NAME).read_text())["spent"]] == [0, 1, 1, 2]
+
+
+def test_jobs_add_up_at_the_site_but_not_in_what_a_job_says(private, tmp_path):
+    a_round = steps_of_a_round(private, 40)
+    limit = epsilon(5 * a_round, 1e-5)
+    for number in range(2):
+        Budget(tmp_path, "first", None).charge(private, a_round, number, limit)
+    two = changed(private, federation={"rounds": 2})
+    assert Budget(tmp_path, "second", None).charge(two, a_round, 0, limit) == epsilon(a_round, 1e-5)
+    with pytest.raises(OutsideLimits):
+        Budget(tmp_path, "third", None).charge(private, a_round, 0, limit)
+    # A job that goes on with the first has its rounds behind it, and only the rest before it.
+    assert Budget(tmp_path, "again", "first").charge(private, a_round, 3, limit) == epsilon(3 * a_round, 1e-5)
+
+
+def test_a_damaged_account_stops_the_site(private, tmp_path):
+    (tmp_path / FILE_NAME).write_text('{"spent": [')
+    with pytest.raises(UserError, match="is not valid JSON"):
+        Budget(tmp_path, "job", None).charge(private, steps_of_a_round(private, 40), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "message"),
+    [
+        ({}, "training without differential privacy"),
+        ({"sample": SAMPLE, "randomness": "insecure_from_public_seed"}, "noise that everybody can compute"),
+        ({"client": {**CLIENT, "where": "server"}}, "noise that only the server adds"),
+        ({"sample": SAMPLE}, None),
+        ({"client": CLIENT}, None),
+    ],
+)
+def test_what_counts_for_a_limit(privacy, message, tiny):
+    experiment = changed(tiny, privacy=privacy, aggregation=MEAN)
+    if message is None:
+        Limits(max_epsilon=8).check(experiment)
+        return
+    with pytest.raises(OutsideLimits, match=message):
+        Limits(max_epsilon=8).check(experiment)
+    Limits().check(experiment)
