@@ -2,10 +2,17 @@
 
 import sys
 
-from benchmark.commands import federation, image_cache, partition, report, run
+from benchmark.commands import federation, image_cache, membership, partition, report, run
 from pt_peft.command import command, dispatch
 
-COMMANDS = {"federation": federation, "image-cache": image_cache, "partition": partition, "report": report, "run": run}
+COMMANDS = {
+    "federation": federation,
+    "image-cache": image_cache,
+    "membership": membership,
+    "partition": partition,
+    "report": report,
+    "run": run,
+}
 
 
 @command

@@ -1,0 +1,101 @@
+"""Tests by attacks whether a federation's model tells which images it was trained on."""
+
+import argparse
+import json
+from pathlib import Path
+
+from pt_peft.errors import UserError
+
+LEAST_SHADOWS = 4
+"""Two of each kind for every image: a variance needs them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "experiments",
+        nargs="+",
+        metavar="JOB_OR_EXPERIMENT",
+        help="job folders, experiment.json files, methods' names for their demos, 'ham10000' or 'medmnist:FLAG'",
+    )
+    parser.add_argument("--shadows", type=int, default=14, help="models an attack may look at; two more are trained (14)")
+    parser.add_argument("--out", type=Path, required=True, help="result file to write; what the models say is kept beside it")
+    parser.add_argument("--jobs", type=int, default=1, help="models that are trained at the same time (1)")
+    parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own")
+    parser.add_argument("--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some")
+    parser.add_argument("--seed", type=int, default=0, help="draws which images each model is trained on (0)")
+    parser.add_argument("--flips", action="store_true", help="LiRA asks the models about the four flips of an image")
+    parser.add_argument(
+        "--known-seed",
+        action="store_true",
+        help="train all models with the experiment's seed, as who has it can; not where the noise of privacy follows from it",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if the experiments cannot be audited."""
+    _check(options)
+    from benchmark.membership.audit import audit
+    from benchmark.membership.models import Design
+    from benchmark.membership.table import table
+    from pt_peft.files import write_atomically
+
+    subjects = _subjects(options)
+    design = Design(options.seed, options.shadows, options.flips, options.known_seed)
+    result = audit(subjects, design, options.out.with_name(options.out.name + ".models"), options.jobs)
+    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_atomically(options.out, content.encode())
+    print(content if options.json else table(result), end="")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.shadows < LEAST_SHADOWS or options.shadows % 2:
+        raise UserError(
+            f"--shadows is {options.shadows}; an even number, {LEAST_SHADOWS} or more, would be right: LiRA compares as many "
+            "models that were trained on an image as were not, and needs two of each."
+        )
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
+    if not 0 <= options.seed < 2**31:
+        raise UserError(f"--seed is {options.seed}; a number from 0 to 2147483647 would be right.")
+    if options.out.is_dir():
+        raise UserError(f"--out: {options.out} is a folder; the name of a file would be right.")
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+
+
+def _subjects(options: argparse.Namespace) -> list:
+    from benchmark.commands.partition import site_names
+    from benchmark.membership.models import Subject
+    from pt_peft.site import Site
+
+    opened = [_open(given) for given in options.experiments]
+    names = [experiment.name for experiment, _ in opened]
+    shared = Site.read(options.site_file) if options.site_file else None
+    subjects, seen = [], {}
+    for given, (experiment, site) in zip(options.experiments, opened, strict=True):
+        if (before := seen.get(experiment.digest())) is not None:
+            raise UserError(f"'{before}' and '{given}' are the same experiment; giving it once would be right.")
+        seen[experiment.digest()] = given
+        label = experiment.name if names.count(experiment.name) == 1 else given
+        sites = tuple(sorted(site_names(options.sites, experiment.federation.sites)))
+        subjects.append(Subject(label, experiment, shared or site, sites))
+    return subjects
+
+
+def _open(given: str) -> tuple:
+    """The experiment, and where its data lie if that is known."""
+    from benchmark.presets import preset
+    from pt_peft.experiment import Experiment
+    from pt_peft.site import Site
+
+    path = Path(given)
+    if path.is_dir():
+        file = path / "app" / "config" / "experiment.json"
+        if not file.is_file():
+            raise UserError(f"{path}: is not a job folder: it has no app/config/experiment.json.")
+        return Experiment.read(file), Site()
+    if path.is_file():
+        return Experiment.read(path), Site()
+    return preset(given)

@@ -1,0 +1,183 @@
+"""Audits experiments: trains the models that are not there yet, attacks each in turn, and sums up over them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from distributed import as_completed
+from distributed.scheduler import KilledWorker
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from benchmark.membership.attacks import ATTACKS
+from benchmark.membership.kept import Kept, fingerprint
+from benchmark.membership.members import members
+from benchmark.membership.models import Design, Observed, Subject, observe, open_sites
+from benchmark.membership.success import LEVELS, Success, chance, success
+from benchmark.provenance import provenance
+from benchmark.report.statistics import Estimate, over_seeds
+from benchmark.workers import workers
+from pt_peft.errors import UserError
+
+ALL = "all"
+"""In place of a site's name: the images of all sites."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A subject and what is known of its images."""
+
+    subject: Subject
+    sizes: Mapping[str, int]
+    """Training images by site."""
+    images: str
+    """Their `fingerprint`."""
+
+
+def audit(subjects: Sequence[Subject], design: Design, folder: Path, jobs: int) -> dict:
+    """The content of a result file.
+
+    Args:
+        folder: of the models' answers, see `Kept`; made if it is not there.
+        jobs: models that are trained at the same time; 1 trains them in this process.
+
+    Raises:
+        UserError: if an experiment cannot be audited, or another process works in `folder`.
+    """
+    origin = provenance()
+    opened = [_open(subject) for subject in subjects]
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            answers = _answers(opened, design, Kept(folder, design), jobs)
+    except Timeout:
+        raise UserError(f"{folder}: another process is writing its models there.") from None
+    audits = [_summary(one, design, observed) for one, observed in zip(opened, answers, strict=True)]
+    return {
+        "provenance": origin,
+        "design": {**asdict(design), "models": design.models, "queries": design.queries, "levels": LEVELS},
+        "audits": audits,
+        "differences": [_difference(audits[0], other) for other in audits[1:] if other["images"] == audits[0]["images"]],
+    }
+
+
+def _open(subject: Subject) -> Opened:
+    if subject.experiment.data.task == "multilabel":
+        raise UserError(
+            f"experiment '{subject.label}': field 'data.task' is 'multilabel', where an image has no one confidence to attack; "
+            "'multiclass' or 'ordinal' would be right."
+        )
+    sites = open_sites(subject)
+    return Opened(subject, {name: len(data.train) for name, data in sorted(sites.items())}, fingerprint(sites))
+
+
+def _answers(opened: Sequence[Opened], design: Design, kept: Kept, jobs: int) -> list[list[Observed]]:
+    """Of each subject's models, in their order. Raises UserError."""
+    found = [[kept.read(one.subject, one.images, model) for model in range(design.models)] for one in opened]
+    places = [(index, model) for index in range(len(opened)) for model in range(design.models)]
+    pending = [(index, model) for index, model in places if found[index][model] is None]
+    with tqdm(total=len(places), initial=len(places) - len(pending), unit="model", disable=None) as progress:
+        for index, model, observed in _trained([one.subject for one in opened], pending, design, jobs):
+            kept.write(opened[index].subject, opened[index].images, model, observed)
+            found[index][model] = observed
+            progress.update()
+    return found
+
+
+def _trained(
+    subjects: Sequence[Subject], pending: Sequence[tuple[int, int]], design: Design, jobs: int
+) -> Iterator[tuple[int, int, Observed]]:
+    """The models that are `pending`, each the index of its subject and its own number, and their answers, as they end. Raises
+    UserError."""
+    if min(jobs, len(pending)) <= 1:
+        for index, model in pending:
+            yield index, model, observe(subjects[index], design, model)
+        return
+    with workers(min(jobs, len(pending)), None) as client:
+        futures = {
+            client.submit(observe, subjects[index], design, model, pure=False): (index, model) for index, model in pending
+        }
+        for future in as_completed(futures):
+            index, model = futures.pop(future)
+            try:
+                observed = future.result()
+            except KilledWorker:
+                raise UserError(
+                    f"experiment '{subjects[index].label}': the process that trained model {model} was killed, and so was the "
+                    f"next; fewer --jobs than {jobs} may be right, if memory was too small."
+                ) from None
+            yield index, model, observed
+            future.release()
+
+
+def _summary(one: Opened, design: Design, observed: Sequence[Observed]) -> dict:
+    """An experiment's entry in the result file."""
+    confidences, right = (np.stack([getattr(model, name) for model in observed]) for name in ("confidences", "right"))
+    drawn = [members(design.seed, one.sizes, model) for model in range(design.models)]
+    is_member = np.stack([np.concatenate([of_model[name] for name in one.sizes]) for of_model in drawn])
+    site = np.repeat(list(one.sizes), list(one.sizes.values()))
+    chosen = {ALL: np.ones(len(site), bool)} | {name: site == name for name in one.sizes if len(one.sizes) > 1}
+    attacks = {}
+    for name, attack in ATTACKS.items():
+        scores = [attack(confidences, is_member, target) for target in range(design.models)]
+        attacks[name] = {
+            of: _over_targets([success(row[mask], truth[mask]) for row, truth in zip(scores, is_member, strict=True)])
+            for of, mask in chosen.items()
+        }
+    return {
+        "name": one.subject.label,
+        "digest": one.subject.experiment.digest(),
+        "experiment": one.subject.experiment.model_dump(mode="json"),
+        "images": one.images,
+        "sites": dict(one.sizes),
+        "accuracy": {
+            kind: asdict(_estimate([row[mask].mean() for row, mask in zip(right, masks, strict=True)]))
+            for kind, masks in (("members", is_member), ("others", ~is_member))
+        },
+        "counts": {of: _counts(is_member[:, mask]) for of, mask in chosen.items()},
+        "attacks": attacks,
+        "seconds": round(sum(model.seconds for model in observed), 1),
+    }
+
+
+def _counts(is_member: np.ndarray) -> dict:
+    """Of some images under the models, bool (M,N): the least numbers over targets, and what follows from them."""
+    seen, unseen = int(is_member.sum(axis=1).min()), int((~is_member).sum(axis=1).min())
+    return {"members": seen, "others": unseen, "balanced_accuracy_by_chance": chance(seen, unseen)}
+
+
+def _over_targets(found: Sequence[Success]) -> dict:
+    """Means with intervals over the targets, which share images and shadows: the intervals are approximate."""
+
+    def estimate(value: Callable[[Success], float | None]) -> dict | None:
+        values = [value(one) for one in found]
+        return None if None in values else asdict(_estimate(values))
+
+    return {
+        "auc": estimate(lambda one: one.auc),
+        "balanced_accuracy": estimate(lambda one: one.balanced_accuracy),
+        "advantage": estimate(lambda one: 2 * one.balanced_accuracy - 1),
+        "tpr": {f"{level:g}": estimate(lambda one, index=index: one.tpr[index]) for index, level in enumerate(LEVELS)},
+        "targets": [asdict(one) for one in found],
+    }
+
+
+def _estimate(shares: Sequence[float]) -> Estimate:
+    """Of shares, one a target; the interval ends where shares do."""
+    found = over_seeds(list(shares))
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
+def _difference(first: dict, other: dict) -> dict:
+    """By attack, how far the other's AUC is from that of the first, over targets with the same members."""
+
+    def change(attack: str, of: str) -> dict:
+        pairs = zip(first["attacks"][attack][of]["targets"], other["attacks"][attack][of]["targets"], strict=True)
+        return asdict(over_seeds([after["auc"] - before["auc"] for before, after in pairs]))
+
+    return {
+        "of": other["name"],
+        "to": first["name"],
+        "auc": {attack: {of: change(attack, of) for of in by_site} for attack, by_site in first["attacks"].items()},
+    }

@@ -1,0 +1,139 @@
+"""Trains one of an audit's models, and asks it about every image."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmark.membership.members import members
+from benchmark.reference import federate, load_sites, make_trainer
+from pt_peft.data.site_data import SiteData, Split
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.seeds import derive_seed
+from pt_peft.site import Site
+from pt_peft.tensors import Tensors
+from pt_peft.training import LocalTrainer
+
+FLIPS = ((), (3,), (2,), (2, 3))
+"""Axes of (N,3,S,S) that each query reverses."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An experiment that is audited."""
+
+    label: str
+    """What it is called in the tables."""
+    experiment: Experiment
+    site: Site
+    names: tuple[str, ...]
+    """Of the sites, sorted."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """How all subjects are audited."""
+
+    seed: int
+    """Draws the members."""
+    shadows: int
+    """Of each target: even, 4 or more."""
+    flips: bool = False
+    """Whether models are asked about the four flips of an image instead of the image alone."""
+    known_seed: bool = False
+    """Whether all models have the experiment's own seed, as an attacker who has the experiment can arrange: the same start and
+    the same order of images. Else each has one of its own, as in the paper."""
+
+    @property
+    def models(self) -> int:
+        """Of each subject: a target has neither itself nor its complement for a shadow."""
+        return self.shadows + 2
+
+    @property
+    def queries(self) -> int:
+        """Of each image."""
+        return len(FLIPS) if self.flips else 1
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a model says of the training images of all sites, in the order of their names."""
+
+    confidences: np.ndarray
+    """float64 (N,Q), see `benchmark.membership.attacks`."""
+    right: np.ndarray
+    """bool (N,), whether the image is classified correctly."""
+    seconds: float
+    """That it took, all together."""
+
+
+def open_sites(subject: Subject) -> dict[str, SiteData]:
+    """The images of every site. Raises UserError if they cannot be read or halved."""
+    sites = load_sites(subject.experiment, subject.site, list(subject.names))
+    for name, data in sites.items():
+        if len(data.train) < 2:
+            raise UserError(
+                f"site '{name}' has {len(data.train)} training image(s); at least 2 would be right, so that a model can be "
+                "trained on one half of them."
+            )
+    return sites
+
+
+def observe(subject: Subject, design: Design, model: int) -> Observed:
+    """Trains the model of that number, from 0, and asks it. Raises UserError."""
+    started = time.monotonic()
+    sites = open_sites(subject)
+    trainer = make_trainer(_of_model(subject.experiment, design, model), subject.site)
+    if trainer.model.personal:
+        raise UserError(
+            f"experiment '{subject.label}': '{min(trainer.model.personal)}' stays at its site, so that the federation's "
+            "aggregate is no whole model to ask; a method of which all is exchanged or frozen would be right."
+        )
+    chosen = members(design.seed, {name: len(data.train) for name, data in sites.items()}, model)
+    tensors = federate(trainer, {name: _only(data, chosen[name]) for name, data in sites.items()}).tensors
+    logits, labels = _ask(trainer, tensors, sites, design)
+    confidences = confidence(logits, labels)
+    if not confidences.isfinite().all():
+        rate = subject.experiment.training.learning_rate
+        raise UserError(
+            f"experiment '{subject.label}': model {model} gives logits that are not finite; a smaller training.learning_rate "
+            f"than {rate} may be right."
+        )
+    right = logits[0].argmax(dim=-1) == labels
+    return Observed(confidences.T.numpy(), right.numpy(), time.monotonic() - started)
+
+
+def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """log(p_y / (1 - p_y)) of the softmax, float64 (Q,N), also where p rounds to 1: the logit of the class less the log-sum-exp
+    of the others. Args: logits (Q,N,K), labels int64 (N,)."""
+    logits = logits.double()
+    index = labels.expand(logits.shape[:-1])[..., None]
+    others = logits.scatter(-1, index, -torch.inf).logsumexp(dim=-1)
+    return logits.gather(-1, index)[..., 0] - others
+
+
+def _of_model(experiment: Experiment, design: Design, model: int) -> Experiment:
+    """As one of the models has it. Who has a model can ask it without flips at test time."""
+    data = experiment.data.model_copy(update={"test_time_flips": "none"})
+    # Also for differential privacy: noise that follows from the seed would be the same in all models, and cancel out.
+    seed = experiment.seed if design.known_seed else derive_seed(experiment.seed, "audited model", design.seed, model) >> 1
+    return experiment.model_copy(update={"data": data, "seed": seed})
+
+
+def _only(data: SiteData, chosen: np.ndarray) -> SiteData:
+    return SiteData(Split(data.train.images[chosen], data.train.labels[chosen]), data.val, data.test)
+
+
+def _ask(
+    trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData], design: Design
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits float32 (Q,N,K) and labels int64 (N,)."""
+    of_queries = []
+    for axes in FLIPS[: design.queries]:
+        flipped = [Split(np.flip(sites[name].train.images, axes), sites[name].train.labels) for name in sorted(sites)]
+        answers = [trainer.predict(tensors, split) for split in flipped]
+        of_queries.append(torch.cat([logits for logits, _ in answers]))
+    return torch.stack(of_queries), torch.cat([labels for _, labels in answers])
