@@ -366,7 +366,7 @@ class Experiment(Strict):
         rule, optimizer, weighting = self.aggregation.name, self.server_optimizer.name, getattr(self.aggregation, "weighting", None)
         refused = {
             f"aggregation 'mean', not '{rule}', which compares or changes the sites' tensors": rule != "mean",
-            "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance', which follows from them": weighting == "inverse_variance",
+            "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance'": weighting == "inverse_variance",
             f"server_optimizer 'none', not '{optimizer}', which needs to read the mean": optimizer != "none",
             "training.control_variates false, whose steps at the server are not made for it": self.training.control_variates,
             "privacy.client.where 'sites', not 'server', which would have to clip what it cannot read": bool(

@@ -60,7 +60,9 @@ def server_context(content: bytes, source: str) -> Context:
     """The server's, likewise. Raises UserError also if it has the secret key."""
     context = _read(content, source)
     if context.is_private():
-        raise UserError(f"{source}: has the sites' secret key, which the server must not have; take it away from here and leave {SERVER_FILE}.")
+        raise UserError(
+            f"{source}: has the sites' secret key, which the server must not have; take it away from here and leave {SERVER_FILE}."
+        )
     return context
 
 

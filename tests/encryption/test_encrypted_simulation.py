@@ -98,7 +98,7 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
 
     # The server has nothing that it could read.
     files = {path.name for path in run.server.rglob("*.safetensors")}
-    assert files == {"encrypted_adapter.safetensors", "best_encrypted_adapter.safetensors"}
+    assert files == {"encrypted_adapter.safetensors", "encrypted_best_adapter.safetensors"}
     encrypted = run.server / "encrypted_adapter.safetensors"
     sums, header = load_adapter(encrypted)
     assert sums.keys() == {*layout.keys, WEIGHT} and header["metrics"]["test"] == run.metrics["final"]["test"]
