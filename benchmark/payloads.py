@@ -22,7 +22,11 @@ SUITE = "payloads"
 
 
 def measure(cell: Cell) -> dict:
-    """Bytes of a site in a round, each way (raw arrays), and what the final adapter reaches on all test images. Raises UserError."""
+    """Bytes of a site in a round, each way (raw arrays), and what the final adapter reaches on all test images.
+
+    Raises:
+        UserError: as the engine does.
+    """
     experiment = cell.experiment
     names = list(experiment.federation.sites)
     trainer, sites = make_trainer(experiment, cell.site), load_sites(experiment, cell.site, names)
@@ -54,7 +58,7 @@ def table(rows: dict[str, dict]) -> str:
     """As Markdown; ratios are to the first row."""
     plain = next(iter(rows.values()))
     lines = [
-        "| payload | up, bytes a round | of float32 | down, bytes a round | of float32 | balanced accuracy | lowest to highest |",
+        "| payload | bytes up, a round | of float32 | bytes down | of float32 | balanced accuracy | lowest to highest |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in rows.items():

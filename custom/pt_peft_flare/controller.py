@@ -19,7 +19,7 @@ from pt_peft.privacy.claims import claim
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
 from pt_peft.server import FederationServer
-from pt_peft.tensors import Tensors, TensorSpec, payload_bytes
+from pt_peft.tensors import TensorError, Tensors, TensorSpec, payload_bytes
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
@@ -80,7 +80,7 @@ class PeftFedAvg(FedAvg):
         """All rounds and the final evaluation. A failure ends the job with its reason."""
         try:
             self._run()
-        except (UserError, WorkerError, JobFailed, OSError) as error:
+        except (UserError, TensorError, WorkerError, JobFailed, OSError) as error:
             self._end_with(str(error))
         except Exception as error:
             self._end_with(f"{type(error).__name__}: {error} (a defect of pt_peft_flare, please report it)")

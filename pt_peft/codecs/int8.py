@@ -22,8 +22,9 @@ _LARGEST = float(np.nextafter(np.float32(np.finfo(np.float32).max / STEPS), np.f
 
 
 class Int8(Codec):
-    """A byte a value, and four a channel: the entries of the first axis of a tensor that has two or more, else all of it. The
-    error is at most the scale, half of it if rounded to nearest."""
+    """A byte a value, and four a channel. Channels lie along the shortest axis, so that LoRA's factors have one for each of
+    their components; a tensor of one axis or none is one channel. The error is at most the scale, half of it if rounded to
+    nearest."""
 
     name: Literal["int8"]
     error_feedback: bool = True
@@ -34,16 +35,17 @@ class Int8(Codec):
         return self.error_feedback
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
-        return {"": TensorSpec(spec.shape, "int8"), "/scale": TensorSpec((_rows(spec.shape)[0],), "float32")}
+        return {"": TensorSpec(spec.shape, "int8"), "/scale": TensorSpec((_channels(spec.shape),), "float32")}
 
     def write(self, key: str, value: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
-        rows = value.reshape(_rows(value.shape)).astype(np.float64)
-        peak = np.abs(rows).max(axis=1, initial=0)
+        value = value.astype(np.float64)
+        peak = np.abs(value).max(axis=_others(value.shape), initial=0).reshape(_channels(value.shape))
         scale = np.where(peak > 0, np.clip(peak / STEPS, _SMALLEST, _LARGEST), 0).astype(np.float32)
-        steps = rows / np.where(scale > 0, scale, 1)[:, None].astype(np.float64)
+        steps = value / _along(np.where(scale > 0, scale, 1).astype(np.float64), value.shape)
         rounded = np.rint(steps) if random is None else np.floor(steps + random.random(steps.shape))
         # The scale itself is rounded, so that the largest value may be a little more than 127 steps.
-        return {"": np.clip(rounded, -STEPS, STEPS).astype(np.int8).reshape(value.shape), "/scale": scale}
+        # As an array: numpy makes plain numbers of tensors without axes.
+        return {"": np.asarray(np.clip(rounded, -STEPS, STEPS), np.int8), "/scale": scale}
 
     def read(self, key: str, parts: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
         steps, scale = parts[""], parts["/scale"]
@@ -52,11 +54,23 @@ class Int8(Codec):
         if (scale < 0).any():
             raise TensorError(f"tensor '{key}/scale' has {int((scale < 0).sum())} negative value(s)")
         with np.errstate(over="ignore"):
-            return (steps.reshape(_rows(spec.shape)).astype(np.float32) * scale[:, None]).reshape(spec.shape)
+            return np.asarray(steps.astype(np.float32) * _along(scale, spec.shape))
 
 
-def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Channels, and values of each."""
-    size = int(np.prod(shape, dtype=np.int64))
-    channels = shape[0] if len(shape) > 1 else 1
-    return channels, size // channels if channels else 0
+def _axis(shape: tuple[int, ...]) -> int | None:
+    """Along which the channels lie: the shortest, the first of several; None if there is one channel."""
+    return shape.index(min(shape)) if len(shape) > 1 else None
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    axis = _axis(shape)
+    return 1 if axis is None else shape[axis]
+
+
+def _others(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(shape)) if axis != _axis(shape))
+
+
+def _along(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`scale`, one value a channel, in a shape that multiplies with tensors of `shape`."""
+    return scale.reshape([len(scale) if axis == _axis(shape) else 1 for axis in range(len(shape))])

@@ -24,8 +24,8 @@ def codec(name, **fields):
 
 def arrays(largest):
     """Of any shape, with zeros, denormal and huge values, or all alike."""
-    values = st.floats(-largest, largest, width=32, allow_subnormal=True) | st.sampled_from([0.0, -0.0, 1e-45, -3e-42, largest, -largest])
-    return hnp.arrays(np.float32, SHAPES, elements=values)
+    values = st.floats(-largest, largest, width=32, allow_subnormal=True)
+    return hnp.arrays(np.float32, SHAPES, elements=values | st.sampled_from([0.0, -0.0, 1e-45, -3e-42, largest, -largest]))
 
 
 def specs_of(tensors):
@@ -80,15 +80,17 @@ def test_int8(value, seed):
     for random, steps in ((None, 0.5), (draw(seed), 1.0)):
         encoded = codec("int8").encode({"w": value}, random)
         scale = encoded["w/scale"].astype(float)
-        peak = np.abs(value).reshape(len(scale), -1).max(axis=1, initial=0) if value.size else np.zeros(len(scale))
+        axis = value.shape.index(min(value.shape)) if value.ndim > 1 else None
+        channels = np.moveaxis(value, axis, 0).reshape(len(scale), -1) if axis is not None and value.size else value.reshape(1, -1)
+        peak = np.abs(channels).max(axis=1, initial=0) if value.size else np.zeros(len(scale))
         np.testing.assert_allclose(scale, np.where(peak > 0, np.maximum(peak / 127, 2.0**-126), 0), rtol=1e-6)
-        bound = scale.reshape(-1, *[1] * (value.ndim - 1)) if value.ndim > 1 else scale.sum()
+        bound = scale.reshape([-1 if other == axis else 1 for other in range(value.ndim)]) if axis is not None else scale.sum()
         error = np.abs(there_and_back(codec("int8"), value, random) - value)
         assert (error <= steps * bound * (1 + 2e-5)).all()
 
 
 def test_int8_rounds_without_bias():
-    value = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+    value = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)  # channels of 40
     repeats = 4000
     total = sum(there_and_back(codec("int8"), value, draw(seed)) for seed in range(repeats))
     step = np.abs(value).max(axis=1, keepdims=True) / 127
@@ -121,7 +123,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @every_codec
 def test_bytes(name):
-    tensors = {"a": np.ones((20, 50), np.float32), "b": np.ones(7, np.float32), "c": np.ones((), np.float32), "d": np.ones((0, 3), np.float32)}
+    tensors = {str(shape): np.ones(shape, np.float32) for shape in ((20, 50), (7,), (), (0, 3))}
     encoded = codec(name).encode(tensors, draw())
     wanted = {
         "int8": (1000 + 4 * 20) + (7 + 4) + (1 + 4) + 0,
@@ -141,7 +143,7 @@ def test_indices_are_as_small_as_can_be():
 
 @pytest.mark.parametrize(("name", "value"), [("float16", 65520.0), ("float16", -1e5), ("bfloat16", LARGEST)])
 def test_what_would_be_infinite_is_an_error(name, value):
-    with pytest.raises(UserError, match=f"tensor 'w' has 1 value.s. beyond .*, the largest of payload '{name}'; 'float32' would be"):
+    with pytest.raises(UserError, match=f"tensor 'w' has 1 value.s. beyond .*, the largest of payload '{name}'; 'float32'"):
         codec(name).encode({"w": np.array([0, value], np.float32)})
 
 
@@ -210,7 +212,7 @@ def test_what_is_missing_or_too_much_is_refused(name):
     [
         ({"down": {"name": "top_k"}}, "'down' is {\"name\": \"top_k\"}: input tag 'top_k'"),
         ({"up": {"name": "top_k", "fraction": 0}}, "'up.fraction' is 0: input should be greater than 0"),
-        ({"up": {"name": "int4"}}, "does not match any of the expected tags: 'float32', 'float16', 'bfloat16', 'int8', 'top_k'"),
+        ({"up": {"name": "int4"}}, "any of the expected tags: 'float32', 'float16', 'bfloat16', 'int8', 'top_k'"),
         ({"up": {"name": "float16", "error_feedback": True}}, "'up.error_feedback' is unknown"),
     ],
 )

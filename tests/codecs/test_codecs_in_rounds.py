@@ -43,6 +43,7 @@ def plain(lora, site, sites):
 
 
 def apart(one, other):
+    """The greatest difference."""
     return max(float(np.abs(one[key] - other[key]).max()) for key in one)
 
 
@@ -97,7 +98,10 @@ def specs_of(tensors):
         ({}, ()),
         ({"payload": INT8}, (("site-2", 1),)),
         ({"payload": {"up": {"name": "top_k", "fraction": 0.2}, "down": {"name": "bfloat16"}}, **SCAFFOLD}, ()),
-        ({"payload": INT8, "method": {"name": "sba", "options": {}}, "federation": {"rounds": 4}}, (("site-1", 1), ("site-1", 2))),
+        (
+            {"payload": INT8, "method": {"name": "sba", "options": {}}, "federation": {"rounds": 4}},
+            (("site-1", 1), ("site-1", 2)),
+        ),
     ],
     ids=["float32", "int8", "top-k with control variates", "int8 of tensors that take turns"],
 )
@@ -198,7 +202,10 @@ def test_what_is_malformed_is_refused_at_both_ends(lora, site, tmp_path):
     opened = federation.server.start_round(0)
     for bad, message in (
         ({**sent, "head.bias": np.full(4, -128, np.int8)}, "'head.bias' has 4 value.s. of -128"),
-        ({**sent, "head.bias": np.full(4, 127, np.int8), "head.bias/scale": np.full(1, 1e38, np.float32)}, "'head.bias' has 4 value"),
+        (
+            {**sent, "head.bias": np.full(4, 127, np.int8), "head.bias/scale": np.full(1, 1e38, np.float32)},
+            "'head.bias' has 4 value.s. that are not finite",
+        ),
         ({key: value for key, value in sent.items() if key != "head.bias/scale"}, "missing: 'head.bias/scale'"),
     ):
         with pytest.raises(TensorError, match=message):
@@ -219,5 +226,6 @@ def test_a_value_that_cannot_be_written_says_so(lora, site):
 def test_tensors_from_elsewhere_come_as_they_are(lora, site, tmp_path):
     """FLARE's cross-site evaluation sends what stands in an adapter file."""
     federation = InSessions(changed(lora, payload=INT8), site, tmp_path)
-    report, _ = federation.session("site-1").evaluate({"round": 3, "since": None, "splits": ["test"]}, federation.server.tensors)
+    message = {"round": 3, "since": None, "splits": ["test"]}
+    report, _ = federation.session("site-1").evaluate(message, federation.server.tensors)
     assert report["test"]["count"] == 16

@@ -84,7 +84,7 @@ def test_a_site_of_smaller_rank_sends_and_keeps_no_more_than_its_components():
     made = changes(0)
     made[A][1:], made[B][:, 1:] = 0, 0
     payload, kept = transfer.sent(experiment, "site-1", 0, made, {})
-    assert payload[A].shape == (1, 20) and payload[f"{B}/scale"].shape == (30,) and kept[f"unsent/{B}"].shape == (30, 1)
+    assert payload[A].shape == (1, 20) and payload[f"{B}/scale"].shape == (1,) and kept[f"unsent/{B}"].shape == (30, 1)
     exchange = Exchange(SPECS, frozenset(SPECS))
     got = transfer.received(experiment, exchange, "site-1", payload, 0, 0)
     assert all(got[key].shape == SHAPES[key] for key in SHAPES) and not got[A][1:].any() and got[A][0].any()
