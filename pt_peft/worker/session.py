@@ -75,7 +75,7 @@ class Session:
         received = self._received(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
-        kept = self.local_adapter.before(number)
+        kept = self._kept(number)
         validation = self._evaluate(received, kept, "val")
         spent = self._spend(number)
         result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
@@ -97,7 +97,7 @@ class Session:
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
         started = time.monotonic()
-        received, kept = self._received(message, tensors), self.local_adapter.before(message["round"])
+        received, kept = self._received(message, tensors), self._kept(message["round"])
         metrics = {}
         for split in message["splits"]:
             metrics |= self._evaluate(received, kept, split)
@@ -128,6 +128,11 @@ class Session:
             rotating = _among(tensors, tensors.keys() - exchange.always)
             save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
         return tensors
+
+    def _kept(self, round_number: int) -> Tensors:
+        """What the site has kept to itself from the last training before that round."""
+        exchanged = self._trainer.exchange.specs
+        return {key: value for key, value in self.local_adapter.before(round_number).items() if key not in exchanged}
 
     def _held(self, since: int, round_number: int) -> Tensors:
         """The rotating tensors of earlier rounds, as they came in."""
