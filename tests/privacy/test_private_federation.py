@@ -58,7 +58,8 @@ def test_updates_are_bounded_and_their_sum_is_noisy():
     for order in (range(3), (2, 0, 1)):
         mean = NoisyMean(before, client, PublicDraws(7))
         for index in order:
-            mean.add(SiteResult(f"site-{index}", {key: value * np.float32(1 + index) for key, value in after.items()}, 10 + index))
+            tensors = {key: value * np.float32(1 + index) for key, value in after.items()}
+            mean.add(SiteResult(f"site-{index}", tensors, 10 + index))
         means.append(mean.result())
     assert all(np.array_equal(value, means[1][key]) for key, value in means[0].items())
     assert (means[0]["b"] - 1)[1:].std() == pytest.approx(2.0 / 3, rel=0.05)
