@@ -95,7 +95,8 @@ class TrainingReport(Strict):
     def check_privacy(self, privacy: Privacy) -> None:
         """Raises UserError unless the report names an epsilon, and no training loss, just where `privacy` asks for that."""
         if (self.train_loss is None) != privacy.asked:
-            raise UserError(f"report: train_loss is {self.train_loss}; {'null' if privacy.asked else 'a number'} would be right.")
+            right = "null" if privacy.asked else "a number"
+            raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.")
         promised = privacy.claimed and privacy.by_sites
         if (self.epsilon is not None) != promised:
             raise UserError(f"report: epsilon is {self.epsilon}; {'a number' if promised else 'null'} would be right.")

@@ -157,7 +157,8 @@ class LocalTrainer:
         self.model.module.eval()
         logits, labels = [], []
         for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            flipped = [self._logits(images.flip(axes), self.model.module) for axes in _FLIPS[self.experiment.data.test_time_flips]]
+            flips = _FLIPS[self.experiment.data.test_time_flips]
+            flipped = [self._logits(images.flip(axes), self.model.module) for axes in flips]
             logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)

@@ -11,13 +11,13 @@ from pt_peft.experiment import Experiment
 
 WITHOUT_GUARANTEE = {
     "PercentilePrivacy": (
-        "it sets the smallest changes to zero and clips the others, and draws no random number: what is not random has no finite "
-        "epsilon"
+        "it sets the smallest changes to zero and clips the others, and draws no random number: what is not random has no "
+        "finite epsilon"
     ),
     "SVTPrivacy": (
-        "its epsilon pays for the choice of values alone; the values cost noise_var each, at its defaults 0.1 for a tenth of all "
-        "numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and its test lets more values "
-        "pass than the noise was made for"
+        "its epsilon pays for the choice of values alone; the values cost noise_var each, at its defaults 0.1 for a tenth of "
+        "all numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and its test lets more "
+        "values pass than the noise was made for"
     ),
     "ExcludeVars": "it leaves tensors out by name and adds no noise to the others",
 }
@@ -32,8 +32,8 @@ def check_filters(experiment: Experiment, config_folder: Path) -> None:
     for name in _filters(config_folder):
         if reason := WITHOUT_GUARANTEE.get(name):
             raise UserError(
-                f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential privacy of section "
-                f"privacy: {reason}; without it the job is right."
+                f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential privacy of "
+                f"section privacy: {reason}; without it the job is right."
             )
 
 

@@ -14,8 +14,8 @@ def claim(experiment: Experiment, rounds: Iterable[Mapping]) -> dict | None:
 
     Returns:
         The settings of ``sample`` and ``client`` with their ``epsilon`` so far: of ``sample`` the greatest that a site has
-        reported; of ``client`` that of the aggregates, and as ``epsilon_of_own_noise`` the greatest that a site's own noise alone
-        amounts to, which is what a curious server is up against. They are null where the noise is not secret.
+        reported; of ``client`` that of the aggregates, and as ``epsilon_of_own_noise`` the greatest that a site's own noise
+        alone amounts to, which is what a curious server is up against. They are null where the noise is not secret.
     """
     privacy = experiment.privacy
     if not privacy.asked:

@@ -2,8 +2,8 @@ r"""DP-SGD (Abadi et al. 2016, arXiv:1607.00133): what takes the place of a batc
 
     g = (sum_i min(1, C / ‖g_i‖) g_i + s C z) / B,    z ~ N(0, I)
 
-over the images i of a batch in which each of the site's n images is with probability B / n; g_i is the gradient of image i's loss,
-all tensors that train as one vector, B is ``batch_size`` whatever the batch came to hold, C ``max_grad_norm`` and s
+over the images i of a batch in which each of the site's n images is with probability B / n; g_i is the gradient of image i's
+loss, all tensors that train as one vector, B is ``batch_size`` whatever the batch came to hold, C ``max_grad_norm`` and s
 ``noise_multiplier``.
 """
 
@@ -76,7 +76,9 @@ class PrivateGradients:
             noise = torch.from_numpy(self._draws.normal(parameter.numel()) * deviation).view(parameter.shape)
             parameter.grad = (total[name] + noise.to(total[name])) / self._batch_size
 
-    def clipped_sum(self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def clipped_sum(
+        self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Sum of the images' clipped gradients by the module's own parameter names. An image whose gradient is not finite
         counts as none: else its being there would show."""
         gradients = self.per_image(logits, loss, images, labels)
@@ -106,7 +108,9 @@ class PrivateGradients:
                     self._together = False
             return self._one_by_one(logits, loss, images, labels)
 
-    def _one_by_one(self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _one_by_one(
+        self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         parameters = list(self._parameters.values())
         each = [
             torch.autograd.grad(loss(logits(images[index : index + 1], self._module), labels[index : index + 1]), parameters)

@@ -25,8 +25,8 @@ def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
     if sample := privacy.sample:
         if sample.delta * images >= 1:
             raise UserError(
-                f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training images: who gives "
-                f"away one of them in clear keeps such a promise; less than {1 / images:.2g} would be right."
+                f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training images: who "
+                f"gives away one of them in clear keeps such a promise; less than {1 / images:.2g} would be right."
             )
         trainings = 2 if training.ditto else 1  # Ditto's own model is trained on the same images
         count = math.ceil(images / training.batch_size) * training.local_epochs * trainings
@@ -47,8 +47,8 @@ def delta_of(experiment: Experiment) -> float:
 
 
 def client_epsilon(experiment: Experiment, rounds: int) -> float | None:
-    """Of so many rounds' aggregates for a whole site, if ``federation.min_sites`` sites and, for ``where`` ``server``, the server
-    have done what they should; None if the experiment does not claim any."""
+    """Of so many rounds' aggregates for a whole site, if ``federation.min_sites`` sites and, for ``where`` ``server``, the
+    server have done what they should; None if the experiment does not claim any."""
     client = experiment.privacy.client
     if client is None or not experiment.privacy.claimed:
         return None

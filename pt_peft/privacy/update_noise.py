@@ -2,8 +2,8 @@ r"""Privacy for whole sites: bounded updates with noise on their sum (DP-FedAvg,
 
     x <- x + (sum_k min(1, C / ‖d_k‖) d_k + s C z) / K,    z ~ N(0, I)
 
-with d_k what site k has changed, all tensors as one vector, of the K sites that gave a result: the number is known to all, and a
-site that is taken out counts as d_k = 0. Imports no torch.
+with d_k what site k has changed, all tensors as one vector, of the K sites that gave a result: the number is known to all, and
+a site that is taken out counts as d_k = 0. Imports no torch.
 """
 
 import numpy as np
