@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from benchmark.membership.attacks import ATTACKS
 from benchmark.membership.kept import Kept, fingerprint
-from benchmark.membership.members import members
 from benchmark.membership.models import Design, Observed, Subject, observe, open_sites
 from benchmark.membership.success import LEVELS, Success, chance, success
 from benchmark.provenance import provenance
@@ -53,7 +52,7 @@ def audit(subjects: Sequence[Subject], design: Design, folder: Path, jobs: int) 
             answers = _answers(opened, design, Kept(folder, design), jobs)
     except Timeout:
         raise UserError(f"{folder}: another process is writing its models there.") from None
-    audits = [_summary(one, design, observed) for one, observed in zip(opened, answers, strict=True)]
+    audits = [_summary(one, observed) for one, observed in zip(opened, answers, strict=True)]
     return {
         "provenance": origin,
         "design": {**asdict(design), "models": design.models, "queries": design.queries, "levels": LEVELS},
@@ -111,16 +110,16 @@ def _trained(
             future.release()
 
 
-def _summary(one: Opened, design: Design, observed: Sequence[Observed]) -> dict:
+def _summary(one: Opened, observed: Sequence[Observed]) -> dict:
     """An experiment's entry in the result file."""
-    confidences, right = (np.stack([getattr(model, name) for model in observed]) for name in ("confidences", "right"))
-    drawn = [members(design.seed, one.sizes, model) for model in range(design.models)]
-    is_member = np.stack([np.concatenate([of_model[name] for name in one.sizes]) for of_model in drawn])
+    is_member = np.stack([model.members for model in observed])
+    confidences = np.stack([model.confidences for model in observed])
+    right = np.stack([model.right for model in observed])
     site = np.repeat(list(one.sizes), list(one.sizes.values()))
     chosen = {ALL: np.ones(len(site), bool)} | {name: site == name for name in one.sizes if len(one.sizes) > 1}
     attacks = {}
     for name, attack in ATTACKS.items():
-        scores = [attack(confidences, is_member, target) for target in range(design.models)]
+        scores = [attack(confidences, is_member, target) for target in range(len(observed))]
         attacks[name] = {
             of: _over_targets([success(row[mask], truth[mask]) for row, truth in zip(scores, is_member, strict=True)])
             for of, mask in chosen.items()

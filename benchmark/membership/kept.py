@@ -45,7 +45,7 @@ class Kept:
             # Opened here: numpy leaves open what it cannot read.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if str(arrays["identity"]) == identity:
-                    return Observed(arrays["confidences"], arrays["right"], float(arrays["seconds"]))
+                    return Observed(arrays["members"], arrays["confidences"], arrays["right"], float(arrays["seconds"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             pass
         return None

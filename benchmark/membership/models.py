@@ -62,6 +62,8 @@ class Design:
 class Observed:
     """What a model says of the training images of all sites, in the order of their names."""
 
+    members: np.ndarray
+    """bool (N,), whether it was trained on the image."""
     confidences: np.ndarray
     """float64 (N,Q), see `benchmark.membership.attacks`."""
     right: np.ndarray
@@ -103,7 +105,8 @@ def observe(subject: Subject, design: Design, model: int) -> Observed:
             f"than {rate} may be right."
         )
     right = logits[0].argmax(dim=-1) == labels
-    return Observed(confidences.T.numpy(), right.numpy(), time.monotonic() - started)
+    is_member = np.concatenate([chosen[name] for name in sorted(sites)])
+    return Observed(is_member, confidences.T.numpy(), right.numpy(), time.monotonic() - started)
 
 
 def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
