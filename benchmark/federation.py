@@ -113,9 +113,13 @@ class Federation:
         (self.kit(name) / "daemon_pid.fl").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Ends everything."""
-        for name in ("server", *self.sites):
-            self.kill(name)
+        """Ends everything, whoever presses Ctrl-C meanwhile."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for name in ("server", *self.sites):
+                self.kill(name)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(Path(sys.executable).parent / program), *arguments]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 from nvflare.fuel.flare_api.flare_api import Session
 
 from benchmark.federation import LEAD, Federation
@@ -37,8 +38,10 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
         UserError: if a step fails.
     """
     if folder.exists():
-        raise UserError(f"--out: {folder} exists already.")
+        raise UserError(f"--out: {folder} exists already{_running_in(folder.resolve())}.")
     folder = folder.resolve()
+    if not embedded:
+        ham10000()  # says what is missing before anything is made
     folder.mkdir(parents=True)
     experiment, sites = _embedded() if embedded else _real(folder)
     federation_fields = experiment.federation.model_copy(update={"rounds": rounds, "sites": (), "min_sites": 2})
@@ -61,6 +64,16 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
     print(f"curves         tensorboard --logdir {results / 'tb_events'}")
     for name in sites:
         print(f"what left {name:13} {federation.kit(name) / results.parent.name / 'egress.jsonl'}")
+
+
+def _running_in(folder: Path) -> str:
+    """What to say of a federation that an earlier command, killed perhaps, has left there."""
+    processes = [
+        str(process.pid)
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder / "pt_peft") in argument for argument in process.info["cmdline"] or ())
+    ]
+    return f", and a federation runs in it: 'kill -9 {' '.join(processes)}' ends it" if processes else ""
 
 
 def _real(folder: Path) -> tuple[Experiment, dict[str, Site]]:

@@ -183,7 +183,7 @@ start, the same at all sites."""
 class Method(Strict):
     """The PEFT method: a name of the registry, or several joined by ``+``."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
     options: dict[str, dict[str, JsonValue]] = {}
     """Per component method, its own fields, e.g. ``{"lora": {"rank": 4}}``."""
     head: Role = "exchanged"

@@ -51,6 +51,10 @@ class Limits(Strict):
             nbytes = Layout(specs).most_bytes
         else:
             nbytes = sum(spec.nbytes for spec in experiment.payload.up.specs(specs).values())
+        self.check_nbytes(nbytes)
+
+    def check_nbytes(self, nbytes: int) -> None:
+        """Raises OutsideLimits if so many bytes at once are more than the limit of a round."""
         if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
             raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
 

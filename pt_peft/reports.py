@@ -3,18 +3,19 @@
 Imports no torch.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data
+from pt_peft.experiment import Data, Training
 from pt_peft.metrics import confusion_metrics
 from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
 
-Count = Annotated[int, Field(ge=0, lt=2**53)]
+Count = Annotated[int, Field(ge=0, le=10**7)]
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -23,7 +24,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 class SplitMetrics(Strict):
     """Metrics of one model on one split, see `pt_peft.metrics`."""
 
-    count: Annotated[int, Field(ge=1, lt=2**53)]
+    count: Annotated[int, Field(ge=1, le=10**7)]
     """Images."""
     loss: Loss
     """Mean cross-entropy, nats; binary for ``multilabel``."""
@@ -92,6 +93,10 @@ class TrainingReport(Strict):
         for split in filter(None, (self.val, self.own_val)):
             split.check(data)
 
+    def check_own(self, training: Training) -> None:
+        """Raises UserError for metrics of a model that `training` gives no site."""
+        _check_own({"own_val": self.own_val}, training)
+
     def check_privacy(self, privacy: Privacy) -> None:
         """Raises UserError unless the report names an epsilon, and no training loss, just where `privacy` asks for that."""
         if (self.train_loss is None) != privacy.asked:
@@ -116,3 +121,13 @@ class EvaluationReport(Strict):
         """Raises UserError as `SplitMetrics.check` does."""
         for split in filter(None, (self.val, self.test, self.own_val, self.own_test)):
             split.check(data)
+
+    def check_own(self, training: Training) -> None:
+        """Raises UserError as `TrainingReport.check_own` does."""
+        _check_own({"own_val": self.own_val, "own_test": self.own_test}, training)
+
+
+def _check_own(splits: Mapping[str, SplitMetrics | None], training: Training) -> None:
+    for name, split in splits.items():
+        if split is not None and not training.ditto:
+            raise UserError(f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own.")

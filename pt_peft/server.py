@@ -11,7 +11,10 @@ from pt_peft.experiment import Experiment
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.update_noise import NoisyMean
-from pt_peft.tensors import Tensors, check_tensors
+from pt_peft.tensors import TensorError, Tensors, check_tensors
+
+LARGEST = 1e6
+"""Magnitude of a value that a site may send. No sum or product of such overflows: one site cannot make the aggregate infinite."""
 
 
 class FederationServer:
@@ -50,6 +53,10 @@ class FederationServer:
     def state(self, finished_rounds: int) -> Tensors:
         """What a server needs that goes on after so many rounds."""
         return {key: self.tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+
+    def take_over(self, state: Tensors, finished_rounds: int) -> None:
+        """Goes on from the `state` of a server after so many rounds. Raises TensorError if it is not one of this experiment."""
+        self.tensors = {**self.tensors, **check_tensors(state, self._exchange.payload(0, finished_rounds))}
 
     def header(self) -> dict:
         """What a file says that `result` is kept in, beside the usual."""
@@ -105,11 +112,15 @@ class OpenRound:
         """From 0."""
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
-        """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send."""
+        """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send, or larger
+        than `LARGEST`."""
         exchange = self._server.exchange(site)
         tensors = self._payload.up.decode(payload, exchange.sent(self.number))
         if self._payload.changes:
             tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self.number)})
+        for key, value in tensors.items():
+            if (peak := float(np.abs(value).max(initial=0))) > LARGEST:
+                raise TensorError(f"tensor '{key}' has values up to {peak:.3g}; at most {LARGEST:g} would be right")
         tensors = lora_pairs.padded(tensors, self._exchange.specs)
         control = {key: tensors.pop(key) for key in self._exchange.control}
         result = SiteResult(site, tensors, num_samples)

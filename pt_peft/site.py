@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,14 +17,18 @@ TIMM_PREFIX = "timm:"
 """What stands before the name of published weights, where a file's path would stand."""
 
 
+Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+"""A path, as the operating system takes them."""
+
+
 class SiteData(Strict):
     """Where the site's images lie. Relative paths start at the folder of `site.json`."""
 
-    images: str | None = None
+    images: Location | None = None
     """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
-    table: str | None = None
+    table: Location | None = None
     """CSV file with a header, for ``csv``."""
-    npz: str | None = None
+    npz: Location | None = None
     """MedMNIST-style ``.npz``, for ``npz``."""
 
 
@@ -32,17 +36,17 @@ class Site(Strict):
     """A site's own settings; every field has a default, so that a simulation needs no file."""
 
     data: SiteData = SiteData()
-    backbone: str | None = None
+    backbone: Location | None = None
     """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm fetches
     once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
-    cache: str | None = None
+    cache: Location | None = None
     """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
     cache_gb: float = Field(default=50.0, gt=0, le=1e6)
     """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
-    encryption_contexts: str | None = None
+    encryption_contexts: Location | None = None
     """Folder with FLARE's ``client_context.tenseal``, or at the server ``server_context.tenseal``, for jobs with ``encryption``;
     null takes the ``startup`` folder of a provisioned kit."""
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)

@@ -52,7 +52,10 @@ class FaultyLearner(PeftLearner):
 def faulty_job(experiment, folder: Path, faults: dict, egress_filter: bool) -> Path:
     """A job whose site-2 misbehaves; without the site's egress filter its faults reach the server."""
     write_job(experiment, folder)
-    (folder / "app" / "custom" / "faulty_learner.py").write_text(f"FAULTS = {faults!r}\n" + FAULTY_LEARNER)
+    code = f"FAULTS = {faults!r}\n" + FAULTY_LEARNER
+    if not egress_filter:  # a site that has tampered with its learner
+        code += "\n    def _check_config(self, experiment, folder):\n        pass\n"
+    (folder / "app" / "custom" / "faulty_learner.py").write_text(code)
     path = folder / "app" / "config" / "config_fed_client.json"
     config = json.loads(path.read_text())
     config["executors"][0]["executor"]["path"] = "faulty_learner.FaultyLearner"

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from pt_peft.adapter_file import save_adapter
 from pt_peft.errors import UserError
-from pt_peft.worker.local_adapter import LocalAdapter
+from pt_peft.worker.local_adapter import LOCAL_ADAPTER, LocalAdapter
 
 
 def trained(kept, *rounds):
@@ -43,3 +44,18 @@ def test_a_job_that_continues_another(tmp_path):
 def test_none_yet(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         LocalAdapter(tmp_path, None).last()
+
+
+@pytest.mark.parametrize("damage", ["cut", "header"])
+def test_a_damaged_file_counts_as_none(damage, tmp_path, caplog):
+    kept = LocalAdapter(tmp_path, None)
+    trained(kept, 0, 1)
+    path = tmp_path / LOCAL_ADAPTER
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        save_adapter(path, {}, {"round": "x"})
+    assert before(kept, 2) == {"head": 0}
+    assert "It counts as none" in caplog.text
+    trained(kept, 2)
+    assert before(kept, 3) == {"head": 2}

@@ -1,14 +1,19 @@
 """What may leave a site beside tensors."""
 
+import time
+
 import numpy as np
 import pytest
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import make_reply
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data
+from pt_peft.experiment import Data, Training
 from pt_peft.metrics import confusion_metrics
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft_flare.filters import MAX_REASON, public
+from pt_peft_flare.filters import public
+from pt_peft_flare.messages import MAX_REASON, REASON, failure, reason_of
 
 CONFUSION = [[3, 1], [0, 2]]
 SPLIT = {
@@ -68,6 +73,12 @@ def test_a_bad_report_does_not(change, message):
         ("tensor 'head.bias' has shape (99,), not (4,)", "tensor 'head.bias' has shape (99,), not (4,)"),
         ("1 tensor(s) not allowed: 'SMITH^JOHN'", "1 tensor(s) not allowed: …"),
         ("the site's data isn't 'secret' here", "the site's data isn't … here"),
+        ("file 'patient\nJohn Doe' is bad", "file … is bad"),
+        ("b'Jane' and f'Jane Doe'", "… and …"),
+        ("/data/John Smith Doe/x.png: cannot be read", "… cannot be read"),
+        ("'Dr. O' Brien.png' is bad", "…"),
+        ("file `Jane Doe.png` is bad", "file … is bad"),
+        ("tensor 'a' of 'b' Jane' Doe", "tensor 'a' of …"),
     ],
 )
 def test_a_reason_leaves_without_values_and_paths(reason, left):
@@ -76,3 +87,21 @@ def test_a_reason_leaves_without_values_and_paths(reason, left):
 
 def test_a_reason_is_short():
     assert len(public("x " * 10**6)) <= MAX_REASON
+    started = time.monotonic()
+    public("a" * 10**6)
+    assert time.monotonic() - started < 5, "a lead could hold a site's process with a long name"
+
+
+def test_what_a_site_says_is_one_printable_line_for_the_server():
+    reply = failure("it\nfailed \x1b[31m" + "x" * 10**6)
+    assert reason_of(reply).startswith("it failed  [31mxxx") and len(reason_of(reply)) == MAX_REASON
+    reply.set_header(REASON, np.array([[1], [2]]))
+    assert reason_of(reply) == "[[1]  [2]]"
+    assert reason_of(make_reply(ReturnCode.EXECUTION_EXCEPTION)) == ReturnCode.EXECUTION_EXCEPTION
+
+
+def test_metrics_of_a_model_that_no_site_has():
+    report = parse(TrainingReport, {**TRAINING, "own_val": SPLIT}, "report")
+    report.check_own(Training(ditto=0.1))
+    with pytest.raises(UserError, match="own_val is there, but training.ditto is 0"):
+        report.check_own(Training())

@@ -1,6 +1,7 @@
 """A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
 
 import argparse
+import signal
 import socket
 from pathlib import Path
 
@@ -17,6 +18,10 @@ def run(options: argparse.Namespace) -> None:
     """Raises UserError if a step fails."""
     from benchmark.federation_demo import demonstrate
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C: nothing is left running
     demonstrate(options.out, options.port, options.rounds, options.embedded)
 
 

@@ -47,6 +47,20 @@ class CheckpointFile:
         header = {"rounds": checkpoint.rounds, "record": checkpoint.record, "experiment_sha256": self._experiment.digest()}
         save_adapter(self._path, tensors, header)
 
+    def take_over(self, earlier: str) -> None:
+        """Starts from what the job `earlier` has left, if it has and this one has nothing yet; a damaged one is left alone, for
+        `load` to say so."""
+        path = self._of(earlier)
+        if self._path.exists() or not path.exists():
+            return
+        try:
+            tensors, header = load_adapter(path)
+        except UserError:
+            return
+        if isinstance(header, dict) and isinstance(header.get("record"), dict):
+            header["record"]["continues"] = earlier
+        save_adapter(self._path, tensors, header)
+
     def load(self) -> Checkpoint | None:
         """What was kept; None if there is nothing.
 
@@ -56,18 +70,32 @@ class CheckpointFile:
         if not self._path.exists():
             return None
         tensors, header = load_adapter(self._path)
-        if header["experiment_sha256"] != self._experiment.digest():
+        try:
+            rounds, record, digest = header["rounds"], header["record"], header["experiment_sha256"]
+            whole = 0 <= rounds <= self._experiment.federation.rounds and len(record["rounds"]) == rounds
+        except (KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise UserError(f"{self._path}: its header is not that of a checkpoint.")
+        if digest != self._experiment.digest():
             raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
         now, best, optimizer = (_among(tensors, prefix) for prefix in (_NOW, _BEST, _OPTIMIZER))
-        return Checkpoint(header["rounds"], now, best, optimizer, header["record"])
+        return Checkpoint(rounds, now, best, optimizer, record)
 
     def remove(self) -> None:
         """Once the job has finished, with those of the jobs that it has continued."""
-        path = self._path
-        while path.exists():
-            continues = load_header(path)["record"]["continues"]
+        path: Path | None = self._path
+        while path and path.exists():
+            try:
+                earlier = load_header(path)["record"]["continues"]
+            except (UserError, KeyError, TypeError):  # damaged: nobody knows what it continues
+                earlier = None
             path.unlink()
-            path = path.with_name(f"{continues}.safetensors")
+            path = self._of(earlier) if earlier else None
+
+    def _of(self, job_id: object) -> Path:
+        """The file of another job; its id is what a header says, and names no other folder."""
+        return self._path.with_name(f"{Path(str(job_id)).name}.safetensors")
 
 
 def _among(tensors: Tensors, prefix: str) -> Tensors:

@@ -24,7 +24,7 @@ from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.encryption import encrypted_server
-from pt_peft_flare.messages import FATAL, REASON, SINCE, SITES_CHANGED, STATUS
+from pt_peft_flare.messages import SINCE, SITES_CHANGED, STATUS, reason_of
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
@@ -67,6 +67,9 @@ class PeftFedAvg(FedAvg):
             return
         if is_simulation(fl_ctx):
             quiet_console()
+        elif earlier := cloned_from(fl_ctx):
+            # At once: a clone that is stopped while it starts up can be cloned again.
+            CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
         fl_ctx.get_engine().register_app_command(SITES_CHANGED, _sites_changed)
         fl_ctx.get_engine().register_app_command(STATUS, self._status)
 
@@ -99,11 +102,6 @@ class PeftFedAvg(FedAvg):
         self._experiment = read_experiment(self.fl_ctx)
         federation = self._experiment.federation
         sites = self._sites()
-        if len(sites) < federation.min_sites:
-            raise JobFailed(
-                f"experiment.json: field 'federation.min_sites' is {federation.min_sites}, but the job has only "
-                f"{len(sites)} site(s): {', '.join(sites)}."
-            )
         # Not `load_model`: FLARE would replace the reason of a failure by its own.
         initial = self.persistor.load(self.fl_ctx)
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
@@ -119,7 +117,13 @@ class PeftFedAvg(FedAvg):
             self._experiment.name, len(sites), federation.rounds, len(a_round), nbytes / 1000,
             ", encrypted, which makes them larger" if self._experiment.encryption else "",
         )  # fmt: skip
-        for self.current_round in range(self._resume(), federation.rounds):
+        done = self._resume()
+        if len(sites) < federation.min_sites:
+            raise JobFailed(
+                f"experiment.json: field 'federation.min_sites' is {federation.min_sites}, but the job has only "
+                f"{len(sites)} site(s): {', '.join(sites)}."
+            )
+        for self.current_round in range(done, federation.rounds):
             self._train_round(self.current_round)
         self._evaluate_final(federation.rounds)
         self._record.close("finished")
@@ -134,18 +138,19 @@ class PeftFedAvg(FedAvg):
         """Takes over from the job that this one is a clone of and continues. Returns its number of finished rounds."""
         self._checkpoint = CheckpointFile(self.fl_ctx, self.fl_ctx.get_job_id(), self._experiment)
         earlier = cloned_from(self.fl_ctx)
-        there = earlier and CheckpointFile(self.fl_ctx, earlier, self._experiment).load()
+        there = earlier and (self._checkpoint.load() or CheckpointFile(self.fl_ctx, earlier, self._experiment).load())
         if not there:
+            if earlier:
+                console.warning("job %s, which this one is a clone of, has left no checkpoint: it starts anew", earlier)
             return 0
         console.info("continues job %s after round %d", earlier, there.rounds)
         self._record.continue_from(earlier, there.record)
         if best := there.record["best"]:
             self._best, self._best_tensors = best["val"]["mean"][self._experiment.select_by], there.best
             self._persist(BEST, there.best, best["rounds"], {"metrics": {"val": best["val"]}})
-        self._server.tensors |= there.tensors
+        self._server.take_over(there.tensors, there.rounds)
         self._server.optimizer.state = there.optimizer
         self._persist(FINAL, self._server.tensors, there.rounds, {})
-        self._checkpoint.save(there)
         return there.rounds
 
     def _train_round(self, round_number: int) -> None:
@@ -158,6 +163,7 @@ class PeftFedAvg(FedAvg):
             report = parse(TrainingReport, result.metrics, "report")
             report.check(self._experiment.data)
             report.check_privacy(self._experiment.privacy)
+            report.check_own(self._experiment.training)
             site = result.meta["client_name"]
             opened.add(site, result.params, report.num_samples)
             bytes_out[site] = payload_bytes(result.params)
@@ -197,6 +203,7 @@ class PeftFedAvg(FedAvg):
         def accept(result: FLModel) -> EvaluationReport:
             report = parse(EvaluationReport, result.metrics, "report")
             report.check(self._experiment.data)
+            report.check_own(self._experiment.training)
             return report
 
         reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, accept)
@@ -226,7 +233,7 @@ class PeftFedAvg(FedAvg):
             Reports by site, and the reasons of the sites that are left out.
 
         Raises:
-            JobFailed: if the quorum is missed, a site reports what no site can mend, or the job is aborted.
+            JobFailed: if the quorum is missed, or the job is aborted.
         """
         federation = self._experiment.federation
         results = RoundResults(accept)
@@ -266,8 +273,6 @@ class PeftFedAvg(FedAvg):
         when = f"round {round_number + 1}" if round_number < federation.rounds else "final evaluation"
         for site, reason in sorted(results.left_out.items()):
             console.warning("%s: %s is left out of task '%s': %s", when, site, task, reason)
-        if results.fatal:
-            raise JobFailed(results.fatal)
         if len(results.reports) < federation.min_sites:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(results.left_out.items()))
             raise JobFailed(
@@ -283,8 +288,7 @@ class PeftFedAvg(FedAvg):
             console.warning("%s: a result that came after its deadline is not used", client_name)
             return False
         if result.get_return_code() != ReturnCode.OK:
-            reason = str(result.get_header(REASON) or result.get_return_code())
-            self._results.fail(client_name, reason, fatal=bool(result.get_header(FATAL)))
+            self._results.fail(client_name, reason_of(result))
             return False
         self._results.arrived(client_name)
         return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)

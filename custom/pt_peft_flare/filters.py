@@ -15,18 +15,27 @@ from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
 from pt_peft.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft.tensors import TensorError, Tensors, check_tensors
+from pt_peft.tensors import TensorError, Tensors, check_tensors, payload_bytes
 from pt_peft_flare import ledger
 from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
-from pt_peft_flare.messages import FATAL, REASON, failure
+from pt_peft_flare.messages import MAX_REASON, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 
-MAX_REASON = 500
-"""Characters of a failure's reason that may leave the site."""
+_PRIVATE = re.compile(
+    r"""(?P<kept>\b(?:field|tensor|task)[ ])?
+    (?P<value>(?<!\w)[bBfFrRuU]{0,2}(?:'.*?'|".*?"|`.*?`)(?!\w)    # quoted
+    |[^\s'"`]*[/\\](?:[^'"`]*[/\\])?[^\s'"`]*)               # a path, to the last slash, as names may have spaces
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""A value, and whether it names a field, a tensor or a task."""
+_KEPT = re.compile(r"\b(?:field|tensor|task) (['\"`]).*?\1")
+_LONE_QUOTE = re.compile(r"""(?<!\w)['"`]|['"`](?!\w)""")
 
-_PRIVATE = re.compile(r"""(?P<kept>\b(?:field|tensor|task) )?(?P<value>(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|[^\s'"]*[/\\][^\s'"]*)""")
-"""A quoted value or a path, and whether it names a field, a tensor or a task."""
+
+_META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND}
+"""What a result of our learner has beside its data. Anything else does not leave, and the ledger names it."""
 
 
 class EgressFilter(Filter):
@@ -59,11 +68,14 @@ class EgressFilter(Filter):
         }
         try:
             if shareable.get_return_code() != ReturnCode.OK:
-                reason = public(str(shareable.get_header(REASON) or shareable.get_return_code()))
-                allowed, told = failure(reason, fatal=bool(shareable.get_header(FATAL))), {"reason": reason}
+                reason = public(str(shareable.get_header(REASON, shareable.get_return_code())))
+                allowed, told = failure(reason), {"reason": reason}
             else:
-                dxo, told = self._allowed(task, entry["round"], from_shareable(shareable), fl_ctx)
+                result = from_shareable(shareable)
+                dxo, told = self._allowed(task, entry["round"], result, fl_ctx)
                 allowed = dxo.to_shareable()
+                if dropped := result.meta.keys() - _META:
+                    told["dropped"] = sorted(str(key)[:100] for key in dropped)
         except Exception as error:  # fails closed, whatever it was
             self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
             reason = public(f"held back by the egress filter: {error}")
@@ -82,6 +94,7 @@ class EgressFilter(Filter):
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment.data)
             report.check_privacy(experiment.privacy)
+            report.check_own(experiment.training)
             fields = report.model_dump(mode="json")
             specs = exchange.sent(round_number)
             if experiment.encryption:
@@ -102,6 +115,7 @@ class EgressFilter(Filter):
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
             report = parse(EvaluationReport, dxo.data, "report")
             report.check(experiment.data)
+            report.check_own(experiment.training)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
@@ -111,6 +125,7 @@ class EgressFilter(Filter):
             if not isinstance(last, int):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
+            limits.check_nbytes(payload_bytes(tensors))
             return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors, tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
@@ -145,5 +160,9 @@ def _weights(dxo: DXO) -> Tensors:
 
 
 def public(reason: str) -> str:
-    """`reason` as it may leave: values in quotes and paths become ``…``, but not names of fields, tensors and tasks."""
-    return _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason)[:MAX_REASON]
+    """`reason` as it may leave: values in quotes and paths become ``…``, but not names of fields, tensors and tasks. Where it
+    cannot be told what is quoted, all from the first of them on is left out."""
+    said = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
+    if "…" in said and _LONE_QUOTE.search(_KEPT.sub("", said)):
+        said = said[: said.index("…") + 1]
+    return said[:MAX_REASON]

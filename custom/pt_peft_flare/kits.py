@@ -50,6 +50,8 @@ class KitBuilder(Builder):
     """
 
     def __init__(self, byoc: bool = False):
+        if not isinstance(byoc, bool):
+            raise ValueError(f"project file: argument 'byoc' of {type(self).__name__} is {byoc!r}; true or false would be right")
         self._byoc = byoc
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:

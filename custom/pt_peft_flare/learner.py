@@ -1,5 +1,7 @@
 """The site's side of a job: hands each task to a worker and its result to FLARE."""
 
+from pathlib import Path
+
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -12,7 +14,8 @@ from nvflare.app_common.app_constant import AppConstants
 from pt_peft.adapter_file import adapter_header, save_adapter
 from pt_peft.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
-from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
 from pt_peft.tensors import TensorError, Tensors
 from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
@@ -20,7 +23,7 @@ from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
-from pt_peft_flare.stock_filters import check_filters, config_folder
+from pt_peft_flare.result_filters import check_egress, check_privacy_filters, config_folder
 from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
 
 EVALUATED_SPLITS = ["val", "test"]
@@ -40,6 +43,11 @@ class PeftLearner(Executor):
 
     def __init__(self) -> None:
         super().__init__()
+        self._tasks = {
+            AppConstants.TASK_TRAIN: self._train,
+            AppConstants.TASK_VALIDATION: self._validate,
+            AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
+        }
         self._worker: RespawningWorker | None = None
         self._cipher: Cipher | None = None
 
@@ -56,27 +64,23 @@ class PeftLearner(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Does one task; a failure is a reply with the reason, never an exception."""
-        tasks = {
-            AppConstants.TASK_TRAIN: self._train,
-            AppConstants.TASK_VALIDATION: self._validate,
-            AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
-        }
-        if task_name not in tasks:
+        if task_name not in self._tasks:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             self._open(fl_ctx)
-            result = tasks[task_name](shareable, abort_signal).to_shareable()
+            result = self._tasks[task_name](shareable, abort_signal).to_shareable()
         except (UserError, TensorError, WorkerError) as error:
             self.log_error(fl_ctx, f"task {task_name}: {error}", fire_event=False)
-            result = failure(str(error), fatal=isinstance(error, BackboneMismatch))
+            result = failure(str(error))
         result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
         return result
 
     def _open(self, fl_ctx: FLContext) -> None:
         if self._worker is None:
-            experiment, site = read_experiment(fl_ctx), read_site(fl_ctx)
+            experiment = read_experiment(fl_ctx)
+            self._check_config(experiment, config_folder(fl_ctx))  # first: without the filter not even a reason may leave
+            site = read_site(fl_ctx)
             site.limits.check(experiment)
-            check_filters(experiment, config_folder(fl_ctx))
             self._experiment = experiment
             self._timeout_s = experiment.federation.site_timeout_s
             self._rounds = experiment.federation.rounds
@@ -84,6 +88,11 @@ class PeftLearner(Executor):
             if experiment.encryption:
                 self._cipher = site_cipher(experiment, read_exchange(experiment, site, fl_ctx), fl_ctx)
             self._worker = RespawningWorker(experiment, site, self._run_dir, fl_ctx)
+
+    def _check_config(self, experiment: Experiment, folder: Path) -> None:
+        """Raises UserError for a job whose filters are not what a site needs."""
+        check_egress(self._tasks, folder)
+        check_privacy_filters(experiment, folder)
 
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
         report, tensors = self._call("train", shareable, abort_signal)

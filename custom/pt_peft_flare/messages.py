@@ -4,7 +4,6 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 REASON = "pt_peft.reason"
-FATAL = "pt_peft.fatal"
 SINCE = "pt_peft.since"
 """Number of finished rounds whose aggregate the site is taken to hold already."""
 SITES_CHANGED = "pt_peft.sites_changed"
@@ -13,14 +12,22 @@ STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far it is."""
 
 
-def failure(reason: str, *, fatal: bool = False) -> Shareable:
+MAX_REASON = 500
+"""Characters of a failure's reason that travel, or are believed."""
+
+
+def failure(reason: str) -> Shareable:
     """The reply of a site that could not do its task.
 
     Args:
         reason: one sentence, shown at the server.
-        fatal: whether the job makes no sense any more, for any site.
     """
     reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
     reply.set_header(REASON, reason)
-    reply.set_header(FATAL, fatal)
     return reply
+
+
+def reason_of(reply: Shareable) -> str:
+    """Why a site could not do its task, on one printable line: its word is not to be trusted."""
+    said = str(reply.get_header(REASON, reply.get_return_code()))[:MAX_REASON]
+    return "".join(character if character.isprintable() else " " for character in said)

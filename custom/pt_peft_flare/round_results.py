@@ -21,8 +21,6 @@ class RoundResults:
         """Reports of the accepted results, by site."""
         self.left_out: dict[str, str] = {}
         """Reasons, by site."""
-        self.fatal: str | None = None
-        """Why no site's result can be of use, if so."""
 
     def arrived(self, site: str) -> None:
         """Notes that `site` has answered; until `add` accepts the result it counts as unreadable."""
@@ -38,15 +36,9 @@ class RoundResults:
         del self.left_out[site]
         return True
 
-    def fail(self, site: str, reason: str, fatal: bool) -> None:
-        """Takes a site's word that it failed.
-
-        Args:
-            fatal: whether the reason holds for the whole job.
-        """
+    def fail(self, site: str, reason: str) -> None:
+        """Takes a site's word that it failed."""
         self.left_out[site] = reason
-        if fatal:
-            self.fatal = f"{site}: {reason}"
 
     def close(self, expected: Iterable[str], deadline_s: int) -> None:
         """Gives each site in `expected` that has not answered its reason."""

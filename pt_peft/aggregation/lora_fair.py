@@ -29,6 +29,6 @@ class LoraFair(LoraRule):
             a = factors.mean_a
             p, q = factors.residual()
             gram = a @ a.T + self.regularization * np.eye(len(a))
-            return {pair.b: factors.mean_b + np.linalg.solve(gram, (p @ (q @ a.T)).T).T}
+            return {pair.b: factors.mean_b + np.linalg.lstsq(gram, (p @ (q @ a.T)).T, rcond=None)[0].T}
 
         return PairwiseMean(self.weighting == "samples", before, combine)

@@ -20,9 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if there are errors; warnings stop nothing."""
-    from pt_peft.experiment import Experiment
+    from pydantic import TypeAdapter, ValidationError
+
+    from pt_peft.experiment import Experiment, SiteName
     from pt_peft.site import Site
 
+    try:
+        TypeAdapter(SiteName | None).validate_python(options.name)
+    except ValidationError:
+        raise UserError(f"--name is {options.name!r}; letters, digits, '_' and '-' would be right.") from None
     site = Site.read(options.site)
     experiment = Experiment.read(find_experiment(options.job, options.site))
     names = list(experiment.federation.sites) or [options.name or "site-1"]

@@ -55,7 +55,7 @@ def check_site(
     sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
     try:
         if timing and sizes["train"]:
-            report["round"] = round_cost(experiment, site, sizes["train"], sizes["val"])
+            report["round"] = round_cost(experiment, site, name, sizes["train"], sizes["val"])
     except OutsideLimits as error:
         findings.error("limits", str(error))
     except BackboneMismatch as error:

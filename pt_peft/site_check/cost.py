@@ -44,11 +44,12 @@ def cache_cost(experiment: Experiment, site: Site, images: int, findings: Findin
     return {"folder": str(folder), "bytes": needed, "disk_free": free, "limit": int(site.cache_gb * 1e9), "memory_free": memory}
 
 
-def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> JsonValue:
+def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: int) -> JsonValue:
     """What a site sends and receives in the first round (raw tensors, bytes), and the seconds and the memory that it takes,
     from a few steps of the real model on noise, on this machine.
 
     Args:
+        name: of the site, which may train LoRA at a rank of its own.
         train: training images of the site.
         val: its validation images.
 
@@ -61,7 +62,7 @@ def round_cost(experiment: Experiment, site: Site, train: int, val: int) -> Json
     check_digest(experiment.backbone, weights)
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
-    payload, exchange = experiment.payload, trainer.exchange
+    payload, exchange = experiment.payload, trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
     site.limits.check_bytes(experiment, exchange, 0)
     batch = min(experiment.training.batch_size, train)
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates

@@ -1,9 +1,13 @@
 """A site's model after its local trainings, its own tensors included, which outlives the worker."""
 
+import logging
 from pathlib import Path
 
 from pt_peft.adapter_file import load_adapter, load_header, save_adapter
+from pt_peft.errors import UserError
 from pt_peft.tensors import Tensors
+
+log = logging.getLogger(__name__)
 
 LOCAL_ADAPTER = "local_adapter.safetensors"
 """After the last training."""
@@ -24,7 +28,8 @@ class LocalAdapter:
     def save(self, tensors: Tensors, header: dict) -> None:
         """Keeps what the training of ``header["round"]`` has made. Raises OSError."""
         path = self._folder / LOCAL_ADAPTER
-        if path.exists() and load_header(path)["round"] < header["round"]:
+        there = _round(path)
+        if there is not None and there < header["round"]:
             path.replace(self._folder / PREVIOUS)
         save_adapter(path, tensors, header)
 
@@ -33,9 +38,29 @@ class LocalAdapter:
         return load_adapter(self._folder / LOCAL_ADAPTER)
 
     def before(self, round_number: int) -> Tensors:
-        """What the last training before that round has made; empty if there is none."""
+        """What the last training before that round has made; empty if there is none. A damaged file counts as none, with a
+        warning: its site goes on without what it kept, instead of being out of the job."""
         folders = [self._folder, self._earlier] if self._earlier else [self._folder]
-        paths = [path for folder in folders for path in (folder / LOCAL_ADAPTER, folder / PREVIOUS) if path.exists()]
-        rounds = {path: load_header(path)["round"] for path in paths}
-        usable = [path for path in paths if rounds[path] < round_number]
-        return load_adapter(max(usable, key=rounds.get))[0] if usable else {}
+        rounds = {path: _round(path) for folder in folders for path in (folder / LOCAL_ADAPTER, folder / PREVIOUS)}
+        usable = [path for path, number in rounds.items() if number is not None and number < round_number]
+        for path in sorted(usable, key=rounds.get, reverse=True):
+            try:
+                return load_adapter(path)[0]
+            except UserError as error:
+                log.warning("%s It counts as none.", error)
+        return {}
+
+
+def _round(path: Path) -> int | None:
+    """After which round the file was written; None if it is not there, or damaged."""
+    if not path.exists():
+        return None
+    try:
+        number = load_header(path)["round"]
+        if isinstance(number, int):
+            return number
+        reason = f"{path}: its header's field 'round' is no number."
+    except (UserError, KeyError, TypeError) as error:
+        reason = str(error)
+    log.warning("%s It counts as none.", reason)
+    return None

@@ -8,6 +8,7 @@ import pytest
 
 from benchmark.presets import demo
 from helpers import changed
+from pt_peft.adapter_file import save_adapter
 from pt_peft.errors import UserError
 from pt_peft_flare.checkpoint import FOLDER, Checkpoint, CheckpointFile
 
@@ -56,3 +57,43 @@ def test_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="is not a safetensors file"):
         file(tmp_path, experiment).load()
+
+
+def test_a_clone_that_is_stopped_at_once_can_be_cloned(tmp_path):
+    experiment = demo("lora")[0]
+    file(tmp_path, experiment, "first").save(CHECKPOINT)
+    file(tmp_path, experiment, "second").take_over("first")
+    third = file(tmp_path, experiment, "third")
+    third.take_over("second")
+    assert third.load().rounds == 2 and np.array_equal(third.load().tensors["a"], CHECKPOINT.tensors["a"])
+    assert third.load().record["continues"] == "second"
+    third.take_over("first")
+    assert third.load().record["continues"] == "second", "what is there stays"
+    third.remove()
+    assert not list((tmp_path / FOLDER).iterdir())
+
+
+def test_nothing_is_taken_over_from_nothing_or_a_damaged_file(tmp_path):
+    experiment = demo("lora")[0]
+    second = file(tmp_path, experiment, "second")
+    second.take_over("first")
+    file(tmp_path, experiment, "first").save(CHECKPOINT)
+    (tmp_path / FOLDER / "first.safetensors").write_bytes(b"nothing")
+    second.take_over("first")
+    assert second.load() is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{}, [1], {"rounds": 2}, {"rounds": "2", "record": RECORD}, {"rounds": 3, "record": RECORD}, {"rounds": 10**9, "record": RECORD},
+     {"rounds": 2, "record": None}],
+)  # fmt: skip
+def test_a_header_of_something_else(header, tmp_path):
+    experiment = demo("lora")[0]
+    if isinstance(header, dict):
+        header = {"experiment_sha256": experiment.digest(), **header} if header else header
+    save_adapter(tmp_path / FOLDER / "job.safetensors", {}, header)
+    with pytest.raises(UserError, match="its header is not that of a checkpoint"):
+        file(tmp_path, experiment).load()
+    file(tmp_path, experiment).remove()
+    assert not list((tmp_path / FOLDER).iterdir())

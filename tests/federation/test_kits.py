@@ -9,6 +9,7 @@ from cryptography import x509
 from benchmark.federation import Federation
 from pt_peft.limits import Limits
 from pt_peft.site import Site
+from pt_peft_flare.kits import KitBuilder
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,8 @@ def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
     certificate = x509.load_pem_x509_certificate((kits.kit("hospital-1") / "startup" / file).read_bytes())
     now = datetime.now(UTC)
     assert certificate.not_valid_before_utc < now - timedelta(hours=23) < now < certificate.not_valid_after_utc
+
+
+def test_whether_code_may_come_is_no_word():
+    with pytest.raises(ValueError, match="'byoc' of KitBuilder is 'no'; true or false would be right"):
+        KitBuilder(byoc="no")

@@ -33,9 +33,13 @@ def test_experiments(limits, method, message):
 
 
 def test_bytes_a_round():
+    experiment = demo("lora")[0]
     specs = {"a": TensorSpec((10,), "float32"), "b": TensorSpec((90,), "float32")}
     exchange = Exchange(specs, frozenset({"a"}), (frozenset(), frozenset({"b"})))
     limits = Limits(bytes_per_round=399)
-    limits.check_bytes(exchange.sent(0))
+    limits.check_bytes(experiment, exchange, 0)
     with pytest.raises(UserError, match="'bytes_per_round' of its limits: it asks for 400 bytes a round; allowed: 399"):
-        limits.check_bytes(exchange.sent(1))
+        limits.check_bytes(experiment, exchange, 1)
+    limits.check_bytes(changed(experiment, payload={"up": {"name": "float16"}}), exchange, 1)
+    with pytest.raises(UserError, match="it asks for 400 bytes"):
+        limits.check_nbytes(400)

@@ -21,7 +21,7 @@ from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.settings import Privacy
 from pt_peft.reports import TrainingReport
 from pt_peft_flare.filters import applied, public
-from pt_peft_flare.stock_filters import WITHOUT_GUARANTEE, check_filters
+from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filters
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
@@ -115,12 +115,12 @@ def config_with(filters: list[dict], folder) -> None:
 def test_filters_without_a_guarantee(name, key, tiny, tmp_path):
     private = changed(tiny, privacy={"sample": SAMPLE})
     config_with([{key: f"nvflare.app_common.filters.{name}" if key == "path" else name, "args": {}}], tmp_path)
-    check_filters(tiny, tmp_path)
+    check_privacy_filters(tiny, tmp_path)
     with pytest.raises(UserError, match=f"task_result_filters' has {name}, which is no part of") as error:
-        check_filters(private, tmp_path)
+        check_privacy_filters(private, tmp_path)
     assert public(str(error.value)) == str(error.value)
     config_with([], tmp_path)
-    check_filters(private, tmp_path)
+    check_privacy_filters(private, tmp_path)
 
 
 def test_what_is_said_of_them_is_so():

@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 
-from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoReply
+from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.messages import STATUS
@@ -45,6 +45,8 @@ def _job(session: Session, job: str) -> dict:
         return {"status": state, **session.do_app_command(job, STATUS, {})}
     except (JobNotRunning, NoReply, InternalError):  # its process is not ready yet, or about to end
         return {"status": session.get_job_status(job)}
+    except AuthorizationError:
+        return {"status": state, "refused": "only who may stop it is told more"}
 
 
 def table(found: dict) -> str:
@@ -65,7 +67,9 @@ def table(found: dict) -> str:
 
 def _how_far(job: dict) -> str:
     if job["status"] != RUNNING:
-        return "its metrics and adapter: nvflare job download"
+        return "its metrics and adapter: nvflare job download" if str(job["status"]).startswith("FINISHED") else ""
+    if "refused" in job:
+        return job["refused"]
     if "rounds" not in job:
         return "starts up or ends: no word from its process"
     left = job["seconds_left"]
