@@ -3,6 +3,7 @@
 import pytest
 
 from benchmark.presets import demo
+from helpers import changed
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
 from pt_peft.limits import Limits
