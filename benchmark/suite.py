@@ -153,7 +153,8 @@ class Suite(Strict):
     @field_validator("aggregations")
     @classmethod
     def _nothing_of_another_axis(cls, value: dict[str, Sections]) -> dict[str, Sections]:
-        return {name: _without(sections, ("method.name", "partition", "backbone", "data", *SET_BY_THE_GRID)) for name, sections in value.items()}
+        other_axes = ("method.name", "partition", "backbone", "data", *SET_BY_THE_GRID)
+        return {name: _without(sections, other_axes) for name, sections in value.items()}
 
     @field_validator("options")
     @classmethod

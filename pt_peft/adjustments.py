@@ -46,10 +46,11 @@ class Correction:
     def attach(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[], None]:
         """An `Adjustment`."""
         self._steps = 0
-        self._entries = [
-            (key, parameters[key], torch.tensor(value, device=parameters[key].device), torch.zeros_like(parameters[key], dtype=torch.float64))
-            for key, value in self._shift.items()
-        ]
+        self._entries = []
+        for key, value in self._shift.items():
+            parameter = parameters[key]
+            total = torch.zeros_like(parameter, dtype=torch.float64)
+            self._entries.append((key, parameter, torch.tensor(value, device=parameter.device), total))
         return self._apply
 
     @torch.no_grad()

@@ -158,7 +158,8 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
             starts[number] = tensors
 
         def trained(self, number, name, result):
-            products[number].append((result.num_samples, {pair: result.trained[pair.b] @ result.trained[pair.a] for pair in pairs(result.trained)}))
+            trained = result.trained
+            products[number].append((result.num_samples, {pair: trained[pair.b] @ trained[pair.a] for pair in pairs(trained)}))
 
     final = federate(trainer, sites, observer=Observer()).tensors
     total = sum(count for count, _ in products[0])

@@ -42,10 +42,10 @@ class EgressFilter(Filter):
     """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
 
     Allowed are: for ``train`` the tensors of the round, or with ``encryption`` nothing but the ciphertexts of them, and a
-    `TrainingReport`; for ``validate`` an `EvaluationReport`; for
-    ``submit_model`` the exchanged tensors trained so far, unless they have to be encrypted; from a site that failed, a reason without values and paths (the site's log has
-    them). Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else
-    is held back: the site answers with the reason instead, and the ledger has the attempt.
+    `TrainingReport`; for ``validate`` an `EvaluationReport`; for ``submit_model`` the exchanged tensors trained so far, unless
+    they have to be encrypted; from a site that failed, a reason without values and paths (the site's log has them). Which tensors
+    a method exchanges is found from the experiment, not from what the learner says. Anything else is held back: the site
+    answers with the reason instead, and the ledger has the attempt.
     """
 
     def __init__(self) -> None:

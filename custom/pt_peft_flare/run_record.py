@@ -94,8 +94,8 @@ class RunRecord:
         seconds: float,
         notes: Mapping[str, float],
     ) -> dict | None:
-        """Adds a finished round; bytes by site, as it sees them, raw tensors only; `notes` on the aggregation. Returns the summary of its validation, which is
-        that of the model it started from."""
+        """Adds a finished round; bytes by site, as it sees them, raw tensors only; `notes` on the aggregation. Returns the summary
+        of its validation, which is that of the model it started from."""
         validation = summarise({site: report.val for site, report in reports.items()}, self._task)
         self._record["rounds"].append(
             {

@@ -108,9 +108,9 @@ class Session:
         if self.experiment.privacy.client:
             raise UserError("the site's own tensors have no noise that protects the site, so that they stay where they are.")
         tensors, header = self.local_adapter.last()
-        specs = self._trainer.exchange.changed(header["round"] + 1)
-        tensors = lora_pairs.sliced(_among(tensors, specs), self._rank)
-        return {"round": header["round"]}, check_tensors(tensors, self._trainer.exchange.at_rank(self._rank).changed(header["round"] + 1))
+        exchange, rounds = self._trainer.exchange, header["round"] + 1
+        tensors = lora_pairs.sliced(_among(tensors, exchange.changed(rounds)), self._rank)
+        return {"round": header["round"]}, check_tensors(tensors, exchange.at_rank(self._rank).changed(rounds))
 
     def _received(self, message: dict, tensors: Tensors) -> Tensors:
         """What the server says at the start of ``round``, at the experiment's rank: what came in, and what is held of earlier
