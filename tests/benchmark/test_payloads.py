@@ -43,7 +43,7 @@ def test_the_table(tmp_path, capsys):
     d, blocks, rank, classes = 96, 6, 4, 4  # of the embedded backbone
     factors, head = blocks * (rank * d + 3 * d * rank), d * classes + classes
     assert plain["bytes_up"] == plain["bytes_down"] == 4 * (factors + head)
-    assert rounded["bytes_up"] == rounded["bytes_down"] == factors + head + 4 * (blocks * (rank + 3 * d) + classes + 1)
+    assert rounded["bytes_up"] == rounded["bytes_down"] == factors + head + 4 * (blocks * 2 * rank + classes + 1)
     assert len(rounded["runs"]) == 1 and rounded["runs"][0]["balanced_accuracy"] == rounded["balanced_accuracy"]
     assert record["provenance"]["commit"] and rounded["payload"]["up"] == {"name": "int8", "error_feedback": True}
     lines = capsys.readouterr().out.splitlines()

@@ -146,7 +146,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"options": {"lra": {"rank": 2}}}, "'lra' is no part of the suite's methods; the parts are linear_probe, lora"),
         ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to say"),
         ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to say"),
-        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method' is not for this field to say"),
+        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to say"),
         ({"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}}, "'lesions' has partition 'nope'"),
     ],
 )
