@@ -97,7 +97,7 @@ def test_flips_at_test_time_average_logits(tiny, tiny_weights, tmp_path):
         trainer = LocalTrainer(changed(tiny, data={"test_time_flips": flips}), tiny_weights, torch.device("cpu"))
         with torch.inference_mode():
             images = torch.from_numpy(split.images).float() / 255
-            mean = torch.stack([trainer._logits(images.flip(one)) for one in axes]).mean(dim=0)
+            mean = torch.stack([trainer._logits(images.flip(one), trainer.model.module) for one in axes]).mean(dim=0)
         expected = evaluate_predictions(mean, torch.from_numpy(split.labels))
         assert trainer.evaluate({}, split)["loss"] == pytest.approx(expected["loss"], abs=1e-6)
-        assert evaluate_predictions(trainer._logits(images), torch.from_numpy(split.labels))["loss"] != expected["loss"]
+        assert evaluate_predictions(trainer._logits(images, trainer.model.module), torch.from_numpy(split.labels))["loss"] != expected["loss"]
