@@ -223,6 +223,7 @@ def test_methods_are_listed(capsys):
     assert "'vit_tinny' is no architecture that timm knows" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_apply_is_listed_with_the_reason():
     rows = {row["method"]: row for row in list_methods("beit_base_patch16_224", None, 2)}
     assert "relative position bias" in rows["vpt_deep"]["reason"] and rows["lora"]["parameters"] == 147_456

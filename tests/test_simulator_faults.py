@@ -40,6 +40,7 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
     assert not list(run.workspace.rglob("scalars_of_others"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_host_costs_one_round(tiny, workspace, tmp_path):
     """site-2 loses its worker with the host; the others' workers live on, and site-2 starts a host of its own."""
     job = faulty_job(changed(tiny, federation={"rounds": 3}), tmp_path / "job", {"1": "host dies"}, egress_filter=True)

@@ -84,6 +84,7 @@ def results_of(folder: Path, name: str) -> dict:
     return json.loads((folder / "cells" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_part_of_a_suite(small, tmp_path, capsys):
     command = ["run", str(small), "--engine", "reference", "--verify", "0", "--jobs", "1", "--out", str(tmp_path)]
     assert main([*command, "--only", "method=linear_probe", "--only", "seed=1"]) == 0
