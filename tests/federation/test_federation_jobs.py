@@ -94,3 +94,13 @@ def test_other_classes_are_not_built(lead, quick):
     run.finish()
     assert not Path("/tmp/pt_peft_was_here").exists()
     assert "is not in allow_list" in (lead.federation.kit("hospital-1") / run.job / "log.txt").read_text()
+
+
+def test_a_job_without_the_egress_filter_trains_nowhere(lead, quick):
+    folder = lead.write(changed(quick, name="no_filter"))
+    edit(folder / "app" / "config" / "config_fed_client.json", task_result_filters=[])
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    record = run.finish()
+    assert run.state != "FINISHED:COMPLETED" and not record["rounds"]
+    assert "'task_result_filters' must end with" in record["reason"]
+    assert not any((lead.federation.kit(name) / run.job / "local_adapter.safetensors").exists() for name in lead.federation.sites)

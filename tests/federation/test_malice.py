@@ -62,3 +62,12 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         assert word in left_out[number]["hospital-3"], fault
     log = (run.results / "log.txt").read_text()
     assert "round 1: hospital-3 is left out of task 'train': " in log
+
+
+def test_a_site_whose_process_ends_with_an_error_is_out_of_the_job_alone(lead, quick):
+    experiment = changed(quick, name="exit", federation={"rounds": 2, "round_timeout_s": 60, "site_timeout_s": 60})
+    (lead.federation.kit("hospital-3") / "faults.json").write_text(json.dumps({"exit": {"0": "exit"}}))
+    record = lead.submit(experiment).finish()
+    assert record["status"] == "finished"
+    assert [sorted(one["sites"]) for one in record["rounds"]] == [["hospital-1", "hospital-2"]] * 2
+    assert "hospital-3 has failed (1) and is out of it" in (lead.federation.kit("server") / "log.txt").read_text()

@@ -1,5 +1,6 @@
 """A learner that sends what it should not."""
 
+import os
 import pickle
 import time
 
@@ -16,6 +17,8 @@ class PeftLearner(load("learner").PeftLearner):
         wanted = fault(fl_ctx, round_number) if task_name == "train" else None
         if not wanted:
             return reply
+        if wanted == "exit":
+            os._exit(1)
         dxo = from_shareable(reply)
         TAMPER[wanted.removesuffix(", past the filter")](dxo)
         changed = dxo.to_shareable()
