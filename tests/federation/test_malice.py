@@ -70,4 +70,4 @@ def test_a_site_whose_process_ends_with_an_error_is_out_of_the_job_alone(lead, q
     record = lead.submit(experiment).finish()
     assert record["status"] == "finished"
     assert [sorted(one["sites"]) for one in record["rounds"]] == [["hospital-1", "hospital-2"]] * 2
-    assert "hospital-3 has failed (1) and is out of it" in (lead.federation.kit("server") / "log.txt").read_text()
+    assert "hospital-3 has failed (101) and is out of it" in (lead.federation.kit("server") / "log.txt").read_text()
