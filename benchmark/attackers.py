@@ -1,6 +1,6 @@
 """What one lying site of five does to the aggregate, by the way that the results are aggregated.
 
-    python -m benchmark.attackers [--out benchmark/results/attackers.json] [--rounds N] [--show FILE.json]
+    python -m benchmark.attackers [--out benchmark/results/attackers.json] [--rounds N]
 
 The demo of a method on the embedded images, by the plain loop. The first site trains honestly and then sends, of what it has
 changed: the opposite, three times as large (`sign_flip`); thirty times as much (`scaled`); or Gaussian noise, ten times as
@@ -25,7 +25,6 @@ from pt_peft.command import command
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
-from pt_peft.schema import read_json
 from pt_peft.tensors import Tensors
 
 SITES = tuple(f"site-{number}" for number in range(1, 6))
@@ -91,14 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--method", default="lora_vpt", help="whose demo (lora_vpt)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmark/results/attackers.json"), help="result file to write")
-    parser.add_argument("--show", type=Path, help="print a result file as a table")
     options = parser.parse_args(arguments)
-    if options.show:
-        result = read_json(options.show)
-        if not (isinstance(result, dict) and result.get("rows")):
-            raise UserError(f"{options.show}: is not a result file of this command.")
-        print(table(result["rows"]))
-        return
     if not options.out.parent.is_dir():
         raise UserError(f"--out: {options.out.parent} is not a folder.")
     experiment, site = preset(options.method)

@@ -12,6 +12,7 @@ from pt_peft.aggregation import Aggregation
 from pt_peft.aggregation.mean import Mean
 from pt_peft.codecs import Payload
 from pt_peft.encryption import Encryption
+from pt_peft.encryption.compatible import unreadable_by_server
 from pt_peft.privacy.compatible import broken_by
 from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
@@ -360,24 +361,9 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
-    def _server_has_only_to_add(self) -> "Experiment":
-        if self.encryption is None:
-            return self
-        rule, optimizer, weighting = self.aggregation.name, self.server_optimizer.name, getattr(self.aggregation, "weighting", None)
-        refused = {
-            f"aggregation 'mean', not '{rule}', which compares or changes the sites' tensors": rule != "mean",
-            "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance'": weighting == "inverse_variance",
-            f"server_optimizer 'none', not '{optimizer}', which needs to read the mean": optimizer != "none",
-            "training.control_variates false, whose steps at the server are not made for it": self.training.control_variates,
-            "privacy.client.where 'sites', not 'server', which would have to clip what it cannot read": bool(
-                self.privacy.client and self.privacy.client.where == "server"
-            ),
-            "payload float32 both ways: what is written for the way is ciphertexts": self.payload != Payload(),
-            "federation.lora_ranks empty: tensors of sites that differ in shape do not add up": bool(self.federation.lora_ranks),
-        }
-        for needed, is_refused in refused.items():
-            if is_refused:
-                raise ValueError(f"encryption, with which the server can only add, needs {needed}")
+    def _server_can_read_enough(self) -> "Experiment":
+        if reason := unreadable_by_server(self):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data, Training
+from pt_peft.experiment import Data, Experiment
 from pt_peft.metrics import confusion_metrics
-from pt_peft.privacy.settings import Privacy
 from pt_peft.schema import Strict
 
 Count = Annotated[int, Field(ge=0, le=10**7)]
@@ -88,17 +87,11 @@ class TrainingReport(Strict):
     """What the site's part in the job has cost so far, by its own noise alone: for each training image with ``privacy.sample``,
     else, where the sites add the noise of ``privacy.client``, for the site. Null where it adds none that counts."""
 
-    def check(self, data: Data) -> None:
-        """Raises UserError as `SplitMetrics.check` does."""
-        for split in filter(None, (self.val, self.own_val)):
-            split.check(data)
-
-    def check_own(self, training: Training) -> None:
-        """Raises UserError for metrics of a model that `training` gives no site."""
-        _check_own({"own_val": self.own_val}, training)
-
-    def check_privacy(self, privacy: Privacy) -> None:
-        """Raises UserError unless the report names an epsilon, and no training loss, just where `privacy` asks for that."""
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report names an
+        epsilon, and no training loss, just where ``experiment.privacy`` asks for that."""
+        _check_splits({"val": self.val, "own_val": self.own_val}, experiment)
+        privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
             right = "null" if privacy.asked else "a number"
             raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.")
@@ -117,17 +110,16 @@ class EvaluationReport(Strict):
     """Of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
 
-    def check(self, data: Data) -> None:
-        """Raises UserError as `SplitMetrics.check` does."""
-        for split in filter(None, (self.val, self.test, self.own_val, self.own_test)):
-            split.check(data)
-
-    def check_own(self, training: Training) -> None:
-        """Raises UserError as `TrainingReport.check_own` does."""
-        _check_own({"own_val": self.own_val, "own_test": self.own_test}, training)
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError as `SplitMetrics.check` does, and for metrics of a model that no site has."""
+        splits = {"val": self.val, "test": self.test, "own_val": self.own_val, "own_test": self.own_test}
+        _check_splits(splits, experiment)
 
 
-def _check_own(splits: Mapping[str, SplitMetrics | None], training: Training) -> None:
+def _check_splits(splits: Mapping[str, SplitMetrics | None], experiment: Experiment) -> None:
     for name, split in splits.items():
-        if split is not None and not training.ditto:
+        if split is None:
+            continue
+        if name.startswith("own_") and not experiment.training.ditto:
             raise UserError(f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own.")
+        split.check(experiment.data)

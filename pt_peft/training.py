@@ -1,7 +1,7 @@
 """One site's share of a round: local training and evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pt_peft.metrics import evaluate_predictions
 from pt_peft.model import build_model
 from pt_peft.planned_exchange import planned_exchange
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
-from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.draws import Draws, draws_for
 from pt_peft.privacy.plan import sampling_rate
 from pt_peft.seeds import derive_seed
 from pt_peft.tensors import Tensors
@@ -94,29 +94,17 @@ class LocalTrainer:
         training_now = {key: parameter for key, parameter in self.model.trained.items() if key in keys}
         adjustments = [attach(training_now) for attach in adjust]
         loss_of = training_loss(self.experiment, split.labels, self.device)
-        weights = sampling_weights(self.experiment, split.labels)
-        augment = self.experiment.data.augment
         draws = gradients = None
         if sample := self.experiment.privacy.sample:
             draws = draws_for(self.experiment.privacy, self.experiment.seed, "sample privacy", site, round_number)
             gradients = PrivateGradients(self.model.module, training_now, sample, training.batch_size, draws)
-        steps_per_epoch = math.ceil(len(split) / training.batch_size)
-        steps_per_round = steps_per_epoch * training.local_epochs
+        steps_per_round = math.ceil(len(split) / training.batch_size) * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
         step = round_number * steps_per_round
         losses = []
         self.model.module.train()
         for epoch in range(training.local_epochs):
-            path = (site, round_number, epoch)
-            if draws:
-                torch.manual_seed(draws.seed())
-                rate = sampling_rate(self.experiment, len(split))
-                epoch_batches = poisson_batches(split, rate, steps_per_epoch, augment, draws)
-            else:
-                torch.manual_seed(derive_seed(self.experiment.seed, "dropout", *path))
-                seed = derive_seed(self.experiment.seed, "shuffle", *path)
-                epoch_batches = batches(split, training.batch_size, seed=seed, augment=augment, weights=weights)
-            for images, labels in epoch_batches:
+            for images, labels in self._batches(split, draws, site, round_number, epoch):
                 if training.schedule == "cosine":
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
@@ -169,6 +157,20 @@ class LocalTrainer:
         half = self.experiment.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return module(normalised).float()
+
+    def _batches(
+        self, split: Split, draws: Draws | None, site: str, round_number: int, epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of one epoch; seeds what dropout draws in it, too."""
+        seed, augment, batch_size = self.experiment.seed, self.experiment.data.augment, self.experiment.training.batch_size
+        if draws:
+            torch.manual_seed(draws.seed())
+            rate = sampling_rate(self.experiment, len(split))
+            return poisson_batches(split, rate, math.ceil(len(split) / batch_size), augment, draws)
+        torch.manual_seed(derive_seed(seed, "dropout", site, round_number, epoch))
+        weights = sampling_weights(self.experiment, split.labels)
+        shuffle = derive_seed(seed, "shuffle", site, round_number, epoch)
+        return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights)
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
         """AdamW on the tensors in `keys`, which alone are marked as trained."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmark.reference import federate, load_sites, make_trainer
 from helpers import changed
@@ -75,7 +76,7 @@ def test_scaffold_under_plain_descent(lora, site, sites):
     """The new variate is the paper's option II, c_k - c + (x - y) / (K eta), if the step is y <- y - eta (g - c_k + c)."""
     experiment = changed(lora, training={"control_variates": True, "schedule": "constant", "weight_decay": 0.0})
     trainer, rate = make_trainer(experiment, site), 0.1
-    trainer._optimizer = lambda keys: __import__("torch").optim.SGD(trainer.model.activate(keys), lr=rate)
+    trainer._optimizer = lambda keys: torch.optim.SGD(trainer.model.activate(keys), lr=rate)
     received, kept = initial_exchanged(trainer.exchange, trainer.initial), {}
     random = np.random.default_rng(0)
     received |= {key: random.normal(scale=0.01, size=received[key].shape).astype(np.float32) for key in trainer.exchange.control}

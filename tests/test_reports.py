@@ -7,6 +7,7 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
+from benchmark.presets import demo
 from pt_peft.errors import UserError
 from pt_peft.experiment import Data, Training
 from pt_peft.metrics import confusion_metrics
@@ -25,18 +26,19 @@ SPLIT = {
     "confusion": CONFUSION,
     **confusion_metrics(np.array(CONFUSION)),
 }
-DATA = Data(source="csv", classes=("a", "b"))
+EXPERIMENT = demo("lora_vpt")[0].model_copy(update={"data": Data(source="csv", classes=("a", "b"))})
+WITH_OWN_MODELS = EXPERIMENT.model_copy(update={"training": Training(ditto=0.1)})
 TRAINING = {"num_samples": 10, "train_loss": 0.4, "seconds": 1.0, "val": SPLIT}
 
 
 def check(report: dict) -> None:
-    parse(TrainingReport, report, "report").check(DATA)
+    parse(TrainingReport, report, "report").check(EXPERIMENT)
 
 
 def test_a_good_report_passes():
     check(TRAINING)
     check({**TRAINING, "val": None})
-    parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0}, "report").check(DATA)
+    parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0}, "report").check(EXPERIMENT)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,6 @@ def test_what_a_site_says_is_one_printable_line_for_the_server():
 
 def test_metrics_of_a_model_that_no_site_has():
     report = parse(TrainingReport, {**TRAINING, "own_val": SPLIT}, "report")
-    report.check_own(Training(ditto=0.1))
+    report.check(WITH_OWN_MODELS)
     with pytest.raises(UserError, match="own_val is there, but training.ditto is 0"):
-        report.check_own(Training())
+        report.check(EXPERIMENT)

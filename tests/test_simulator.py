@@ -28,6 +28,15 @@ from pt_peft.local_round import as_received, own_model, starting_model
 from pt_peft.server_optimizers.adaptive import FedAdam
 from pt_peft.site import Site
 from pt_peft.tensors import payload_bytes
+from pt_peft.worker.client import WorkerHost
+
+
+def run_to_the_end(experiment: Experiment, folder: Path, sites: int, threads: str, host: WorkerHost) -> Run:
+    """The experiment's job in ``folder/workspace``, which is there; it must succeed."""
+    write_job(experiment, folder / "job")
+    run = simulate(folder / "job", folder / "workspace", "-n", str(sites), "-t", threads, cwd=folder, host=host)
+    assert run.exit_code == 0, run.output
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +44,7 @@ def finished(tiny, site, shared_host, tmp_path_factory) -> Run:
     """A run that ended well, for tests that only read it."""
     folder = tmp_path_factory.mktemp("finished")
     write_workspace(site, folder / "workspace")
-    write_job(tiny, folder / "job")
-    run = simulate(folder / "job", folder / "workspace", "-n", "2", "-t", "2", cwd=folder, host=shared_host)
-    assert run.exit_code == 0, run.output
-    return run
+    return run_to_the_end(tiny, folder, 2, threads="2", host=shared_host)
 
 
 def test_the_literal_command(tmp_path):
@@ -107,10 +113,8 @@ def test_the_record_adds_up(finished):
 def test_equal_to_the_oracle_whatever_the_number_of_threads(threads, tiny, site, shared_host, tmp_path):
     names = ["site-1", "site-2", "site-3"]
     expected = federate(make_trainer(tiny, site), load_sites(tiny, site, names)).tensors
-    write_job(tiny, tmp_path / "job")
     write_workspace(site, tmp_path / "workspace")
-    run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
+    run = run_to_the_end(tiny, tmp_path, 3, threads=threads, host=shared_host)
     assert_equal(run.server / "adapter.safetensors", expected)
 
 
@@ -122,9 +126,7 @@ def test_other_ways_to_aggregate_are_equal_to_the_oracle_too(tiny, site, workspa
     expected = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
     plain = federate(make_trainer(tiny, site), load_sites(tiny, site, names)).tensors
     assert max(np.abs(expected[key] - plain[key]).max() for key in expected) > 1e-3, "else the test says little"
-    write_job(experiment, tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
+    run = run_to_the_end(experiment, tmp_path, 3, threads="3", host=shared_host)
     assert_equal(run.server / "adapter.safetensors", expected)
 
 
@@ -139,9 +141,7 @@ def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_p
     names = ["site-1", "site-2"]
     trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
     expected = federate(trainer, sites)
-    write_job(experiment, tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
+    run = run_to_the_end(experiment, tmp_path, 2, threads="1", host=shared_host)
     assert_equal(run.server / "adapter.safetensors", expected.tensors)
     assert all(0 < entry["lora_deviation"] < 1 for entry in run.metrics["rounds"])
     for name in names:
@@ -170,9 +170,7 @@ def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, works
     names = ["site-1", "site-2", "site-3"]
     trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
     expected = federate(trainer, sites)
-    write_job(experiment, tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "3", "-t", threads, cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
+    run = run_to_the_end(experiment, tmp_path, 3, threads=threads, host=shared_host)
     assert_equal(run.server / "adapter.safetensors", expected.tensors)
 
     codec = experiment.payload.up
@@ -249,9 +247,7 @@ def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_
     names = ["site-1", "site-2"]
     trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
     expected = federate(trainer, sites)
-    write_job(experiment, tmp_path / "job")
-    run = simulate(tmp_path / "job", workspace, "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
-    assert run.exit_code == 0, run.output
+    run = run_to_the_end(experiment, tmp_path, 2, threads="1", host=shared_host)
     assert_equal(run.server / "adapter.safetensors", expected.tensors)
     assert not any("head" in key for key in expected.tensors)
     for name in names:

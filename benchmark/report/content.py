@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 
+from benchmark.report.aggregations import aggregation_tables
 from benchmark.report.blocks import Report, Section, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
@@ -75,6 +76,7 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     if panels:
         blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
+    blocks += aggregation_tables(panels)
     return Section("Overview", blocks)
 
 

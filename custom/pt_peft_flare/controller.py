@@ -161,9 +161,7 @@ class PeftFedAvg(FedAvg):
 
         def accept(result: FLModel) -> TrainingReport:
             report = parse(TrainingReport, result.metrics, "report")
-            report.check(self._experiment.data)
-            report.check_privacy(self._experiment.privacy)
-            report.check_own(self._experiment.training)
+            report.check(self._experiment)
             site = result.meta["client_name"]
             opened.add(site, result.params, report.num_samples)
             bytes_out[site] = payload_bytes(result.params)
@@ -202,8 +200,7 @@ class PeftFedAvg(FedAvg):
     def _evaluate_final(self, rounds: int) -> None:
         def accept(result: FLModel) -> EvaluationReport:
             report = parse(EvaluationReport, result.metrics, "report")
-            report.check(self._experiment.data)
-            report.check_own(self._experiment.training)
+            report.check(self._experiment)
             return report
 
         reports, left_out = self._collect(AppConstants.TASK_VALIDATION, self._sites(), rounds, accept)

@@ -92,9 +92,7 @@ class EgressFilter(Filter):
             exchange = self._known_exchange(experiment, fl_ctx)
             limits.check_bytes(experiment, exchange, round_number)
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
-            report.check(experiment.data)
-            report.check_privacy(experiment.privacy)
-            report.check_own(experiment.training)
+            report.check(experiment)
             fields = report.model_dump(mode="json")
             specs = exchange.sent(round_number)
             if experiment.encryption:
@@ -114,8 +112,7 @@ class EgressFilter(Filter):
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
             report = parse(EvaluationReport, dxo.data, "report")
-            report.check(experiment.data)
-            report.check_own(experiment.training)
+            report.check(experiment)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:

@@ -1,5 +1,6 @@
 """What turns the sites' results of a round into one."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -36,9 +37,9 @@ class Rule(Strict):
         """The fewest results that it makes sense of."""
         return 1
 
+    @abstractmethod
     def start(self, before: Tensors) -> "Aggregator":
         """For one round, which started from `before`."""
-        raise NotImplementedError
 
 
 class Aggregator(Protocol):

@@ -1,5 +1,6 @@
 """What all ways to write tensors share. Imports no torch."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -58,17 +59,17 @@ class Codec(Strict):
         }
         return check_tensors(decoded, specs)
 
+    @abstractmethod
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         """What a tensor of `spec` is written as, by the names of its parts: empty, or beginning with a slash."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, key: str, value: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
         """The parts of a finite tensor. Raises UserError for values that cannot be written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, key: str, parts: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
         """The tensor of `parts`, whose shapes and dtypes are right; not finite where they overflow. Raises TensorError."""
-        raise NotImplementedError
 
 
 def too_large(key: str, count: int, codec: str, largest: float) -> UserError:

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from pt_peft.codecs.base import Codec, Draw
-from pt_peft.tensors import Tensors, TensorSpec, check_tensors
+from pt_peft.codecs.base import Codec
+from pt_peft.tensors import TensorSpec
 
 
 class Float32(Codec):
@@ -14,11 +14,11 @@ class Float32(Codec):
 
     name: Literal["float32"] = "float32"
 
-    def specs(self, specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-        return dict(specs)
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        return {"": spec}
 
-    def encode(self, tensors: Mapping[str, np.ndarray], draw: Draw | None = None) -> Tensors:
-        return dict(tensors)
+    def write(self, key: str, value: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
+        return {"": value}
 
-    def decode(self, payload: object, specs: Mapping[str, TensorSpec]) -> Tensors:
-        return check_tensors(payload, specs)
+    def read(self, key: str, parts: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
+        return parts[""]

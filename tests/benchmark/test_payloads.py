@@ -1,24 +1,14 @@
-"""Ways to write payloads as an axis of a suite, and the table of what they cost."""
+"""Ways to write payloads as an axis of a suite, and the bytes that a run counts of them."""
 
-import json
-
-import yaml
+from dataclasses import replace
+from pathlib import Path
 
 from benchmark.cells import Grid
+from benchmark.engines import run_reference
 from benchmark.jobs import override
-from benchmark.payloads import main
 from benchmark.presets import demo
+from benchmark.reference import load_sites, make_trainer
 from benchmark.suite import Suite
-
-SMALL = {
-    "extends": "payloads",
-    "name": "small",
-    "methods": ["lora"],
-    "data": {"lesions": {"data": {"images_per_site": {"train": 16, "val": 8, "test": 32}}}},
-    "seeds": [0],
-    "aggregations": ["float32", "int8"],
-    "defaults": {"federation": {"rounds": 2}},
-}
 
 
 def test_payloads_are_an_axis_of_a_suite():
@@ -34,17 +24,18 @@ def test_a_field_of_a_job():
     assert experiment.payload.up.error_feedback and experiment.payload.down.name == "bfloat16"
 
 
-def test_the_table(tmp_path, capsys):
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    out = tmp_path / "out.json"
-    assert main(["--suite", str(tmp_path / "small.yaml"), "--out", str(out)]) == 0
-    record = json.loads(out.read_text())
-    plain, rounded = (record["payloads"][name] for name in ("float32", "int8"))
+def test_bytes_of_a_run():
+    """Against counts by hand."""
     d, blocks, rank, classes = 96, 6, 4, 4  # of the embedded backbone
-    factors, head = blocks * (rank * d + 3 * d * rank), d * classes + classes
-    assert plain["bytes_up"] == plain["bytes_down"] == 4 * (factors + head)
-    assert rounded["bytes_up"] == rounded["bytes_down"] == factors + head + 4 * (blocks * 2 * rank + classes + 1)
-    assert len(rounded["runs"]) == 1 and rounded["runs"][0]["balanced_accuracy"] == rounded["balanced_accuracy"]
-    assert record["provenance"]["commit"] and rounded["payload"]["up"] == {"name": "int8", "error_feedback": True}
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[3].startswith(f"| int8 | {rounded['bytes_up']:,} | {rounded['bytes_up'] / plain['bytes_up']:.3f} |")
+    values = blocks * (rank * d + 3 * d * rank) + d * classes + classes
+    scales = blocks * 2 * rank + classes + 1
+    small = {"train": 16, "val": 8, "test": 8}
+    for cell in Grid(Suite.read("payloads"), {"embedded": None}, None).runs([]):
+        sent = {"float32": 4 * values, "int8": values + 4 * scales}.get(cell.axes["aggregation"])
+        if sent is None:
+            continue
+        fields = [f"data.images_per_site={small}".replace("'", '"'), "federation.rounds=2", "method.name=lora", "method.options={}"]
+        cell = replace(cell, experiment=override(cell.experiment, fields))
+        names = list(cell.experiment.federation.sites)
+        outcome = run_reference(cell, make_trainer(cell.experiment, cell.site), load_sites(cell.experiment, cell.site, names), Path())
+        assert [(one["bytes_in"], one["bytes_out"]) for one in outcome.rounds] == [(sent * len(names),) * 2] * 2

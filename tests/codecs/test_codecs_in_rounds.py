@@ -12,7 +12,6 @@ from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.planned_exchange import CONTROL, initial_exchanged
 from pt_peft.server import FederationServer
 from pt_peft.server_optimizers.adaptive import FedAdam
-from pt_peft.site import Site
 from pt_peft.tensors import TensorError, TensorSpec, payload_bytes
 from pt_peft.worker.session import Session
 
@@ -25,11 +24,6 @@ RANKS = {"federation": {"lora_ranks": {"site-1": 2}, "rounds": 3}}
 @pytest.fixture(scope="module")
 def lora(tiny):
     return changed(tiny, method={"name": "lora", "options": {}}, federation={"rounds": 3})
-
-
-@pytest.fixture(scope="module")
-def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
 
 
 @pytest.fixture(scope="module")

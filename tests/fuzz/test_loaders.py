@@ -24,7 +24,8 @@ CASES = int(os.environ.get("PT_PEFT_FUZZ_CASES", "60"))
 fuzz = settings(
     max_examples=CASES, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-EXPERIMENT = json.loads(demo("lora_vpt")[0].to_json())
+DEMO = demo("lora_vpt")[0]
+EXPERIMENT = json.loads(DEMO.to_json())
 SITE = {
     "data": {"images": "images.zip", "table": "table.csv"},
     "backbone": "weights.safetensors",
@@ -51,7 +52,7 @@ def says(given_fields: object, read: object) -> bool:
 def test_what_is_not_changed_is_read(tmp_path):
     for model, content in ((Experiment, EXPERIMENT), (Site, SITE), (TrainingReport, REPORT)):
         assert says(content, parse(model, content, "original").model_dump(mode="json"))
-    parse(TrainingReport, REPORT, "report").check(DATA)
+    parse(TrainingReport, REPORT, "report").check(DEMO)
 
 
 @fuzz
@@ -147,15 +148,13 @@ REPORT = {
         "class_auroc": [0.5, 0.5, None, 0.5], "ece": 0.1, "confusion": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     },
 }  # fmt: skip
-DATA = demo("lora_vpt")[0].data
-
 
 @fuzz
 @given(changed_json(REPORT))
 def test_reports(content):
     try:
         report = parse(TrainingReport, content, "report")
-        report.check(DATA)
+        report.check(DEMO)
     except UserError:
         return
     assert says(content, report.model_dump(mode="json"))

@@ -1,5 +1,6 @@
 """Epsilon, against the accountants of Opacus and of Google, which are written independently of ours and of each other."""
 
+import sys
 import warnings
 
 import pytest
@@ -87,6 +88,6 @@ def test_great_epsilons_do_not_overflow():
 
 
 def test_prv_without_opacus_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "opacus.accountants", None)
+    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
     with pytest.raises(UserError, match="needs Opacus at the sites .* pip install pt-peft.privacy., or 'rdp'"):
         epsilon([steps(*CASES[0])], DELTA, "prv")

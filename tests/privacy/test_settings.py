@@ -79,14 +79,14 @@ def test_clients_and_rotating_methods(tiny):
         ({}, {"train_loss": 0.5, "epsilon": 1.0}, "epsilon is 1.0; null would be right"),
     ],
 )
-def test_reports_say_what_was_asked_for(privacy, report, message):
-    settings = Privacy.model_validate_json(json.dumps(privacy))
+def test_reports_say_what_was_asked_for(tiny, privacy, report, message):
+    experiment = tiny.model_copy(update={"privacy": Privacy.model_validate_json(json.dumps(privacy))})
     report = TrainingReport(**{**REPORT, **report})
     if message is None:
-        report.check_privacy(settings)
+        report.check(experiment)
         return
     with pytest.raises(UserError, match=message):
-        report.check_privacy(settings)
+        report.check(experiment)
 
 
 def test_what_is_claimed(tiny):

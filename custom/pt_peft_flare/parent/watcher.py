@@ -1,13 +1,14 @@
 """A component that looks at the server's state every now and then."""
 
 import threading
+from abc import ABC, abstractmethod
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 
-class Watcher(FLComponent):
+class Watcher(FLComponent, ABC):
     """Runs in the server's parent process, from its start to its end. A subclass says what it does in `look`."""
 
     def __init__(self, interval_s: float) -> None:
@@ -24,9 +25,9 @@ class Watcher(FLComponent):
         elif event_type == EventType.SYSTEM_END:
             self._stopped.set()
 
+    @abstractmethod
     def look(self, engine) -> None:
         """Looks once at FLARE's server `engine`."""
-        raise NotImplementedError
 
     def _watch(self, engine) -> None:
         while not self._stopped.wait(self._interval_s):
