@@ -1,6 +1,7 @@
 """How much memory a process and all that it started take."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,10 +19,14 @@ def pss(pid: int) -> int:
 
 
 class PeakMemory:
-    """The greatest sum of `pss` over this process and its descendants while the context was open, looked at twice a second."""
+    """The greatest sum of `pss` over a process and its descendants while the context was open, looked at twice a second."""
 
-    def __init__(self):
+    def __init__(self, process: psutil.Process | None = None):
+        """Args:
+        process: None for this one.
+        """
         self.bytes = 0
+        self._process = process or psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -34,9 +39,9 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while True:
-            pids = [me.pid, *(child.pid for child in me.children(recursive=True))]
-            self.bytes = max(self.bytes, sum(map(pss, pids)))
+            with suppress(psutil.NoSuchProcess):  # it may end at any time
+                pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
+                self.bytes = max(self.bytes, sum(map(pss, pids)))
             if self._stop.wait(INTERVAL_S):
                 return

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from torch import nn
 
 from pt_peft.adjustments import Adjustment
+from pt_peft.data.features import with_features
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.frozen_prefix import frozen_prefix
 from pt_peft.imbalance import sampling_weights, training_loss
 from pt_peft.metrics import evaluate_predictions
 from pt_peft.model import build_model
@@ -57,6 +60,7 @@ class LocalTrainer:
         self.device = device
         self.model = build_model(experiment.model, weights)
         self.exchange = planned_exchange(self.model, experiment)
+        self._prefix = frozen_prefix(self.model)
         self.initial: Tensors = self.model.state()
         """The tensors before the first round."""
         self.model.module.to(device)
@@ -86,6 +90,8 @@ class LocalTrainer:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
         training = self.experiment.training
+        if not self.experiment.data.augment and not self.experiment.privacy.sample:
+            split = self._with_features(split)
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
         keys = self.exchange.trained(round_number).keys() | self.model.personal
@@ -144,19 +150,50 @@ class LocalTrainer:
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
         logits, labels = [], []
+        flips = _FLIPS[self.experiment.data.test_time_flips]
+        if len(flips) == 1:
+            split = self._with_features(split)
         for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            flips = _FLIPS[self.experiment.data.test_time_flips]
             flipped = [self._logits(images.flip(axes), self.model.module) for axes in flips]
             logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Images float32 (B,3,S,S) in [0,1] through the model, or what stands for it, to logits float32 (B,K)."""
-        normalised = (images.to(self.device) - self._mean) / self._std
+        """Images float32 (B,3,S,S) in [0,1] through the model, or what stands for it, to logits float32 (B,K); or features
+        through the rest of the model."""
+        with self._precision():
+            if images.ndim == 4:
+                return module(self._normalised(images)).float()
+            return self._prefix.logits(images.to(self.device)).float()
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.to(self.device) - self._mean) / self._std
+
+    def _precision(self) -> torch.autocast:
         half = self.experiment.training.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return module(normalised).float()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def _with_features(self, split: Split) -> Split:
+        """`split` with what the frozen part of the model makes of its images, if there is such a part and room for it."""
+        if self._prefix is None:
+            return split
+        key = {
+            "backbone": self.experiment.backbone.model_dump(mode="json"),
+            "seed": self.experiment.seed if self.experiment.backbone.allow_missing else None,
+            "blocks": self._prefix.blocks,
+            "precision": self.experiment.training.precision,
+            "device": self.device.type,
+            "versions": [torch.__version__, timm.__version__],
+        }
+        return with_features(split, key, self._features) or split
+
+    @torch.inference_mode()
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        self.model.module.eval()
+        with self._precision():
+            pixels = torch.tensor(images).float().div_(255)
+            return self._prefix.features(self._normalised(pixels)).float().cpu().numpy()
 
     def _batches(
         self, split: Split, draws: Draws | None, site: str, round_number: int, epoch: int

@@ -6,12 +6,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -36,6 +36,8 @@ class Cached(NamedTuple):
     """uint8 (N,3,S,S), memory-mapped, read-only."""
     items: list[Item]
     """What they are, in order; those that could not be read are left out."""
+    entry: Path
+    """The folder of the cache that holds them."""
 
 
 def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitName, Cached]:
@@ -91,7 +93,7 @@ def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitN
             items = [item for item in images.items(split) if item.file not in unreadable]
             if pixels.shape != (len(items), 3, size, size) or pixels.dtype != np.uint8:
                 return None
-            opened[split] = Cached(pixels, items)
+            opened[split] = Cached(pixels, items, entry)
         left_out = sum(map(len, description["unreadable"].values()))
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -116,7 +118,8 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
     try:
         names = {split: _write_split(partial, split, images, size, unreadable) for split in SPLITS}
         description = {"key": key, "unreadable": names}
-        _write(partial / DESCRIPTION, json.dumps(description, indent=2).encode())
+        with synced(partial / DESCRIPTION) as file:
+            file.write(json.dumps(description, indent=2).encode())
         (partial / PROMISE).unlink()
         _remove(entry)  # there only if damaged
         os.rename(partial, entry)
@@ -159,7 +162,7 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, 
     it would be SIGBUS). Returns the files that cannot be read."""
     left_out = []
     items = images.items(split)
-    with open(_file(folder, split), "wb") as file:
+    with synced(_file(folder, split)) as file:
         _write_header(file, len(items), size)
         for item, image in zip(items, images.decoded(split, size) if items else (), strict=True):
             if isinstance(image, UserError):
@@ -169,7 +172,6 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, 
                 file.write(np.ascontiguousarray(image))
         file.seek(0)
         _write_header(file, len(items) - len(left_out), size)
-        _sync(file)
     return left_out
 
 
@@ -185,15 +187,13 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)  # a file where a folder should be
 
 
-def _write(path: Path, data: bytes) -> None:
+@contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file, which is on the disk when the context ends."""
     with open(path, "wb") as file:
-        file.write(data)
-        _sync(file)
-
-
-def _sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _file(folder: Path, split: SplitName) -> Path:

@@ -4,13 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from pt_peft.data.cache import cached_images
-from pt_peft.data.items import SPLITS, targets
+from pt_peft.data.items import SPLITS, SplitName, targets
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
@@ -20,13 +21,26 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class CachedAs:
+    """Where a split's decoded images lie."""
+
+    entry: Path
+    """Their folder in the site's cache."""
+    split: SplitName
+    limit_gb: float
+    """The most that the cache may hold, 10^9 bytes."""
+
+
+@dataclass(frozen=True)
 class Split:
     """The images of one split, in a fixed order."""
 
     images: np.ndarray
-    """uint8 (N,3,S,S), memory-mapped, read-only."""
+    """uint8 (N,3,S,S), memory-mapped, read-only; or float32 (N,…), what `pt_peft.frozen_prefix` makes of them."""
     labels: np.ndarray
     """int64 (N,), indices into ``data.classes``; uint8 (N,C) of zeros and ones where ``data.task`` is ``multilabel``."""
+    cached: CachedAs | None = None
+    """None for images of other places than the cache."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,7 +72,8 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
     splits = {}
     for split in SPLITS:
         labels = [item.labels for item in cached[split].items]
-        splits[split] = Split(cached[split].images, targets(labels, len(classes), multilabel))
+        place = CachedAs(cached[split].entry, split, site.cache_gb)
+        splits[split] = Split(cached[split].images, targets(labels, len(classes), multilabel), place)
         counts = Counter(label for one in labels for label in one)
         shown = ", ".join(f"{label} {counts[index]}" for index, label in enumerate(classes))
         _logger.info("site %s, %s: %d images (%s)", name, split, len(labels), shown)
@@ -76,7 +91,7 @@ def batches(
         weights: (N,), how often each image is drawn, with replacement; None draws each once.
 
     Yields:
-        Images float32 (B,3,S,S) in [0,1] and labels as in `split`.
+        Images float32 (B,3,S,S) in [0,1], or the split's features as they are, and labels as in `split`.
     """
     dataset = _Batches(split)
     if seed is None:
@@ -93,7 +108,7 @@ def batches(
         dataset, batch_size=None, sampler=BatchSampler(sampler, batch_size, drop_last=False), generator=torch.Generator()
     )
     for images, labels in loader:
-        images = images.float().div_(255)
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
         yield (augmentation(images) if augmentation else images), labels
 
 

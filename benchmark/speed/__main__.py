@@ -1,0 +1,101 @@
+"""The reference work by everyone, alternating; medians, ratios and phases.
+
+    python -m benchmark.speed [--repeats 3] [--only plain ours] [--flower PYTHON] [--out benchmark/results/speed.json]
+
+For Flower give the Python of an environment that has ``flwr[simulation]`` besides this project's packages. Nothing else should
+run on the machine.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmark.provenance import provenance
+from benchmark.speed.contenders import Contender, flare_stock, flower, fresh, ours, plain
+from benchmark.speed.measure import Measured, measure
+from benchmark.speed.work import Work
+from pt_peft.command import command
+from pt_peft.errors import UserError
+from pt_peft.files import write_atomically
+
+OUT = Path("benchmark/results/speed.json")
+NAMES = ("plain", "flare_stock", "flower", "ours")
+FIELDS = ("wall_s", "imports_s", "startup_s", "training_s", "gap_per_round_s", "tail_s", "peak_pss_gb", "wire_over_raw")
+
+
+def medians(runs: list[Measured], raw_bytes: int, transfers: int) -> dict:
+    """Of one contender's runs, each phase for itself."""
+    rows = [run.to_json() for run in runs]
+    found = {name: statistics.median(row[name] for row in rows) for name in FIELDS if name != "wire_over_raw"}
+    wires = [row["wire_bytes"] for row in rows]
+    counted = transfers and None not in wires
+    found["wire_over_raw"] = statistics.median(wires) / (raw_bytes * transfers) if counted else None
+    return {**found, "runs": rows}
+
+
+def table(contenders: dict[str, dict]) -> str:
+    """As Markdown, with the ratio of wall time to the first."""
+    first = next(iter(contenders.values()))
+    lines = [["contender", "wall / plain", *FIELDS], ["---"] + ["---:"] * (len(FIELDS) + 1)]
+    for name, found in contenders.items():
+        values = ["–" if found[field] is None else f"{found[field]:.2f}" for field in FIELDS]
+        lines.append([name, f"{found['wall_s'] / first['wall_s']:.2f}", *values])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these contenders")
+    parser.add_argument("--flower", metavar="PYTHON", help="a Python that has flwr[simulation]; without it Flower is left out")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
+    parser.add_argument("--keep", type=Path, help="a new folder for what the runs write; else a temporary one")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    if options.keep and options.keep.exists():
+        raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")
+    origin = provenance()
+    with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
+        folder = options.keep.resolve() if options.keep else Path(temporary) / "speed"
+        work = Work()
+        site = work.write(folder / "work")
+        chosen = {
+            "plain": lambda: plain(work, folder / "work"),
+            "flare_stock": lambda: flare_stock(work, folder / "work"),
+            "flower": lambda: flower(work, folder / "work", options.flower),
+            "ours": lambda: ours(work, folder / "work", site),
+        }
+        names = [name for name in NAMES if name in options.only and (name != "flower" or options.flower)]
+        contenders = {name: chosen[name]() for name in names}
+        runs = alternating(contenders, options.repeats, folder, work.rounds)
+        raw = work.raw_bytes(folder / "work")
+    found = {name: medians(runs[name], raw, contenders[name].transfers) for name in names}
+    if "plain" in found:
+        ratios = {name: one["wall_s"] / found["plain"]["wall_s"] for name, one in found.items()}
+    result = {**origin, "work": work.__dict__, "raw_bytes": raw, **found, "wall_over_plain": ratios if "plain" in found else None}
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(table(found))
+
+
+def alternating(contenders: dict[str, Contender], repeats: int, folder: Path, rounds: int) -> dict[str, list[Measured]]:
+    """Each of them in turn, `repeats` times."""
+    runs: dict[str, list[Measured]] = {name: [] for name in contenders}
+    for repeat in range(repeats):
+        for name, contender in contenders.items():
+            run_folder = fresh(folder / "runs" / f"{name}-{repeat}")
+            contender.prepare(run_folder)
+            runs[name].append(measure(contender.command, run_folder, rounds, contender.environment))
+            print(f"{name} {repeat + 1}/{repeats}: {runs[name][-1]}", file=sys.stderr, flush=True)
+    return runs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""How each contender is run."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.jobs import write_job, write_workspace
+from benchmark.speed.measure import ROOT, executable, python_path
+from benchmark.speed.work import Work
+from pt_peft.site import Site
+
+HOOKS = Path(__file__).parent / "hooks"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A command, and how often the trained tensors have to travel in a run of it."""
+
+    command: list[str]
+    environment: dict[str, str]
+    transfers: int
+    prepare: Callable[[Path], None] = lambda folder: None
+    """Called with the folder of each run, before it."""
+
+
+def plain(work: Work, data: Path) -> Contender:
+    """A bare PyTorch loop in one process."""
+    return Contender([sys.executable, "-m", "benchmark.speed.plain", str(data)], python_path(), 0)
+
+
+def flare_stock(work: Work, data: Path) -> Contender:
+    """FLARE's simulator with its own recipe, one thread for each site."""
+
+    def prepare(folder: Path) -> None:
+        command = [sys.executable, "-m", "benchmark.speed.flare_stock.job", str(data), str(folder)]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+
+    return Contender([*simulator("stock", work.sites), "-n", str(work.sites)], python_path(), _both_ways(work), prepare)
+
+
+def flower(work: Work, data: Path, interpreter: str) -> Contender:
+    """Flower's simulation, by a Python that has ``flwr[simulation]`` besides what we need."""
+    command = [interpreter, "-m", "benchmark.speed.flower", str(data)]
+    environment = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_DISABLE_METRICS": "1"}
+    return Contender(command, {**python_path(), **environment}, _both_ways(work))
+
+
+def ours(work: Work, data: Path, site: Site, threads: int | None = None, **fields) -> Contender:
+    """FLARE's simulator with our job."""
+
+    def prepare(folder: Path) -> None:
+        write_job(work.experiment(data, **fields), folder / "job")
+        write_workspace(site, folder / "workspace")
+
+    # The final aggregate travels to every site once more, to be evaluated there.
+    return Contender(simulator("job", threads or work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare)
+
+
+def simulator(job: str, threads: int) -> list[str]:
+    """FLARE's command, with `threads` sites at a time."""
+    return [executable("nvflare"), "simulator", job, "-w", "workspace", "-t", str(threads)]
+
+
+def fresh(folder: Path) -> Path:
+    """`folder`, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _both_ways(work: Work) -> int:
+    return 2 * work.sites * work.rounds

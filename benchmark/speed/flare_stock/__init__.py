@@ -1,0 +1,1 @@
+"""The same work with nothing but FLARE's own documented parts."""

@@ -1,0 +1,91 @@
+"""The work that all contenders do."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pt_peft.experiment import Experiment
+from pt_peft.files import sha256_of
+from pt_peft.schema import parse
+from pt_peft.site import Site
+
+WEIGHTS = "weights.safetensors"
+CLASSES = ("naevus", "melanoma", "basal_cell_carcinoma", "dermatofibroma")
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of it, and of what kind; by default that of README.md's table."""
+
+    sites: int = 3
+    rounds: int = 5
+    images: int = 256
+    """Training images of a site; there are no others, so that nothing is evaluated."""
+    image_size: int = 64
+    model: str = "vit_tiny_patch16_224"
+    rank: int = 4
+    """Of LoRA on qkv; 0 for none."""
+    prompts: int = 10
+    """In each block; 0 for none."""
+    last_blocks: int | None = None
+    """How many blocks have them; None for all."""
+    batch_size: int = 32
+
+    @property
+    def names(self) -> list[str]:
+        return [f"site-{number}" for number in range(1, self.sites + 1)]
+
+    def experiment(self, folder: Path, **fields) -> Experiment:
+        """Of our own run, with the weights that `write` has put into `folder`; `fields` stand in place of its own."""
+        options = {}
+        if self.rank:
+            options["lora"] = {"rank": self.rank, "last_blocks": self.last_blocks}
+        if self.prompts:
+            options["vpt_deep"] = {"num_prompts": self.prompts}
+        content = {
+            "name": "speed",
+            "backbone": {"name": self.model, "image_size": self.image_size, "sha256": sha256_of(folder / WEIGHTS)},
+            "data": {"source": "lesions", "classes": CLASSES, "images_per_site": {"train": self.images}},
+            "method": {"name": "+".join(options) or "linear_probe", "options": options},
+            "training": {"batch_size": self.batch_size},
+            "federation": {"rounds": self.rounds, "sites": self.names, "min_sites": self.sites},
+        }
+        return parse(Experiment, {**content, **fields}, "benchmark.speed")
+
+    def with_rounds(self, rounds: int) -> "Work":
+        return replace(self, rounds=rounds)
+
+    def write(self, folder: Path) -> Site:
+        """The work as a folder: random weights, every site's images, and numbers for `benchmark.speed.bare`. Returns the
+        settings of our simulated sites."""
+        import timm
+        import torch
+        from safetensors.torch import save_file
+
+        from benchmark.reference import load_sites
+
+        folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        model = timm.create_model(self.model, img_size=self.image_size, num_classes=0)
+        save_file(model.state_dict(), folder / WEIGHTS)
+        site = Site(backbone=str((folder / WEIGHTS).resolve()), cache=str((folder / "cache").resolve()))
+        for name, data in load_sites(self.experiment(folder), site, self.names).items():
+            np.savez(folder / f"{name}.npz", images=data.train.images, labels=data.train.labels)
+        about = {**asdict(self), "sites": self.names, "classes": len(CLASSES)}
+        (folder / "work.json").write_text(json.dumps(about, indent=1))
+        return site
+
+    def raw_bytes(self, folder: Path) -> int:
+        """Of the tensors that train, four bytes a value: what has to travel one way, once."""
+        from pt_peft.model import build_model
+
+        model = build_model(self.experiment(folder).model, None)
+        return sum(parameter.numel() * 4 for parameter in model.trained.values())
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
