@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pt_peft.provenance import machine, versions
 
-PACKAGES = ("nvflare", "torch", "timm", "monai", "peft", "torchmetrics", "numpy")
+PACKAGES = ("nvflare", "torch", "timm", "monai", "peft", "numpy")
 
 
 def provenance() -> dict:

@@ -84,7 +84,6 @@ def evaluate_predictions(
             finite.
     """
     from torch.nn import functional
-    from torchmetrics.functional import classification
 
     multilabel = task == "multilabel"
     if logits.ndim != 2 or labels.shape != logits.shape[: labels.ndim] or labels.ndim != 1 + multilabel or not len(labels):
@@ -98,32 +97,49 @@ def evaluate_predictions(
         raise ValueError(f"labels {int(labels.min())} to {int(labels.max())} should be within 0 to {highest}")
     if not logits.isfinite().all():
         raise ValueError("logits are not finite")
-    logits = logits.detach().double()  # in float32, confident probabilities round to 1 and tie
+    logits = logits.detach().cpu().double()  # in float32, confident probabilities round to 1 and tie
+    labels = labels.cpu()
     if multilabel:
-        is_class, probabilities = labels.long(), logits.sigmoid()
         loss = functional.binary_cross_entropy_with_logits(logits, labels.double())
-        confusion = classification.multilabel_confusion_matrix(probabilities, is_class, num_labels=classes).flatten(1)
-        ece = classification.binary_calibration_error(probabilities.flatten(), is_class.flatten(), n_bins=CALIBRATION_BINS)
+        is_class, probabilities = labels.numpy() == 1, logits.sigmoid().numpy()
+        answers = probabilities > 0.5
+        counts = [(~is_class & ~answers), (~is_class & answers), (is_class & ~answers), (is_class & answers)]
+        confusion = np.stack([count.sum(axis=0) for count in counts], axis=1)
+        ece = _calibration_error(probabilities.ravel(), is_class.ravel())
     else:
-        is_class, probabilities = functional.one_hot(labels, classes), logits.softmax(dim=1)
         loss = functional.cross_entropy(logits, labels)
-        confusion = classification.multiclass_confusion_matrix(logits, labels, num_classes=classes)
-        ece = classification.multiclass_calibration_error(
-            probabilities, labels, num_classes=classes, n_bins=CALIBRATION_BINS
-        )
-    areas = [  # torchmetrics integrates in float32, and may come out above 1
-        min(1.0, float(classification.binary_auroc(probabilities[:, c], is_class[:, c], validate_args=False)))
-        if 0 < is_class[:, c].sum() < len(labels)
-        else None
-        for c in range(classes)
-    ]
+        truth, probabilities = labels.numpy(), logits.softmax(dim=1).numpy()
+        predicted = logits.argmax(dim=1).numpy()
+        is_class = truth[:, None] == np.arange(classes)
+        confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        ece = _calibration_error(probabilities.max(axis=1), truth == predicted)
+    areas = [_area_under_roc(probabilities[:, c], is_class[:, c]) for c in range(classes)]
     known = [area for area in areas if area is not None]
     return {
         "count": len(labels),
         "loss": float(loss),
         "confusion": confusion.tolist(),
-        **confusion_metrics(confusion.cpu().numpy(), task),
+        **confusion_metrics(confusion, task),
         "auroc": math.fsum(known) / len(known) if known else None,
         "class_auroc": areas,
-        "ece": min(1.0, float(ece)),
+        "ece": ece,
     }
+
+
+def _area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """The share of pairs of a positive and a negative in which the positive has the higher score, ties counted by half (Mann and
+    Whitney 1947); None without both."""
+    positives = int(positive.sum())
+    pairs = positives * (len(positive) - positives)
+    if not pairs:
+        return None
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # of equal scores the mean
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / pairs)
+
+
+def _calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """The mean distance of confidence and share of what is right, over equal bins weighted by their answers."""
+    bins = np.minimum((confidences * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidences) - np.bincount(bins, weights=right)
+    return float(np.abs(gaps).sum() / len(bins))

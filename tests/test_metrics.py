@@ -72,6 +72,13 @@ def test_confident_predictions_do_not_tie():
     assert evaluate_predictions(logits, torch.tensor([1, 1, 0, 0]))["auroc"] == 1.0
 
 
+def test_ties_count_by_half():
+    labels, scores = np.array([1, 0, 1, 0, 0, 1, 0]), np.array([2.0, 2.0, 1.0, 1.0, 0.0, 2.0, 2.0])
+    logits = torch.tensor(np.stack([-scores, scores], axis=1))
+    found = evaluate_predictions(logits, torch.tensor(labels))["class_auroc"]
+    assert found == pytest.approx([roc_auc_score(labels, scores)] * 2)
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -124,6 +131,9 @@ def test_several_labels_each_count_for_themselves():
     probabilities = 1 / (1 + np.exp(-logits))
     loss = -np.log(np.where(labels, probabilities, 1 - probabilities)).mean()
     assert metrics["loss"] == pytest.approx(loss)
+    bins = np.minimum((probabilities * 15).astype(int), 14)
+    gaps = [abs((labels - probabilities)[bins == b].sum()) for b in range(15)]
+    assert metrics["ece"] == pytest.approx(sum(gaps) / labels.size)
     assert metrics["confusion"][2] == [int((~answers[:, 2]).sum()), int(answers[:, 2].sum()), 0, 0]
 
 
@@ -139,6 +149,6 @@ def test_grades_have_kappa_and_error():
 
 
 def test_a_perfect_order_is_no_more_than_perfect():
-    labels = torch.tensor([1] * 3 + [0] * 10)  # for which torchmetrics integrates to 1.0000001
+    labels = torch.tensor([1] * 3 + [0] * 10)
     logits = torch.stack([torch.linspace(0, 1, 13), torch.linspace(1, 0, 13)], dim=1)
     assert evaluate_predictions(logits, labels)["class_auroc"] == [1.0, 1.0]

@@ -33,7 +33,9 @@ class Bare:
         model = timm.create_model(self.work["model"], img_size=size, num_classes=self.work["classes"])
         model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
         if self.work["rank"]:
-            config = LoraConfig(r=self.work["rank"], lora_alpha=16, target_modules=["qkv"])
+            first = len(model.blocks) - (self.work["last_blocks"] or len(model.blocks))
+            targets = [f"blocks.{index}.attn.qkv" for index in range(first, len(model.blocks))]
+            config = LoraConfig(r=self.work["rank"], lora_alpha=16, target_modules=targets)
             model = inject_adapter_in_model(config, model)
         model.requires_grad_(False)
         for name, parameter in model.named_parameters():

@@ -24,7 +24,7 @@ from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters, config_folder
-from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
+from pt_peft_flare.workers import RespawningWorker, close_host, start_host
 
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"
@@ -53,8 +53,7 @@ class PeftLearner(Executor):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.START_RUN:
-            # It imports while FLARE starts up.
-            host_socket(run_dir(fl_ctx))
+            start_host(fl_ctx)
             if is_simulation(fl_ctx):
                 quiet_console()
         elif event_type == EventType.END_RUN:

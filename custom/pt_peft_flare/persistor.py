@@ -11,7 +11,7 @@ from nvflare.app_common.model_desc import ModelDescriptor
 from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.worker.client import Patience
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
-from pt_peft_flare.workers import RespawningWorker, close_host, host_socket
+from pt_peft_flare.workers import RespawningWorker, close_host, start_host
 
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
@@ -27,8 +27,7 @@ class AdapterPersistor(ModelPersistor):
 
     def handle_event(self, event: str, fl_ctx: FLContext) -> None:
         if event == EventType.START_RUN:
-            # It imports while FLARE starts up. In a simulation the sites' processes start later and are given it.
-            host_socket(run_dir(fl_ctx))
+            start_host(fl_ctx)  # in a simulation the sites' processes start later and are given it
         elif event == EventType.END_RUN:
             close_host()
 

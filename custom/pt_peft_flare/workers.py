@@ -5,26 +5,39 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
+from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
-from pt_peft_flare.run_context import cloned_from, is_simulation, site_names
+from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir, site_names
 
 _started: WorkerHost | None = None
 """The host that this process started, if it did."""
 
 
-def host_socket(folder: Path) -> str:
+def host_socket(folder: Path, augments: bool) -> str:
     """Socket of the host that this process was given, or else of its own, which is started if need be.
 
     The processes that this one starts are given the same: in a simulation all sites share the server's host.
+
+    Args:
+        augments: as in `WorkerHost`.
     """
     global _started
     if HOST_VARIABLE not in os.environ:
-        _started = WorkerHost(folder / "worker_host.log")
+        _started = WorkerHost(folder / "worker_host.log", augments)
         os.environ[HOST_VARIABLE] = _started.socket
     return os.environ[HOST_VARIABLE]
+
+
+def start_host(fl_ctx: FLContext) -> None:
+    """Starts the host of a job before it is needed, so that it imports while FLARE starts up."""
+    try:
+        augments = bool(read_experiment(fl_ctx).data.augment)
+    except UserError:  # which is said when the experiment is needed
+        augments = False
+    host_socket(run_dir(fl_ctx), augments)
 
 
 def close_host() -> None:
@@ -44,6 +57,7 @@ class RespawningWorker:
         folder: where the worker keeps its log and what must outlive it.
         """
         self._folder = folder
+        self._augments = bool(experiment.data.augment)
         earlier = cloned_from(fl_ctx)
         self._opening = {
             "experiment": experiment.model_dump(mode="json"),
@@ -78,9 +92,9 @@ class RespawningWorker:
 
     def _open(self, patience: Patience | None) -> Worker:
         try:
-            return Worker(host_socket(self._folder), self._opening, patience)
+            return Worker(host_socket(self._folder, self._augments), self._opening, patience)
         except HostGone:
             # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
             close_host()
             os.environ.pop(HOST_VARIABLE, None)
-            return Worker(host_socket(self._folder), self._opening, patience)
+            return Worker(host_socket(self._folder, self._augments), self._opening, patience)

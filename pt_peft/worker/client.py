@@ -36,14 +36,18 @@ class HostGone(WorkerError):
 class WorkerHost:
     """A running host process, see `pt_peft.worker.host`."""
 
-    def __init__(self, log: Path):
-        """Starts the host; its own output (not its workers') goes to the file `log`."""
+    def __init__(self, log: Path, augments: bool = True):
+        """Starts the host; its own output (not its workers') goes to the file `log`.
+
+        Args:
+            augments: whether workers will augment images; those of a host that was not told so take seconds more to begin.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="pt-peft-")
         self.socket = os.path.join(self._folder.name, "host")
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pt_peft.worker.host", self.socket],
+                [sys.executable, "-m", "pt_peft.worker.host", self.socket, *(["--augments"] if augments else [])],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -1,6 +1,6 @@
 """The worker host: imports torch, timm and peft once and forks a worker for each connection.
 
-    python -m pt_peft.worker.host SOCKET < pipe
+    python -m pt_peft.worker.host SOCKET [--augments] < pipe
 
 All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
 torch of its own. The host ends, with its workers, when its standard input does.
@@ -29,10 +29,10 @@ def main() -> None:
     # Listening before the imports: whoever connects meanwhile waits for the greeting and nothing is lost.
     listener.listen(128)
     # Imported here once for all workers; each of them would spend seconds on it.
-    import torchmetrics.functional.classification  # noqa: F401
-
-    import pt_peft.data.augmentation  # noqa: F401
     import pt_peft.worker.session  # noqa: F401
+
+    if "--augments" in sys.argv:
+        import pt_peft.data.augmentation  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
