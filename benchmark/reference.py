@@ -113,6 +113,11 @@ def main(arguments: list[str] | None = None) -> None:
     names = options.sites or list(experiment.federation.sites)
     if not names:
         raise UserError("--sites: the experiment names no sites, so they must be given.")
+    named, needed = set(experiment.federation.sites), experiment.federation.min_sites
+    if named and set(names) != named:
+        raise UserError(f"--sites: {' '.join(sorted(names))}; the experiment's, {' '.join(sorted(named))}, would be right.")
+    if len(set(names)) < max(needed, len(names)):
+        raise UserError(f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right.")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: {options.out.parent} is not a folder.")
     tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from pt_peft.errors import UserError
+from pt_peft.tensors import TensorError
 
 
 def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
@@ -16,7 +17,7 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | N
     def with_exit_code(arguments: list[str] | None = None) -> int:
         try:
             main(arguments)
-        except (UserError, OSError) as error:
+        except (UserError, TensorError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:

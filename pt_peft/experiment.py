@@ -352,6 +352,33 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
+    def _robust_aggregation_sees_all(self) -> "Experiment":
+        if self.aggregation.robust and self.training.control_variates:
+            raise ValueError(
+                f"training.control_variates must be false with aggregation '{self.aggregation.name}', which is for sites that lie: "
+                "control variates are averaged, and one site's would correct the gradients of all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_fit_aggregation(self) -> "Experiment":
+        if not self.federation.lora_ranks:
+            return self
+        weighting = getattr(self.aggregation, "weighting", None)
+        refused = {
+            f"aggregation '{self.aggregation.name}'": self.aggregation.robust,
+            "aggregation.weighting 'inverse_variance'": weighting == "inverse_variance",
+            f"server_optimizer '{self.server_optimizer.name}'": self.server_optimizer.name != "none",
+        }
+        for what, is_asked in refused.items():
+            if is_asked:
+                raise ValueError(
+                    f"federation.lora_ranks must be empty with {what}, which would take the components that a site of a smaller rank "
+                    "does not have for its opinion that they are zero"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _memory_fits_aggregation(self) -> "Experiment":
         if self.payload.up.remembers and not self.aggregation.keeps_components:
             raise ValueError(

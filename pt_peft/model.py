@@ -144,6 +144,11 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
             for (method, config), ids in zip(methods, trained_by, strict=True)
         ]
         model = AdaptedModel(module, spec, parts)
+        if not model.trained:
+            raise UserError(
+                "experiment: fields 'method.head' and 'method.roles' make every tensor frozen, so that nothing would train; 'exchanged' "
+                "for some would be right."
+            )
         _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
     if not model.trained.keys() - model.personal:
         raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 from pt_peft.errors import UserError
 from pt_peft.exchange import Exchange
 from pt_peft.experiment import Experiment
-from pt_peft.lora_pairs import pairs, rank_axis
+from pt_peft.lora_pairs import RESIDUAL, pairs, rank_axis
 from pt_peft.model import AdaptedModel
 from pt_peft.tensors import Tensors
 
@@ -25,6 +25,12 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
             f"experiment: field 'aggregation.name' is '{rule.name}', which is about the factors A and B of LoRA; method '{method}' "
             "exchanges no such pair."
         )
+    made = {key for part in model.parts for key in part.keys if key.endswith(f".{RESIDUAL}")}
+    if rule.computes_residual and made - exchange.computed:
+        raise UserError(
+            f"experiment: field 'method.roles' makes '{min(made - exchange.computed)}' something else than exchanged, but aggregation "
+            f"'{rule.name}' needs it at the server and the sites."
+        )
     if rule.computes_residual != bool(exchange.computed):
         raise UserError(
             f"experiment: field 'method.options.lora.residual' is {str(bool(exchange.computed)).lower()}, but aggregation "
@@ -36,6 +42,11 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
             if most is None or rank > most:
                 why = f"has tensors of rank {most}" if most else "exchanges no factor of LoRA"
                 raise UserError(f"experiment: field 'federation.lora_ranks.{site}' is {rank}, but method '{method}' {why}.")
+        if any(model.trained[pair.b].any() for pair in pairs(model.trained)):
+            raise UserError(
+                f"experiment: field 'federation.lora_ranks' is set, but what method '{method}' starts from is the backbone only with "
+                "all of its components; empty, or method 'lora', would be right."
+            )
     if experiment.encryption and (exchange.rotating or not exchange.specs):
         why = "trains other tensors in each round, which do not add up" if exchange.rotating else "exchanges nothing, as it is set up"
         raise UserError(f"experiment: field 'encryption' is set, but method '{method}' {why}.")

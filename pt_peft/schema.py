@@ -35,7 +35,7 @@ def parse(model: type[Model], value: object, source: str) -> Model:
     except ValidationError as error:
         errors = error.errors()
         first = errors[0]
-        field = ".".join(map(str, _place(value, first["loc"]))) or "the top level"
+        field = ".".join(map(str, _place(value, first["loc"])))
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, first["loc"][:-1])
             message = f"field '{field}' is unknown{_suggestion(str(first['loc'][-1]), known)}"
@@ -43,7 +43,11 @@ def parse(model: type[Model], value: object, source: str) -> Model:
             message = f"field '{field}' is missing"
         else:
             reason = first["msg"].removeprefix("Value error, ")
-            message = f"field '{field}' is {_shown(first['input'])}: {reason[0].lower() + reason[1:]}"
+            shown, named = _shown(first["input"]), f"field '{field}'" if field else "the top level"
+            if first["type"] == "value_error" and isinstance(first["input"], dict) and shown.endswith("…"):
+                message = f"{named}: {reason}"  # which names what is wrong of all that
+            else:
+                message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stop = "" if (message + more).endswith("?") else "."
         raise UserError(f"{source}: {_one_line(message)}{more}{stop}") from None

@@ -182,6 +182,15 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
         ({"method": {"name": "bitfit", "options": {}}, "federation": {"lora_ranks": {"site-1": 1}}}, "exchanges no factor of LoRA"),
         ({"method": {"name": "sba", "options": {}}, "training": {"control_variates": True}}, "trains other tensors in each round"),
         ({"aggregation": {"name": "lora_product"}, "server_optimizer": {"name": "fedadam"}}, "server_optimizer must be 'none'"),
+        (
+            {"method": {"name": "pissa", "options": {}}, "federation": {"lora_ranks": {"site-1": 2}}},
+            "what method 'pissa' starts from is the backbone only with all of its components",
+        ),
+        (
+            {"method": {"options": {"lora": {"residual": True}}, "roles": {"*_residual": "local"}}, "aggregation": {"name": "fedex_lora"}},
+            "field 'method.roles' makes 'blocks.0.attn.qkv.lora_residual' something else than exchanged",
+        ),
+        ({"method": {"head": "frozen", "roles": {"*": "frozen"}}}, "make every tensor frozen, so that nothing would train"),
         ({"federation": {"sites": NAMES, "lora_ranks": {"site-9": 1}}}, "lora_ranks names 'site-9', which is none of the sites"),
     ],
 )

@@ -29,6 +29,8 @@ class Rule(Strict):
     """Whether it is about LoRA's products B A and may give other factors of them than the sites have sent."""
     computes_residual: ClassVar[bool] = False
     """Whether it gives a tensor besides, for what the factors do not hold."""
+    robust: ClassVar[bool] = False
+    """Whether it is for sites that lie."""
     keeps_components: ClassVar[bool] = True
     """Whether the i-th component of LoRA's factors stays what it is from round to round."""
 

@@ -1,6 +1,6 @@
 """Coordinate-wise median (Yin et al. 2018, arXiv:1803.01498)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -11,7 +11,13 @@ from pt_peft.tensors import Tensors
 class Median(Rule):
     """The median of each value over the sites, each of which counts once: their numbers of images are not taken on trust."""
 
+    robust: ClassVar[bool] = True
     name: Literal["median"] = "median"
+
+    @property
+    def sites_needed(self) -> int:
+        """Of two results it is the mean."""
+        return 3
 
     def start(self, before: Tensors) -> Aggregator:
         return CoordinateMedian()

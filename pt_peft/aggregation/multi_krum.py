@@ -1,6 +1,6 @@
 """Multi-Krum (Blanchard et al. 2017, arXiv:1703.02757)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ class MultiKrum(Rule):
     """The mean of the results that lie closest to others. A result's score is the sum of the squared distances to its
     n - f - 2 nearest of n results; the n - f with the lowest scores are taken, and every one counts once."""
 
+    robust: ClassVar[bool] = True
     name: Literal["multi_krum"]
     f: int = Field(default=1, ge=1, le=1000)
     """How many sites may lie."""

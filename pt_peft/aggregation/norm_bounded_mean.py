@@ -1,6 +1,6 @@
 """Mean of updates whose norms are bounded (Sun et al. 2019, arXiv:1911.07963)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,9 +14,15 @@ class NormBoundedMean(Rule):
     """What a site has changed is scaled down to a Euclidean norm of at most ``bound`` over all its values; then the mean, in
     which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth."""
 
+    robust: ClassVar[bool] = True
     name: Literal["norm_bounded_mean"]
     bound: float | None = Field(default=None, gt=0)
     """null takes the median of the sites' norms in each round, which fewer than half of them cannot move far."""
+
+    @property
+    def sites_needed(self) -> int:
+        """The median of two norms is half the liar's."""
+        return 3 if self.bound is None else 1
 
     def start(self, before: Tensors) -> Aggregator:
         return BoundedMean(self.bound, before)

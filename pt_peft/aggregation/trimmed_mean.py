@@ -1,6 +1,6 @@
 """Coordinate-wise trimmed mean (Yin et al. 2018, arXiv:1803.01498)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from pt_peft.tensors import Tensors
 class TrimmedMean(Rule):
     """The mean of each value over the sites without its f largest and f smallest; every site counts once."""
 
+    robust: ClassVar[bool] = True
     name: Literal["trimmed_mean"]
     f: int = Field(default=1, ge=1, le=1000)
     """How many sites may lie."""

@@ -36,10 +36,10 @@ ORDERS = (*(1 + step / 10 for step in range(1, 100)), *range(11, 65), *(2**power
 class Steps(Strict):
     """Equal steps of one mechanism."""
 
-    rate: Annotated[float, Field(gt=0, le=1)]
+    rate: Annotated[float, Field(ge=1e-12, le=1)]
     """With which each image is drawn; 1 where there is no sampling."""
-    noise_multiplier: Annotated[float, Field(gt=0)]
-    count: Annotated[int, Field(ge=0)]
+    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
+    count: Annotated[int, Field(ge=0, le=10**12)]
 
 
 def epsilon(
@@ -48,7 +48,7 @@ def epsilon(
     """An upper bound of what all of `steps` cost together at `delta`. Exact, whatever the accountant, where nothing is sampled.
 
     Raises:
-        UserError: if the accountant is ``prv`` and Opacus is not installed.
+        UserError: if the accountant is ``prv`` and Opacus is not installed, or cannot compute it.
     """
     there = [one for one in steps if one.count]
     if not there:
@@ -117,4 +117,10 @@ def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
         counts[one.noise_multiplier, one.rate] = counts.get((one.noise_multiplier, one.rate), 0) + one.count
     accountant = PRVAccountant()
     accountant.history = [(*key, count) for key, count in counts.items()]
-    return float(accountant.get_epsilon(delta))
+    try:
+        return float(accountant.get_epsilon(delta))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"experiment: field 'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta {delta:g} "
+            f"({' '.join(str(error).split())}); 'rdp' would be right."
+        ) from None

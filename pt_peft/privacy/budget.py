@@ -60,7 +60,7 @@ class Budget:
 
         Raises:
             OutsideLimits: if the limit would be exceeded; nothing is then written.
-            UserError: if the file is damaged.
+            UserError: if the file is damaged, or the accountant cannot tell what is spent; nothing is then written.
             OSError: if it cannot be written; the site must then not train.
         """
         delta, accountant = delta_of(experiment), accountant_of(experiment)
@@ -81,8 +81,9 @@ class Budget:
                     )
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))
+            of_the_job = epsilon(self._of_the_job(file), delta, accountant)  # before it is paid: it may be more than can be told
             write_atomically(self._path, (file.model_dump_json(indent=1) + "\n").encode())
-        return epsilon(self._of_the_job(file), delta, accountant)
+        return of_the_job
 
     def _of_the_job(self, file: SpentFile) -> list[Steps]:
         came_from = {one.job: one.continues for one in file.spent}

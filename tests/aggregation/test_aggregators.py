@@ -11,6 +11,7 @@ from pt_peft.aggregation.base import SiteResult, squared_distances
 from pt_peft.aggregation.mean import Mean
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.schema import parse
 
 KINDS = [
     {"name": "mean"},
@@ -139,11 +140,42 @@ def test_of_nothing(kind):
         aggregator.result()
 
 
+def override_fields(experiment, **sections) -> dict:
+    """Its content with sections replaced, or parts of them."""
+    content = experiment.model_dump(mode="json")
+    return {**content, **{name: {**section} if "name" in section else {**content[name], **section} for name, section in sections.items()}}
+
+
 def test_the_quorum_fits(tiny, tmp_path):
     with pytest.raises(ValueError, match="needs the results of 5 sites or more, .*min_sites must be at least 5; it is 2"):
         Experiment.model_validate({**tiny.model_dump(), "aggregation": {"name": "multi_krum"}})
     enough = {**tiny.federation.model_dump(), "min_sites": 5}
     Experiment.model_validate({**tiny.model_dump(), "federation": enough, "aggregation": {"name": "multi_krum"}})
+    for section in ({"name": "median"}, {"name": "norm_bounded_mean"}):
+        with pytest.raises(ValueError, match="needs the results of 3 sites or more"):
+            Experiment.model_validate({**tiny.model_dump(), "aggregation": section})
+    Experiment.model_validate({**tiny.model_dump(), "aggregation": {"name": "norm_bounded_mean", "bound": 1.0}})
+
+
+@pytest.mark.parametrize("kind", [{"name": "median"}, {"name": "trimmed_mean"}, {"name": "norm_bounded_mean"}, {"name": "multi_krum"}])
+def test_no_way_around_a_robust_rule(tiny, kind):
+    enough = {"min_sites": 5}
+    with pytest.raises(UserError, match="^--set: the top level: training.control_variates must be false with aggregation"):
+        parse(Experiment, override_fields(tiny, aggregation=kind, training={"control_variates": True}, federation=enough), "--set")
+    with pytest.raises(UserError, match=f"lora_ranks must be empty with aggregation '{kind['name']}'"):
+        parse(Experiment, override_fields(tiny, aggregation=kind, federation={**enough, "lora_ranks": {"site-1": 1}}), "--set")
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"aggregation": {"name": "mean", "weighting": "inverse_variance"}}, "aggregation.weighting 'inverse_variance'"),
+        ({"server_optimizer": {"name": "fedadam"}}, "server_optimizer 'fedadam'"),
+    ],
+)
+def test_missing_components_are_no_opinion(tiny, fields, what):
+    with pytest.raises(UserError, match=f"lora_ranks must be empty with {what}"):
+        parse(Experiment, override_fields(tiny, **fields, federation={"lora_ranks": {"site-1": 1}}), "--set")
 
 
 @pytest.mark.parametrize(

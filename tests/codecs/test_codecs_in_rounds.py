@@ -147,7 +147,7 @@ OTHER_WAYS = {
     "scaffold": (SCAFFOLD, {}),
     "fedex": ({"method": {"options": {"lora": {"residual": True}}}}, {"aggregation": FedExLora(name="fedex_lora")}),
     "ranks": (RANKS, {}),
-    "robust": ({}, {"aggregation": NormBoundedMean(name="norm_bounded_mean")}),
+    "robust": ({}, {"aggregation": NormBoundedMean(name="norm_bounded_mean", bound=1.0)}),
     "optimizer": ({}, {"server_optimizer": FedAdam(name="fedadam", learning_rate=0.003)}),
 }
 

@@ -76,6 +76,27 @@ def test_a_damaged_account_stops_the_site(private, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "value"), [("noise_multiplier", 1e300), ("noise_multiplier", 1e-9), ("rate", 1e-300), ("count", 10**400)]
+)
+def test_an_account_of_what_cannot_be(private, tmp_path, field, value):
+    a_round = steps_of_a_round(private, 40)
+    Budget(tmp_path, "job", None).charge(private, a_round, 0, None)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    content["spent"][0]["steps"][0][field] = value
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"privacy_spent.json: field 'spent.0.steps.0.{field}' is"):
+        Budget(tmp_path, "job", None).charge(private, a_round, 1, 8.0)
+
+
+def test_what_the_accountant_cannot_tell_is_not_paid(private, tmp_path):
+    pytest.importorskip("opacus.accountants")
+    hard = changed(private, privacy={"sample": {**SAMPLE, "delta": 1e-15, "accountant": "prv"}})
+    with pytest.raises(UserError, match="'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta 1e-15"):
+        Budget(tmp_path, "job", None).charge(hard, [Steps(rate=0.01, noise_multiplier=1.0, count=1000)], 0, None)
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+@pytest.mark.parametrize(
     ("privacy", "message"),
     [
         ({}, "training without differential privacy"),

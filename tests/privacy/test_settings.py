@@ -26,7 +26,7 @@ from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filter
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
 MEAN = {"name": "mean", "weighting": "uniform"}
-MEDIAN = {"name": "median"}
+BOUNDED = {"name": "norm_bounded_mean", "bound": 1.0}
 REPORT = {"num_samples": 10, "train_loss": None, "seconds": 1.0, "val": None}
 
 
@@ -36,9 +36,9 @@ REPORT = {"num_samples": 10, "train_loss": None, "seconds": 1.0, "val": None}
         ({"privacy": {"sample": SAMPLE}, "training": {"imbalance": "weighted_loss"}}, "counts the labels of the images"),
         ({"privacy": {"sample": SAMPLE}, "training": {"imbalance": "weighted_sampler"}}, "counts the labels of the images"),
         ({"privacy": {"sample": SAMPLE}, "training": {"proximal": 0.1, "control_variates": True, "ditto": 0.1}}, None),
-        ({"privacy": {"sample": SAMPLE}, "aggregation": MEDIAN, "server_optimizer": {"name": "fedadam"}}, None),
+        ({"privacy": {"sample": SAMPLE}, "aggregation": BOUNDED, "server_optimizer": {"name": "fedadam"}}, None),
         ({"privacy": {"client": CLIENT}}, "it is 'mean' with weighting 'samples'"),
-        ({"privacy": {"client": CLIENT}, "aggregation": MEDIAN}, "it is 'median'"),
+        ({"privacy": {"client": CLIENT}, "aggregation": BOUNDED}, "it is 'norm_bounded_mean'"),
         ({"privacy": {"client": CLIENT}, "aggregation": MEAN, "training": {"control_variates": True}}, "a second vector"),
         ({"privacy": {"client": CLIENT}, "aggregation": MEAN, "federation": {"lora_ranks": {"site-1": 1}}}, "lora_ranks must be empty"),
         ({"privacy": {"client": CLIENT}, "aggregation": MEAN, "server_optimizer": {"name": "fedadam"}}, None),
@@ -50,7 +50,7 @@ REPORT = {"num_samples": 10, "train_loss": None, "seconds": 1.0, "val": None}
 def test_what_breaks_a_guarantee(fields, message, tiny):
     content = tiny.model_dump(mode="json")
     for name, value in fields.items():
-        content[name] = value if value is MEDIAN else {**content[name], **value}
+        content[name] = value if value is BOUNDED else {**content[name], **value}
     if message is None:
         Experiment.model_validate_json(json.dumps(content))
         return
