@@ -56,7 +56,7 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         "many samples": "num_samples",
         "late": "no answer within 60 s",
     }
-    run, left_out = run_with(lead, changed(quick, name="site"), [f"{fault}, past the filter" for fault in faults])
+    run, left_out = run_with(lead, changed(quick, name="without_a_filter"), [f"{fault}, past the filter" for fault in faults])
     for number, (fault, word) in enumerate(faults.items()):
         assert left_out[number].keys() == {"hospital-3"}, fault
         assert word in left_out[number]["hospital-3"], fault
