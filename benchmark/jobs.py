@@ -76,7 +76,8 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False, instal
     """
     components(experiment.method)
     if folder.exists():
-        if any(path.name not in ("meta.json", "app") for path in folder.iterdir()) or (
+        # FLARE leaves its signature in the folder of a job that is submitted.
+        if any(path.name not in ("meta.json", "app") and not path.name.startswith(".__nvfl") for path in folder.iterdir()) or (
             any(folder.iterdir()) and not (folder / "app" / "config" / "experiment.json").exists()
         ):
             raise UserError(f"--out: {folder} exists and is not a job folder that this command wrote.")

@@ -52,6 +52,14 @@ def test_a_folder_that_is_no_job_is_left_alone(tiny, tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_a_job_that_was_submitted_is_written_anew(tiny, tmp_path):
+    write_job(tiny, tmp_path / "job")
+    (tmp_path / "job" / ".__nvfl_sig.json").write_text("{}")
+    write_job(changed(tiny, name="other"), tmp_path / "job")
+    assert not (tmp_path / "job" / ".__nvfl_sig.json").exists()
+    assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").name == "other"
+
+
 def test_a_site_file_that_says_something_else_is_left_alone(tmp_path):
     write_workspace(Site(threads=2), tmp_path)
     write_workspace(Site(threads=2), tmp_path)
