@@ -10,6 +10,8 @@ from helpers import changed
 from PIL import Image
 
 from pt_peft.__main__ import main
+from pt_peft.privacy.accounting import epsilon
+from pt_peft.privacy.plan import steps_of_a_round
 
 CLASSES = ("benign", "malignant")
 
@@ -23,6 +25,7 @@ def site(tmp_path, tiny, tiny_weights):
         rows: list[dict]
         data = {"source": "csv", "classes": list(CLASSES), "columns": {"group": "patient"}}
         settings: dict = {}
+        privacy: dict = {}
 
         def __init__(self):
             self.folder.mkdir()
@@ -48,7 +51,7 @@ def site(tmp_path, tiny, tiny_weights):
                 writer.writerows(self.rows)
             site = {"data": {"table": "table.csv", "images": "images"}, "backbone": str(tiny_weights), "cache": "cache"}
             (tmp_path / "site.json").write_text(json.dumps(site | self.settings))
-            (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data).to_json())
+            (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
 
@@ -88,6 +91,19 @@ def test_a_job_outside_the_sites_own_limits(site, capsys):
     code, out, _ = site.check(capsys, "--json")
     (error,) = json.loads(out)["errors"]
     assert code == 1 and error["kind"] == "limits" and "'bytes_per_round'" in json.dumps(error)
+
+
+def test_what_privacy_will_cost(site, capsys, tiny):
+    site.privacy = {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}
+    site.settings = {"limits": {"max_epsilon": 100.0}}
+    report = site.report(capsys)
+    experiment = changed(tiny, privacy=site.privacy)
+    expected = epsilon(experiment.federation.rounds * steps_of_a_round(experiment, report["images"]["train"]["images"]), 1e-5)
+    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2} and not report["errors"]
+    site.settings = {"limits": {"max_epsilon": 0.9 * expected}}
+    code, out, _ = site.check(capsys, "--no-timing")
+    assert code == 1 and "error: limits (1)" in out and f"its 2 round(s) cost epsilon {expected:.3g} at delta 1e-05; allowed:" in out
+    assert f"privacy epsilon {expected:.3g} at delta 1e-05 for 2 round(s)" in out
 
 
 def test_each_kind_of_bad_image(site, capsys):

@@ -84,6 +84,11 @@ def table(report: dict) -> list[str]:
     if cache := report["cache"]:
         free, limit = cache["disk_free"] / 1e9, cache["limit"] / 1e9
         lines.append(f"cache   {cache['bytes'] / 1e9:.2f} GB in {cache['folder']}, {free:.1f} GB free, limit {limit:g} GB")
+    if spent := report["privacy"]:
+        lines.append(
+            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), and what earlier jobs "
+            "have spent"
+        )
     if cost := report["round"]:
         lines.append(
             f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about {cost['seconds']:,.0f} s "

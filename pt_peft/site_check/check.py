@@ -16,6 +16,7 @@ from pt_peft.site import Site
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks
+from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
 
 PUBLISHED_SPLITS = ("npz", "fed_isic2019")
@@ -31,11 +32,12 @@ def check_site(
         timing: whether to build the model and time a few steps.
 
     Returns:
-        What is wrong, and the report: images by split and class, their sizes and intensities, and what cache and rounds will
-        cost; a part is null where errors kept it from being found.
+        What is wrong, and the report: images by split and class, their sizes and intensities, and what cache, rounds and
+        privacy will cost; a part is null where errors kept it from being found.
     """
     findings = Findings()
-    report = {"site": name, "experiment": experiment.name, "images": None, "looks": None, "cache": None, "round": None}
+    report = {"site": name, "experiment": experiment.name, "images": None, "looks": None, "cache": None}
+    report |= {"privacy": None, "round": None}
     try:
         site.limits.check(experiment)
     except OutsideLimits as error:
@@ -53,6 +55,7 @@ def check_site(
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
     sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
+    report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
     try:
         if timing and sizes["train"]:
             report["round"] = round_cost(experiment, site, name, sizes["train"], sizes["val"])

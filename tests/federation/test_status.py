@@ -45,4 +45,5 @@ def test_two_jobs_at_once():
 def test_a_job_that_starts_and_one_that_is_over():
     assert "one  RUNNING  starts up or ends" in table(status(Session(one="starts"), None))
     assert "one  FINISHED:COMPLETED  its metrics and adapter: nvflare job download" in table(status(Session(one="over"), "one"))
+    assert "one  FINISHED:ABORTED  why: nvflare job download" in table({"sites": {}, "jobs": {"one": {"status": "FINISHED:ABORTED"}}})
     assert table(status(Session(), None)).startswith("no job is running")

@@ -67,7 +67,10 @@ def table(found: dict) -> str:
 
 def _how_far(job: dict) -> str:
     if job["status"] != RUNNING:
-        return "its metrics and adapter: nvflare job download" if str(job["status"]).startswith("FINISHED") else ""
+        state = str(job["status"])
+        if state == "FINISHED:COMPLETED":
+            return "its metrics and adapter: nvflare job download"
+        return "why: nvflare job download (its metrics.json, log.txt), nvflare job meta" if state.startswith("FINISHED") else ""
     if "refused" in job:
         return job["refused"]
     if "rounds" not in job:
