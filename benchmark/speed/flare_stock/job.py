@@ -10,8 +10,6 @@ from pathlib import Path
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat
 
-from benchmark.speed.flare_stock.adapters import Adapters
-
 
 def main(folder: Path, out: Path) -> None:
     """Writes the job folder ``out/stock``."""
@@ -20,7 +18,7 @@ def main(folder: Path, out: Path) -> None:
         name="stock",
         min_clients=len(work["sites"]),
         num_rounds=work["rounds"],
-        model=Adapters(str(folder)),
+        model={"class_path": "benchmark.speed.flare_stock.adapters.Adapters", "args": {"folder": str(folder)}},
         train_script=str(Path(__file__).with_name("client.py")),
         train_args=str(folder),
         server_expected_format=ExchangeFormat.PYTORCH,
