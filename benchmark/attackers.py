@@ -22,9 +22,8 @@ from benchmark.provenance import provenance
 from benchmark.reference import federate, load_sites, make_trainer
 from pt_peft.aggregation import Aggregation
 from pt_peft.command import command
-from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 from pt_peft.tensors import Tensors
 
 SITES = tuple(f"site-{number}" for number in range(1, 6))
@@ -91,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmark/results/attackers.json"), help="result file to write")
     options = parser.parse_args(arguments)
-    if not options.out.parent.is_dir():
-        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    check_place(options.out)
     experiment, site = preset(options.method)
     fields = experiment.model_dump(mode="json")
     fields["data"]["images_per_site"] = {"train": 192, "val": 16, "test": 128}

@@ -27,7 +27,7 @@ from pt_peft.command import command
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 from pt_peft.schema import read_json
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
@@ -166,8 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not (options.workspaces and options.out):
         parser.error("a workspace and --out are needed, or --show")
-    if not options.out.parent.is_dir():
-        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    check_place(options.out)
     result = compare(options.workspaces, not options.no_baselines, options.jobs)
     write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
     print(table(result))

@@ -19,6 +19,7 @@ from pt_peft.command import command
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.files import check_place
 from pt_peft.local_round import LocalRound, local_round, starting_model
 from pt_peft.planned_exchange import initial_exchanged
 from pt_peft.server import FederationServer
@@ -118,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--sites: {' '.join(sorted(names))}; the experiment's, {' '.join(sorted(named))}, would be right.")
     if len(set(names)) < max(needed, len(names)):
         raise UserError(f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right.")
-    if not options.out.parent.is_dir():
-        raise UserError(f"--out: {options.out.parent} is not a folder.")
+    check_place(options.out)
     tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
     save_adapter(options.out, tensors, {**adapter_header(experiment), "round": experiment.federation.rounds})
 

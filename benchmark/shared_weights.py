@@ -25,7 +25,7 @@ from benchmark.provenance import provenance
 from pt_peft.command import command
 from pt_peft.errors import UserError
 from pt_peft.experiment import Backbone, Method, ModelSpec
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 from pt_peft.model import build_model, canonical_parameters
 from pt_peft.schema import parse
 
@@ -129,8 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.processes < 1:
         raise UserError(f"--processes is {options.processes}; it must be at least 1.")
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     fields = {"name": options.backbone, "image_size": options.image_size, "sha256": "0" * 64}
     backbone = parse(Backbone, fields, "--backbone")
     spec = ModelSpec(seed=0, backbone=backbone, classes=("a", "b"), method=Method(name="lora"))

@@ -5,6 +5,8 @@ import os
 import uuid
 from pathlib import Path
 
+from pt_peft.errors import UserError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it to `path`.
@@ -29,3 +31,9 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError, in terms of the option ``--out``, unless the folder that `path` would lie in is there."""
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"--out: {path.resolve().parent} is not a folder.")

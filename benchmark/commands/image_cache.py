@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from pt_peft.errors import UserError
+from pt_peft.files import check_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from benchmark.provenance import provenance
     from pt_peft.files import write_atomically
 
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     experiment, site = preset(options.experiment)
     names = list(experiment.federation.sites) or [options.site]
     seconds: dict[str, list[float]] = {"cold": [], "warm": [], "pass from the cache": [], "pass without it": []}

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from pt_peft.errors import UserError
+from pt_peft.files import check_place
 
 LEAST_SHADOWS = 4
 """Two of each kind for every image: a variance needs them."""
@@ -61,8 +62,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--seed is {options.seed}; a number from 0 to 2147483647 would be right.")
     if options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; the name of a file would be right.")
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
 
 
 def _subjects(options: argparse.Namespace) -> list:

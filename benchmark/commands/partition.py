@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from pt_peft.errors import UserError
+from pt_peft.files import check_place
 
 COLOURS = "tab20"
 
@@ -106,8 +107,7 @@ def draw(found: dict, classes: tuple[str, ...], title: str, path: Path) -> None:
 
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--out: '{path.name}' ends in '{path.suffix}'; .svg, .png or .pdf would be right.")
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"--out: {path.resolve().parent} is not a folder.")
+    check_place(path)
     names = list(found)
     with pyplot.rc_context({"svg.fonttype": "none"}):  # text stays text
         figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.3 * len(names)), layout="constrained")

@@ -19,7 +19,7 @@ from benchmark.speed.measure import Measured, measure
 from benchmark.speed.work import Work
 from pt_peft.command import command
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 
 OUT = Path("benchmark/results/speed.json")
 NAMES = ("plain", "flare_stock", "flower", "ours")
@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     if options.keep and options.keep.exists():
         raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")
     origin = provenance()

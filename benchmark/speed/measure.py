@@ -76,7 +76,13 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
             env={**os.environ, VARIABLE: str(marks), **environment},
         )  # fmt: skip
         with PeakMemory(psutil.Process(process.pid)) as memory:
-            code = process.wait(LIMIT_S)
+            try:
+                code = process.wait(LIMIT_S)
+            except subprocess.TimeoutExpired:
+                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    one.kill()
+                process.wait()
+                code = f"none within {LIMIT_S} s"
     ended = time.monotonic()
     if code:
         said = log.read_text(errors="replace").strip().splitlines()[-3:]

@@ -16,7 +16,7 @@ from benchmark.speed.measure import measure
 from benchmark.speed.work import Work
 from pt_peft.command import command
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 
 OUT = Path("benchmark/results/speed_memory.json")
 
@@ -34,8 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     few, many = options.sites
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     result, peaks = {**provenance(), "threads": options.threads, "runs": {}}, {}
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         for sites in options.sites:

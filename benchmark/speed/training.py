@@ -22,7 +22,7 @@ from benchmark.speed.bare import Bare
 from benchmark.speed.work import Work
 from pt_peft.command import command
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 
 OUT = Path("benchmark/results/speed_training.json")
 BLOCKS = 12
@@ -63,8 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     result = {**provenance(), "threads": 1, "works": {}}
     lines = ["| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |", "|---|---:|---:|---:|---:|"]
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:

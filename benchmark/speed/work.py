@@ -1,8 +1,7 @@
 """The work that all contenders do."""
 
 import json
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +54,6 @@ class Work:
         }
         return parse(Experiment, {**content, **fields}, "benchmark.speed")
 
-    def with_rounds(self, rounds: int) -> "Work":
-        return replace(self, rounds=rounds)
-
     def write(self, folder: Path) -> Site:
         """The work as a folder: random weights, every site's images, and numbers for `benchmark.speed.bare`. Returns the
         settings of our simulated sites."""
@@ -84,8 +80,3 @@ class Work:
 
         model = build_model(self.experiment(folder).model, None)
         return sum(parameter.numel() * 4 for parameter in model.trained.values())
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -12,7 +12,7 @@ import numpy as np
 
 from pt_peft.data.archive import SUFFIXES
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 
 BATCH = 64
 
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if there is no image, or one cannot be decoded; no CSV is written then."""
     files = find_images(options.images)
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out: {options.out.resolve().parent} is not a folder.")
+    check_place(options.out)
     if options.out.exists() or options.out.is_symlink():
         raise UserError(f"--out: {options.out} exists already.")
     if not os.access(options.out.resolve().parent, os.W_OK):

@@ -109,22 +109,13 @@ def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitN
 def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValue) -> dict[SplitName, Cached]:
     """Decodes into a folder beside `entry`, which takes its place when complete. The caller holds the entry's lock."""
     total = sum(len(images.items(split)) for split in SPLITS)
-    partial = entry.with_suffix(".partial")
-    _remove(partial)  # left by a process that was killed
-    held = make_room(partial, pixel_bytes(total, size), site.cache_gb)
-    _logger.info("preparing %d images of %d px in %s", total, size, entry)
     start = time.perf_counter()
     unreadable = _Unreadable(total, site)
-    try:
+    with new_entry(entry, pixel_bytes(total, size), site.cache_gb) as (partial, held):
+        _logger.info("preparing %d images of %d px in %s", total, size, entry)
         names = {split: _write_split(partial, split, images, size, unreadable) for split in SPLITS}
-        description = {"key": key, "unreadable": names}
         with synced(partial / DESCRIPTION) as file:
-            file.write(json.dumps(description, indent=2).encode())
-        (partial / PROMISE).unlink()
-        _remove(entry)  # there only if damaged
-        os.rename(partial, entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            file.write(json.dumps({"key": key, "unreadable": names}, indent=2).encode())
     gigabytes = (held + pixel_bytes(total, size)) / 1e9
     _logger.info(
         "prepared %d images in %.1f s; the cache holds %.2f of at most %g GB",
@@ -140,6 +131,22 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
             f"({site.cache_gb:g}) is too little for all that run here."
         )
     return opened
+
+
+@contextmanager
+def new_entry(entry: Path, needed: int, limit_gb: float) -> Iterator[tuple[Path, int]]:
+    """A folder beside `entry`, which takes its place when the context ends well, and the bytes of all other entries. The caller
+    holds the entry's lock. Raises UserError as `make_room` does."""
+    partial = entry.with_suffix(".partial")
+    _remove(partial)  # left by a process that was killed
+    held = make_room(partial, needed, limit_gb)
+    try:
+        yield partial, held
+        (partial / PROMISE).unlink()
+        _remove(entry)  # there only if damaged
+        os.rename(partial, entry)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Unreadable:

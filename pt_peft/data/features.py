@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +15,7 @@ import numpy as np
 from filelock import FileLock
 from pydantic import JsonValue
 
-from pt_peft.data.cache import DESCRIPTION, synced
-from pt_peft.data.cache_space import PROMISE, make_room
+from pt_peft.data.cache import DESCRIPTION, new_entry, synced
 from pt_peft.data.site_data import Split
 from pt_peft.errors import UserError
 
@@ -75,10 +73,7 @@ def _build(entry: Path, split: Split, key: JsonValue, compute: Compute) -> np.nd
     if needed + split.images.nbytes > 1e9 * limit:  # else the images would give way to what is made of them
         raise UserError(f"it takes {needed / 1e9:.2f} GB beside the images, but 'cache_gb' in site.json is {limit:g}.")
     (split.cached.entry / DESCRIPTION).touch()  # as for the least recently used entry, to give way last
-    partial = entry.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    make_room(partial, needed, limit)
-    try:
+    with new_entry(entry, needed, limit) as (partial, _):
         with synced(partial / _FILE) as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, len(split), BATCH):
@@ -86,11 +81,6 @@ def _build(entry: Path, split: Split, key: JsonValue, compute: Compute) -> np.nd
                 file.write(np.ascontiguousarray(features))
         with synced(partial / DESCRIPTION) as file:
             file.write(json.dumps({"key": key}, indent=2).encode())
-        (partial / PROMISE).unlink()
-        shutil.rmtree(entry, ignore_errors=True)  # there only if damaged
-        partial.rename(entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     features = _open(entry, len(split))
     if features is None:
         raise UserError(f"image cache {entry.parent}: the features' place was taken at once by another process.")

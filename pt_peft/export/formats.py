@@ -11,6 +11,7 @@ import torch
 from pt_peft.errors import UserError
 from pt_peft.export import adapter, onnx_file, peft_folder, timm_folder
 from pt_peft.export.classifier import Classifier, torch_classifier
+from pt_peft.files import check_place
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between an exported model and the adapter it comes from, of logits within ± 1; of larger
@@ -39,8 +40,7 @@ def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
     source = adapter.find_adapter(run)
     if out.exists():
         raise UserError(f"--out: {out} exists already.")
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out: {out.resolve().parent} is not a folder.")
+    check_place(out)
     if not os.access(out.resolve().parent, os.W_OK):
         raise UserError(f"--out: {out.resolve().parent} cannot be written.")
     if name == "onnx" and out.suffix != ".onnx":

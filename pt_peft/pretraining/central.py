@@ -18,7 +18,7 @@ from pt_peft.backbone import check_digest, head_name, weights_file
 from pt_peft.data.site_data import Split, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment, Partition
-from pt_peft.files import write_atomically
+from pt_peft.files import check_place, write_atomically
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
@@ -130,8 +130,7 @@ def _check_output(out: Path, described: Path) -> None:
     for path in (out, described):
         if path.exists():
             raise UserError(f"--out: {path} exists already.")
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out: {out.resolve().parent} is not a folder.")
+    check_place(out)
 
 
 def _write(out: Path, content: bytes, described: Path, record: dict) -> None:
