@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from pt_peft.errors import UserError
 from pt_peft.files import check_place
 
 
