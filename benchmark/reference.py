@@ -14,7 +14,7 @@ import torch
 
 from pt_peft import transfer
 from pt_peft.adapter_file import adapter_header, save_adapter
-from pt_peft.backbone import check_digest, weights_file
+from pt_peft.backbone import pinned_weights
 from pt_peft.command import command
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
@@ -31,9 +31,7 @@ from pt_peft.training import LocalTrainer, pick_device
 def make_trainer(experiment: Experiment, site: Site) -> LocalTrainer:
     """A trainer as a simulated site has it, on as many torch threads. Raises UserError."""
     torch.set_num_threads(site.threads or 1)
-    weights = weights_file(site)
-    check_digest(experiment.backbone, weights)
-    return LocalTrainer(experiment, weights, pick_device(site.device))
+    return LocalTrainer(experiment, pinned_weights(experiment.backbone, site), pick_device(site.device))
 
 
 def load_sites(experiment: Experiment, site: Site, names: list[str]) -> dict[str, SiteData]:

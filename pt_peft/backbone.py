@@ -47,6 +47,13 @@ def check_digest(backbone: Backbone, weights: Path) -> None:
         )
 
 
+def pinned_weights(backbone: Backbone, site: Site) -> Path:
+    """The weights file of `site`. Raises UserError as `weights_file` does, BackboneMismatch as `check_digest` does."""
+    path = weights_file(site)
+    check_digest(backbone, path)
+    return path
+
+
 def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) -> nn.Module:
     """A timm ViT in float32 on the CPU with a fresh head of `num_classes` outputs.
 

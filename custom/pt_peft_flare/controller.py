@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
@@ -30,6 +31,8 @@ from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, SPLITS, RunRecord
+from pt_peft_flare.short_waits import end_simulation_soon, without_torch
+from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
 
@@ -49,7 +52,7 @@ class PeftFedAvg(FedAvg):
     All that it needs stands in the job's `experiment.json`.
     """
 
-    def __init__(self, task_check_period: float = 0.05) -> None:
+    def __init__(self, task_check_period: float = 0.02) -> None:
         """Args:
         task_check_period: seconds between looks at what has come in.
         """
@@ -61,12 +64,17 @@ class PeftFedAvg(FedAvg):
         self._held_by: dict[str, int] = {}
         self._bytes_in: dict[str, int] = {}
 
+    def set_communicator(self, communicator: WFCommServer) -> None:
+        super().set_communicator(communicator)
+        without_torch(communicator)
+
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
         if event_type != EventType.START_RUN:
             return
         if is_simulation(fl_ctx):
             quiet_console()
+            end_simulation_soon(fl_ctx)
         elif earlier := cloned_from(fl_ctx):
             # At once: a clone that is stopped while it starts up can be cloned again.
             CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
@@ -256,6 +264,7 @@ class PeftFedAvg(FedAvg):
                 timeout=federation.round_timeout_s,
                 callback=lambda result: results.add(result.meta["client_name"], result),
             )
+        give_notice(self.fl_ctx)
         while self.get_num_standing_tasks():
             if self.abort_signal.triggered:
                 raise JobFailed(
@@ -263,6 +272,7 @@ class PeftFedAvg(FedAvg):
                     f"{len(sites)} results; if nobody stopped it, error_log.txt of a site or the server has the cause."
                 )
             time.sleep(self._task_check_period)
+            self.communicator.check_tasks()  # which FLARE does five times a second, whatever the period is
         results.close(sites, federation.round_timeout_s)
         if self._exchange.rotating:
             # Whoever was left out is sent all that has ever changed, whatever it may have kept.

@@ -10,34 +10,34 @@ from pt_peft.experiment import Experiment
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
-from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir, site_names
+from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, read_site, run_dir, site_names
 
 _started: WorkerHost | None = None
 """The host that this process started, if it did."""
 
 
-def host_socket(folder: Path, augments: bool) -> str:
+def host_socket(folder: Path, work: dict | None) -> str:
     """Socket of the host that this process was given, or else of its own, which is started if need be.
 
     The processes that this one starts are given the same: in a simulation all sites share the server's host.
 
     Args:
-        augments: as in `WorkerHost`.
+        work: as in `WorkerHost`.
     """
     global _started
     if HOST_VARIABLE not in os.environ:
-        _started = WorkerHost(folder / "worker_host.log", augments)
+        _started = WorkerHost(folder / "worker_host.log", work)
         os.environ[HOST_VARIABLE] = _started.socket
     return os.environ[HOST_VARIABLE]
 
 
 def start_host(fl_ctx: FLContext) -> None:
-    """Starts the host of a job before it is needed, so that it imports while FLARE starts up."""
+    """Starts the host of a job before it is needed, so that it makes ready while FLARE starts up."""
     try:
-        augments = bool(read_experiment(fl_ctx).data.augment)
-    except UserError:  # which is said when the experiment is needed
-        augments = False
-    host_socket(run_dir(fl_ctx), augments)
+        work = _work(read_experiment(fl_ctx), read_site(fl_ctx))
+    except UserError:  # which is said when they are needed
+        work = None
+    host_socket(run_dir(fl_ctx), work)
 
 
 def close_host() -> None:
@@ -49,6 +49,10 @@ def close_host() -> None:
         os.environ.pop(HOST_VARIABLE, None)
 
 
+def _work(experiment: Experiment, site: Site) -> dict:
+    return {"experiment": experiment.model_dump(mode="json"), "site": site.model_dump(mode="json")}
+
+
 class RespawningWorker:
     """A worker that is opened on first use, and again after one that failed, was killed or died."""
 
@@ -57,11 +61,10 @@ class RespawningWorker:
         folder: where the worker keeps its log and what must outlive it.
         """
         self._folder = folder
-        self._augments = bool(experiment.data.augment)
+        self._work = _work(experiment, site)
         earlier = cloned_from(fl_ctx)
         self._opening = {
-            "experiment": experiment.model_dump(mode="json"),
-            "site": site.model_dump(mode="json"),
+            **self._work,
             "name": fl_ctx.get_identity_name(),
             "names": site_names(fl_ctx, experiment),
             "run_dir": str(folder),
@@ -92,9 +95,9 @@ class RespawningWorker:
 
     def _open(self, patience: Patience | None) -> Worker:
         try:
-            return Worker(host_socket(self._folder, self._augments), self._opening, patience)
+            return Worker(host_socket(self._folder, self._work), self._opening, patience)
         except HostGone:
             # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
             close_host()
             os.environ.pop(HOST_VARIABLE, None)
-            return Worker(host_socket(self._folder, self._augments), self._opening, patience)
+            return Worker(host_socket(self._folder, self._work), self._opening, patience)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from pt_peft import __version__
-from pt_peft.backbone import check_digest, head_name, weights_file
+from pt_peft.backbone import head_name, pinned_weights
 from pt_peft.data.site_data import Split, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment, Partition
@@ -47,8 +47,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     """
     described = out.with_name(out.name + ".json")
     _check_output(out, described)
-    source = weights_file(site)
-    check_digest(experiment.backbone, source)
+    source = pinned_weights(experiment.backbone, site)
     device = pick_device(site.device)
     if site.threads:
         torch.set_num_threads(site.threads)

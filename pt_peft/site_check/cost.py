@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from pt_peft.backbone import check_digest, weights_file
+from pt_peft.backbone import pinned_weights
 from pt_peft.data.cache_space import pixel_bytes
 from pt_peft.data.site_data import Split
 from pt_peft.experiment import Experiment
@@ -58,8 +58,7 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
         BackboneMismatch: for other weights.
         OutsideLimits: if more bytes would leave than the site allows.
     """
-    weights = weights_file(site)
-    check_digest(experiment.backbone, weights)
+    weights = pinned_weights(experiment.backbone, site)
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
     payload, exchange = experiment.payload, trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))

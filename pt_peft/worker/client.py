@@ -1,5 +1,6 @@
 """A worker as its user sees it. Imports no torch."""
 
+import json
 import math
 import os
 import select
@@ -36,18 +37,22 @@ class HostGone(WorkerError):
 class WorkerHost:
     """A running host process, see `pt_peft.worker.host`."""
 
-    def __init__(self, log: Path, augments: bool = True):
+    def __init__(self, log: Path, work: dict | None = None):
         """Starts the host; its own output (not its workers') goes to the file `log`.
 
         Args:
-            augments: whether workers will augment images; those of a host that was not told so take seconds more to begin.
+            work: the ``experiment`` and ``site`` (their JSON) that most workers will be opened with, to prepare for them.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="pt-peft-")
         self.socket = os.path.join(self._folder.name, "host")
+        arguments = [self.socket]
+        if work:
+            arguments.append(os.path.join(self._folder.name, "work.json"))
+            Path(arguments[-1]).write_text(json.dumps(work), encoding="utf-8")
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pt_peft.worker.host", self.socket, *(["--augments"] if augments else [])],
+                [sys.executable, "-m", "pt_peft.worker.host", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -1,11 +1,13 @@
-"""The worker host: imports torch, timm and peft once and forks a worker for each connection.
+"""The worker host: imports torch, timm and peft once, builds the model of a job, and forks a worker for each connection.
 
-    python -m pt_peft.worker.host SOCKET [--augments] < pipe
+    python -m pt_peft.worker.host SOCKET [WORK.json] < pipe
 
-All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
+``WORK.json`` is what `pt_peft.worker.prepared.prepare` takes. All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
 torch of its own. The host ends, with its workers, when its standard input does.
 """
 
+import gc
+import json
 import logging
 import os
 import queue
@@ -28,12 +30,7 @@ def main() -> None:
     listener.bind(sys.argv[1])
     # Listening before the imports: whoever connects meanwhile waits for the greeting and nothing is lost.
     listener.listen(128)
-    # Imported here once for all workers; each of them would spend seconds on it.
-    import pt_peft.worker.session  # noqa: F401
-
-    if "--augments" in sys.argv:
-        import pt_peft.data.augmentation  # noqa: F401
-
+    _make_ready(sys.argv[2] if len(sys.argv) > 2 else None)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -49,6 +46,24 @@ def main() -> None:
             _work(connection)
             os._exit(0)
         connection.close()
+
+
+def _make_ready(work: str | None) -> None:
+    """What each worker would spend seconds on."""
+    gc.disable()  # it looks through all modules time and again
+    import torch
+
+    import pt_peft.worker.session  # noqa: F401
+    from pt_peft.worker.prepared import prepare
+
+    torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
+    content = json.load(open(work, encoding="utf-8")) if work else None
+    if content is None or content["experiment"]["data"]["augment"]:
+        import pt_peft.data.augmentation  # noqa: F401
+    if content:
+        prepare(content)
+    gc.freeze()  # what is there stays in the memory that all workers share
+    gc.enable()
 
 
 def _work(connection: socket.socket) -> None:

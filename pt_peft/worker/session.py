@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pt_peft import lora_pairs, transfer
 from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.backbone import check_digest, weights_file
+from pt_peft.backbone import pinned_weights
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
@@ -22,6 +22,7 @@ from pt_peft.site import Site
 from pt_peft.tensors import Tensors, check_tensors
 from pt_peft.training import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
+from pt_peft.worker.prepared import prepared_trainer
 
 RECEIVED = "received.safetensors"
 """The aggregate of the tensors that do not travel in every round."""
@@ -57,10 +58,14 @@ class Session:
 
     def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """Which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
+        if ready := prepared_trainer(self.experiment, self.site):
+            return ready.exchange.to_json(), {}
         return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
     def initial_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The exchanged tensors before the first round, a pure function of the experiment, and the `exchange`."""
+        if ready := prepared_trainer(self.experiment, self.site):
+            return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
         model = build_model(self.experiment.model, self._weights if needs_weights else None)
@@ -179,9 +184,7 @@ class Session:
 
     @cached_property
     def _weights(self) -> Path:
-        weights = weights_file(self.site)
-        check_digest(self.experiment.backbone, weights)
-        return weights
+        return pinned_weights(self.experiment.backbone, self.site)
 
     @cached_property
     def _data(self) -> SiteData:
@@ -189,7 +192,8 @@ class Session:
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
-        return LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
+        ready = prepared_trainer(self.experiment, self.site)
+        return ready or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
 
 
 def _among(tensors: Tensors, keys: Container[str]) -> Tensors:

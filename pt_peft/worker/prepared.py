@@ -1,0 +1,39 @@
+"""What a host makes once, before it forks, for all its workers."""
+
+import logging
+import os
+
+import torch
+
+from pt_peft.backbone import pinned_weights
+from pt_peft.experiment import Experiment
+from pt_peft.schema import parse
+from pt_peft.site import Site
+from pt_peft.training import LocalTrainer
+
+_trainers: list[tuple[Experiment, Site, LocalTrainer]] = []
+
+
+def prepare(work: dict) -> None:
+    """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where a GPU
+    will be used there is none: it cannot be shared across a fork. What is wrong with either is left for a worker to say."""
+    try:
+        experiment, site = parse(Experiment, work["experiment"], "experiment.json"), parse(Site, work["site"], "site.json")
+        if site.device == "cpu" or (site.device == "auto" and not _finds_gpu()):
+            weights = pinned_weights(experiment.backbone, site)
+            _trainers.append((experiment, site, LocalTrainer(experiment, weights, torch.device("cpu"))))
+    except Exception:
+        logging.getLogger(__name__).info("nothing could be prepared", exc_info=True)
+
+
+def prepared_trainer(experiment: Experiment, site: Site) -> LocalTrainer | None:
+    """The trainer of just these, if it was prepared."""
+    return next((made for an_experiment, a_site, made in _trainers if (an_experiment, a_site) == (experiment, site)), None)
+
+
+def _finds_gpu() -> bool:
+    """Asked in a process of its own: a process that has asked cannot use the GPU in its forks."""
+    asking = os.fork()
+    if not asking:
+        os._exit(torch.cuda.is_available())
+    return bool(os.waitpid(asking, 0)[1])
