@@ -31,7 +31,7 @@ from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, SPLITS, RunRecord
-from pt_peft_flare.short_waits import end_simulation_soon, without_torch
+from pt_peft_flare.short_waits import hasten_simulation, without_torch
 from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
@@ -74,7 +74,7 @@ class PeftFedAvg(FedAvg):
             return
         if is_simulation(fl_ctx):
             quiet_console()
-            end_simulation_soon(fl_ctx)
+            hasten_simulation(fl_ctx)
         elif earlier := cloned_from(fl_ctx):
             # At once: a clone that is stopped while it starts up can be cloned again.
             CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)

@@ -1,4 +1,4 @@
-"""What FLARE does at the end of a job that ours has no need of, left out."""
+"""Waits and work of FLARE that our jobs have no need of, left out."""
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
@@ -14,7 +14,7 @@ def without_torch(communicator: WFCommServer) -> None:
     communicator._cleanup_inflight_tensor_downloads = lambda fl_ctx: None
 
 
-def end_simulation_soon(fl_ctx: FLContext) -> None:
+def hasten_simulation(fl_ctx: FLContext) -> None:
     """Lets the simulator see at once that its job has ended (it looks every 3 s), and its process end then (it sleeps for 3 s,
     for what sites in other places may still have to say)."""
     fl_ctx.get_engine().server.check_engine_frequency = _LOOK_S
