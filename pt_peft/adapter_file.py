@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from pt_peft import __version__
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
 from pt_peft.files import write_atomically
-from pt_peft.tensors import Tensors
+from pt_peft.tensors import Tensors, safetensors_bytes
 
 HEADER_KEY = "pt_peft"
 
@@ -35,9 +34,8 @@ def save_adapter(path: Path, tensors: Tensors, header: dict) -> None:
         OSError: if `path` cannot be written; a file that was there is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {key: value.copy(order="C") for key, value in tensors.items()}
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
-    write_atomically(path, safetensors.numpy.save(contiguous, metadata=metadata))
+    write_atomically(path, safetensors_bytes(tensors, metadata))
 
 
 def load_adapter(path: Path) -> tuple[Tensors, dict]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import safetensors.numpy
 
 Tensors = dict[str, np.ndarray]
 
@@ -77,3 +78,9 @@ def payload_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 def payload_l2_norm(tensors: Mapping[str, np.ndarray]) -> float:
     """Euclidean norm over all values, accumulated in float64."""
     return float(np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in tensors.values())))
+
+
+def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
+    """`tensors` as the content of a safetensors file."""
+    # What is not contiguous it would write in another order; `ascontiguousarray` would give numbers an axis.
+    return safetensors.numpy.save({key: value.copy(order="C") for key, value in tensors.items()}, metadata)

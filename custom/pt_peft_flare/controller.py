@@ -34,6 +34,7 @@ from pt_peft_flare.run_record import FILE_NAME, SPLITS, RunRecord
 from pt_peft_flare.short_waits import hasten_simulation, without_torch
 from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
+from pt_peft_flare.wire import WireTensors
 
 
 class JobFailed(Exception):
@@ -251,7 +252,7 @@ class PeftFedAvg(FedAvg):
             self._bytes_in |= dict.fromkeys(targets, payload_bytes(payload))
             model = FLModel(
                 params_type=ParamsType.FULL,
-                params=payload,
+                params=WireTensors(payload),
                 start_round=0,
                 current_round=round_number,
                 total_rounds=federation.rounds,

@@ -21,6 +21,7 @@ from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import MAX_REASON, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
+from pt_peft_flare.wire import WireTensors
 
 _PRIVATE = re.compile(
     r"""(?P<kept>\b(?:field|tensor|task)[ ])?
@@ -107,7 +108,7 @@ class EgressFilter(Filter):
             told["report"] = fields
             if experiment.privacy.asked:
                 told["privacy"] = applied(experiment, report)
-            return DXO(DataKind.WEIGHTS, data=tensors, meta=meta), told
+            return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta=meta), told
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
@@ -123,7 +124,7 @@ class EgressFilter(Filter):
                 raise TensorError(f"a result of '{task}' does not say in which round it was trained")
             tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
             limits.check_nbytes(payload_bytes(tensors))
-            return DXO(DataKind.WEIGHTS, data=tensors), ledger.tensor_entry(tensors, tensors)
+            return DXO(DataKind.WEIGHTS, data=WireTensors(tensors)), ledger.tensor_entry(tensors, tensors)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:

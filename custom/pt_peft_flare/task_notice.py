@@ -12,7 +12,7 @@ from nvflare.apis.shareable import ReturnCode, Shareable, make_reply
 
 TOPIC = "pt_peft.task_notice"
 
-LONGEST_S = 2.0
+LONGEST_S = 5.0
 """After which a site asks anyway: notices are not sent again if they are lost."""
 _LOOK_S = 0.1
 """How often a waiting site looks whether its job is over."""

@@ -6,7 +6,7 @@ import struct
 
 import safetensors.numpy
 
-from pt_peft.tensors import Tensors
+from pt_peft.tensors import Tensors, safetensors_bytes
 
 _LENGTHS = struct.Struct(">QQ")
 
@@ -14,8 +14,7 @@ _LENGTHS = struct.Struct(">QQ")
 def send(connection: socket.socket, message: dict, tensors: Tensors | None = None) -> None:
     """Sends `message` (JSON-serialisable) and `tensors`. Raises OSError if the other side is gone."""
     text = json.dumps(message).encode()
-    contiguous = {key: value.copy(order="C") for key, value in (tensors or {}).items()}
-    blob = safetensors.numpy.save(contiguous)
+    blob = safetensors_bytes(tensors or {})
     connection.sendall(_LENGTHS.pack(len(text), len(blob)) + text + blob)
 
 

@@ -18,10 +18,16 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import nullcontext
+from pathlib import Path
 
 from pt_peft.errors import UserError
 from pt_peft.tensors import TensorError
 from pt_peft.worker import frames
+from pt_peft.worker.turns import Turns
+
+COMPUTING = ("train", "evaluate")
+"""Requests that take a turn."""
 
 
 def main() -> None:
@@ -43,7 +49,7 @@ def main() -> None:
             listener.close()
             os.close(0)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _work(connection)
+            _work(connection, Path(sys.argv[1]).parent)
             os._exit(0)
         connection.close()
 
@@ -66,19 +72,20 @@ def _make_ready(work: str | None) -> None:
     gc.enable()
 
 
-def _work(connection: socket.socket) -> None:
+def _work(connection: socket.socket, folder: Path) -> None:
     from pt_peft.worker.session import Session
 
     frames.send(connection, {"pid": os.getpid()})
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
-    session = Session()
+    session, turns = Session(), Turns(folder)
     while True:
         message, tensors = requests.get()
         if message["request"] == "open":
             _prepare_process(message)
         try:
-            reply, result = session.requests[message["request"]](message, tensors)
+            with turns.turn() if message["request"] in COMPUTING else nullcontext():
+                reply, result = session.requests[message["request"]](message, tensors)
         except (UserError, TensorError) as error:
             reply, result = {"error": str(error), "kind": type(error).__name__}, {}
         except Exception as error:
