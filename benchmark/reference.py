@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from pt_peft import transfer
@@ -96,6 +97,13 @@ def federate(
             kept[name] = result.kept
         server.finish_round(opened, len(sites))
     return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)
+
+
+def greatest_difference(one: Tensors, other: Tensors) -> float:
+    """Between values of tensors of the same name; infinite if one lacks some."""
+    if one.keys() != other.keys():
+        return float("inf")
+    return max(float(np.abs(value - other[key]).max()) for key, value in one.items())
 
 
 @command

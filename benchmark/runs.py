@@ -18,7 +18,7 @@ from benchmark.engines import ENGINES, Outcome, mean_scalars, scalars
 from benchmark.evaluation import Predictions, predict
 from benchmark.memory import PeakMemory
 from benchmark.provenance import provenance
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.result_files import EQUAL
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
@@ -105,7 +105,8 @@ def _federated(
     if verify:
         other = next(name for name in ENGINES if name != engine)
         with clock("verification"):
-            verification = {"engine": other, "max_difference": _difference(outcome, _run(other, cell, trainer, sites, scratch))}
+            again = _run(other, cell, trainer, sites, scratch)
+        verification = {"engine": other, "max_difference": greatest_difference(outcome.final.tensors, again.final.tensors)}
         if not verification["max_difference"] <= EQUAL:
             raise UserError(
                 f"the adapters of the engines '{engine}' and '{other}' differ by {verification['max_difference']:.1e}; at most "
@@ -131,13 +132,6 @@ def _run(engine: str, cell: Cell, trainer: LocalTrainer, sites: Mapping[str, Sit
     folder = scratch / engine
     folder.mkdir()
     return ENGINES[engine](cell, trainer, sites, folder)
-
-
-def _difference(one: Outcome, other: Outcome) -> float:
-    """The greatest between tensors of the same name, infinite if one lacks some."""
-    if one.final.tensors.keys() != other.final.tensors.keys():
-        return float("inf")
-    return max(float(np.abs(value - other.final.tensors[key]).max()) for key, value in one.final.tensors.items())
 
 
 def _without_federation(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], clock: "_Clock") -> dict:

@@ -7,8 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from benchmark.reference import greatest_difference
 from pt_peft.adapter_file import load_adapter
 from pt_peft.data.items import SPLITS
 from pt_peft.experiment import Experiment
@@ -72,4 +71,4 @@ def assert_equal(adapter: Path, expected: dict) -> None:
     """That the adapter file has just the tensors `expected`, to 1e-6."""
     tensors, _ = load_adapter(adapter)
     assert tensors.keys() == expected.keys()
-    assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6
+    assert greatest_difference(tensors, expected) <= 1e-6

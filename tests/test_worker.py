@@ -1,5 +1,6 @@
 """A worker: what it answers, and what becomes of it when it dies, hangs or loses its user."""
 
+import copy
 import os
 import signal
 import threading
@@ -177,3 +178,46 @@ def test_other_weights_are_refused(host, opening, tmp_path):
     with pytest.raises(BackboneMismatch, match=r"file of this site has SHA-256 .*, but the experiment needs"):
         worker.call("train", {"round": 0, "since": 0}, initial)
     worker.kill()
+
+
+def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
+    """It is the same as what a worker makes for itself, and its workers need the backbone's file no more."""
+    own = tmp_path / "weights.safetensors"
+    own.write_bytes(tiny_weights.read_bytes())
+    opening["site"]["backbone"] = str(own)
+    work = {key: opening[key] for key in ("experiment", "site")}
+    results = []
+    for prepared in (None, work):
+        host = WorkerHost(tmp_path / "host.log", prepared)
+        worker = Worker(host.socket, opening)
+        if prepared:
+            own.unlink()
+        exchange, _ = worker.call("exchange")
+        _, initial = worker.call("initial_state")
+        report, trained = worker.call("train", {"round": 0, "since": 0}, initial)
+        results.append((exchange, initial, report["val"], trained))
+        worker.kill()
+        if prepared:
+            opening["experiment"]["seed"] += 1  # another one has to be built
+            other = Worker(host.socket, opening)
+            with pytest.raises(UserError, match="which does not exist"):
+                other.call("train", {"round": 0, "since": 0}, initial)
+            other.kill()
+        host.close()
+    (exchange, initial, report, trained), again = results
+    assert again[0] == exchange and again[2] == report
+    for tensors, others in ((initial, again[1]), (trained, again[3])):
+        assert tensors.keys() == others.keys() and all(np.array_equal(tensors[key], others[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("damage", [lambda work: work["experiment"]["method"].update(name="none"), lambda work: work.update(site=[])])
+def test_what_cannot_be_prepared_is_left_to_the_worker(damage, opening, tmp_path):
+    work = copy.deepcopy({key: opening[key] for key in ("experiment", "site")})
+    damage(work)
+    host = WorkerHost(tmp_path / "host.log", work)
+    with pytest.raises(UserError, match=r"method|site.json"):
+        Worker(host.socket, {**opening, **work})
+    worker = Worker(host.socket, opening)
+    assert worker.call("exchange")[0]["tensors"]
+    worker.kill()
+    host.close()

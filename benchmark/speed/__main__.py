@@ -14,15 +14,22 @@ import tempfile
 from pathlib import Path
 
 from benchmark.provenance import provenance
+from benchmark.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
+from benchmark.speed.memory import further_site
 from benchmark.speed.work import Work
+from pt_peft.adapter_file import load_adapter
 from pt_peft.command import command
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
+from pt_peft.site import Site
+from pt_peft_flare.persistor import FINAL
 
 OUT = Path("benchmark/results/speed.json")
-NAMES = ("plain", "flare_stock", "flower", "ours")
+NAMES = ("plain", "flare_stock", "flower", "ours", "ours_int8")
+FURTHER_SITE = (Work(sites=8, rounds=2, images=64), Work(sites=16, rounds=2, images=64))
+"""The memory of more sites, all at a time, is that of a smaller work: it does not depend on how much there is to do."""
 FIELDS = ("wall_s", "imports_s", "startup_s", "training_s", "gap_per_round_s", "tail_s", "peak_pss_gb", "wire_over_raw")
 
 
@@ -71,12 +78,16 @@ def main(arguments: list[str] | None = None) -> None:
             "flare_stock": lambda: flare_stock(work, folder / "work"),
             "flower": lambda: flower(work, folder / "work", options.flower),
             "ours": lambda: ours(work, folder / "work", site),
+            "ours_int8": lambda: ours(work, folder / "work", site, payload={"up": {"name": "int8"}, "down": {"name": "int8"}}),
         }
         names = [name for name in NAMES if name in options.only and (name != "flower" or options.flower)]
         contenders = {name: chosen[name]() for name in names}
         runs = alternating(contenders, options.repeats, folder, work.rounds)
         raw = work.raw_bytes(folder / "work")
-    found = {name: medians(runs[name], raw, contenders[name].transfers) for name in names}
+        found = {name: medians(runs[name], raw, contenders[name].transfers) for name in names}
+        if "ours" in found:
+            found["ours"] |= further_site(*FURTHER_SITE, folder / "memory")
+            found["ours"]["difference_from_oracle"] = difference(work, folder, site, options.repeats)
     if "plain" in found:
         ratios = {name: one["wall_s"] / found["plain"]["wall_s"] for name, one in found.items()}
     result = {**origin, "work": work.__dict__, "raw_bytes": raw, **found, "wall_over_plain": ratios if "plain" in found else None}
@@ -94,6 +105,14 @@ def alternating(contenders: dict[str, Contender], repeats: int, folder: Path, ro
             runs[name].append(measure(contender.command, run_folder, rounds, contender.environment))
             print(f"{name} {repeat + 1}/{repeats}: {runs[name][-1]}", file=sys.stderr, flush=True)
     return runs
+
+
+def difference(work: Work, folder: Path, site: Site, repeats: int) -> float:
+    """The greatest between the final adapter of one of our runs in FLARE and that of the oracle."""
+    experiment = work.experiment(folder / "work")
+    expected = federate(make_trainer(experiment, site), load_sites(experiment, site, work.names)).tensors
+    runs = [folder / "runs" / f"ours-{repeat}" / "workspace" / "server" / "simulate_job" for repeat in range(repeats)]
+    return max(greatest_difference(load_adapter(run / FINAL)[0], expected) for run in runs)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Memory of a further site: our simulated federation with 8 sites and with 16, all at a time.
+"""Memory of a further site: our simulated federation with few sites and with many.
 
-    python -m benchmark.speed.memory [--sites 8 16] [--out benchmark/results/speed_memory.json]
+    python -m benchmark.speed.memory [--sites 8 16] [--threads N] [--out benchmark/results/speed_memory.json]
 """
 
 import argparse
@@ -35,21 +35,31 @@ def main(arguments: list[str] | None = None) -> None:
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
     check_place(options.out)
-    result, peaks = {**provenance(), "threads": options.threads, "runs": {}}, {}
+    origin = provenance()
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
-        for sites in options.sites:
-            work = Work(sites=sites, rounds=options.rounds, images=options.images)
-            data = Path(temporary) / str(sites) / "work"
-            contender = ours(work, data, work.write(data), options.threads)
-            folder = fresh(data.with_name("run"))
-            contender.prepare(folder)
-            found = measure(contender.command, folder, work.rounds, contender.environment)
-            result["runs"][sites] = {**found.to_json(), "work": asdict(work)}
-            peaks[sites] = found.peak_pss_gb
-            print(f"{sites} sites: {found.peak_pss_gb:.2f} GB, {found.wall_s:.0f} s", file=sys.stderr, flush=True)
-    result["pss_per_site_gb"] = (peaks[many] - peaks[few]) / (many - few)
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(f"{result['pss_per_site_gb']:.3f} GB for each further site")
+        works = [Work(sites=sites, rounds=options.rounds, images=options.images) for sites in (few, many)]
+        found = further_site(*works, Path(temporary), options.threads)
+    write_atomically(options.out, (json.dumps({**origin, **found}, indent=1) + "\n").encode())
+    print(f"{found['pss_per_site_gb']:.3f} GB for each further site")
+
+
+def further_site(few: Work, many: Work, folder: Path, threads: int | None = None) -> dict:
+    """``pss_per_site_gb``, and the runs that say so.
+
+    Args:
+        threads: sites at a time; None for all.
+    """
+    runs = []
+    for work in (few, many):
+        data = folder / str(work.sites) / "work"
+        contender = ours(work, data, work.write(data), threads)
+        run_folder = fresh(data.with_name("run"))
+        contender.prepare(run_folder)
+        found = measure(contender.command, run_folder, work.rounds, contender.environment)
+        runs.append({"work": asdict(work), "threads": threads or work.sites, **found.to_json()})
+        print(f"{work.sites} sites: {found.peak_pss_gb:.2f} GB, {found.wall_s:.0f} s", file=sys.stderr, flush=True)
+    grown = runs[1]["peak_pss_gb"] - runs[0]["peak_pss_gb"]
+    return {"pss_per_site_gb": grown / (many.sites - few.sites), "memory_runs": runs}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""A committed job as a new user runs it: ``nvflare simulator jobs/lora_vpt``, which is one site at a time, in a process that is
+started again for each task.
+
+    python -m benchmark.speed.job [--job jobs/lora_vpt] [--repeats 3] [--out benchmark/results/speed_job.json]
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmark.provenance import provenance
+from benchmark.speed.contenders import HOOKS, fresh
+from benchmark.speed.measure import ROOT, executable, measure, python_path
+from pt_peft.command import command
+from pt_peft.errors import UserError
+from pt_peft.experiment import Experiment
+from pt_peft.files import check_place, write_atomically
+
+JOB = ROOT / "jobs" / "lora_vpt"
+OUT = Path("benchmark/results/speed_job.json")
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.job", description=__doc__.split(":")[0])
+    parser.add_argument("--job", type=Path, default=JOB, help="job folder (jobs/lora_vpt)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
+    check_place(options.out)
+    rounds = Experiment.read(options.job / "app" / "config" / "experiment.json").federation.rounds
+    origin, run = provenance(), [executable("nvflare"), "simulator", str(options.job.resolve())]
+    with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
+        found = [measure(run, fresh(Path(temporary) / str(repeat)), rounds, python_path(HOOKS)) for repeat in range(options.repeats)]
+    result = {"job": options.job.name, "wall_s": statistics.median(one.wall_s for one in found), "runs": [one.to_json() for one in found]}
+    write_atomically(options.out, (json.dumps({**origin, **result}, indent=1) + "\n").encode())
+    print(f"{options.job.name}: {result['wall_s']:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
