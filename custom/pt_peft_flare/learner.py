@@ -11,6 +11,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
+import pt_peft_flare.wire  # noqa: F401  (so that FLARE can read what the server sends)
 from pt_peft.adapter_file import adapter_header, save_adapter
 from pt_peft.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
