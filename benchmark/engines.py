@@ -1,5 +1,6 @@
 """Two ways to run a federation: FLARE's simulator, and the plain loop that ends with the same adapter."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pt_peft.local_round import LocalRound
 from pt_peft.schema import read_json
 from pt_peft.tensors import Tensors
 from pt_peft.training import LocalTrainer
+from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 from pt_peft_flare.learner import FINAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
@@ -82,6 +84,22 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     return Outcome(rounds, Federated(load_adapter(final)[0], kept))
 
 
+_host: WorkerHost | None = None
+
+
+def _shared_host(folder: Path) -> str:
+    """Socket of one host for all simulations of this process, each of which would spend seconds on the same imports.
+
+    Args:
+        folder: takes the log of one that is started.
+    """
+    global _host
+    if _host is None or not _host.runs:
+        _host = WorkerHost(folder / "worker_host.log")
+        atexit.register(_host.close)
+    return _host.socket
+
+
 ENGINES = {"flare": run_flare, "reference": run_reference}
 
 
@@ -89,8 +107,9 @@ def _simulate(folder: Path, threads: int) -> None:
     """``nvflare simulator`` to its end. Raises UserError."""
     nvflare = str(Path(sys.executable).parent / "nvflare")
     command = [sys.executable, kill_with_parent.__file__, nvflare, "simulator", "job", "-w", "workspace", "-t", str(threads)]
+    environment = {**os.environ, HOST_VARIABLE: _shared_host(folder)}
     with open(folder / LOG, "wb") as log, subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log
+        command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
     ) as process:
         try:
             code = process.wait(LIMIT_S)

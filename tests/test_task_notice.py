@@ -9,9 +9,10 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.private.aux_runner import AuxRunner
 
 from pt_peft_flare import task_notice
-from pt_peft_flare.task_notice import TOPIC, TaskNotices, give_notice
+from pt_peft_flare.task_notice import TOPIC, TaskNotices, give_notice, ignore_early_notices
 
 
 class Site:
@@ -65,6 +66,14 @@ def test_the_end_of_the_job_ends_the_wait(site):
     site.seconds()
     threading.Timer(0.2, site.signal.trigger, [True]).start()
     assert site.seconds() < 1
+
+
+def test_a_notice_to_a_site_that_is_starting_is_no_error(caplog):
+    ignore_early_notices()
+    runner = AuxRunner(None)
+    for topic in (TOPIC, "another"):
+        assert runner._process_request(topic, Shareable(), FLContext()).get_return_code() == ReturnCode.TOPIC_UNKNOWN
+    assert "another" in caplog.text and TOPIC not in caplog.text
 
 
 def test_outside_of_a_run_there_is_no_signal(monkeypatch):

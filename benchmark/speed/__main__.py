@@ -44,12 +44,12 @@ def medians(runs: list[Measured], raw_bytes: int, transfers: int) -> dict:
 
 
 def table(contenders: dict[str, dict]) -> str:
-    """As Markdown, with the ratio of wall time to the first."""
-    first = next(iter(contenders.values()))
+    """As Markdown."""
     lines = [["contender", "wall / plain", *FIELDS], ["---"] + ["---:"] * (len(FIELDS) + 1)]
     for name, found in contenders.items():
-        values = ["–" if found[field] is None else f"{found[field]:.2f}" for field in FIELDS]
-        lines.append([name, f"{found['wall_s'] / first['wall_s']:.2f}", *values])
+        ratio = found["wall_s"] / contenders["plain"]["wall_s"] if "plain" in contenders else None
+        values = ["–" if value is None else f"{value:.2f}" for value in (ratio, *(found[field] for field in FIELDS))]
+        lines.append([name, *values])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
+    if "flower" in options.only and options.only != NAMES and not options.flower:
+        raise UserError("--only: flower needs a Python that has flwr[simulation], as --flower; see benchmark/README.md.")
     check_place(options.out)
     if options.keep and options.keep.exists():
         raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     few, many = options.sites
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
+    if options.threads is not None and not 0 < options.threads <= few:
+        raise UserError(f"--threads: {options.threads}; 1 to {few}, the smaller number of sites, would be right.")
     check_place(options.out)
     origin = provenance()
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:

@@ -25,7 +25,7 @@ from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters, config_folder
-from pt_peft_flare.task_notice import TaskNotices
+from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
 from pt_peft_flare.workers import RespawningWorker, close_host, start_host
 
 EVALUATED_SPLITS = ["val", "test"]
@@ -50,16 +50,18 @@ class PeftLearner(Executor):
             AppConstants.TASK_VALIDATION: self._validate,
             AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
         }
+        ignore_early_notices()
+        self._notices: TaskNotices | None = None
         self._worker: RespawningWorker | None = None
         self._cipher: Cipher | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.START_RUN:
-            start_host(fl_ctx)
             self._notices = TaskNotices(fl_ctx)
+            start_host(fl_ctx)
             if is_simulation(fl_ctx):
                 quiet_console()
-        elif event_type == EventType.BEFORE_PULL_TASK:
+        elif event_type == EventType.BEFORE_PULL_TASK and self._notices:
             self._notices.wait(fl_ctx)
         elif event_type == EventType.END_RUN:
             if self._worker is not None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
@@ -13,6 +13,16 @@ from pt_peft.site import Site
 def is_simulation(fl_ctx: FLContext) -> bool:
     """Whether this process belongs to FLARE's simulator."""
     return fl_ctx.get_job_id() == "simulate_job"
+
+
+def is_simulated_site(fl_ctx: FLContext) -> bool:
+    """Whether it does, and is a site's."""
+    return is_simulation(fl_ctx) and fl_ctx.get_process_type() == ProcessType.CLIENT_JOB
+
+
+def simulated_server_dir(fl_ctx: FLContext) -> Path:
+    """The folder of the simulated server's run, from a site."""
+    return run_dir(fl_ctx).parents[1] / "server" / "simulate_job"
 
 
 def run_dir(fl_ctx: FLContext) -> Path:

@@ -4,11 +4,14 @@ FLARE's sites ask time and again. What a site then waits is what it adds to each
 time in vain, whatever the job's settings are; and asking more often is most of the traffic of small adapters.
 """
 
+import logging
 import threading
 import time
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReturnCode, Shareable, make_reply
+from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.private.aux_runner import AuxRunner
 
 TOPIC = "pt_peft.task_notice"
 
@@ -23,6 +26,11 @@ def give_notice(fl_ctx: FLContext) -> None:
     fl_ctx.get_engine().send_aux_request(
         targets=None, topic=TOPIC, request=Shareable(), timeout=0.0, fl_ctx=fl_ctx, optional=True, secure=False
     )
+
+
+def ignore_early_notices() -> None:
+    """Keeps FLARE from calling it an error when a notice comes to a site that is starting, as the simulator's do for each task."""
+    get_obj_logger(AuxRunner).addFilter(lambda record: record.levelno < logging.ERROR or TOPIC not in record.getMessage())
 
 
 class TaskNotices:

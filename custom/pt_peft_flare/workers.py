@@ -7,37 +7,56 @@ from nvflare.apis.fl_context import FLContext
 
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.files import write_atomically
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
-from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, read_site, run_dir, site_names
+from pt_peft_flare.run_context import (
+    cloned_from,
+    is_simulated_site,
+    is_simulation,
+    read_experiment,
+    read_site,
+    run_dir,
+    simulated_server_dir,
+    site_names,
+)
+
+SHARED_HOST = "worker_host"
+"""File in the simulated server's folder with the socket of its host. (Not a variable of the environment: the simulator may start
+sites before the server has a host.)"""
 
 _started: WorkerHost | None = None
 """The host that this process started, if it did."""
 
 
-def host_socket(folder: Path, work: dict | None) -> str:
-    """Socket of the host that this process was given, or else of its own, which is started if need be.
+def start_host(fl_ctx: FLContext) -> None:
+    """Starts the host of this process before it is needed, so that it makes ready while FLARE starts up. In a simulation the
+    server's is that of all sites."""
+    if is_simulated_site(fl_ctx):
+        return
+    try:
+        work = _work(read_experiment(fl_ctx), read_site(fl_ctx))
+    except UserError:  # which is said when they are needed
+        work = None
+    folder = run_dir(fl_ctx)
+    socket = _own_host(folder, work)
+    if is_simulation(fl_ctx):
+        write_atomically(folder / SHARED_HOST, socket.encode())
 
-    The processes that this one starts are given the same: in a simulation all sites share the server's host.
+
+def _own_host(folder: Path, work: dict | None) -> str:
+    """Socket of the host that whoever started this process has given it, or else of its own, which is started if need be.
 
     Args:
         work: as in `WorkerHost`.
     """
     global _started
-    if HOST_VARIABLE not in os.environ:
+    if HOST_VARIABLE in os.environ:
+        return os.environ[HOST_VARIABLE]
+    if _started is None:
         _started = WorkerHost(folder / "worker_host.log", work)
-        os.environ[HOST_VARIABLE] = _started.socket
-    return os.environ[HOST_VARIABLE]
-
-
-def start_host(fl_ctx: FLContext) -> None:
-    """Starts the host of a job before it is needed, so that it makes ready while FLARE starts up."""
-    try:
-        work = _work(read_experiment(fl_ctx), read_site(fl_ctx))
-    except UserError:  # which is said when they are needed
-        work = None
-    host_socket(run_dir(fl_ctx), work)
+    return _started.socket
 
 
 def close_host() -> None:
@@ -46,7 +65,6 @@ def close_host() -> None:
     if _started is not None:
         _started.close()
         _started = None
-        os.environ.pop(HOST_VARIABLE, None)
 
 
 def _work(experiment: Experiment, site: Site) -> dict:
@@ -61,6 +79,7 @@ class RespawningWorker:
         folder: where the worker keeps its log and what must outlive it.
         """
         self._folder = folder
+        self._shared = simulated_server_dir(fl_ctx) / SHARED_HOST if is_simulated_site(fl_ctx) else None
         self._work = _work(experiment, site)
         earlier = cloned_from(fl_ctx)
         self._opening = {
@@ -95,9 +114,15 @@ class RespawningWorker:
 
     def _open(self, patience: Patience | None) -> Worker:
         try:
-            return Worker(host_socket(self._folder, self._work), self._opening, patience)
+            return Worker(self._host(), self._opening, patience)
         except HostGone:
             # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
             close_host()
             os.environ.pop(HOST_VARIABLE, None)
-            return Worker(host_socket(self._folder, self._work), self._opening, patience)
+            self._shared = None
+            return Worker(self._host(), self._opening, patience)
+
+    def _host(self) -> str:
+        if HOST_VARIABLE not in os.environ and self._shared and self._shared.exists():
+            return self._shared.read_text()
+        return _own_host(self._folder, self._work)

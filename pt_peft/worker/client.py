@@ -45,24 +45,29 @@ class WorkerHost:
         """
         self._folder = tempfile.TemporaryDirectory(prefix="pt-peft-")
         self.socket = os.path.join(self._folder.name, "host")
-        arguments = [self.socket]
+        arguments = [self._folder.name]
         if work:
             arguments.append(os.path.join(self._folder.name, "work.json"))
             Path(arguments[-1]).write_text(json.dumps(work), encoding="utf-8")
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as output:
+        # Listening from now on: whoever connects before the host has imported waits for its greeting.
+        with open(log, "ab") as output, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.socket)
+            listener.listen(128)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pt_peft.worker.host", *arguments],
+                [sys.executable, "-m", "pt_peft.worker.host", str(listener.fileno()), *arguments],
+                pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        while not os.path.exists(self.socket):
-            if self._process.poll() is not None:
-                raise WorkerError(f"the worker host ended with exit code {self._process.returncode}, see {log}")
-            time.sleep(0.02)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """Ends the host and its workers, also if it hangs."""

@@ -1,8 +1,9 @@
 """The worker host: imports torch, timm and peft once, builds the model of a job, and forks a worker for each connection.
 
-    python -m pt_peft.worker.host SOCKET [WORK.json] < pipe
+    python -m pt_peft.worker.host LISTENER FOLDER [WORK.json] < pipe
 
-``WORK.json`` is what `pt_peft.worker.prepared.prepare` takes. All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
+``LISTENER`` is the descriptor of a listening socket, ``FOLDER`` the host's own, ``WORK.json`` what `pt_peft.worker.prepared.prepare`
+takes. All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
 torch of its own. The host ends, with its workers, when its standard input does.
 """
 
@@ -32,16 +33,13 @@ COMPUTING = ("train", "evaluate")
 
 def main() -> None:
     """Serves until standard input ends."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(sys.argv[1])
-    # Listening before the imports: whoever connects meanwhile waits for the greeting and nothing is lost.
-    listener.listen(128)
-    _make_ready(sys.argv[2] if len(sys.argv) > 2 else None)
+    listener, folder = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
+    _make_ready(sys.argv[3] if len(sys.argv) > 3 else None)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
-            shutil.rmtree(os.path.dirname(sys.argv[1]), ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             # The host leads its process group, see `client.WorkerHost`; this ends its workers and itself.
             os.killpg(0, signal.SIGKILL)
         connection, _ = listener.accept()
@@ -49,7 +47,7 @@ def main() -> None:
             listener.close()
             os.close(0)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _work(connection, Path(sys.argv[1]).parent)
+            _work(connection, folder)
             os._exit(0)
         connection.close()
 

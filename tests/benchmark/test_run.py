@@ -15,6 +15,7 @@ import torch
 import yaml
 from helpers import ROOT
 
+from benchmark import engines
 from benchmark.__main__ import main
 from pt_peft.metrics import evaluate_predictions
 
@@ -206,3 +207,13 @@ def test_both_engines_end_with_the_same_adapter(small, tmp_path):
     for one, other in zip(flare["rounds"], loop["rounds"], strict=True):
         assert (one["bytes_in"], one["bytes_out"]) == (other["bytes_in"], other["bytes_out"])
         assert one["val"] == pytest.approx(other["val"], abs=1e-5)
+
+
+def test_simulations_share_a_host(tmp_path):
+    """Until it ends, however that happens."""
+    first = engines._shared_host(tmp_path)
+    assert engines._shared_host(tmp_path) == first
+    os.killpg(engines._host._process.pid, signal.SIGKILL)
+    engines._host._process.wait()
+    assert engines._shared_host(tmp_path) != first
+    engines._host.close()

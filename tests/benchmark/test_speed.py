@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from benchmark.jobs import write_job
+from benchmark.speed import memory
 from benchmark.speed.__main__ import alternating, main, medians, table
 from benchmark.speed.bare import Bare
 from benchmark.speed.contenders import HOOKS, flare_stock, ours, plain
@@ -97,9 +98,13 @@ def test_options_that_make_no_sense(tmp_path, capsys):
         (["--repeats", "0"], "--repeats: 0; 1 or more"),
         (["--out", str(tmp_path / "no" / "x.json")], "is not a folder"),
         (["--keep", str(tmp_path)], "exists; the name of a new folder"),
+        (["--only", "flower"], "--only: flower needs a Python"),
     ):
         assert main(arguments) != 0
         assert message in capsys.readouterr().err
+    for threads in ("0", "9"):
+        assert memory.main(["--threads", threads]) != 0
+        assert f"--threads: {threads}; 1 to 8" in capsys.readouterr().err
 
 
 @pytest.mark.slow
