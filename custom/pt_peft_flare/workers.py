@@ -46,15 +46,15 @@ def start_host(fl_ctx: FLContext) -> None:
 
 
 def _own_host(folder: Path, work: dict | None) -> str:
-    """Socket of the host that whoever started this process has given it, or else of its own, which is started if need be.
+    """Socket of the host that this process has started, or was given by whoever started it, or else starts now.
 
     Args:
         work: as in `WorkerHost`.
     """
     global _started
-    if HOST_VARIABLE in os.environ:
-        return os.environ[HOST_VARIABLE]
     if _started is None:
+        if HOST_VARIABLE in os.environ:
+            return os.environ[HOST_VARIABLE]
         _started = WorkerHost(folder / "worker_host.log", work)
     return _started.socket
 
@@ -119,10 +119,9 @@ class RespawningWorker:
             # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
             close_host()
             os.environ.pop(HOST_VARIABLE, None)
-            self._shared = None
-            return Worker(self._host(), self._opening, patience)
+            return Worker(_own_host(self._folder, self._work), self._opening, patience)
 
     def _host(self) -> str:
-        if HOST_VARIABLE not in os.environ and self._shared and self._shared.exists():
+        if _started is None and HOST_VARIABLE not in os.environ and self._shared and self._shared.exists():
             return self._shared.read_text()
         return _own_host(self._folder, self._work)

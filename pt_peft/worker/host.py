@@ -61,7 +61,7 @@ def _make_ready(work: str | None) -> None:
     from pt_peft.worker.prepared import prepare
 
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
-    content = json.load(open(work, encoding="utf-8")) if work else None
+    content = json.loads(Path(work).read_text(encoding="utf-8")) if work else None
     if content is None or content["experiment"]["data"]["augment"]:
         import pt_peft.data.augmentation  # noqa: F401
     if content:

@@ -35,5 +35,9 @@ def _finds_gpu() -> bool:
     """Asked in a process of its own: a process that has asked cannot use the GPU in its forks."""
     asking = os.fork()
     if not asking:
-        os._exit(torch.cuda.is_available())
+        found = True
+        try:
+            found = torch.cuda.is_available()
+        finally:  # or else there would be two hosts
+            os._exit(found)
     return bool(os.waitpid(asking, 0)[1])

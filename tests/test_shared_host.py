@@ -1,0 +1,54 @@
+"""Whose worker host a FLARE process uses."""
+
+from types import SimpleNamespace
+
+import pytest
+from nvflare.apis.fl_constant import ProcessType
+
+from pt_peft.worker.client import HOST_VARIABLE
+from pt_peft_flare import workers
+from pt_peft_flare.workers import SHARED_HOST, RespawningWorker, close_host, start_host
+
+
+@pytest.fixture
+def site_ctx(tmp_path, monkeypatch):
+    """What FLARE tells a component of a simulated site."""
+    monkeypatch.delenv(HOST_VARIABLE, raising=False)
+    workspace = SimpleNamespace(get_run_dir=lambda job: str(tmp_path / "site-1" / job))
+    yield SimpleNamespace(
+        get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
+        get_job_id=lambda: "simulate_job",
+        get_identity_name=lambda: "site-1",
+        get_process_type=lambda: ProcessType.CLIENT_JOB,
+        get_prop=lambda key: None,
+    )
+    close_host()
+
+
+@pytest.fixture
+def said(tmp_path):
+    """Where the simulated server says which host it has."""
+    path = tmp_path / "server" / "simulate_job" / SHARED_HOST
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_a_simulated_site_uses_the_servers(tiny, site, site_ctx, said, shared_host, tmp_path):
+    start_host(site_ctx)
+    assert workers._started is None
+    worker = RespawningWorker(tiny, site, tmp_path / "run", site_ctx)
+    said.write_text(shared_host.socket)  # which may be after the site has started
+    assert worker.call("exchange")[0]["tensors"]
+    assert workers._started is None
+    worker.close()
+
+
+def test_if_that_is_gone_all_of_a_process_share_one_of_its_own(tiny, site, site_ctx, said, tmp_path):
+    said.write_text(str(tmp_path / "gone"))
+    first, second = (RespawningWorker(tiny, site, tmp_path / name, site_ctx) for name in ("one", "two"))
+    assert first.call("exchange")[0]["tensors"]
+    own = workers._started
+    assert second.call("exchange") == first.call("exchange")  # by the same workers as before
+    assert workers._started is own and own.runs
+    first.close()
+    second.close()
