@@ -1,12 +1,14 @@
 """How much memory a process and all that it started take."""
 
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-INTERVAL_S = 0.5
+INTERVAL_S = (0.5, 2.0)
+"""Between looks: shortest and longest. A look at a dozen processes takes long enough to slow them."""
 
 
 def pss(pid: int) -> int:
@@ -19,7 +21,7 @@ def pss(pid: int) -> int:
 
 
 class PeakMemory:
-    """The greatest sum of `pss` over a process and its descendants while the context was open, looked at twice a second."""
+    """The greatest sum of `pss` over a process and its descendants while the context was open, looked at up to twice a second."""
 
     def __init__(self, process: psutil.Process | None = None):
         """Args:
@@ -39,9 +41,11 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
+        shortest, longest = INTERVAL_S
         while True:
+            started = time.monotonic()
             with suppress(psutil.NoSuchProcess):  # it may end at any time
                 pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
                 self.bytes = max(self.bytes, sum(map(pss, pids)))
-            if self._stop.wait(INTERVAL_S):
+            if self._stop.wait(min(longest, max(shortest, 100 * (time.monotonic() - started)))):
                 return

@@ -40,7 +40,7 @@ class Measured:
     tail_s: float
     """From the end of the last training on."""
     peak_pss_gb: float
-    """Of all processes, 10^9 bytes, looked at twice a second."""
+    """Of all processes, 10^9 bytes, looked at up to twice a second."""
     wire_bytes: int | None
     """Over the loopback, protocol included; None where it could not be had alone."""
 

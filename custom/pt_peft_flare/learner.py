@@ -20,6 +20,7 @@ from pt_peft.experiment import Experiment
 from pt_peft.tensors import TensorError, Tensors
 from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
+from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.encryption import site_cipher
 from pt_peft_flare.exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
@@ -61,6 +62,7 @@ class PeftLearner(Executor):
             start_host(fl_ctx)
             if is_simulation(fl_ctx):
                 quiet_console()
+                take_all_cores()
         elif event_type == EventType.BEFORE_PULL_TASK and self._notices:
             self._notices.wait(fl_ctx)
         elif event_type == EventType.END_RUN:

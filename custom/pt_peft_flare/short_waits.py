@@ -7,6 +7,8 @@ from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.private.fed.app.simulator import simulator_runner
 
+from pt_peft_flare.cores import leave_cores_to_host
+
 _LOOK_S = 0.1
 _GRACE_S = 0.1
 
@@ -25,6 +27,7 @@ def hasten_simulation(fl_ctx: FLContext) -> None:
     shut_down = MainProcessMonitor._start_shutdown
     MainProcessMonitor._start_shutdown = lambda grace_s, cleanup_s: shut_down(_GRACE_S, cleanup_s)
     simulator_runner.time = _ShortSleeps
+    leave_cores_to_host()
 
 
 class _ShortSleeps:
