@@ -41,9 +41,10 @@ class WireTensorsDecomposer(fobs.Decomposer):
         end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
         try:
             header = zlib.decompressobj().decompress(data[_LENGTH:end], _LONGEST)
-        except zlib.error as error:
-            raise SafetensorError(f"the header is not deflated ({error})") from None
-        return WireTensors(safetensors.numpy.load(b"".join((len(header).to_bytes(_LENGTH, "little"), header, memoryview(data)[end:]))))
+            blob = b"".join((len(header).to_bytes(_LENGTH, "little"), header, memoryview(data)[end:]))
+            return WireTensors(safetensors.numpy.load(blob))
+        except (zlib.error, KeyError, TypeError, ValueError) as error:  # the latter for types that numpy has not
+            raise SafetensorError(f"not a deflated header and tensors: {error}") from None
 
 
 fobs.register(WireTensorsDecomposer)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import SafetensorError
 
 from benchmark.presets import demo
 from mutations import VALUES, changed_bytes, changed_json
@@ -18,6 +19,7 @@ from pt_peft.reports import TrainingReport
 from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.tensors import TensorError, TensorSpec, check_tensors
+from pt_peft_flare.wire import WireTensors, WireTensorsDecomposer
 
 CASES = int(os.environ.get("PT_PEFT_FUZZ_CASES", "60"))
 """Of each test; `make fuzz` has 10,000."""
@@ -159,3 +161,16 @@ def test_reports(content):
         return
     assert says(content, report.model_dump(mode="json"))
     assert report.val is None or sum(map(sum, report.val.confusion)) == report.val.count
+
+
+WIRE = WireTensorsDecomposer().decompose(WireTensors({f"blocks.{index}.lora_A": np.ones((2, 3), np.float32) for index in range(4)}))
+
+
+@fuzz
+@given(st.one_of(changed_bytes(WIRE), st.binary(max_size=200)))
+def test_tensors_on_the_wire(content):
+    try:
+        tensors = WireTensorsDecomposer().recompose(content)
+    except SafetensorError:
+        return
+    assert all(type(value) is np.ndarray for value in tensors.values())
