@@ -24,8 +24,8 @@ from pt_peft.site import Site
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
-# Small payloads travel inside the message instead of in a transfer of their own, and both sides look for work often:
-# most of what FLARE adds to a round is waiting.
+# Payloads travel inside the message instead of in a transfer of their own, and a site that has done its task is soon ready to hear
+# of the next (`pt_peft_flare.task_notice`): most of what FLARE adds to a round is waiting.
 PAYLOAD = {"np_download_chunk_size": 0}
 
 SERVER = {

@@ -18,11 +18,12 @@ from benchmark.reference import federate, greatest_difference, load_sites, make_
 from benchmark.speed.contenders import Contender, flare_stock, flower, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
 from benchmark.speed.memory import further_site
+from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.work import Work
 from pt_peft.adapter_file import load_adapter
 from pt_peft.command import command
 from pt_peft.errors import UserError
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import write_atomically
 from pt_peft.site import Site
 from pt_peft_flare.persistor import FINAL
 
@@ -57,17 +58,12 @@ def table(contenders: dict[str, dict]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these contenders")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="these contenders; else all")
     parser.add_argument("--flower", metavar="PYTHON", help="a Python that has flwr[simulation]; without it Flower is left out")
-    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
     parser.add_argument("--keep", type=Path, help="a new folder for what the runs write; else a temporary one")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
-    if "flower" in options.only and options.only != NAMES and not options.flower:
+    options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
+    if options.only and "flower" in options.only and not options.flower:
         raise UserError("--only: flower needs a Python that has flwr[simulation], as --flower; see benchmark/README.md.")
-    check_place(options.out)
     if options.keep and options.keep.exists():
         raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")
     origin = provenance()
@@ -82,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
             "ours": lambda: ours(work, folder / "work", site),
             "ours_int8": lambda: ours(work, folder / "work", site, payload={"up": {"name": "int8"}, "down": {"name": "int8"}}),
         }
-        names = [name for name in NAMES if name in options.only and (name != "flower" or options.flower)]
+        names = [name for name in NAMES if name in (options.only or NAMES) and (name != "flower" or options.flower)]
         contenders = {name: chosen[name]() for name in names}
         runs = alternating(contenders, options.repeats, folder, work.rounds)
         raw = work.raw_bytes(folder / "work")

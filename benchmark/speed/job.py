@@ -14,10 +14,10 @@ from pathlib import Path
 from benchmark.provenance import provenance
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
+from benchmark.speed.options import parse_with_repeats
 from pt_peft.command import command
-from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import write_atomically
 
 JOB = ROOT / "jobs" / "lora_vpt"
 OUT = Path("benchmark/results/speed_job.json")
@@ -28,12 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.job", description=__doc__.split(":")[0])
     parser.add_argument("--job", type=Path, default=JOB, help="job folder (jobs/lora_vpt)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
-    check_place(options.out)
+    options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
     rounds = Experiment.read(options.job / "app" / "config" / "experiment.json").federation.rounds
     origin, run = provenance(), [executable("nvflare"), "simulator", str(options.job.resolve())]
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:

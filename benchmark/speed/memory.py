@@ -1,6 +1,6 @@
 """Memory of a further site: our simulated federation with few sites and with many.
 
-    python -m benchmark.speed.memory [--sites 8 16] [--threads N] [--out benchmark/results/speed_memory.json]
+    python -m benchmark.speed.memory [--sites 4 64] [--threads 4] [--out benchmark/results/speed_sites.json]
 """
 
 import argparse
@@ -18,23 +18,23 @@ from pt_peft.command import command
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
-OUT = Path("benchmark/results/speed_memory.json")
+OUT = Path("benchmark/results/speed_sites.json")
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--sites", nargs=2, type=int, default=(8, 16), help="numbers of sites to compare (8 16)")
-    parser.add_argument("--threads", type=int, help="sites at a time; else all")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--images", type=int, default=64, help="of a site (default %(default)s)")
+    parser.add_argument("--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare (4 64)")
+    parser.add_argument("--threads", type=int, default=4, help="sites at a time (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=32, help="of a site (default %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
     options = parser.parse_args(arguments)
     few, many = options.sites
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
-    if options.threads is not None and not 0 < options.threads <= few:
+    if not 0 < options.threads <= few:
         raise UserError(f"--threads: {options.threads}; 1 to {few}, the smaller number of sites, would be right.")
     check_place(options.out)
     origin = provenance()

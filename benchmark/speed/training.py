@@ -19,10 +19,10 @@ import torch
 from benchmark.provenance import provenance
 from benchmark.reference import load_sites, make_trainer
 from benchmark.speed.bare import Bare
+from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.work import Work
 from pt_peft.command import command
-from pt_peft.errors import UserError
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import write_atomically
 
 OUT = Path("benchmark/results/speed_training.json")
 BLOCKS = 12
@@ -58,12 +58,7 @@ def seconds_of_rounds(work: Work, folder: Path, repeats: int) -> dict[str, float
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.training", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
-    check_place(options.out)
+    options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
     result = {**provenance(), "threads": 1, "works": {}}
     lines = ["| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |", "|---|---:|---:|---:|---:|"]
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:

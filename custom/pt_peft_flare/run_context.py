@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nvflare.apis.fl_constant import FLContextKey, ProcessType
+from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
@@ -22,7 +22,7 @@ def is_simulated_site(fl_ctx: FLContext) -> bool:
 
 def simulated_server_dir(fl_ctx: FLContext) -> Path:
     """The folder of the simulated server's run, from a site."""
-    return run_dir(fl_ctx).parents[1] / "server" / "simulate_job"
+    return run_dir(fl_ctx).parents[1] / SiteType.SERVER / fl_ctx.get_job_id()
 
 
 def run_dir(fl_ctx: FLContext) -> Path:

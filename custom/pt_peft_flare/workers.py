@@ -11,6 +11,7 @@ from pt_peft.files import write_atomically
 from pt_peft.site import Site
 from pt_peft.tensors import Tensors
 from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
+from pt_peft.worker.turns import usable_cores
 from pt_peft_flare.run_context import (
     cloned_from,
     is_simulated_site,
@@ -89,7 +90,7 @@ class RespawningWorker:
             "run_dir": str(folder),
             "continues": str(folder.with_name(earlier)) if earlier else None,
             # One thread in a simulation: results then do not depend on how many sites run at once.
-            "threads": site.threads or (1 if is_simulation(fl_ctx) else len(os.sched_getaffinity(0))),
+            "threads": site.threads or (1 if is_simulation(fl_ctx) else usable_cores()),
         }
         self._worker: Worker | None = None
 

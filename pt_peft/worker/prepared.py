@@ -11,24 +11,25 @@ from pt_peft.schema import parse
 from pt_peft.site import Site
 from pt_peft.training import LocalTrainer
 
-_trainers: list[tuple[Experiment, Site, LocalTrainer]] = []
+_prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 
 
 def prepare(work: dict) -> None:
     """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where a GPU
     will be used there is none: it cannot be shared across a fork. What is wrong with either is left for a worker to say."""
+    global _prepared
     try:
         experiment, site = parse(Experiment, work["experiment"], "experiment.json"), parse(Site, work["site"], "site.json")
         if site.device == "cpu" or (site.device == "auto" and not _finds_gpu()):
             weights = pinned_weights(experiment.backbone, site)
-            _trainers.append((experiment, site, LocalTrainer(experiment, weights, torch.device("cpu"))))
+            _prepared = experiment, site, LocalTrainer(experiment, weights, torch.device("cpu"))
     except Exception:
         logging.getLogger(__name__).info("nothing could be prepared", exc_info=True)
 
 
 def prepared_trainer(experiment: Experiment, site: Site) -> LocalTrainer | None:
     """The trainer of just these, if it was prepared."""
-    return next((made for an_experiment, a_site, made in _trainers if (an_experiment, a_site) == (experiment, site)), None)
+    return _prepared[2] if _prepared and _prepared[:2] == (experiment, site) else None
 
 
 def _finds_gpu() -> bool:

@@ -58,13 +58,13 @@ class Session:
 
     def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """Which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
-        if ready := prepared_trainer(self.experiment, self.site):
+        if ready := self._prepared:
             return ready.exchange.to_json(), {}
         return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
     def initial_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The exchanged tensors before the first round, a pure function of the experiment, and the `exchange`."""
-        if ready := prepared_trainer(self.experiment, self.site):
+        if ready := self._prepared:
             return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
@@ -183,6 +183,10 @@ class Session:
         return self.experiment.federation.lora_ranks.get(self.name)
 
     @cached_property
+    def _prepared(self) -> LocalTrainer | None:
+        return prepared_trainer(self.experiment, self.site)
+
+    @cached_property
     def _weights(self) -> Path:
         return pinned_weights(self.experiment.backbone, self.site)
 
@@ -192,8 +196,7 @@ class Session:
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
-        ready = prepared_trainer(self.experiment, self.site)
-        return ready or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
+        return self._prepared or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
 
 
 def _among(tensors: Tensors, keys: Container[str]) -> Tensors:

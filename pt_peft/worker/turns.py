@@ -17,6 +17,11 @@ PER_CORE = 2
 _LOOK_S = 0.05
 
 
+def usable_cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks the former
+
+
 class Turns:
     """A worker's view of them. One that is killed gives its turn back."""
 
@@ -24,7 +29,7 @@ class Turns:
         """Args:
         folder: the same for all workers of a host.
         """
-        self._places = [FileLock(folder / f"turn-{place}") for place in range(PER_CORE * len(os.sched_getaffinity(0)))]
+        self._places = [FileLock(folder / f"turn-{place}") for place in range(PER_CORE * usable_cores())]
 
     @contextmanager
     def turn(self) -> Iterator[None]:

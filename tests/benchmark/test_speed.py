@@ -104,7 +104,7 @@ def test_options_that_make_no_sense(tmp_path, capsys):
         assert message in capsys.readouterr().err
     for threads in ("0", "9"):
         assert memory.main(["--threads", threads]) != 0
-        assert f"--threads: {threads}; 1 to 8" in capsys.readouterr().err
+        assert f"--threads: {threads}; 1 to 4" in capsys.readouterr().err
 
 
 @pytest.mark.slow
