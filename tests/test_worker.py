@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pt_peft.adapter_file import load_adapter
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange import Exchange
 from pt_peft.site import Site
 from pt_peft.tensors import TensorError
+from pt_peft.worker import prepared
 from pt_peft.worker.client import HostGone, Patience, Worker, WorkerError, WorkerHost
 
 
@@ -180,6 +182,7 @@ def test_other_weights_are_refused(host, opening, tmp_path):
     worker.kill()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU nothing is prepared")
 def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
     """It is the same as what a worker makes for itself, and its workers need the backbone's file no more."""
     own = tmp_path / "weights.safetensors"
@@ -187,17 +190,17 @@ def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
     opening["site"]["backbone"] = str(own)
     work = {key: opening[key] for key in ("experiment", "site")}
     results = []
-    for prepared in (None, work):
-        host = WorkerHost(tmp_path / "host.log", prepared)
+    for given in (None, work):
+        host = WorkerHost(tmp_path / "host.log", given)
         worker = Worker(host.socket, opening)
-        if prepared:
+        if given:
             own.unlink()
         exchange, _ = worker.call("exchange")
         _, initial = worker.call("initial_state")
         report, trained = worker.call("train", {"round": 0, "since": 0}, initial)
         results.append((exchange, initial, report["val"], trained))
         worker.kill()
-        if prepared:
+        if given:
             opening["experiment"]["seed"] += 1  # another one has to be built
             other = Worker(host.socket, opening)
             with pytest.raises(UserError, match="which does not exist"):
@@ -208,6 +211,18 @@ def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
     assert again[0] == exchange and again[2] == report
     for tensors, others in ((initial, again[1]), (trained, again[3])):
         assert tensors.keys() == others.keys() and all(np.array_equal(tensors[key], others[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_with_a_gpu_nothing_is_prepared(device, opening, tiny, monkeypatch):
+    """Even if it is not used: autograd's threads for it would be missing in the forks."""
+    opening["site"]["device"] = device
+    work = {key: opening[key] for key in ("experiment", "site")}
+    for gpu in (True, False):
+        monkeypatch.setattr(prepared, "_prepared", None)
+        monkeypatch.setattr(prepared, "_finds_gpu", lambda gpu=gpu: gpu)
+        prepared.prepare(work)
+        assert (prepared.prepared_trainer(tiny, Site.model_validate(opening["site"])) is None) == gpu
 
 
 @pytest.mark.parametrize("damage", [lambda work: work["experiment"]["method"].update(name="none"), lambda work: work.update(site=[])])

@@ -25,9 +25,9 @@ from pt_peft.command import command
 from pt_peft.files import write_atomically
 
 OUT = Path("benchmark/results/speed_training.json")
-BLOCKS = 12
 WORKS = {
     "LoRA and prompts in all blocks": Work(),
+    "LoRA in all blocks": Work(prompts=0),
     "LoRA in the last 3 blocks": Work(prompts=0, last_blocks=3),
     "LoRA in the last block": Work(prompts=0, last_blocks=1),
     "linear probe": Work(prompts=0, rank=0),

@@ -15,12 +15,13 @@ _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 
 
 def prepare(work: dict) -> None:
-    """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where a GPU
-    will be used there is none: it cannot be shared across a fork. What is wrong with either is left for a worker to say."""
+    """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where there is
+    a GPU, whatever is used, there is none: neither it nor the threads that autograd starts for it outlive a fork. What is wrong
+    with either is left for a worker to say."""
     global _prepared
     try:
         experiment, site = parse(Experiment, work["experiment"], "experiment.json"), parse(Site, work["site"], "site.json")
-        if site.device == "cpu" or (site.device == "auto" and not _finds_gpu()):
+        if not _finds_gpu():
             weights = pinned_weights(experiment.backbone, site)
             _prepared = experiment, site, LocalTrainer(experiment, weights, torch.device("cpu"))
     except Exception:
