@@ -197,8 +197,12 @@ def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {renamed.get(name, name): parameter for name, parameter in module.named_parameters()}
 
 
+_LARGE = 10**11
+"""Parameters times pixels from which a step of a model is dearer than its shapes alone, which take half a second for any."""
+
+
 def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
-    """Finds out by shapes alone, without computing anything, whether the model takes an image and trains what it should.
+    """Finds out whether the model takes an image and trains what it should, a large one by shapes alone.
 
     Raises:
         UserError: if it does not take an image, with the reason, or if a tensor is out of reach of the gradient: some layers
@@ -206,18 +210,20 @@ def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
     """
     module, name = model.module, spec.method.name
     cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
-    on_meta: dict[int, torch.Tensor] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
-    for parameter in module.parameters():
-        on_meta[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
     size = spec.backbone.image_size
+    device = "meta" if size**2 * sum(parameter.numel() for parameter in module.parameters()) >= _LARGE else "cpu"
+    # A copy, but for the frozen parameters, of which a copy could be large.
+    tried: dict[int, torch.Tensor] = {id(buffer): buffer.to(device, copy=True) for buffer in module.buffers()}
+    for parameter in module.parameters():
+        tried[id(parameter)] = nn.Parameter(parameter.to(device, copy=parameter.requires_grad), parameter.requires_grad)
     try:
-        copy.deepcopy(module, on_meta)(torch.empty(2, 3, size, size, device="meta")).sum().backward()
+        copy.deepcopy(module, tried)(torch.zeros(2, 3, size, size, device=device)).sum().backward()
     except NotImplementedError:
         return  # an operation whose shapes depend on values
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cannot}: with it the model does not take images of {size} pixels ({reason}).") from None
-    unreached = [key for key, parameter in model.trained.items() if on_meta[id(parameter)].grad is None]
+    unreached = [key for key, parameter in model.trained.items() if tried[id(parameter)].grad is None]
     if unreached:
         raise UserError(
             f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among them."

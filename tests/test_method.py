@@ -1,6 +1,7 @@
 """The registry, and each of the paper's methods against an independent account of it."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -318,6 +319,18 @@ def test_exchange_of_a_round_dependent_method(tiny):
 def test_errors_name_the_field(tiny, method, message):
     with pytest.raises(UserError, match=message):
         build_model(changed(tiny, method={"options": {}, **method}).model, None)
+
+
+def test_a_dry_run_by_shapes_finds_what_a_real_one_does(tiny, monkeypatch):
+    states = []
+    for large in (0, math.inf):
+        monkeypatch.setattr("pt_peft.model._LARGE", large)
+        with pytest.raises(UserError, match="no gradient would reach 2 of the tensors"):
+            build_model(changed(tiny, method={"options": {}, "name": "full+hra"}).model, None)
+        model = build_model(changed(tiny, method={"options": {}, "name": "lora_vpt"}).model, None)
+        assert all(parameter.grad is None and not parameter.is_meta for parameter in model.module.parameters())
+        states.append(model.state())
+    assert states[0].keys() == states[1].keys() and all(np.array_equal(states[1][key], states[0][key]) for key in states[0])
 
 
 @pytest.mark.parametrize(
