@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def sha256_of(path: Path) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Raises UserError, in terms of the option ``--out``, unless the folder that `path` would lie in is there."""
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"--out: {path.resolve().parent} is not a folder.")
+    """Raises UserError, in terms of the option ``--out``, unless a file could be written as `path`."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; the name of a file would be right.")
+    if not folder.is_dir():
+        raise UserError(f"--out: {folder} is not a folder.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--out: nothing can be written to {folder} ({error.strerror}).") from None

@@ -1,5 +1,7 @@
 """One site's share of a round: local training and evaluation."""
 
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
@@ -184,7 +186,7 @@ class LocalTrainer:
             "blocks": self._prefix.blocks,
             "precision": self.experiment.training.precision,
             "device": self.device.type,
-            "versions": [torch.__version__, timm.__version__],
+            "versions": [torch.__version__, timm.__version__, _code_version()],
         }
         return with_features(split, key, self._features) or split
 
@@ -221,6 +223,13 @@ class LocalTrainer:
             {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
             for (in_head, decays), members in groups.items()
         )
+
+
+@functools.cache
+def _code_version() -> str:
+    """SHA-256 over the source of the modules beside this one, which make and run the model."""
+    sources = (file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

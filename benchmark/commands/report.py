@@ -6,14 +6,12 @@ from pathlib import Path
 
 from pt_peft.errors import UserError
 
-SLOPES = Path(__file__).parents[1] / "results" / "slopes.json"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke")
     parser.add_argument("--out", type=Path, help="folder to write to; the results folder if not given")
-    parser.add_argument("--slopes", type=Path, default=SLOPES, help="slopes.json to put the fits into (%(default)s)")
+    parser.add_argument("--slopes", type=Path, help="slopes.json to put the fits into; that beside the results folder if not given")
     parser.add_argument(
         "--target",
         type=float,
@@ -38,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
     if options.target is not None and not 0 < options.target <= 1:
         raise UserError(f"--target is {options.target:g}; a validation value above 0 and up to 1 would be right.")
     results = read_results(options.results)
-    read_entries(options.slopes)
+    slopes = options.slopes or options.results.resolve().parent / "slopes.json"
+    read_entries(slopes)
     found = panels(results, REPLICATES)
     fits = fit_all(found)
     report = build(results, found, fits, options.target, REPLICATES)
@@ -49,8 +48,8 @@ def run(options: argparse.Namespace) -> None:
     for name, content in files.items():
         write_atomically(out / name, content.encode())
     main = [panel.key for panel in main_panels(found)]
-    merge(options.slopes, results.name, [fit for fit in fits if fit.panel in main])
-    print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {options.slopes}")
+    merge(slopes, results.name, [fit for fit in fits if fit.panel in main])
+    print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {slopes}")
 
 
 def _check_plots() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.provenance import provenance
 from benchmark.reference import federate, greatest_difference, load_sites, make_trainer
-from benchmark.speed.contenders import Contender, flare_stock, flower, fresh, ours, plain
+from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
 from benchmark.speed.memory import further_site
 from benchmark.speed.options import parse_with_repeats
@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.keep and options.keep.exists():
         raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")
     origin = provenance()
+    if options.flower:
+        origin["versions"]["flwr"] = flower_version(options.flower)
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         folder = options.keep.resolve() if options.keep else Path(temporary) / "speed"
         work = Work()
@@ -101,7 +103,7 @@ def alternating(contenders: dict[str, Contender], repeats: int, folder: Path, ro
             run_folder = fresh(folder / "runs" / f"{name}-{repeat}")
             contender.prepare(run_folder)
             runs[name].append(measure(contender.command, run_folder, rounds, contender.environment))
-            print(f"{name} {repeat + 1}/{repeats}: {runs[name][-1]}", file=sys.stderr, flush=True)
+            print(f"{name} {repeat + 1}/{repeats}: {runs[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
     return runs
 
 

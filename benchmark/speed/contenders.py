@@ -1,5 +1,6 @@
 """How each contender is run."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from benchmark.jobs import write_job, write_workspace
 from benchmark.speed.measure import ROOT, executable, python_path
 from benchmark.speed.work import Work
+from pt_peft.errors import UserError
 from pt_peft.site import Site
 
 HOOKS = Path(__file__).parent / "hooks"
@@ -46,6 +48,19 @@ def flower(work: Work, data: Path, interpreter: str) -> Contender:
     command = [interpreter, "-m", "benchmark.speed.flower", str(data)]
     environment = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_DISABLE_METRICS": "1"}
     return Contender(command, {**python_path(), **environment}, _both_ways(work))
+
+
+def flower_version(interpreter: str) -> str:
+    """Raises UserError if that Python has no simulation of Flower."""
+    code = "import flwr, flwr.simulation, ray; print(flwr.__version__)"
+    try:
+        said = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, env={**os.environ, **python_path()})
+    except OSError as error:
+        raise UserError(f"--flower: {interpreter} cannot be run ({error.strerror}).") from None
+    if said.returncode:
+        reason = (said.stderr.strip() or "no reason given").splitlines()[-1]
+        raise UserError(f"--flower: {interpreter} has no flwr[simulation] ({reason}); see benchmark/README.md.")
+    return said.stdout.strip()
 
 
 def ours(work: Work, data: Path, site: Site, threads: int | None = None, **fields) -> Contender:

@@ -26,7 +26,7 @@ OUT = Path("benchmark/results/speed_job.json")
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.job", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.job", description="A committed job as a new user runs it.")
     parser.add_argument("--job", type=Path, default=JOB, help="job folder (jobs/lora_vpt)")
     options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
     rounds = Experiment.read(options.job / "app" / "config" / "experiment.json").federation.rounds

@@ -79,10 +79,12 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
             try:
                 code = process.wait(LIMIT_S)
             except subprocess.TimeoutExpired:
-                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    one.kill()
-                process.wait()
                 code = f"none within {LIMIT_S} s"
+            finally:  # also if this process is interrupted
+                if process.poll() is None:
+                    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                        one.kill()
+                    process.wait()
     ended = time.monotonic()
     if code:
         said = log.read_text(errors="replace").strip().splitlines()[-3:]

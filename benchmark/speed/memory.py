@@ -1,6 +1,6 @@
 """Memory of a further site: our simulated federation with few sites and with many.
 
-    python -m benchmark.speed.memory [--sites 4 64] [--threads 4] [--out benchmark/results/speed_sites.json]
+    python -m benchmark.speed.memory [--sites 4 64] [--rounds 1] [--images 32] [--out benchmark/results/speed_sites.json]
 """
 
 import argparse
@@ -26,21 +26,25 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare (4 64)")
-    parser.add_argument("--threads", type=int, default=4, help="sites at a time (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="sites at a time; the smaller number of sites if not given")
+    parser.add_argument("--rounds", type=int, default=1, help="of training (default %(default)s)")
     parser.add_argument("--images", type=int, default=32, help="of a site (default %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
     options = parser.parse_args(arguments)
     few, many = options.sites
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
-    if not 0 < options.threads <= few:
-        raise UserError(f"--threads: {options.threads}; 1 to {few}, the smaller number of sites, would be right.")
+    threads = few if options.threads is None else options.threads
+    if not 0 < threads <= few:
+        raise UserError(f"--threads: {threads}; 1 to {few}, the smaller number of sites, would be right.")
+    for name in ("rounds", "images"):
+        if (number := getattr(options, name)) < 1:
+            raise UserError(f"--{name}: {number}; 1 or more would be right.")
     check_place(options.out)
     origin = provenance()
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         works = [Work(sites=sites, rounds=options.rounds, images=options.images) for sites in (few, many)]
-        found = further_site(*works, Path(temporary), options.threads)
+        found = further_site(*works, Path(temporary), threads)
     write_atomically(options.out, (json.dumps({**origin, **found}, indent=1) + "\n").encode())
     print(f"{found['pss_per_site_gb']:.3f} GB for each further site")
 

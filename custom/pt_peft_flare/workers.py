@@ -1,6 +1,8 @@
 """Workers for FLARE components, and the host that forks them."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
@@ -27,8 +29,14 @@ SHARED_HOST = "worker_host"
 """File in the simulated server's folder with the socket of its host. (Not a variable of the environment: the simulator may start
 sites before the server has a host.)"""
 
+_REPLACED_S = 5
+"""Within which the server has started another host if its own has died."""
+_REPLACEMENTS = 10
+"""More hosts than that are not started: something else is wrong."""
+
 _started: WorkerHost | None = None
 """The host that this process started, if it did."""
+_starting = threading.RLock()
 
 
 def start_host(fl_ctx: FLContext) -> None:
@@ -41,31 +49,63 @@ def start_host(fl_ctx: FLContext) -> None:
     except UserError:  # which is said when they are needed
         work = None
     folder = run_dir(fl_ctx)
-    socket = _own_host(folder, work)
+    try:
+        socket = _own_host(folder, work)
+    except UserError:  # likewise
+        return
     if is_simulation(fl_ctx):
         write_atomically(folder / SHARED_HOST, socket.encode())
+        threading.Thread(target=_replace_dead, args=(folder, work), daemon=True).start()
 
 
-def _own_host(folder: Path, work: dict | None) -> str:
+def _own_host(folder: Path, work: dict | None, gone: str | None = None) -> str:
     """Socket of the host that this process has started, or was given by whoever started it, or else starts now.
 
     Args:
         work: as in `WorkerHost`.
+        gone: the socket of one that is of no use any more.
+
+    Raises:
+        UserError: as `WorkerHost` does.
     """
     global _started
-    if _started is None:
-        if HOST_VARIABLE in os.environ:
-            return os.environ[HOST_VARIABLE]
-        _started = WorkerHost(folder / "worker_host.log", work)
-    return _started.socket
+    with _starting:
+        if _started is not None and _started.socket == gone:
+            close_host()
+        if os.environ.get(HOST_VARIABLE) == gone:
+            os.environ.pop(HOST_VARIABLE, None)
+        if _started is None:
+            if HOST_VARIABLE in os.environ:
+                return os.environ[HOST_VARIABLE]
+            _started = WorkerHost(folder / "worker_host.log", work)
+        return _started.socket
+
+
+def _replace_dead(folder: Path, work: dict | None) -> None:
+    """Starts another host when the one of a simulation dies, and lets the sites know."""
+    for _ in range(_REPLACEMENTS):
+        with _starting:
+            host = _started
+        if host is None:
+            return
+        host.wait()
+        with _starting:
+            if _started is None:  # closed
+                return
+            try:
+                socket = _own_host(folder, work, gone=host.socket)
+            except UserError:  # which whoever needs a worker is told
+                return
+        write_atomically(folder / SHARED_HOST, socket.encode())
 
 
 def close_host() -> None:
     """Ends the host, with its workers, if this process started it."""
     global _started
-    if _started is not None:
-        _started.close()
-        _started = None
+    with _starting:
+        if _started is not None:
+            _started.close()
+            _started = None
 
 
 def _work(experiment: Experiment, site: Site) -> dict:
@@ -114,13 +154,20 @@ class RespawningWorker:
             self._worker = None
 
     def _open(self, patience: Patience | None) -> Worker:
+        host = self._host()
         try:
-            return Worker(self._host(), self._opening, patience)
-        except HostGone:
-            # Killed, perhaps for its memory, or it hangs. Whoever started it, this process goes on with one of its own.
-            close_host()
-            os.environ.pop(HOST_VARIABLE, None)
-            return Worker(_own_host(self._folder, self._work), self._opening, patience)
+            return Worker(host, self._opening, patience)
+        except HostGone:  # killed, perhaps for its memory, or it hangs
+            return Worker(self._replacement(host), self._opening, patience)
+
+    def _replacement(self, gone: str) -> str:
+        """What the simulated server has started in place of the host `gone`, or else a host of this process's own."""
+        until = time.monotonic() + _REPLACED_S
+        while self._shared and self._shared.exists() and time.monotonic() < until:
+            if (another := self._shared.read_text()) != gone:
+                return another
+            time.sleep(0.1)
+        return _own_host(self._folder, self._work, gone)
 
     def _host(self) -> str:
         if _started is None and HOST_VARIABLE not in os.environ and self._shared and self._shared.exists():

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.tensors import TensorError, Tensors
 from pt_peft.worker import frames
+from pt_peft.worker.folder import SOCKET, new_folder
 
 HOST_VARIABLE = "PT_PEFT_WORKER_HOST"
 """Names the socket of a host that this process may use, inherited from whoever started that host."""
@@ -42,9 +42,24 @@ class WorkerHost:
 
         Args:
             work: the ``experiment`` and ``site`` (their JSON) that most workers will be opened with, to prepare for them.
+
+        Raises:
+            UserError: if the system has no place for it.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix="pt-peft-")
-        self.socket = os.path.join(self._folder.name, "host")
+        try:
+            self._folder = new_folder()
+            try:
+                self._start(log, work)
+            except OSError:
+                self._folder.cleanup()
+                raise
+        except OSError as error:
+            raise UserError(
+                f"the worker host cannot be started ({error}); a folder with space for it and a short path, as TMPDIR, would be right."
+            ) from None
+
+    def _start(self, log: Path, work: dict | None) -> None:
+        self.socket = os.path.join(self._folder.name, SOCKET)
         arguments = [self._folder.name]
         if work:
             arguments.append(os.path.join(self._folder.name, "work.json"))
@@ -68,6 +83,10 @@ class WorkerHost:
     def runs(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Until it ends."""
+        self._process.wait()
 
     def close(self) -> None:
         """Ends the host and its workers, also if it hangs."""

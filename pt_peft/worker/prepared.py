@@ -9,7 +9,7 @@ from pt_peft.backbone import pinned_weights
 from pt_peft.experiment import Experiment
 from pt_peft.schema import parse
 from pt_peft.site import Site
-from pt_peft.training import LocalTrainer
+from pt_peft.training import LocalTrainer, pick_device
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 
@@ -22,8 +22,9 @@ def prepare(work: dict) -> None:
     try:
         experiment, site = parse(Experiment, work["experiment"], "experiment.json"), parse(Site, work["site"], "site.json")
         if not _finds_gpu():
+            device = pick_device(site.device)
             weights = pinned_weights(experiment.backbone, site)
-            _prepared = experiment, site, LocalTrainer(experiment, weights, torch.device("cpu"))
+            _prepared = experiment, site, LocalTrainer(experiment, weights, device)
     except Exception:
         logging.getLogger(__name__).info("nothing could be prepared", exc_info=True)
 

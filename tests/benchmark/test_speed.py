@@ -1,9 +1,13 @@
 """What benchmark.speed says of runs, and that all contenders do the same work."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from benchmark.jobs import write_job
@@ -84,6 +88,23 @@ def test_our_moments_are_noted_from_outside(tmp_path):
     ]
 
 
+def test_an_interrupted_run_leaves_no_process(tmp_path, monkeypatch):
+    class Interrupted(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is not None:
+                while not (tmp_path / "pid").exists():
+                    time.sleep(0.05)
+                raise KeyboardInterrupt
+            return super().wait()
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    code = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        measure([sys.executable, "-c", code], tmp_path, 1, {})
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int((tmp_path / "pid").read_text())).wait(10)
+
+
 def test_medians_and_table():
     runs = [Measured(wall, 1.0, 2.0, 3.0, 0.1, 0.5, 1.0, wire) for wall, wire in ((10.0, 300), (30.0, 330), (12.0, 310))]
     found = medians(runs, raw_bytes=10, transfers=30)
@@ -98,13 +119,18 @@ def test_options_that_make_no_sense(tmp_path, capsys):
         (["--repeats", "0"], "--repeats: 0; 1 or more"),
         (["--out", str(tmp_path / "no" / "x.json")], "is not a folder"),
         (["--keep", str(tmp_path)], "exists; the name of a new folder"),
+        (["--out", str(tmp_path)], "is a folder; the name of a file"),
         (["--only", "flower"], "--only: flower needs a Python"),
+        (["--flower", str(tmp_path / "python")], "python cannot be run (No such file"),
+        (["--flower", shutil.which("false")], "has no flwr[simulation] (no reason given)"),
     ):
         assert main(arguments) != 0
         assert message in capsys.readouterr().err
     for threads in ("0", "9"):
         assert memory.main(["--threads", threads]) != 0
         assert f"--threads: {threads}; 1 to 4" in capsys.readouterr().err
+    assert memory.main(["--images", "0"]) != 0
+    assert "--images: 0; 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.slow
