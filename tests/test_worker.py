@@ -213,16 +213,17 @@ def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
         assert tensors.keys() == others.keys() and all(np.array_equal(tensors[key], others[key]) for key in tensors)
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it only seems to be there")
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_with_a_gpu_nothing_is_prepared(device, opening, tiny, monkeypatch):
-    """Even if it is not used: autograd's threads for it would be missing in the forks."""
+    """Even if it is not used: autograd's threads for it would be missing in the forks. Nor if it is missed."""
     opening["site"]["device"] = device
     work = {key: opening[key] for key in ("experiment", "site")}
     for gpu in (True, False):
         monkeypatch.setattr(prepared, "_prepared", None)
         monkeypatch.setattr(prepared, "_finds_gpu", lambda gpu=gpu: gpu)
         prepared.prepare(work)
-        assert (prepared.prepared_trainer(tiny, Site.model_validate(opening["site"])) is None) == gpu
+        assert (prepared.prepared_trainer(tiny, Site.model_validate(opening["site"])) is None) == (gpu or device == "cuda")
 
 
 @pytest.mark.parametrize("damage", [lambda work: work["experiment"]["method"].update(name="none"), lambda work: work.update(site=[])])
