@@ -50,7 +50,9 @@ def test_slopes_of_other_suites_stay(tmp_path):
     report(tmp_path / "b", tmp_path / "out")
     report(tmp_path / "a", tmp_path / "out")
     once = json.loads((tmp_path / "slopes.json").read_text())
-    report(tmp_path / "a", tmp_path / "out")
+    (tmp_path / "slopes.json").unlink()
+    for name in "ba":  # without the option, beside the results
+        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "slopes.json").read_text()) == once
     assert [(entry["partition"], entry["metric"]) for entry in once] == [
         (partition, metric) for partition in ("iid", "natural") for metric in ("accuracy", "auroc", "balanced_accuracy")
