@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import psutil
 import pytest
 
 from benchmark.jobs import write_job
+from benchmark.memory import PeakMemory
 from benchmark.speed import memory
 from benchmark.speed.__main__ import alternating, main, medians, table
 from benchmark.speed.bare import Bare
@@ -51,7 +54,7 @@ def test_bytes_of_a_loopback(tmp_path):
     )
     found = measure([sys.executable, "-c", code], tmp_path, 1, python_path())
     assert 100_000 <= found.wire_bytes < 110_000
-    assert found.wall_s > found.startup_s > 0 and found.peak_pss_gb > 0.001
+    assert found.wall_s > found.startup_s > 0 and found.peak_pss_gb > 0
 
 
 def test_a_contender_that_fails_is_named(tmp_path):
@@ -86,6 +89,18 @@ def test_our_moments_are_noted_from_outside(tmp_path):
     assert [(one["what"], one["site"]) for one in noted] == [("imported", "")] + [
         (what, site) for _ in range(2) for site in SMALL.names for what in ("begins", "ends")
     ]
+
+
+def test_memory_of_all_processes():
+    code = "import time; held = bytes(80_000_000); time.sleep(60)"
+    process = subprocess.Popen(["sh", "-c", '"$0" -c "$1"; true', sys.executable, code], start_new_session=True)
+    until = time.monotonic() + 30
+    with PeakMemory(psutil.Process(process.pid)) as memory:
+        while memory.bytes < 80_000_000 and time.monotonic() < until:
+            time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 80_000_000 <= memory.bytes < 200_000_000
 
 
 def test_an_interrupted_run_leaves_no_process(tmp_path, monkeypatch):
