@@ -9,7 +9,8 @@ from pt_peft.errors import UserError
 from pt_peft.worker.client import WorkerHost
 
 
-def test_what_killed_hosts_have_left_is_removed(tmp_path, monkeypatch):
+def test_what_killed_hosts_have_left_is_removed(tmp_path_factory, monkeypatch):
+    tmp_path = tmp_path_factory.mktemp("t")  # a short path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     hosts = [WorkerHost(tmp_path / "host.log") for _ in range(3)]
     killed, running, just_killed = hosts
