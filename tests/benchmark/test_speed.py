@@ -92,7 +92,7 @@ def test_our_moments_are_noted_from_outside(tmp_path):
 
 
 def test_memory_of_all_processes():
-    code = "import time; held = bytes(80_000_000); time.sleep(60)"
+    code = "import time; held = b'x' * 80_000_000; time.sleep(60)"
     process = subprocess.Popen(["sh", "-c", '"$0" -c "$1"; true', sys.executable, code], start_new_session=True)
     until = time.monotonic() + 30
     with PeakMemory(psutil.Process(process.pid)) as memory:
