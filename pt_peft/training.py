@@ -1,7 +1,6 @@
 """One site's share of a round: local training and evaluation."""
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pt_peft.data.features import with_features
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment import Experiment
+from pt_peft.files import digest_of
 from pt_peft.frozen_prefix import frozen_prefix
 from pt_peft.imbalance import sampling_weights, training_loss
 from pt_peft.metrics import evaluate_predictions
@@ -228,8 +228,7 @@ class LocalTrainer:
 @functools.cache
 def _code_version() -> str:
     """SHA-256 over the source of the modules beside this one, which make and run the model."""
-    sources = (file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+    return digest_of(Path(__file__).parent.glob("*.py"))
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
             finally:  # also if this process is interrupted
                 if process.poll() is None:
                     for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                        one.kill()
+                        with suppress(psutil.NoSuchProcess):
+                            one.kill()
                     process.wait()
     ended = time.monotonic()
     if code:

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark.provenance import provenance
 from benchmark.speed.contenders import fresh, ours
 from benchmark.speed.measure import measure
+from benchmark.speed.options import check_positive
 from benchmark.speed.work import Work
 from pt_peft.command import command
 from pt_peft.errors import UserError
@@ -25,8 +26,7 @@ OUT = Path("benchmark/results/speed_sites.json")
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare (4 64)")
-    parser.add_argument("--threads", type=int, help="sites at a time; the smaller number of sites if not given")
+    parser.add_argument("--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare, the smaller at a time (4 64)")
     parser.add_argument("--rounds", type=int, default=1, help="of training (default %(default)s)")
     parser.add_argument("--images", type=int, default=32, help="of a site (default %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
@@ -34,17 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
     few, many = options.sites
     if not 1 < few < many:
         raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
-    threads = few if options.threads is None else options.threads
-    if not 0 < threads <= few:
-        raise UserError(f"--threads: {threads}; 1 to {few}, the smaller number of sites, would be right.")
-    for name in ("rounds", "images"):
-        if (number := getattr(options, name)) < 1:
-            raise UserError(f"--{name}: {number}; 1 or more would be right.")
+    check_positive(options, "rounds", "images")
     check_place(options.out)
     origin = provenance()
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         works = [Work(sites=sites, rounds=options.rounds, images=options.images) for sites in (few, many)]
-        found = further_site(*works, Path(temporary), threads)
+        found = further_site(*works, Path(temporary), few)
     write_atomically(options.out, (json.dumps({**origin, **found}, indent=1) + "\n").encode())
     print(f"{found['pss_per_site_gb']:.3f} GB for each further site")
 

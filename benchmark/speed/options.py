@@ -21,7 +21,13 @@ def parse_with_repeats(
     parser.add_argument("--repeats", type=int, default=repeats, help="of each measurement (default %(default)s)")
     parser.add_argument("--out", type=Path, default=out, help="result file to write (default %(default)s)")
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats: {options.repeats}; 1 or more would be right.")
+    check_positive(options, "repeats")
     check_place(options.out)
     return options
+
+
+def check_positive(options: argparse.Namespace, *names: str) -> None:
+    """Raises UserError if one of these is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: {getattr(options, name)}; 1 or more would be right.")

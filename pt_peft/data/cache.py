@@ -21,6 +21,7 @@ from pt_peft.data.cache_space import PROMISE, make_room, pixel_bytes
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import SiteImages
 from pt_peft.errors import UserError
+from pt_peft.files import digest_of
 from pt_peft.site import Site
 
 DESCRIPTION = "cache.json"
@@ -73,9 +74,7 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
 @cache
 def code_version() -> str:
     """SHA-256 over the source of `pt_peft.data` and the versions of the packages that decode."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
+    digest = hashlib.sha256(digest_of(Path(__file__).parent.rglob("*.py")).encode())
     for package in _DECODERS:
         with suppress(metadata.PackageNotFoundError):  # pydicom is not needed by every site
             digest.update(f"{package} {metadata.version(package)}".encode())

@@ -141,11 +141,12 @@ def test_options_that_make_no_sense(tmp_path, capsys):
     ):
         assert main(arguments) != 0
         assert message in capsys.readouterr().err
-    for threads in ("0", "9"):
-        assert memory.main(["--threads", threads]) != 0
-        assert f"--threads: {threads}; 1 to 4" in capsys.readouterr().err
-    assert memory.main(["--images", "0"]) != 0
-    assert "--images: 0; 1 or more" in capsys.readouterr().err
+    for arguments, message in (
+        (["--sites", "4", "2"], "--sites: 4 2; two different numbers"),
+        (["--images", "0"], "--images: 0; 1 or more"),
+    ):
+        assert memory.main(arguments) != 0
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
