@@ -2,8 +2,12 @@
 
 import sys
 
-from benchmark.commands import federation, image_cache, membership, partition, report, run
-from pt_peft.command import command, dispatch
+from benchmark.commands import federation, membership, report, run
+
+from benchmark.measurements import image_cache
+
+from pt_peft.commands import partition
+from pt_peft.commands.dispatch import command, dispatch
 
 COMMANDS = {
     "federation": federation,

@@ -2,7 +2,7 @@
 
 import sys
 
-from pt_peft.command import command, dispatch
+from pt_peft.commands.dispatch import command, dispatch
 from pt_peft.commands import check_site, export, methods, predict, pretrain
 
 COMMANDS = {"check-site": check_site, "export": export, "predict": predict, "methods": methods, "pretrain": pretrain}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from benchmark.jobs import write_workspace
-from pt_peft.experiment import Experiment
+from pt_peft_flare.commands.job import write_workspace
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import sha256_of
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from pt_peft.worker.client import WorkerHost
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()

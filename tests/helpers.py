@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.reference import greatest_difference
-from pt_peft.adapter_file import load_adapter
+from benchmark.oracle.reference import greatest_difference
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.data.items import SPLITS
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 
 ROOT = Path(__file__).parent.parent

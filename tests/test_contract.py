@@ -6,14 +6,14 @@ import torch
 from helpers import changed
 from torch.nn import functional
 
-from pt_peft.backbone import create_backbone, head_name
+from pt_peft.model.backbone import create_backbone, head_name
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment import Backbone, Method, ModelSpec
-from pt_peft.method import components, method_names
-from pt_peft.model import build_model, canonical_parameters
-from pt_peft.site import Site
-from pt_peft.training import LocalTrainer
+from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.model.method import components, method_names
+from pt_peft.model.adapted_model import build_model, canonical_parameters
+from pt_peft.experiment.site import Site
+from pt_peft.training.trainer import LocalTrainer
 
 SIDE, CLASSES = 32, ("a", "b", "c")
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}

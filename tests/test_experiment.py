@@ -6,8 +6,8 @@ import pytest
 from helpers import changed
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pt_peft.__main__ import main
-from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.backbone import create_backbone
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.model.backbone import create_backbone
 from pt_peft.commands.methods import list_methods
-from pt_peft.method import method_names
-from pt_peft.model import build_model
+from pt_peft.model.method import method_names
+from pt_peft.model.adapted_model import build_model
 
 FORMATS = ("adapter", "peft", "timm", "onnx")
 OUT = {"adapter": "a.safetensors", "peft": "peft", "timm": "timm", "onnx": "a.onnx"}

@@ -10,9 +10,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from benchmark import fractals
-from benchmark.cosine_stem import start_with_cosines
-from benchmark.embedded_backbone import Budget, main, pretrain
+from benchmark.embedded import fractals
+from benchmark.embedded.cosine_stem import start_with_cosines
+from benchmark.embedded.backbone import Budget, main, pretrain
 from pt_peft.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
 from pt_peft.data import features
 from pt_peft.data.site_data import SiteData
-from pt_peft.frozen_prefix import frozen_prefix
-from pt_peft.model import build_model
-from pt_peft.training import LocalTrainer
+from pt_peft.model.frozen_prefix import frozen_prefix
+from pt_peft.model.adapted_model import build_model
+from pt_peft.training.trainer import LocalTrainer
 
 NAMES = ["site-1", "site-2"]
 LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}

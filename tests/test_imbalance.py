@@ -7,8 +7,8 @@ from helpers import changed
 
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.imbalance import sampling_weights, training_loss
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.training.imbalance import sampling_weights, training_loss
 from pt_peft.schema import parse
 
 LABELS = np.array([0] * 6 + [1] * 3 + [2])  # none of class 3

@@ -5,11 +5,11 @@ import json
 import pytest
 from helpers import ROOT, changed
 
-from benchmark.jobs import JOBS, main, override, write_job, write_workspace
-from benchmark.presets import COMMITTED, demo, preset
+from pt_peft_flare.commands.job import JOBS, main, override, write_job, write_workspace
+from pt_peft.presets import COMMITTED, demo, preset
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 
 def files(folder):

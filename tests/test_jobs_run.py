@@ -5,9 +5,9 @@ import shutil
 import pytest
 from helpers import simulate
 
-from benchmark.jobs import JOBS
-from benchmark.presets import COMMITTED
-from pt_peft.adapter_file import load_adapter
+from pt_peft_flare.commands.job import JOBS
+from pt_peft.presets import COMMITTED
+from pt_peft.model.adapter_file import load_adapter
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pt_peft.adapter_file import save_adapter
+from pt_peft.model.adapter_file import save_adapter
 from pt_peft.errors import UserError
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER, LocalAdapter
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
-from pt_peft.aggregation.fedex_lora import FedExLora
-from pt_peft.aggregation.lora_product import LoraProduct
+from pt_peft.exchange.aggregation.fedex_lora import FedExLora
+from pt_peft.exchange.aggregation.lora_product import LoraProduct
 from pt_peft.errors import UserError
-from pt_peft.local_round import local_round, own_model
-from pt_peft.lora_pairs import pairs
-from pt_peft.planned_exchange import CONTROL, initial_exchanged
+from pt_peft.federation.local_round import local_round, own_model
+from pt_peft.exchange.lora_pairs import pairs
+from pt_peft.model.planned_exchange import CONTROL, initial_exchanged
 
 NAMES = ["site-1", "site-2", "site-3"]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.presets import demo
-from pt_peft.adapter_file import load_adapter
+from pt_peft.presets import demo
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
 from pt_peft.errors import UserError
-from pt_peft.site import Site
-from pt_peft.weights.formats import read_file
+from pt_peft.experiment.site import Site
+from pt_peft.model.weights.formats import read_file
 from pt_peft_flare.checkpoint import CheckpointFile
 
 

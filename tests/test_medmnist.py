@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from helpers import changed, simulate
 
-from benchmark.compare import compare
-from benchmark.jobs import write_job, write_workspace
-from benchmark.medmnist import CLASSES
-from benchmark.presets import preset
+from benchmark.measurements.compare import compare
+from pt_peft_flare.commands.job import write_job, write_workspace
+from pt_peft.data.medmnist import CLASSES
+from pt_peft.presets import preset
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment, Method
-from pt_peft.metrics import evaluate_predictions
-from pt_peft.site import Site, SiteData
+from pt_peft.experiment.experiment import Experiment, Method
+from pt_peft.training.metrics import evaluate_predictions
+from pt_peft.experiment.site import Site, SiteData
 
 
 def write_npz(path, experiment: Experiment, size: int = 28, rgb: bool = False) -> None:
@@ -89,7 +89,7 @@ def test_flips_at_test_time_average_logits(tiny, tiny_weights, tmp_path):
     import torch
 
     from pt_peft.data.site_data import Split
-    from pt_peft.training import LocalTrainer
+    from pt_peft.training.trainer import LocalTrainer
 
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8), np.arange(6) % 4)

@@ -13,12 +13,12 @@ import timm
 import torch
 from helpers import ROOT, changed
 
-from pt_peft.backbone import create_backbone
+from pt_peft.model.backbone import create_backbone
 from pt_peft.errors import UserError
-from pt_peft.experiment import Backbone, Method, ModelSpec
-from pt_peft.method import Hybrid, components, get_method, method_names, register
+from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.model.method import Hybrid, components, get_method, method_names, register
 from pt_peft.methods.sba import Sba, drawn_blocks
-from pt_peft.model import build_model
+from pt_peft.model.adapted_model import build_model
 
 WIDTHS = {"vit_base_patch16_224": 768, "vit_small_patch16_224": 384, "vit_tiny_patch16_224": 192}
 
@@ -324,7 +324,7 @@ def test_errors_name_the_field(tiny, method, message):
 def test_a_dry_run_by_shapes_finds_what_a_real_one_does(tiny, monkeypatch):
     states = []
     for large in (0, math.inf):
-        monkeypatch.setattr("pt_peft.model._LARGE", large)
+        monkeypatch.setattr("pt_peft.model.adapted_model._LARGE", large)
         with pytest.raises(UserError, match="no gradient would reach 2 of the tensors"):
             build_model(changed(tiny, method={"options": {}, "name": "full+hra"}).model, None)
         model = build_model(changed(tiny, method={"options": {}, "name": "lora_vpt"}).model, None)
@@ -388,7 +388,7 @@ def test_a_backbone_with_running_statistics_is_refused(tiny):
         ("", "broken.py: registers no method"),
         ("1 / 0", "broken.py: ZeroDivisionError: division by zero"),
         (
-            "from pt_peft.method import Hybrid, register\n"
+            "from pt_peft.model.method import Hybrid, register\n"
             "register(Hybrid(name='broken', summary='s', paper='p', parts=('lora_vpt', 'norm'), learning_rate=1e-3))",
             "method 'broken': its part 'lora_vpt' is no elementary method",
         ),
@@ -397,7 +397,7 @@ def test_a_backbone_with_running_statistics_is_refused(tiny):
 def test_a_wrong_method_file_is_named(tmp_path, code, message):
     shutil.copytree(ROOT / "pt_peft", tmp_path / "pt_peft", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "pt_peft" / "methods" / "broken.py").write_text(code)
-    script = "from pt_peft.method import method_names; method_names()"
+    script = "from pt_peft.model.method import method_names; method_names()"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from pt_peft.metrics import confusion_metrics, evaluate_predictions
+from pt_peft.training.metrics import confusion_metrics, evaluate_predictions
 
 CLASSES = 5
 
@@ -108,7 +108,7 @@ def test_pooled_metrics_come_from_the_summed_matrices():
 
 
 def test_matrices_need_no_torch():
-    code = "import sys, pt_peft.metrics; print('torch' in sys.modules)"
+    code = "import sys, pt_peft.training.metrics; print('torch' in sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

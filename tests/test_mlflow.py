@@ -5,8 +5,8 @@ import json
 import pytest
 from helpers import simulate
 
-from benchmark.jobs import write_job, write_workspace
-from pt_peft.site import Site
+from pt_peft_flare.commands.job import write_job, write_workspace
+from pt_peft.experiment.site import Site
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
 

@@ -11,10 +11,10 @@ from helpers import changed
 from safetensors.torch import load_file
 
 from pt_peft.__main__ import main
-from pt_peft.backbone import create_backbone
+from pt_peft.model.backbone import create_backbone
 from pt_peft.data.site_data import Split
 from pt_peft.errors import UserError
-from pt_peft.experiment import Backbone
+from pt_peft.experiment.experiment import Backbone
 from pt_peft.files import sha256_of
 from pt_peft.pretraining import central
 from pt_peft.pretraining.mae import MaskedAutoencoder, share_of_peak, sine_cosine_positions

@@ -37,5 +37,5 @@ def test_a_new_method_from_the_readmes_instructions(tmp_path):
         return done.stdout
 
     assert re.search(r"\d+ passed", run("-m", "pytest", "-q", "tests/test_contract.py", "-k", name))
-    run("-m", "benchmark.jobs", name, "--out", "job")
+    run("-m", "pt_peft_flare.commands.job", name, "--out", "job")
     assert name in run("-m", "pt_peft", "methods", "--backbone", "vit_tiny_patch16_224")

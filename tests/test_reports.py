@@ -7,11 +7,11 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
-from benchmark.presets import demo
+from pt_peft.presets import demo
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data, Training
-from pt_peft.metrics import confusion_metrics
-from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.experiment.experiment import Data, Training
+from pt_peft.training.metrics import confusion_metrics
+from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
 from pt_peft_flare.filters import public
 from pt_peft_flare.messages import MAX_REASON, REASON, failure, reason_of

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmark.jobs import CLIENT, TASKS
+from pt_peft_flare.commands.job import CLIENT, TASKS
 from pt_peft.errors import UserError
 from pt_peft_flare.result_filters import EGRESS, check_egress
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from pt_peft.aggregation import Aggregation
-from pt_peft.exchange import Exchange
-from pt_peft.server import LARGEST, FederationServer
-from pt_peft.server_optimizers import ServerOptimizer
-from pt_peft.tensors import TensorError, TensorSpec
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.federation.server import LARGEST, FederationServer
+from pt_peft.exchange.server_optimizers import ServerOptimizer
+from pt_peft.exchange.tensors import TensorError, TensorSpec
 
 SPECS = {"l.lora_A": TensorSpec((2, 6), "float32"), "l.lora_B": TensorSpec((8, 2), "float32")}
 

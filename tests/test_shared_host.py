@@ -11,8 +11,8 @@ from nvflare.apis.fl_constant import ProcessType
 
 from pt_peft.errors import UserError
 from pt_peft.worker.client import HOST_VARIABLE
-from pt_peft_flare import workers
-from pt_peft_flare.workers import SHARED_HOST, RespawningWorker, close_host, start_host
+from pt_peft_flare import site_worker as workers
+from pt_peft_flare.site_worker import SHARED_HOST, RespawningWorker, close_host, start_host
 
 
 @pytest.fixture

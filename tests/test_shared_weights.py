@@ -7,14 +7,14 @@ import sys
 import pytest
 from helpers import ROOT
 
-from benchmark.shared_weights import main
+from benchmark.measurements.shared_weights import main
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PSS is Linux's")
 @pytest.mark.slow
 def test_three_processes_hold_the_weights_once(tmp_path):
     # In a process of its own: forks of this one would share, or not, what other tests left in memory.
-    command = [sys.executable, "-m", "benchmark.shared_weights", "--processes", "3", "--out", str(tmp_path / "m.json")]
+    command = [sys.executable, "-m", "benchmark.measurements.shared_weights", "--processes", "3", "--out", str(tmp_path / "m.json")]
     command += ["--backbone", "vit_small_patch16_224", "--image-size", "32"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

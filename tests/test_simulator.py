@@ -14,20 +14,20 @@ from faulty import faulty_job
 from helpers import ROOT, Run, assert_equal, changed, simulate
 from safetensors.torch import save_file
 
-from benchmark.compare import compare, table
-from benchmark.jobs import write_job, write_workspace
-from benchmark.reference import federate, load_sites, make_trainer
-from pt_peft.adapter_file import load_adapter
-from pt_peft.aggregation.lora_product import LoraProduct
-from pt_peft.aggregation.trimmed_mean import TrimmedMean
+from benchmark.measurements.compare import compare, table
+from pt_peft_flare.commands.job import write_job, write_workspace
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.exchange.aggregation.lora_product import LoraProduct
+from pt_peft.exchange.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.export.adapter import open_adapter
 from pt_peft.files import sha256_of
-from pt_peft.local_round import as_received, own_model, starting_model
-from pt_peft.server_optimizers.adaptive import FedAdam
-from pt_peft.site import Site
-from pt_peft.tensors import payload_bytes
+from pt_peft.federation.local_round import as_received, own_model, starting_model
+from pt_peft.exchange.server_optimizers.adaptive import FedAdam
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import payload_bytes
 from pt_peft.worker.client import WorkerHost
 
 

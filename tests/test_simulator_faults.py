@@ -7,9 +7,9 @@ import pytest
 from faulty import faulty_job
 from helpers import changed, simulate
 
-from benchmark.jobs import write_job, write_workspace
-from pt_peft.adapter_file import load_adapter
-from pt_peft.site import Site
+from pt_peft_flare.commands.job import write_job, write_workspace
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.experiment.site import Site
 
 
 def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.model.adapter_file import load_adapter, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.tensors import TensorError, TensorSpec, check_tensors, payload_bytes, payload_l2_norm, payload_sha256
+from pt_peft.exchange.tensors import TensorError, TensorSpec, check_tensors, payload_bytes, payload_l2_norm, payload_sha256
 
 GOOD = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 SPECS = {key: TensorSpec(value.shape, str(value.dtype)) for key, value in GOOD.items()}

@@ -9,7 +9,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from safetensors import SafetensorError
 
-from pt_peft.tensors import payload_bytes
+from pt_peft.exchange.tensors import payload_bytes
 from pt_peft_flare.wire import WireTensors, WireTensorsDecomposer
 
 TENSORS = WireTensors(

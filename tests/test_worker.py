@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pt_peft.adapter_file import load_adapter
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.errors import BackboneMismatch, UserError
-from pt_peft.exchange import Exchange
-from pt_peft.site import Site
-from pt_peft.tensors import TensorError
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import TensorError
 from pt_peft.worker import prepared
 from pt_peft.worker.client import HostGone, Patience, Worker, WorkerError, WorkerHost
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if a step fails."""
-    from benchmark.federation_demo import demonstrate
+    from benchmark.federation.demo import demonstrate
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -66,9 +66,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _subjects(options: argparse.Namespace) -> list:
-    from benchmark.commands.partition import site_names
+    from pt_peft.commands.partition import site_names
     from benchmark.membership.models import Subject
-    from pt_peft.site import Site
+    from pt_peft.experiment.site import Site
 
     opened = [_open(given) for given in options.experiments]
     names = [experiment.name for experiment, _ in opened]
@@ -86,9 +86,9 @@ def _subjects(options: argparse.Namespace) -> list:
 
 def _open(given: str) -> tuple:
     """The experiment, and where its data lie if that is known."""
-    from benchmark.presets import preset
-    from pt_peft.experiment import Experiment
-    from pt_peft.site import Site
+    from pt_peft.presets import preset
+    from pt_peft.experiment.experiment import Experiment
+    from pt_peft.experiment.site import Site
 
     path = Path(given)
     if path.is_dir():

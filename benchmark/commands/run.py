@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if the suite cannot be run, and after the last cell if any failed."""
-    from benchmark.suite import Suite
-    from benchmark.sweep import Sweep
+    from benchmark.sweep.suite import Suite
+    from benchmark.sweep.sweep import Sweep
 
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
 def parts(given: list[str], suite) -> Mapping[str, set[str]]:
     """The values of axes that are asked for. Raises UserError for an axis or a value that the suite lacks."""
-    from benchmark.baselines import BASELINES
+    from benchmark.oracle.baselines import BASELINES
 
     known = {
         "data": set(suite.data),

@@ -14,9 +14,9 @@ from benchmark.membership.attacks import ATTACKS
 from benchmark.membership.kept import Kept, fingerprint
 from benchmark.membership.models import Design, Observed, Subject, observe, open_sites
 from benchmark.membership.success import LEVELS, Success, chance, success
-from benchmark.provenance import provenance
+from benchmark.measurements.origin import provenance
 from benchmark.report.statistics import Estimate, over_seeds
-from benchmark.workers import workers
+from benchmark.sweep.cluster import workers
 from pt_peft.errors import UserError
 
 ALL = "all"

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from benchmark.membership.members import members
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.seeds import derive_seed
-from pt_peft.site import Site
-from pt_peft.tensors import Tensors
-from pt_peft.training import LocalTrainer
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import Tensors
+from pt_peft.training.trainer import LocalTrainer
 
 FLIPS = ((), (3,), (2,), (2, 3))
 """Axes of (N,3,S,S) that each query reverses."""

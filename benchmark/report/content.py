@@ -18,7 +18,7 @@ from benchmark.report.figures import (
 )
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
-from benchmark.result_files import Tuning
+from benchmark.sweep.result_files import Tuning
 from benchmark.report.slopes import Fit, main_panels
 from benchmark.report.statistics import GENERATOR_SEED
 from benchmark.report.tables import (

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from benchmark.report.panels import Model, Panel
-from benchmark.result_files import Cell
+from benchmark.sweep.result_files import Cell
 from benchmark.report.statistics import Estimate, over_seeds
 
 TARGET_SHARE = 0.95

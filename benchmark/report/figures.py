@@ -16,7 +16,7 @@ from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
-from benchmark.result_files import Trial, Tuning
+from benchmark.sweep.result_files import Trial, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, over_seeds
 from benchmark.report.svg import STYLE, Tooltips, to_svg

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.report.results import Results
-from benchmark.result_files import Cell
+from benchmark.sweep.result_files import Cell
 from benchmark.report.statistics import METRICS, Estimate, WeightedMetrics, over_seeds, resample
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.report.statistics import METRICS, WeightedMetrics
-from benchmark.result_files import Baseline, Cell, Predictions, TrialRun, Tuning, read_predictions, read_run, read_tuning
+from benchmark.sweep.result_files import Baseline, Cell, Predictions, TrialRun, Tuning, read_predictions, read_run, read_tuning
 from pt_peft.errors import UserError
 
 CLOSE = 1e-6

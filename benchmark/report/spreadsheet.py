@@ -3,7 +3,7 @@
 import csv
 import io
 
-from benchmark.result_files import Cell
+from benchmark.sweep.result_files import Cell
 
 SCALARS = ("accuracy", "balanced_accuracy", "auroc", "macro_f1", "ece", "loss", "count")
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 from scipy.stats import t
 
-from benchmark.result_files import Predictions
+from benchmark.sweep.result_files import Predictions
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc")
 REPLICATES = 1000
@@ -56,7 +56,7 @@ def least_squares_slope(x: np.ndarray, y: np.ndarray) -> np.ndarray | float:
 class WeightedMetrics:
     """Metrics of one model under weights of the test images; what does not depend on the weights is computed once.
 
-    With weights of 1 the metrics are those of `pt_peft.metrics.evaluate_predictions`.
+    With weights of 1 the metrics are those of `pt_peft.training.metrics.evaluate_predictions`.
     """
 
     def __init__(self, predictions: Predictions) -> None:

@@ -8,7 +8,7 @@ from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
 from benchmark.report.panels import Model, Panel
 from benchmark.report.results import Results
-from benchmark.result_files import Baseline, Test, Tuning
+from benchmark.sweep.result_files import Baseline, Test, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, Estimate, over_seeds
 

@@ -13,18 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.provenance import provenance
-from benchmark.reference import federate, greatest_difference, load_sites, make_trainer
+from benchmark.measurements.origin import provenance
+from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
-from benchmark.speed.memory import further_site
+from benchmark.speed.site_memory import further_site
 from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.work import Work
-from pt_peft.adapter_file import load_adapter
-from pt_peft.command import command
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from pt_peft_flare.persistor import FINAL
 
 OUT = Path("benchmark/results/speed.json")

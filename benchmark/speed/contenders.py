@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.jobs import write_job, write_workspace
+from pt_peft_flare.commands.job import write_job, write_workspace
 from benchmark.speed.measure import ROOT, executable, python_path
 from benchmark.speed.work import Work
 from pt_peft.errors import UserError
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 HOOKS = Path(__file__).parent / "hooks"
 

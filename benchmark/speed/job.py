@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.provenance import provenance
+from benchmark.measurements.origin import provenance
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
 from benchmark.speed.options import parse_with_repeats
-from pt_peft.command import command
-from pt_peft.experiment import Experiment
+from pt_peft.commands.dispatch import command
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
 
 JOB = ROOT / "jobs" / "lora_vpt"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmark.memory import PeakMemory
+from benchmark.measurements.peak_memory import PeakMemory
 from benchmark.speed.marks import VARIABLE
 from pt_peft.errors import UserError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import sha256_of
 from pt_peft.schema import parse
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 WEIGHTS = "weights.safetensors"
 CLASSES = ("naevus", "melanoma", "basal_cell_carcinoma", "dermatofibroma")
@@ -61,7 +61,7 @@ class Work:
         import torch
         from safetensors.torch import save_file
 
-        from benchmark.reference import load_sites
+        from benchmark.oracle.reference import load_sites
 
         folder.mkdir(parents=True)
         torch.manual_seed(0)
@@ -76,7 +76,7 @@ class Work:
 
     def raw_bytes(self, folder: Path) -> int:
         """Of the tensors that train, four bytes a value: what has to travel one way, once."""
-        from pt_peft.model import build_model
+        from pt_peft.model.adapted_model import build_model
 
         model = build_model(self.experiment(folder).model, None)
         return sum(parameter.numel() * 4 for parameter in model.trained.values())

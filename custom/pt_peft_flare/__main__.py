@@ -5,7 +5,7 @@ Results come by ``nvflare job download``; a job that broke off goes on by ``nvfl
 
 import sys
 
-from pt_peft.command import command, dispatch
+from pt_peft.commands.dispatch import command, dispatch
 from pt_peft_flare.commands import contexts, decrypt, status, submit
 
 COMMANDS = {"submit": submit, "status": status, "decrypt": decrypt, "contexts": contexts}

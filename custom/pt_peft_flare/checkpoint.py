@@ -5,10 +5,10 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft.adapter_file import load_adapter, load_header, save_adapter
+from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.exchange.tensors import Tensors
 
 FOLDER = "checkpoints"
 """In the server's workspace; one file a job that has not finished."""

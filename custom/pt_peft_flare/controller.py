@@ -15,16 +15,16 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
 from pt_peft.errors import UserError
-from pt_peft.exchange import Exchange
+from pt_peft.exchange.schedule import Exchange
 from pt_peft.privacy.claims import claim
-from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import Strict, parse
-from pt_peft.server import FederationServer
-from pt_peft.tensors import TensorError, Tensors, TensorSpec, payload_bytes
+from pt_peft.federation.server import FederationServer
+from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, payload_bytes
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.console import console, quiet_console
-from pt_peft_flare.encryption import encrypted_server
+from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.messages import SINCE, SITES_CHANGED, STATUS, reason_of
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress

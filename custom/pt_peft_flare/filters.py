@@ -9,16 +9,16 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
-from pt_peft.encryption import weight_of
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
-from pt_peft.exchange import Exchange
-from pt_peft.experiment import Experiment
-from pt_peft.reports import EvaluationReport, TrainingReport
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft.tensors import TensorError, Tensors, check_tensors, payload_bytes
+from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors, payload_bytes
 from pt_peft_flare import ledger
-from pt_peft_flare.encryption import site_cipher
-from pt_peft_flare.exchange import read_exchange
+from pt_peft_flare.ckks_contexts import site_cipher
+from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.messages import MAX_REASON, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors

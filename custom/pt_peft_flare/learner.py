@@ -12,22 +12,22 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 import pt_peft_flare.wire  # noqa: F401  (so that FLARE can read what the server sends)
-from pt_peft.adapter_file import adapter_header, save_adapter
-from pt_peft.encryption import weight_of
+from pt_peft.model.adapter_file import adapter_header, save_adapter
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.tensors import TensorError, Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.worker.client import Patience, WorkerError
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
-from pt_peft_flare.encryption import site_cipher
-from pt_peft_flare.exchange import read_exchange
+from pt_peft_flare.ckks_contexts import site_cipher
+from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
 from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters, config_folder
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
-from pt_peft_flare.workers import RespawningWorker, close_host, start_host
+from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"

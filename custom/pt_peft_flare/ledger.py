@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pt_peft.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
+from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
 
 FILE_NAME = "egress.jsonl"
 

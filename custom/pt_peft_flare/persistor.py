@@ -8,10 +8,10 @@ from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey,
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.model_desc import ModelDescriptor
 
-from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.worker.client import Patience
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
-from pt_peft_flare.workers import RespawningWorker, close_host, start_host
+from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
@@ -33,7 +33,7 @@ class AdapterPersistor(ModelPersistor):
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The initial exchanged tensors, a pure function of the experiment; its metadata says under ``exchange`` which of
-        them travel when (`pt_peft.exchange.Exchange.to_json`).
+        them travel when (`pt_peft.exchange.schedule.Exchange.to_json`).
 
         Raises:
             UserError, WorkerError: if the experiment is invalid or they cannot be built.

@@ -8,7 +8,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.utils.config_factory import ConfigFactory
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 
 WITHOUT_GUARANTEE = {
     "PercentilePrivacy": (

@@ -6,7 +6,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 
 from pt_peft.errors import UserError
 from pt_peft.schema import Strict
-from pt_peft.tensors import TensorError
+from pt_peft.exchange.tensors import TensorError
 
 
 class RoundResults:

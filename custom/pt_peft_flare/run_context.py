@@ -6,8 +6,8 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 
 def is_simulation(fl_ctx: FLContext) -> bool:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pt_peft import __version__
-from pt_peft.experiment import Experiment, Task
+from pt_peft.experiment.experiment import Experiment, Task
 from pt_peft.files import write_atomically
-from pt_peft.metrics import confusion_metrics
-from pt_peft.reports import EvaluationReport, SplitMetrics, TrainingReport
-from pt_peft.tensors import TensorSpec
+from pt_peft.training.metrics import confusion_metrics
+from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
+from pt_peft.exchange.tensors import TensorSpec
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs.datum import DatumManager
 
-from pt_peft.tensors import Tensors, safetensors_bytes
+from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 
 
 _LENGTH = 8

@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> None:
     """Raises UserError if there are errors; warnings stop nothing."""
     from pydantic import TypeAdapter, ValidationError
 
-    from pt_peft.experiment import Experiment, SiteName
-    from pt_peft.site import Site
+    from pt_peft.experiment.experiment import Experiment, SiteName
+    from pt_peft.experiment.site import Site
 
     try:
         TypeAdapter(SiteName | None).validate_python(options.name)

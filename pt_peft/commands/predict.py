@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     if not os.access(options.out.resolve().parent, os.W_OK):
         raise UserError(f"--out: {options.out.resolve().parent} cannot be written.")
     from pt_peft.export.formats import load
-    from pt_peft.training import pick_device
+    from pt_peft.training.trainer import pick_device
 
     classifier = load(options.adapter, options.backbone, pick_device(options.device, "--device"))
     classes = classifier.spec.classes

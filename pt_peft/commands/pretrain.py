@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if it cannot be done as asked; nothing is written then."""
-    from pt_peft.experiment import Experiment
+    from pt_peft.experiment.experiment import Experiment
     from pt_peft.pretraining.central import pretrain
     from pt_peft.pretraining.recipe import Recipe, default_rate
-    from pt_peft.site import Site
+    from pt_peft.experiment.site import Site
 
     experiment = Experiment.read(options.experiment)
     site = Site.read(options.site) if options.site else Site()

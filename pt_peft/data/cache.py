@@ -22,7 +22,7 @@ from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import SiteImages
 from pt_peft.errors import UserError
 from pt_peft.files import digest_of
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 DESCRIPTION = "cache.json"
 _DECODERS = ("monai", "numpy", "pillow", "pydicom", "torch")

@@ -14,8 +14,8 @@ from pt_peft.data.cache import cached_images
 from pt_peft.data.items import SPLITS, SplitName, targets
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Split:
     """The images of one split, in a fixed order."""
 
     images: np.ndarray
-    """uint8 (N,3,S,S), memory-mapped, read-only; or float32 (N,…), what `pt_peft.frozen_prefix` makes of them."""
+    """uint8 (N,3,S,S), memory-mapped, read-only; or float32 (N,…), what `pt_peft.model.frozen_prefix` makes of them."""
     labels: np.ndarray
     """int64 (N,), indices into ``data.classes``; uint8 (N,C) of zeros and ones where ``data.task`` is ``multilabel``."""
     cached: CachedAs | None = None

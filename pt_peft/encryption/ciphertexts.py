@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pt_peft.encryption.contexts import Context, import_tenseal
-from pt_peft.encryption.layout import DEGREE, PRIME_BITS, SCALE, WEIGHT, Layout
+from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, WEIGHT, Layout
 from pt_peft.errors import UserError
-from pt_peft.tensors import TensorError, Tensors
+from pt_peft.exchange.tensors import TensorError, Tensors
 
 Parsed = dict[str, object]
 """Ciphertexts of tenseal's by key."""

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from pt_peft.codecs import Payload
+from pt_peft.exchange.codecs import Payload
 
 if TYPE_CHECKING:
-    from pt_peft.experiment import Experiment
+    from pt_peft.experiment.experiment import Experiment
 
 
 def unreadable_by_server(experiment: "Experiment") -> str | None:

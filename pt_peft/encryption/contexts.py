@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pt_peft.encryption.layout import DEGREE, PRIME_BITS, SCALE
+from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE
 from pt_peft.errors import UserError
 
 SITE_FILE = "client_context.tenseal"

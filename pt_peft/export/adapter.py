@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pt_peft import schema
-from pt_peft.adapter_file import load_adapter, save_adapter
-from pt_peft.backbone import EMBEDDED, check_digest
+from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.model.backbone import EMBEDDED, check_digest
 from pt_peft.errors import BackboneMismatch, UserError
-from pt_peft.experiment import Backbone, ModelSpec
+from pt_peft.experiment.experiment import Backbone, ModelSpec
 from pt_peft.files import sha256_of
-from pt_peft.model import AdaptedModel, build_model
-from pt_peft.tensors import TensorError, check_tensors
+from pt_peft.model.adapted_model import AdaptedModel, build_model
+from pt_peft.exchange.tensors import TensorError, check_tensors
 
 
 def find_adapter(run: Path) -> Path:

@@ -1,1 +1,1 @@
-"""One file a method. Each registers a `pt_peft.method.PeftMethod`; nothing else names it."""
+"""One file a method. Each registers a `pt_peft.model.method.PeftMethod`; nothing else names it."""

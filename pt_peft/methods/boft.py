@@ -10,8 +10,8 @@ import peft
 import peft.tuners.boft.layer
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 peft.tuners.boft.layer._FBD_CUDA = False
 

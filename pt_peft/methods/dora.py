@@ -8,8 +8,8 @@ B starts at zero and m at the norms of W.
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class Dora(LinearLayersAndParts):

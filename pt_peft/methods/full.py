@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from pt_peft.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.method import PeftMethod, nothing_to_merge, register
 from pt_peft.schema import Strict
 
 

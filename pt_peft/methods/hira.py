@@ -8,8 +8,8 @@ B starts at zero.
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class HiRa(LinearLayersAndParts):

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.layers import Bottleneck, LastBlocks, chosen_blocks
-from pt_peft.method import PeftMethod, register
+from pt_peft.model.layers import Bottleneck, LastBlocks, chosen_blocks
+from pt_peft.model.method import PeftMethod, register
 
 
 class Houlsby(LastBlocks):

@@ -7,8 +7,8 @@ l starts at one.
 
 import peft
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class Ia3(LinearLayersAndParts):

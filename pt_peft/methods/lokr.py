@@ -8,8 +8,8 @@ a and b are the factors of d_out and d_in nearest to ``factor``, or to their roo
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class LoKr(LinearLayersAndParts):

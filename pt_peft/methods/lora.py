@@ -4,7 +4,7 @@ r"""LoRA (Hu et al. 2021, arXiv:2106.09685): a rank-r update of chosen linear la
 
 B starts at zero, so that the logits are unchanged at the start. On timm's fused ``qkv`` d_out = 3 d_in, and one update
 serves queries, keys and values. With ``residual`` the update is B A + R, R: (d_out, d_in) zero at first, which sites do not train:
-the server keeps there what means of A and B miss (`pt_peft.aggregation.fedex_lora`).
+the server keeps there what means of A and B miss (`pt_peft.exchange.aggregation.fedex_lora`).
 """
 
 from dataclasses import replace
@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.lora_pairs import RESIDUAL
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.exchange.lora_pairs import RESIDUAL
+from pt_peft.model.method import register
 
 
 class Lora(LinearLayersAndParts):

@@ -1,6 +1,6 @@
 """LoRA and deep prompts together: the hybrid of Alkhunaizi et al. 2024."""
 
-from pt_peft.method import Hybrid, register
+from pt_peft.model.method import Hybrid, register
 
 register(
     Hybrid(

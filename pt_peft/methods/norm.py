@@ -7,7 +7,7 @@ from timm.layers import RmsNorm, SimpleNorm
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.method import PeftMethod, nothing_to_merge, register
 from pt_peft.schema import Strict
 
 

@@ -10,8 +10,8 @@ server, so that the signs of a site's own decomposition do not matter. No parts 
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayers, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayers, tuner_method
+from pt_peft.model.method import register
 
 
 class Pissa(LinearLayers):

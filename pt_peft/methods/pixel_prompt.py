@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.method import PeftMethod, register
+from pt_peft.model.method import PeftMethod, register
 from pt_peft.schema import Strict
 
 

@@ -6,8 +6,8 @@ r"""rsLoRA (Kalajdzievski 2023, arXiv:2312.03732): LoRA whose scale does not van
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class RsLora(LinearLayersAndParts):

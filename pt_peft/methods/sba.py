@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.method import PeftMethod, nothing_to_merge, register
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
 

@@ -11,8 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.layers import NAMES
-from pt_peft.method import PeftMethod, register
+from pt_peft.model.layers import NAMES
+from pt_peft.model.method import PeftMethod, register
 from pt_peft.schema import Strict
 
 _NORMS = ("norm", "norm1", "norm2", "fc_norm", "norm_pre")

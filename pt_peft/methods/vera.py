@@ -8,8 +8,8 @@ b starts at zero. A and B are drawn from ``projection_seed`` by every site and n
 import peft
 from pydantic import Field
 
-from pt_peft.hf_peft import LinearLayersAndParts, tuner_method
-from pt_peft.method import register
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.method import register
 
 
 class Vera(LinearLayersAndParts):

@@ -3,15 +3,15 @@ r"""VPT-Deep (Jia et al. 2022, arXiv:2203.12119): learned prompt tokens at the i
     [c_i, _, E_i] = Block_i([c_{i-1}, P_i, E_{i-1}]),    P_i: (n, d)
 
 Each block's prompts take the place of the previous block's outputs at the prompt positions. They start from the paper's
-uniform distribution, see `pt_peft.prompts.bound`.
+uniform distribution, see `pt_peft.model.prompts.bound`.
 """
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from pt_peft import prompts
-from pt_peft.method import PeftMethod, register
+from pt_peft.model import prompts
+from pt_peft.model.method import PeftMethod, register
 from pt_peft.schema import Strict
 
 

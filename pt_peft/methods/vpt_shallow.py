@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from pt_peft import prompts
-from pt_peft.method import PeftMethod, register
+from pt_peft.model import prompts
+from pt_peft.model.method import PeftMethod, register
 from pt_peft.schema import Strict
 
 

@@ -14,17 +14,17 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from pt_peft import __version__
-from pt_peft.backbone import head_name, pinned_weights
+from pt_peft.model.backbone import head_name, pinned_weights
 from pt_peft.data.site_data import Split, load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment, Partition
+from pt_peft.experiment.experiment import Experiment, Partition
 from pt_peft.files import check_place, write_atomically
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
 from pt_peft.provenance import machine, versions
-from pt_peft.site import Site
-from pt_peft.training import pick_device
+from pt_peft.experiment.site import Site
+from pt_peft.training.trainer import pick_device
 
 OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}
 NAME = "pretrain"

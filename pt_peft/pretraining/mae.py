@@ -9,10 +9,10 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from pt_peft.backbone import create_backbone
+from pt_peft.model.backbone import create_backbone
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
 

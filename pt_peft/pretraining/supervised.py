@@ -9,9 +9,9 @@ from torch import nn
 
 from pt_peft import schema
 from pt_peft.data.site_data import Split
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.pretraining.recipe import Recipe
-from pt_peft.training import LocalTrainer
+from pt_peft.training.trainer import LocalTrainer
 
 
 def train_classifier(

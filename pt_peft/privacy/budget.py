@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from pt_peft import schema
 from pt_peft.errors import OutsideLimits
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.plan import accountant_of, delta_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.plan import client_epsilon
 
 

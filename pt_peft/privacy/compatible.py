@@ -8,7 +8,7 @@ for each image. Refused is what looks at the images, or at the sites, beside the
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pt_peft.experiment import Experiment
+    from pt_peft.experiment.experiment import Experiment
 
 
 def broken_by(experiment: "Experiment") -> str | None:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pt_peft.data.site_data import Split, drawn_batches
 from pt_peft.privacy.draws import Draws
-from pt_peft.privacy.settings import SamplePrivacy
+from pt_peft.experiment.privacy import SamplePrivacy
 
 _logger = logging.getLogger(__name__)
 

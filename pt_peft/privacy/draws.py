@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from pt_peft.privacy.settings import Privacy
+from pt_peft.experiment.privacy import Privacy
 from pt_peft.seeds import derive_seed
 
 

@@ -3,7 +3,7 @@
 import math
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.accounting import Steps, epsilon
 
 

@@ -8,10 +8,10 @@ a site that is taken out counts as d_k = 0. Imports no torch.
 
 import numpy as np
 
-from pt_peft.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.privacy.draws import Draws
-from pt_peft.privacy.settings import ClientPrivacy
-from pt_peft.tensors import Tensors
+from pt_peft.experiment.privacy import ClientPrivacy
+from pt_peft.exchange.tensors import Tensors
 
 
 def bounded(after: Tensors, before: Tensors, norm: float) -> dict[str, np.ndarray]:

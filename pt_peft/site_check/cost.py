@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from pt_peft.backbone import pinned_weights
+from pt_peft.model.backbone import pinned_weights
 from pt_peft.data.cache_space import pixel_bytes
 from pt_peft.data.site_data import Split
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.site_check.findings import Findings
-from pt_peft.training import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, pick_device
 
 TIMED_STEPS = 3
 

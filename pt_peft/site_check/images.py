@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from pt_peft.data.items import SPLITS, Item
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.probe import Probe
 

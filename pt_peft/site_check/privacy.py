@@ -3,10 +3,10 @@
 from pydantic import JsonValue
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import accountant_of, delta_of, steps_of_a_round
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from pt_peft.site_check.findings import Findings
 
 

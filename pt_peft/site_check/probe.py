@@ -19,8 +19,8 @@ from pt_peft.data import archive, npz
 from pt_peft.data.dicom import is_dicom, read_dicom
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.transforms import Intensity, to_rgb
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
-from pt_peft.tensors import TensorError, Tensors
+from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.worker import frames
 from pt_peft.worker.folder import SOCKET, new_folder
 

@@ -6,7 +6,7 @@ import struct
 
 import safetensors.numpy
 
-from pt_peft.tensors import Tensors, safetensors_bytes
+from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 
 _LENGTHS = struct.Struct(">QQ")
 

@@ -23,7 +23,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pt_peft.errors import UserError
-from pt_peft.tensors import TensorError
+from pt_peft.exchange.tensors import TensorError
 from pt_peft.worker import frames
 from pt_peft.worker.turns import Turns
 

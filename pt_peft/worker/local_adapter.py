@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from pt_peft.adapter_file import load_adapter, load_header, save_adapter
+from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.tensors import Tensors
+from pt_peft.exchange.tensors import Tensors
 
 log = logging.getLogger(__name__)
 

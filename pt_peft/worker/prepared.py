@@ -5,11 +5,11 @@ import os
 
 import torch
 
-from pt_peft.backbone import pinned_weights
-from pt_peft.experiment import Experiment
+from pt_peft.model.backbone import pinned_weights
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse
-from pt_peft.site import Site
-from pt_peft.training import LocalTrainer, pick_device
+from pt_peft.experiment.site import Site
+from pt_peft.training.trainer import LocalTrainer, pick_device
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 

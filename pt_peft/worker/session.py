@@ -5,22 +5,24 @@ from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
-from pt_peft import lora_pairs, transfer
-from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.backbone import pinned_weights
+from pt_peft.exchange import lora_pairs
+
+from pt_peft.federation import transfer
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.model.backbone import pinned_weights
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.local_round import local_round, own_model, starting_model
-from pt_peft.method import components
-from pt_peft.model import build_model
-from pt_peft.planned_exchange import initial_exchanged, planned_exchange
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.local_round import local_round, own_model, starting_model
+from pt_peft.model.method import components
+from pt_peft.model.adapted_model import build_model
+from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import parse
-from pt_peft.site import Site
-from pt_peft.tensors import Tensors, check_tensors
-from pt_peft.training import LocalTrainer, pick_device
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import Tensors, check_tensors
+from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
 

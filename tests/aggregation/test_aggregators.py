@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from pt_peft.aggregation import Aggregation
-from pt_peft.aggregation.base import SiteResult, squared_distances
-from pt_peft.aggregation.mean import Mean
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.exchange.aggregation.base import SiteResult, squared_distances
+from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse
 
 KINDS = [

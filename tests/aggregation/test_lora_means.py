@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from pt_peft.aggregation import Aggregation
-from pt_peft.aggregation.base import SiteResult
-from pt_peft.aggregation.lora_deviation import LoraDeviation
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.exchange.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.lora_deviation import LoraDeviation
 
 RULES = [{"name": "lora_product"}, {"name": "fedex_lora"}, {"name": "lora_fair", "regularization": 0.01}]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.reference import load_sites, make_trainer
+from benchmark.oracle.reference import load_sites, make_trainer
 from helpers import changed
-from pt_peft.adjustments import Pull
-from pt_peft.local_round import local_round
-from pt_peft.site import Site
+from pt_peft.training.adjustments import Pull
+from pt_peft.federation.local_round import local_round
+from pt_peft.experiment.site import Site
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from pt_peft.server_optimizers import ServerOptimizer
+from pt_peft.exchange.server_optimizers import ServerOptimizer
 
 MEANS = [0.5, 0.8, 0.75, -0.2, 0.1]
 """What the sites' mean is in each round; the first round starts from 0.3."""

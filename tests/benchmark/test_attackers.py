@@ -6,9 +6,9 @@ import pytest
 from helpers import changed
 from pydantic import TypeAdapter
 
-from benchmark.attackers import ATTACKS, LIAR, SITES, lying, measure, table
-from benchmark.reference import federate, load_sites, make_trainer
-from pt_peft.aggregation import Aggregation
+from benchmark.measurements.attackers import ATTACKS, LIAR, SITES, lying, measure, table
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.exchange.aggregation import Aggregation
 
 ROBUST = [{"name": "norm_bounded_mean"}, {"name": "trimmed_mean", "f": 1}, {"name": "median"}, {"name": "multi_krum", "f": 1}]
 

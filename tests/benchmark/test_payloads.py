@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.cells import Grid
-from benchmark.engines import run_reference
-from benchmark.jobs import override
-from benchmark.presets import demo
-from benchmark.reference import load_sites, make_trainer
-from benchmark.suite import Suite
+from benchmark.sweep.cells import Grid
+from benchmark.sweep.engines import run_reference
+from pt_peft_flare.commands.job import override
+from pt_peft.presets import demo
+from benchmark.oracle.reference import load_sites, make_trainer
+from benchmark.sweep.suite import Suite
 
 
 def test_payloads_are_an_axis_of_a_suite():

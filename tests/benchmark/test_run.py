@@ -15,9 +15,9 @@ import torch
 import yaml
 from helpers import ROOT
 
-from benchmark import engines
+from benchmark.sweep import engines
 from benchmark.__main__ import main
-from pt_peft.metrics import evaluate_predictions
+from pt_peft.training.metrics import evaluate_predictions
 
 SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
 
@@ -180,7 +180,7 @@ def test_a_cluster_that_loses_a_worker_still_finishes(small, tmp_path):
 
 
 def test_no_scheduler_there(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benchmark.workers.CONNECT_S", 1)
+    monkeypatch.setattr("benchmark.sweep.cluster.CONNECT_S", 1)
     assert main(["run", str(small), "--cluster", "tcp://127.0.0.1:1", "--out", str(tmp_path)]) == 1
     assert "--cluster: no scheduler of Dask answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
 

@@ -12,16 +12,16 @@ import time
 import psutil
 import pytest
 
-from benchmark.jobs import write_job
-from benchmark.memory import PeakMemory
-from benchmark.speed import memory
+from pt_peft_flare.commands.job import write_job
+from benchmark.measurements.peak_memory import PeakMemory
+from benchmark.speed import site_memory as memory
 from benchmark.speed.__main__ import alternating, main, medians, table
 from benchmark.speed.bare import Bare
 from benchmark.speed.contenders import HOOKS, flare_stock, ours, plain
 from benchmark.speed.marks import VARIABLE
 from benchmark.speed.measure import Measured, _sent, measure, phases, private_loopback, python_path
 from benchmark.speed.work import Work
-from pt_peft.adapter_file import load_adapter
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.errors import UserError
 
 SMALL = Work(sites=2, rounds=2, images=32)
@@ -80,7 +80,7 @@ def test_our_moments_are_noted_from_outside(tmp_path):
     write_job(SMALL.experiment(tmp_path / "work"), tmp_path / "job")
     (tmp_path / "site.json").write_text(site.model_dump_json())
     marks = tmp_path / "marks.jsonl"
-    command = [sys.executable, "-m", "benchmark.reference", "job", "--site-file", "site.json", "--out", "adapter.safetensors"]
+    command = [sys.executable, "-m", "benchmark.oracle.reference", "job", "--site-file", "site.json", "--out", "adapter.safetensors"]
     run = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={**python_path(HOOKS), VARIABLE: str(marks)}
     )

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from benchmark import suite as suites
-from benchmark.cells import Grid, located
-from benchmark.suite import Images, Suite
-from benchmark.trials import best
+from benchmark.sweep import suite as suites
+from benchmark.sweep.cells import Grid, located
+from benchmark.sweep.suite import Images, Suite
+from benchmark.sweep.trials import best
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 

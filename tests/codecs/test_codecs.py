@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter, ValidationError
 
 from pt_peft import schema
-from pt_peft.codecs import Payload
+from pt_peft.exchange.codecs import Payload
 from pt_peft.errors import UserError
-from pt_peft.tensors import TensorError, TensorSpec, payload_bytes
+from pt_peft.exchange.tensors import TensorError, TensorSpec, payload_bytes
 
 LARGEST = float(np.finfo(np.float32).max)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
-from pt_peft.adapter_file import load_adapter
-from pt_peft.aggregation.fedex_lora import FedExLora
-from pt_peft.aggregation.norm_bounded_mean import NormBoundedMean
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.exchange.aggregation.fedex_lora import FedExLora
+from pt_peft.exchange.aggregation.norm_bounded_mean import NormBoundedMean
 from pt_peft.errors import OutsideLimits, UserError
-from pt_peft.planned_exchange import CONTROL, initial_exchanged
-from pt_peft.server import FederationServer
-from pt_peft.server_optimizers.adaptive import FedAdam
-from pt_peft.tensors import TensorError, TensorSpec, payload_bytes
+from pt_peft.model.planned_exchange import CONTROL, initial_exchanged
+from pt_peft.federation.server import FederationServer
+from pt_peft.exchange.server_optimizers.adaptive import FedAdam
+from pt_peft.exchange.tensors import TensorError, TensorSpec, payload_bytes
 from pt_peft.worker.session import Session
 
 NAMES = ["site-1", "site-2"]

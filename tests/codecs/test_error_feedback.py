@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmark.presets import demo
-from pt_peft import transfer
-from pt_peft.exchange import Exchange
-from pt_peft.experiment import Experiment
-from pt_peft.tensors import TensorSpec
+from pt_peft.presets import demo
+from pt_peft.federation import transfer
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.exchange.tensors import TensorSpec
 from helpers import changed
 
 A, B, HEAD = "blocks.0.attn.qkv.lora_A", "blocks.0.attn.qkv.lora_B", "head.weight"

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pt_peft import schema
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")

@@ -13,7 +13,7 @@ from pt_peft.data import cache, cache_space
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
 from pt_peft.errors import UserError
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +119,7 @@ from pathlib import Path
 import numpy as np
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 class Slow:
     def key(self): return "slow"

@@ -8,8 +8,8 @@ from PIL import Image
 from pt_peft.data.published import read_published
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.site import Site
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")

@@ -17,8 +17,8 @@ from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment import Columns, Data
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Columns, Data
+from pt_peft.experiment.site import Site
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,8 +105,8 @@ WARM = """
 import sys
 from pathlib import Path
 from pt_peft.data.site_data import batches, load_site_data
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 experiment, site = (kind.read(Path(path)) for kind, path in zip((Experiment, Site), sys.argv[1:]))
 data = load_site_data(experiment, site, "a", ["a"])

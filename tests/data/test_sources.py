@@ -12,7 +12,7 @@ from PIL import Image
 from pt_peft.data.sources import site_images
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment import Data
+from pt_peft.experiment.experiment import Data
 
 RED = Data(source="csv", classes=("red", "blue"))
 NPZ = {"source": "npz", "classes": ["normal", "pneumonia"]}

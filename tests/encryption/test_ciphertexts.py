@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from pt_peft.aggregation.base import SiteResult
-from pt_peft.aggregation.mean import RunningMean
+from pt_peft.exchange.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import (
     MOST_BYTES,
@@ -20,9 +20,9 @@ from pt_peft.encryption.contexts import (
     site_context,
     write_pair,
 )
-from pt_peft.encryption.layout import FEWEST_BYTES, SLOTS, WEIGHT, Layout
+from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, SLOTS, WEIGHT, Layout
 from pt_peft.errors import UserError
-from pt_peft.tensors import TensorError, TensorSpec
+from pt_peft.exchange.tensors import TensorError, TensorSpec
 
 tenseal = pytest.importorskip("tenseal")
 LAYOUT = Layout({"b": TensorSpec((60, 70), "float32"), "a": TensorSpec((5,), "float32")})

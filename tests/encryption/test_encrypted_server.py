@@ -5,23 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
-from pt_peft.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.encryption import weight_of
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context, write_pair
-from pt_peft.encryption.layout import MOST_BYTES, Layout
-from pt_peft.encryption.server import EncryptedServer
+from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
+from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.errors import OutsideLimits, UserError
-from pt_peft.experiment import Experiment
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.export.adapter import find_adapter, open_adapter
-from pt_peft.limits import Limits
-from pt_peft.local_round import local_round
-from pt_peft.planned_exchange import initial_exchanged
+from pt_peft.experiment.limits import Limits
+from pt_peft.federation.local_round import local_round
+from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.schema import parse
-from pt_peft.site import Site
-from pt_peft.tensors import TensorError
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import TensorError
 from pt_peft_flare.__main__ import main
 
 pytest.importorskip("tenseal")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import changed, simulate
 
-from benchmark.jobs import write_job, write_workspace
-from benchmark.reference import federate, load_sites, make_trainer
-from pt_peft.adapter_file import load_adapter
+from pt_peft_flare.commands.job import write_job, write_workspace
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
-from pt_peft.encryption.layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
-from pt_peft.site import Site
+from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
+from pt_peft.experiment.site import Site
 from pt_peft_flare.__main__ import main
 
 pytest.importorskip("tenseal")

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark.federation import Federation
-from benchmark.jobs import write_job
-from benchmark.presets import demo
+from benchmark.federation.provisioned import Federation
+from pt_peft_flare.commands.job import write_job
+from pt_peft.presets import demo
 from helpers import changed
 from link import Link
-from pt_peft.experiment import Experiment
-from pt_peft.site import Site
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 
 SITES = ("hospital-1", "hospital-2", "hospital-3")
 TAMPERED = Path(__file__).parent / "tampered"

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from conftest import Lead, Run, free_port
 
-from benchmark.federation import PROJECT, Federation
-from benchmark.jobs import write_job
+from benchmark.federation.provisioned import PROJECT, Federation
+from pt_peft_flare.commands.job import write_job
 from helpers import changed
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 pytestmark = pytest.mark.slow
 SITES = ("hospital-1", "hospital-2")

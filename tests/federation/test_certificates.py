@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import wait
 
-from benchmark.federation import ADMIN, Federation
+from benchmark.federation.provisioned import ADMIN, Federation
 from helpers import changed
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 40

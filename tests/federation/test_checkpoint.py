@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark.presets import demo
+from pt_peft.presets import demo
 from helpers import changed
-from pt_peft.adapter_file import save_adapter
+from pt_peft.model.adapter_file import save_adapter
 from pt_peft.errors import UserError
 from pt_peft_flare.checkpoint import FOLDER, Checkpoint, CheckpointFile
 

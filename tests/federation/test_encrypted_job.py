@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import Lead, free_port
 
-from benchmark.federation import PROJECT, Federation
+from benchmark.federation.provisioned import PROJECT, Federation
 from helpers import changed
-from pt_peft.adapter_file import load_adapter
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context
 from pt_peft.errors import UserError
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from pt_peft_flare.__main__ import main
 
 pytest.importorskip("tenseal")

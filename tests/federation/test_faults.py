@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from conftest import wait
-from benchmark.reference import federate, load_sites, make_trainer
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import assert_equal, changed
-from pt_peft.adapter_file import load_adapter
-from pt_peft.site import Site
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.experiment.site import Site
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 
 pytestmark = pytest.mark.slow

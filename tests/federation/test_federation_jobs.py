@@ -9,7 +9,7 @@ from conftest import Run, wait
 from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
 
 from helpers import changed
-from pt_peft.limits import Limits
+from pt_peft.experiment.limits import Limits
 from pt_peft_flare.commands.status import status, table
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from benchmark.federation import Federation
-from pt_peft.limits import Limits
-from pt_peft.site import Site
+from benchmark.federation.provisioned import Federation
+from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import KitBuilder
 
 

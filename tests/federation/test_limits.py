@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmark.presets import demo
+from pt_peft.presets import demo
 from helpers import changed
 from pt_peft.errors import UserError
-from pt_peft.exchange import Exchange
-from pt_peft.limits import Limits
-from pt_peft.tensors import TensorSpec
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.limits import Limits
+from pt_peft.exchange.tensors import TensorSpec
 from pt_peft_flare.filters import public
 
 

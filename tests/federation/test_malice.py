@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import changed
-from pt_peft.adapter_file import load_adapter
+from pt_peft.model.adapter_file import load_adapter
 
 pytestmark = pytest.mark.slow
 

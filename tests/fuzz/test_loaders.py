@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError
 
-from benchmark.presets import demo
+from pt_peft.presets import demo
 from mutations import VALUES, changed_bytes, changed_json
-from pt_peft.adapter_file import load_adapter, save_adapter
+from pt_peft.model.adapter_file import load_adapter, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.reports import TrainingReport
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.reports import TrainingReport
 from pt_peft.schema import parse
-from pt_peft.site import Site
-from pt_peft.tensors import TensorError, TensorSpec, check_tensors
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import TensorError, TensorSpec, check_tensors
 from pt_peft_flare.wire import WireTensors, WireTensorsDecomposer
 
 CASES = int(os.environ.get("PT_PEFT_FUZZ_CASES", "60"))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmark.__main__ import main
 from benchmark.membership.models import observe
-from benchmark.presets import demo
+from pt_peft.presets import demo
 
 STILL = {"learning_rate": 1e-12, "local_epochs": 1}
 ATTACKS = {"loss threshold", "LiRA offline", "LiRA online"}

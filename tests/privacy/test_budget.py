@@ -6,7 +6,7 @@ import pytest
 from helpers import changed
 
 from pt_peft.errors import OutsideLimits, UserError
-from pt_peft.limits import Limits
+from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.budget import FILE_NAME, Budget
 from pt_peft.privacy.plan import steps_of_a_round

@@ -9,12 +9,12 @@ from helpers import changed
 from torch.nn import functional
 
 from pt_peft.data.site_data import load_site_data
-from pt_peft.method import method_names
+from pt_peft.model.method import method_names
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, PublicDraws
-from pt_peft.privacy.settings import SamplePrivacy
-from pt_peft.site import Site
-from pt_peft.training import LocalTrainer
+from pt_peft.experiment.privacy import SamplePrivacy
+from pt_peft.experiment.site import Site
+from pt_peft.training.trainer import LocalTrainer
 
 CPU = torch.device("cpu")
 SAMPLE = SamplePrivacy(noise_multiplier=1.0, max_grad_norm=0.5, delta=1e-5)

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from helpers import changed, simulate
 
-from benchmark.jobs import write_job, write_workspace
-from benchmark.reference import federate, load_sites, make_trainer
-from pt_peft.adapter_file import load_adapter
-from pt_peft.aggregation.base import SiteResult
+from pt_peft_flare.commands.job import write_job, write_workspace
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.errors import OutsideLimits, UserError
-from pt_peft.limits import Limits
-from pt_peft.planned_exchange import initial_exchanged
+from pt_peft.experiment.limits import Limits
+from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.budget import FILE_NAME
 from pt_peft.privacy.draws import PublicDraws
 from pt_peft.privacy.plan import client_epsilon, steps_of_a_round
-from pt_peft.privacy.settings import ClientPrivacy
+from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.privacy.update_noise import NoisyMean, bounded, noisy_update
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from pt_peft.worker.session import Session
 
 NAMES = ["site-1", "site-2"]

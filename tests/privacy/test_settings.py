@@ -11,15 +11,15 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
-from benchmark.jobs import CLIENT as CLIENT_CONFIG
+from pt_peft_flare.commands.job import CLIENT as CLIENT_CONFIG
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft.model import build_model
-from pt_peft.planned_exchange import planned_exchange
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.adapted_model import build_model
+from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.claims import claim
 from pt_peft.privacy.plan import client_epsilon
-from pt_peft.privacy.settings import Privacy
-from pt_peft.reports import TrainingReport
+from pt_peft.experiment.privacy import Privacy
+from pt_peft.federation.reports import TrainingReport
 from pt_peft_flare.filters import applied, public
 from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filters
 

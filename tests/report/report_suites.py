@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pt_peft.metrics import evaluate_predictions
+from pt_peft.training.metrics import evaluate_predictions
 
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
 AXES = ("domain", "data", "partition", "backbone", "aggregation")

@@ -9,7 +9,7 @@ from report_suites import PARAMETERS, logits_of, scalars, write_suite
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.panels import Model, panels
 from benchmark.report.results import read_results
-from benchmark.result_files import Predictions
+from benchmark.sweep.result_files import Predictions
 from benchmark.report.slopes import fit
 from benchmark.report.statistics import (
     METRICS,

@@ -3,8 +3,8 @@
 import timm
 import torch
 
-from pt_peft.backbone import create_backbone
-from pt_peft.experiment import Backbone
+from pt_peft.model.backbone import create_backbone
+from pt_peft.experiment.experiment import Backbone
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 PLAIN = "vit_tiny_patch16_224"

@@ -6,10 +6,10 @@ import threading
 import pytest
 import torch
 
-from pt_peft.backbone import weights_file
+from pt_peft.model.backbone import weights_file
 from pt_peft.errors import UserError
 from pt_peft.files import sha256_of
-from pt_peft.site import Site
+from pt_peft.experiment.site import Site
 from random_models import PLAIN, load, original, same_features
 
 NAME = f"{PLAIN}.augreg_in21k_ft_in1k"

@@ -10,7 +10,7 @@ import sys
 
 from benchmark.speed.marks import mark
 
-TRAINING = "pt_peft.training"
+TRAINING = "pt_peft.training.trainer"
 
 
 class _Wraps(importlib.abc.MetaPathFinder):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pt_peft.encryption.adapter import decrypt_file
+from pt_peft.encryption.decrypted_adapter import decrypt_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

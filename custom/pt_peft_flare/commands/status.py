@@ -8,7 +8,7 @@ from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, J
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.messages import STATUS
-from pt_peft_flare.session import add_kit, connected
+from pt_peft_flare.admin_session import add_kit, connected
 
 RUNNING = "RUNNING"
 

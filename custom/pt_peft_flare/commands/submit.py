@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from pt_peft.errors import UserError
-from pt_peft.experiment import Experiment
-from pt_peft_flare.session import add_kit, connected
+from pt_peft.experiment.experiment import Experiment
+from pt_peft_flare.admin_session import add_kit, connected
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Makes the embedded backbone, from generated images alone."""

@@ -1,0 +1,130 @@
+"""A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
+
+import csv
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+from nvflare.fuel.flare_api.flare_api import Session
+
+from benchmark.federation.provisioned import LEAD, Federation
+from pt_peft_flare.commands.job import write_job
+from pt_peft.presets import demo, ham10000
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment, Partition
+from pt_peft.experiment.site import Site
+from pt_peft_flare.commands.status import status, table
+
+HOSPITALS = ("rosendahl", "vidir_modern", "vidir_molemax")
+"""Three of HAM10000's acquisition sites; each has the table of its own images only."""
+IMAGES = {"train": 192, "val": 64, "test": 128}
+EMBEDDED_HOSPITALS = ("hospital-1", "hospital-2", "hospital-3")
+INTERVAL_S = 10
+
+
+def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
+    """All of it, with what a person reads on standard output.
+
+    Args:
+        folder: made here, for kits, logs and results.
+        port: of the server.
+        embedded: whether the images are the embedded ones.
+
+    Raises:
+        UserError: if a step fails.
+    """
+    if folder.exists():
+        raise UserError(f"--out: {folder} exists already{_running_in(folder.resolve())}.")
+    folder = folder.resolve()
+    if not embedded:
+        ham10000()  # says what is missing before anything is made
+    folder.mkdir(parents=True)
+    experiment, sites = _embedded() if embedded else _real(folder)
+    federation_fields = experiment.federation.model_copy(update={"rounds": rounds, "sites": (), "min_sites": 2})
+    experiment = experiment.model_copy(update={"federation": federation_fields})
+    job = folder / "jobs" / experiment.name
+    write_job(experiment, job, installed=True)
+    with closing(Federation(folder, sites, port)) as federation:
+        print(f"kits of server, {', '.join(sites)} and people in {federation.kit('server').parent}")
+        for name in sites:
+            _check_site(federation, name, job)
+        federation.start()
+        session = federation.session()
+        try:
+            federation.wait_for(session)
+            results = _follow(session, str(job), folder)
+        finally:
+            session.close()
+    print(f"final adapter  {results / 'adapter.safetensors'}")
+    print(f"metrics        {results / 'metrics.json'}")
+    print(f"curves         tensorboard --logdir {results / 'tb_events'}")
+    for name in sites:
+        print(f"what left {name:13} {federation.kit(name) / results.parent.name / 'egress.jsonl'}")
+
+
+def _running_in(folder: Path) -> str:
+    """What to say of a federation that an earlier command, killed perhaps, has left there."""
+    processes = [
+        str(process.pid)
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder / "pt_peft") in argument for argument in process.info["cmdline"] or ())
+    ]
+    return f", and a federation runs in it: 'kill -9 {' '.join(processes)}' ends it" if processes else ""
+
+
+def _real(folder: Path) -> tuple[Experiment, dict[str, Site]]:
+    experiment, site = ham10000()
+    rows = defaultdict(list)
+    with open(site.data.table, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows[row["site"]].append(row)
+    sites = {}
+    for name in HOSPITALS:
+        table_file = folder / f"{name}.csv"
+        with open(table_file, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[name][0])
+            writer.writeheader()
+            writer.writerows(rows[name])
+        own = site.data.model_copy(update={"table": str(table_file)})
+        sites[name] = site.model_copy(update={"data": own, "threads": 1})
+    data = experiment.data.model_copy(update={"max_images_per_site": IMAGES})
+    return experiment.model_copy(update={"data": data, "partition": Partition()}), sites
+
+
+def _embedded() -> tuple[Experiment, dict[str, Site]]:
+    return demo("lora_vpt")[0], dict.fromkeys(EMBEDDED_HOSPITALS, Site(threads=1))
+
+
+def _check_site(federation: Federation, name: str, job: Path) -> None:
+    site_file = federation.kit(name) / "local" / "site.json"
+    command = [sys.executable, "-m", "pt_peft", "check-site", str(site_file), str(job), "--name", name]
+    print(f"\n{name}: python -m pt_peft check-site {site_file} {job} --name {name}", flush=True)
+    if subprocess.run(command).returncode:
+        raise UserError(f"{name}: check-site has found what has to be mended first.")
+
+
+def _follow(session: Session, job: str, folder: Path) -> Path:
+    """Submits the job and waits for its end. Returns the folder of its results. Raises UserError if it does not finish."""
+    job_id = session.submit_job(job)
+    print(f"\n{LEAD} has submitted job {job_id}")
+    shown = None
+    while not (state := session.get_job_status(job_id)) or not state.startswith("FINISHED"):
+        if state == "RUNNING" and (now := _progress(session, job_id)) != shown:
+            shown = now
+            print(now)
+        time.sleep(INTERVAL_S)
+    results = Path(session.download_job_result(job_id, str(folder))) / "workspace"
+    if state != "FINISHED:COMPLETED":
+        raise UserError(f"job {job_id} ended as {state}; see {results}.")
+    return results
+
+
+def _progress(session: Session, job_id: str) -> str:
+    try:
+        return table(status(session, job_id))
+    except Exception as error:  # it may have ended in between, which is no reason to stop here
+        return f"no word of its progress ({error})"

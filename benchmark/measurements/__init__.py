@@ -1,0 +1,1 @@
+"""Single measurements, each with a result file of its own."""

@@ -1,0 +1,176 @@
+"""Finished simulator runs beside what they have to be compared with.
+
+    python -m benchmark.measurements.compare WORKSPACE [WORKSPACE …] --out FILE.json [--no-baselines] [--jobs N]
+    python -m benchmark.measurements.compare --show FILE.json
+
+Each workspace holds a finished run of ``nvflare simulator … -w WORKSPACE``. Its final aggregate is evaluated on the test
+images of each site and of all sites together (pooled, exact). The first run's experiment also gives the baselines, each
+with as many epochs as the federation: `pooled` (all training images in one place), one `local` a site (that site alone)
+and the majority class.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmark.oracle.baselines import majority, pooled
+from benchmark.oracle.evaluation import Predictions, predict
+from benchmark.measurements.origin import provenance
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.commands.dispatch import command
+from pt_peft.data.site_data import SiteData
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.files import check_place, write_atomically
+from pt_peft.schema import read_json
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import Tensors
+from pt_peft.training.trainer import LocalTrainer
+from pt_peft_flare.learner import FINAL_ADAPTER
+
+COLUMNS = ("balanced_accuracy", "auroc", "macro_f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished simulator run, as its workspace has it."""
+
+    experiment: Experiment
+    site: Site
+    record: dict
+    adapter: Path
+
+    @classmethod
+    def read(cls, workspace: Path) -> "FinishedRun":
+        """Raises UserError if `workspace` holds no finished run."""
+        server = workspace / "server" / "simulate_job"
+        record = read_json(server / "metrics.json")
+        status = record.get("status") if isinstance(record, dict) else None
+        if status != "finished":
+            raise UserError(f"{server / 'metrics.json'}: status is {status!r}, not 'finished'.")
+        site_file = workspace / "local" / "site.json"
+        experiment = Experiment.read(server / "app_server" / "config" / "experiment.json")
+        # An encrypted federation ends at the sites.
+        at_a_site = workspace / min(record["sites"]) / "simulate_job" / FINAL_ADAPTER
+        return cls(
+            experiment=experiment,
+            site=Site.read(site_file) if site_file.exists() else Site(),
+            record=record,
+            adapter=at_a_site if experiment.encryption else server / "adapter.safetensors",
+        )
+
+    def open(self) -> tuple[LocalTrainer, dict[str, SiteData]]:
+        """A trainer, and every site's data by name."""
+        return make_trainer(self.experiment, self.site), load_sites(self.experiment, self.site, self.record["sites"])
+
+
+def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
+    """The content of a result file, see the module.
+
+    Args:
+        jobs: baselines that are trained at the same time, each on as many threads as a site.
+
+    Raises:
+        UserError: if a workspace holds no finished run.
+    """
+    origin = provenance()
+    runs = [FinishedRun.read(workspace) for workspace in workspaces]
+    for run in runs:
+        method = run.experiment.method
+        if "local" in (method.head, *method.roles.values()):
+            field = "method.head" if method.head == "local" else "method.roles"
+            raise UserError(
+                f"{run.adapter.parent}: field '{field}' makes tensors 'local', so there is no one model to compare; metrics.json "
+                "has what each site's own gives."
+            )
+    rows = []
+    for run in runs:
+        trainer, sites = run.open()
+        rows.append(
+            {
+                "name": f"federated {run.experiment.method.name}",
+                "exchanged_parameters": run.record["exchanged"]["parameters"],
+                "test": evaluate(trainer, load_adapter(run.adapter)[0], sites),
+            }
+        )
+    if baselines:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            # Pooled first: it takes as long as all local ones together.
+            trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *runs[0].record["sites"])]
+            rows.extend(one.result() for one in trained)
+        experiment = runs[0].experiment
+        rows.append({"name": "majority class", "test": _flat(majority(experiment.data, runs[0].open()[1]), experiment)})
+    return {
+        "provenance": origin,
+        "experiment": runs[0].experiment.model_dump(mode="json"),
+        "rounds": runs[0].record["rounds"],
+        "rows": rows,
+    }
+
+
+def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData]) -> dict:
+    """Test metrics of each site that has test images, and of all test images together under ``pooled``. Raises UserError."""
+    return _flat(predict(trainer, tensors, {}, sites, "test"), trainer.experiment)
+
+
+def _flat(predictions: Predictions, experiment: Experiment) -> dict:
+    metrics = predictions.metrics(experiment.data.task)
+    return {"pooled": metrics["pooled"], **metrics["sites"]}
+
+
+def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
+    """One site alone, or all sites' images in one place."""
+    trainer, sites = run.open()
+    chosen = {alone: sites[alone]} if alone else {"pooled": pooled(sites)}
+    final = federate(trainer, chosen).tensors
+    return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, final, sites)}
+
+
+def table(result: dict) -> str:
+    """The result as Markdown: parameters that a site sends in a round, pooled metrics, then each site's balanced accuracy."""
+    sites = [name for name in result["rows"][0]["test"] if name != "pooled"]
+    header = ["", "sent a round", *(f"{column.replace('_', ' ')}" for column in COLUMNS), *sites]
+    lines = [header, ["---"] * len(header)]
+    for row in result["rows"]:
+        pooled = [_shown(row["test"]["pooled"][column]) for column in COLUMNS]
+        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "–"
+        lines.append([row["name"], sent, *pooled, *(_shown(row["test"][site]["balanced_accuracy"]) for site in sites)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("workspaces", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path, help="result file to write")
+    parser.add_argument("--jobs", type=int, default=1, help="baselines trained at the same time")
+    parser.add_argument("--no-baselines", action="store_true", help="leave out pooled, local and majority class")
+    parser.add_argument("--show", type=Path, help="print a result file as a table")
+    options = parser.parse_args(arguments)
+    if options.show:
+        result = read_json(options.show)
+        if not (isinstance(result, dict) and result.get("rows")):
+            raise UserError(f"{options.show}: is not a result file of this command.")
+        print(table(result))
+        return
+    if not (options.workspaces and options.out):
+        parser.error("a workspace and --out are needed, or --show")
+    check_place(options.out)
+    result = compare(options.workspaces, not options.no_baselines, options.jobs)
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(table(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What DP-SGD costs: seconds of a round of the demo with it and without, alternating in one process.
+
+    python -m benchmark.measurements.dpsgd_cost [--method lora_vpt] [--repeats 5] [--json]
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+import torch
+
+from pt_peft.presets import demo
+from benchmark.oracle.reference import load_sites, make_trainer
+from pt_peft.commands.dispatch import command
+from pt_peft.data.site_data import Split
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.privacy import Privacy, SamplePrivacy
+
+
+def seconds_of_steps(experiment: Experiment, site, repeats: int) -> dict[str, float]:
+    """Median seconds of a step, ``plain`` and ``private``, on one thread, images in a step's batch alike on average."""
+    sample = SamplePrivacy(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-5)
+    private = experiment.model_copy(update={"privacy": Privacy(sample=sample)})
+    trainers = {"plain": make_trainer(experiment, site), "private": make_trainer(private, site)}
+    train = load_sites(experiment, site, ["site-1"])["site-1"].train
+    batch = experiment.training.batch_size
+    split = Split(train.images[: 4 * batch], train.labels[: 4 * batch])
+    taken: dict[str, list[float]] = {name: [] for name in trainers}
+    for repeat in range(repeats + 1):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.train("site-1", split, trainer.initial, 0)
+            if repeat:  # the first is a warm-up
+                taken[name].append((time.perf_counter() - started) / (4 * experiment.training.local_epochs))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.dpsgd_cost", description=__doc__.splitlines()[0])
+    parser.add_argument("--method", default="lora_vpt")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    experiment, site = demo(options.method)
+    found = seconds_of_steps(experiment, site, options.repeats)
+    found["ratio"] = found["private"] / found["plain"]
+    if options.json:
+        print(json.dumps({**found, "torch_threads": torch.get_num_threads(), "batch_size": experiment.training.batch_size}))
+    else:
+        print(f"plain {found['plain']:.3f} s a step, private {found['private']:.3f} s, {found['ratio']:.2f} times")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

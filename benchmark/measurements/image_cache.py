@@ -1,0 +1,78 @@
+"""Times the image cache: a first, cold start of a site, a later, warm one, and a pass over the images with and without it."""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from pt_peft.files import check_place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("experiment", help="a preset with data of its own, as 'ham10000'")
+    parser.add_argument("--site", required=True, help="name of the site whose images are read")
+    parser.add_argument("--repeats", type=int, default=3, help="of each measurement, in turn")
+    parser.add_argument("--out", type=Path, required=True, help="result file to write")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if the images cannot be read."""
+    from pt_peft.presets import preset
+    from benchmark.measurements.origin import provenance
+    from pt_peft.files import write_atomically
+
+    check_place(options.out)
+    experiment, site = preset(options.experiment)
+    names = list(experiment.federation.sites) or [options.site]
+    seconds: dict[str, list[float]] = {"cold": [], "warm": [], "pass from the cache": [], "pass without it": []}
+    for _ in range(options.repeats):
+        count, measured = measure(experiment, site, options.site, names)
+        for name, value in measured.items():
+            seconds[name].append(value)
+    medians = {name: median(values) for name, values in seconds.items()}
+    result = {
+        "provenance": provenance(),
+        "experiment": experiment.model_dump(mode="json"),
+        "site": options.site,
+        "images": count,
+        "seconds": seconds,
+        "median_seconds": medians,
+        "warm_over_cold": medians["warm"] / medians["cold"],
+        "without_over_with": medians["pass without it"] / medians["pass from the cache"],
+    }
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(f"{count} images of {experiment.backbone.image_size} px, median of {options.repeats}")
+    for name, value in medians.items():
+        print(f"{name:<20}{value:>9.3f} s")
+
+
+def measure(experiment, site, name: str, names: list[str]) -> tuple[int, dict[str, float]]:
+    """Images of the site, and the seconds of each measurement, once. A pass is over the training images, shuffled, in batches.
+
+    Raises:
+        UserError: if the images cannot be read.
+    """
+    from pt_peft.data.site_data import batches, load_site_data
+    from pt_peft.data.sources import site_images
+
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = site.model_copy(update={"cache": folder})
+        cold = _timed(lambda: load_site_data(experiment, fresh, name, names))
+        warm = _timed(lambda: load_site_data(experiment, fresh, name, names))
+        data = load_site_data(experiment, fresh, name, names)
+        size = experiment.training.batch_size
+        cached = _timed(lambda: sum(len(labels) for _, labels in batches(data.train, size, seed=0)))
+        images = site_images(experiment, fresh, name, names)
+        decoded = _timed(lambda: sum(1 for _ in images.decoded("train", experiment.backbone.image_size)))
+        count = len(data.train) + len(data.val) + len(data.test)
+    return count, {"cold": cold, "warm": warm, "pass from the cache": cached, "pass without it": decoded}
+
+
+def _timed(work: Callable) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,162 @@
+"""Measures the memory of N processes that each hold one backbone: mapped as our sites do it, and copied.
+
+    python -m benchmark.measurements.shared_weights --processes 8 --out benchmark/results/shared_weights.json
+
+The processes are forked after the imports, as a worker host forks its workers, load the same file of random weights, run a
+forward pass and wait. PSS counts a page that k processes share as 1/k for each, so that its sum is what they take together.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmark.measurements.origin import provenance
+from pt_peft.commands.dispatch import command
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.files import check_place, write_atomically
+from pt_peft.model.adapted_model import build_model, canonical_parameters
+from pt_peft.schema import parse
+
+FIELDS = ("Pss", "Rss", "Private_Clean", "Private_Dirty")
+"""Of ``/proc/<pid>/smaps_rollup``."""
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def mapped(spec: ModelSpec, weights: Path) -> nn.Module:
+    """The model as a site builds it."""
+    return build_model(spec, weights).module
+
+
+def copied(spec: ModelSpec, weights: Path) -> nn.Module:
+    """The same model, its weights copied into it."""
+    module = build_model(spec, None).module
+    parameters = canonical_parameters(module)
+    with torch.no_grad():
+        for key, value in load_file(weights).items():
+            parameters[key].copy_(value)
+    return module
+
+
+def nothing(spec: ModelSpec, weights: Path) -> nn.Module:
+    """No model: what a process takes without."""
+    return nn.Identity()
+
+
+def write_random_weights(spec: ModelSpec, path: Path) -> None:
+    """Writes `path` from a process of its own, whose memory is gone after."""
+    process = _FORK.Process(target=_write_random_weights, args=(spec, path))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise UserError(f"{path}: the weights could not be written.")
+
+
+def _write_random_weights(spec: ModelSpec, path: Path) -> None:
+    backbone = spec.backbone
+    model = timm.create_model(backbone.name, num_classes=0, img_size=backbone.image_size, **backbone.kwargs)
+    save_file(model.state_dict(), path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())  # a page still to be written out counts as dirty
+
+
+def measure(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weights: Path, processes: int) -> list[dict]:
+    """`FIELDS` in bytes of each of `processes` processes, all of which hold what `load` gives and have used it.
+
+    Raises:
+        UserError: if one of them ends.
+    """
+    started: list[tuple[multiprocessing.Process, Connection]] = []
+    try:
+        for _ in range(processes):
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=_hold, args=(load, spec, weights, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            started.append((process, ours))
+        for process, connection in started:
+            try:
+                connection.recv()
+            except EOFError:
+                raise UserError(f"a process that was to hold the model ended with exit code {process.exitcode}.") from None
+        return [_memory(process.pid) for process, _ in started]
+    finally:
+        for process, connection in started:
+            connection.close()
+            process.join(10)
+            process.kill()
+
+
+def _hold(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weights: Path, parent: Connection) -> None:
+    torch.set_num_threads(1)
+    size = spec.backbone.image_size
+    model = load(spec, weights).eval()
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size))
+    parent.send(True)
+    try:
+        parent.recv()
+    except EOFError:
+        pass  # the parent has seen enough
+
+
+def _memory(pid: int) -> dict:
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines())
+    found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
+    return {field: found[field] for field in FIELDS}
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.shared_weights", description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--backbone", default="vit_base_patch16_224", help="timm architecture (default %(default)s)")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}; it must be at least 1.")
+    check_place(options.out)
+    fields = {"name": options.backbone, "image_size": options.image_size, "sha256": "0" * 64}
+    backbone = parse(Backbone, fields, "--backbone")
+    spec = ModelSpec(seed=0, backbone=backbone, classes=("a", "b"), method=Method(name="lora"))
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.safetensors"
+        write_random_weights(spec, weights)
+        size = weights.stat().st_size
+        found = {load.__name__: measure(load, spec, weights, options.processes) for load in (nothing, mapped, copied)}
+    sums = {name: {field: sum(one[field] for one in rows) for field in FIELDS} for name, rows in found.items()}
+    record = {
+        "backbone": fields["name"],
+        "image_size": options.image_size,
+        "weights_bytes": size,
+        "processes": options.processes,
+        "sum_bytes": sums,
+        "process_bytes": found,
+        "provenance": provenance(),
+    }
+    write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())
+    print(f"{options.processes} processes with {options.backbone}, a file of {size / 2**20:.0f} MiB; sums in MiB")
+    print(f"{'weights':<10}{'PSS':>8}{'RSS':>8}{'private':>9}{'PSS less imports':>18}")
+    for name, one in sums.items():
+        private = one["Private_Clean"] + one["Private_Dirty"]
+        above = one["Pss"] - sums["nothing"]["Pss"]
+        pss, rss, private, above = (value / 2**20 for value in (one["Pss"], one["Rss"], private, above))
+        print(f"{name:<10}{pss:>8.0f}{rss:>8.0f}{private:>9.0f}{above:>18.0f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

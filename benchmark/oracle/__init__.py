@@ -1,0 +1,1 @@
+"""The plain loop: what a federation must equal, without FLARE."""

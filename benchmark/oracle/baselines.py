@@ -1,0 +1,35 @@
+"""What a federation is compared with: all images in one place, each site alone, and the class frequencies."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmark.oracle.evaluation import Predictions, joined
+from pt_peft.data.site_data import SiteData, Split
+from pt_peft.experiment.experiment import Data
+
+BASELINES = ("pooled", "local")
+"""What is trained without a federation: one model on all images, and one at each site."""
+
+
+def pooled(sites: Mapping[str, SiteData]) -> SiteData:
+    """All sites' images as one site's."""
+    return SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
+
+
+def _together(splits: list[Split]) -> Split:
+    return Split(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
+
+
+def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:
+    """The class frequencies of all training images as every test image's probabilities: the most frequent class, or each
+    label's most frequent answer, is predicted always. Raises UserError if there are no test images."""
+    labels = torch.from_numpy(pooled(sites).train.labels)
+    if data.task == "multilabel":
+        logits = labels.double().mean(dim=0).logit(eps=1e-9)
+    else:
+        logits = functional.one_hot(labels, len(data.classes)).double().mean(dim=0).clamp(min=1e-9).log()
+    tests = {name: one.test for name, one in sites.items()}
+    return joined(tests, lambda name: logits.expand(len(tests[name]), -1).numpy())

@@ -1,0 +1,134 @@
+"""The same federation as a plain PyTorch loop in one process: the oracle of what FLARE must give, and the speed limit.
+
+    python -m benchmark.oracle.reference JOB_FOLDER --sites site-1 site-2 … [--site-file site.json] --out adapter.safetensors
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pt_peft.federation import transfer
+from pt_peft.model.adapter_file import adapter_header, save_adapter
+from pt_peft.model.backbone import pinned_weights
+from pt_peft.commands.dispatch import command
+from pt_peft.data.site_data import SiteData, load_site_data
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.files import check_place
+from pt_peft.federation.local_round import LocalRound, local_round, starting_model
+from pt_peft.model.planned_exchange import initial_exchanged
+from pt_peft.federation.server import FederationServer
+from pt_peft.experiment.site import Site
+from pt_peft.exchange.tensors import Tensors
+from pt_peft.training.trainer import LocalTrainer, pick_device
+
+
+def make_trainer(experiment: Experiment, site: Site) -> LocalTrainer:
+    """A trainer as a simulated site has it, on as many torch threads. Raises UserError."""
+    torch.set_num_threads(site.threads or 1)
+    return LocalTrainer(experiment, pinned_weights(experiment.backbone, site), pick_device(site.device))
+
+
+def load_sites(experiment: Experiment, site: Site, names: list[str]) -> dict[str, SiteData]:
+    """The data of every simulated site, by name. Raises UserError."""
+    return {name: load_site_data(experiment, site, name, names) for name in names}
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What a federation ends with."""
+
+    tensors: Tensors
+    """The final aggregate of the exchanged tensors that the rounds have changed, by canonical key."""
+    kept: dict[str, Tensors]
+    """By site, what stays there, see `pt_peft.federation.local_round`."""
+
+
+class Observer(Protocol):
+    """Looks at a federation as it runs."""
+
+    def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
+        """`site` will train from `tensors`, its own included."""
+
+    def trained(self, round_number: int, site: str, result: LocalRound) -> None:
+        """It has."""
+
+
+Tamper = Callable[[str, Tensors, Tensors], Tensors]
+"""Of a site's name, what it received and what it has to send."""
+
+
+def federate(
+    trainer: LocalTrainer,
+    sites: Mapping[str, SiteData],
+    absent: Collection[tuple[str, int]] = (),
+    observer: Observer | None = None,
+    tamper: Tamper | None = None,
+) -> Federated:
+    """All rounds with all `sites`.
+
+    Args:
+        absent: site and round (from 0) of those that give no result.
+        tamper: what a site sends in place of what it should.
+    """
+    exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
+    server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    kept: dict[str, Tensors] = {name: {} for name in sites}
+    for round_number in range(rounds):
+        opened = server.start_round(round_number)
+        for name, data in sorted(sites.items()):
+            if (name, round_number) in absent:
+                continue
+            payload = server.payload(name, 0, round_number)
+            received = transfer.received(trainer.experiment, exchange, name, payload, 0, round_number)
+            if observer:
+                observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
+            result = local_round(trainer, name, data.train, received, kept[name], round_number)
+            if observer:
+                observer.trained(round_number, name, result)
+            sent = tamper(name, received, result.sent) if tamper else result.sent
+            opened.add(name, sent, result.num_samples)
+            kept[name] = result.kept
+        server.finish_round(opened, len(sites))
+    return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)
+
+
+def greatest_difference(one: Tensors, other: Tensors) -> float:
+    """Between values of tensors of the same name; infinite if one lacks some."""
+    if one.keys() != other.keys():
+        return float("inf")
+    return max(float(np.abs(value - other[key]).max()) for key, value in one.items())
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.oracle.reference", description=__doc__.splitlines()[0])
+    parser.add_argument("job", type=Path, help="job folder")
+    parser.add_argument("--sites", nargs="+", help="names of the sites; the experiment's own if it has some")
+    parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share")
+    parser.add_argument("--out", type=Path, required=True, help="the final adapter")
+    options = parser.parse_args(arguments)
+    experiment = Experiment.read(options.job / "app" / "config" / "experiment.json")
+    site = Site.read(options.site_file) if options.site_file else Site()
+    names = options.sites or list(experiment.federation.sites)
+    if not names:
+        raise UserError("--sites: the experiment names no sites, so they must be given.")
+    named, needed = set(experiment.federation.sites), experiment.federation.min_sites
+    if named and set(names) != named:
+        raise UserError(f"--sites: {' '.join(sorted(names))}; the experiment's, {' '.join(sorted(named))}, would be right.")
+    if len(set(names)) < max(needed, len(names)):
+        raise UserError(f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right.")
+    check_place(options.out)
+    tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
+    save_adapter(options.out, tensors, {**adapter_header(experiment), "round": experiment.federation.rounds})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

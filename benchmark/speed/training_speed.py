@@ -1,0 +1,76 @@
+"""Local training alone: a site's round by our learner over the same by bare PyTorch, in one process, alternating.
+
+    python -m benchmark.speed.training_speed [--repeats 5] [--out benchmark/results/speed_training.json]
+
+The first round of each is a warm-up; in it ours computes what the frozen part of the model makes of the images.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmark.measurements.origin import provenance
+from benchmark.oracle.reference import load_sites, make_trainer
+from benchmark.speed.bare import Bare
+from benchmark.speed.options import parse_with_repeats
+from benchmark.speed.work import Work
+from pt_peft.commands.dispatch import command
+from pt_peft.files import write_atomically
+
+OUT = Path("benchmark/results/speed_training.json")
+WORKS = {
+    "LoRA and prompts in all blocks": Work(),
+    "LoRA in all blocks": Work(prompts=0),
+    "LoRA in the last 3 blocks": Work(prompts=0, last_blocks=3),
+    "LoRA in the last block": Work(prompts=0, last_blocks=1),
+    "linear probe": Work(prompts=0, rank=0),
+}
+
+
+def seconds_of_rounds(work: Work, folder: Path, repeats: int) -> dict[str, float]:
+    """Median seconds of a round of a site, ``ours`` and ``bare``, on one thread, and that of our ``first`` round."""
+    site = work.write(folder)
+    experiment = work.experiment(folder)
+    trainer = make_trainer(experiment, site)
+    (name, *_), data = work.names, load_sites(experiment, site, work.names)
+    bare = Bare(folder, threads=torch.get_num_threads())
+    images, labels = bare.images(name)
+    taken: dict[str, list[float]] = {"ours": [], "bare": []}
+    for number in range(repeats + 1):
+        started = time.perf_counter()
+        trainer.train(name, data[name].train, trainer.initial, number % work.rounds)
+        taken["ours"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        bare.train(name, images, labels)
+        taken["bare"].append(time.perf_counter() - started)
+    medians = {who: statistics.median(seconds[1:]) for who, seconds in taken.items()}
+    return {**medians, "first": taken["ours"][0], "bare_over_ours": medians["bare"] / medians["ours"]}
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.training_speed", description=__doc__.splitlines()[0])
+    options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
+    result = {**provenance(), "threads": 1, "works": {}}
+    lines = ["| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |", "|---|---:|---:|---:|---:|"]
+    with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
+        for index, (name, work) in enumerate(WORKS.items()):
+            found = seconds_of_rounds(work, Path(temporary) / str(index), options.repeats)
+            result["works"][name] = {**found, "work": asdict(work)}
+            shown = (f"{found[key]:.3f}" for key in ("bare", "ours", "bare_over_ours", "first"))
+            lines.append(f"| {name} | {' | '.join(shown)} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Suites of runs: from a suite's file to its results."""

@@ -1,0 +1,182 @@
+"""The runs that a suite consists of."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from benchmark.oracle.baselines import BASELINES
+from pt_peft.presets import embedded_backbone, starting_rate
+from benchmark.sweep.suite import Images, Suite, expanded, overlaid
+from benchmark.sweep.trials import Trial, trials
+from pt_peft import schema
+from pt_peft.data.table import read_rows
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment, Method
+from pt_peft.files import sha256_of, write_atomically
+from pt_peft.model.method import components
+from pt_peft.seeds import derive_seed
+from pt_peft.experiment.site import Site, SiteData
+
+Kind = Literal["cells", "tuning", "baselines"]
+"""A federated run, one that a learning rate is chosen by, or what federated runs are compared with; and the folder of its
+results."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite."""
+
+    kind: Kind
+    axes: dict[str, JsonValue]
+    """Its place in the grid, and its domain."""
+    experiment: Experiment
+    site: Site
+    """What all simulated sites have."""
+    baseline: str | None = None
+    """Which of `BASELINES` is trained; None: the federation."""
+
+    @property
+    def name(self) -> str:
+        """Of its result file."""
+        return self.experiment.name
+
+
+class Grid:
+    """Makes the cells of a suite."""
+
+    def __init__(self, suite: Suite, weights: Mapping[str, Path | None], cache: Path):
+        """Args:
+        weights: by backbone of the suite its file; None for the embedded one.
+        cache: folder for tables that hold a part of another.
+
+        Raises:
+            UserError: if a file that the suite names is not there.
+        """
+        self._suite = suite
+        self._digests = {name: sha256_of(path) for name, path in weights.items() if path}
+        self._sites = {
+            (data, backbone): Site(
+                data=located(task, cache), backbone=str(weights[backbone]) if weights[backbone] else None
+            )
+            for data, task in suite.data.items()
+            for backbone in suite.backbones
+        }
+
+    def tuning(self) -> Iterator[tuple[dict[str, JsonValue], list[Trial], list[Cell]]]:
+        """For each choice that is to be made: its axes, what is tried, and a cell for each trial. Raises UserError."""
+        tuning = self._suite.tuning
+        for place in self._suite.places() if tuning else ():
+            if tuning.partition in (None, place["partition"]):
+                for name in (*self._suite.methods, *self._baselines()):
+                    tried = trials(tuning, self._method(name))
+                    cells = [
+                        self._cell("tuning", place, name, tuning.seed, trial, suffix=f".trial-{index}")
+                        for index, trial in enumerate(tried)
+                    ]
+                    yield self._axes(place, name), tried, cells
+
+    def runs(self, chosen: Sequence[dict]) -> Iterator[Cell]:
+        """The federated runs and their baselines, in the order of the grid.
+
+        Args:
+            chosen: what came of the tuning, see `benchmark.sweep.sweep`; a method of which no trial finished is left out.
+
+        Raises:
+            UserError: naming the cell that is no valid experiment.
+        """
+        suite = self._suite
+        for place in suite.places():
+            # No baseline depends on the aggregation.
+            with_baselines = place["aggregation"] == next(iter(suite.aggregations))
+            for name in (*suite.methods, *self._baselines()) if with_baselines else suite.methods:
+                trial = self._trial(place, name, chosen)
+                for seed in suite.seeds if trial else ():
+                    yield self._cell("baselines" if name in BASELINES else "cells", place, name, seed, trial)
+
+    def _method(self, name: str) -> str:
+        """The method that `name`, one of the suite's methods or a baseline, is trained by."""
+        return self._suite.baselines if name in BASELINES else name
+
+    def _baselines(self) -> tuple[str, ...]:
+        return BASELINES if self._suite.baselines else ()
+
+    def _trial(self, place: Mapping[str, str], name: str, chosen: Sequence[dict]) -> Trial | None:
+        if self._suite.tuning is None:
+            return Trial(starting_rate(self._method(name)), {})
+        wanted = {**place, "partition": self._suite.tuning.partition or place["partition"]}
+        for one in chosen:
+            if one["chosen"] is not None and one["axes"] == self._axes(wanted, name):
+                trial = one["trials"][one["chosen"]]
+                return Trial(trial["learning_rate"], trial["options"])
+        return None
+
+    def _axes(self, place: Mapping[str, str], method: str) -> dict[str, JsonValue]:
+        return {"domain": self._suite.data[place["data"]].domain, **place, "method": method}
+
+    def _cell(self, kind: Kind, place: Mapping[str, str], name: str, seed: int, trial: Trial, suffix: str = "") -> Cell:
+        suite, task, method = self._suite, self._suite.data[place["data"]], self._method(name)
+        fields = {
+            "name": ".".join([*place.values(), name, str(seed)]) + suffix,
+            "seed": seed,
+            "backbone": self._backbone(place["backbone"]),
+            "data": task.data,
+            "partition": suite.partitions[place["partition"]].model_dump(mode="json"),
+            "method": {"name": method, "options": overlaid(self._options(method), trial.options)},
+            "training": {"learning_rate": trial.learning_rate},
+            "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
+        }
+        # The suite's defaults lie below what the axes say, and what an aggregation says above.
+        fields = overlaid(overlaid(suite.defaults, fields), suite.aggregations[place["aggregation"]])
+        # A head begins at zero: it needs a step size of its own where the backbone's must be small.
+        of_head = fields["training"].get("head_learning_rate") or 0
+        fields["training"]["head_learning_rate"] = max(of_head, trial.learning_rate)
+        experiment = schema.parse(Experiment, fields, f"suite '{suite.name}', cell '{fields['name']}'")
+        components(experiment.method)
+        axes = {**self._axes(place, name), "seed": seed}
+        site = self._sites[place["data"], place["backbone"]]
+        return Cell(kind, axes, experiment, site, name if name in BASELINES else None)
+
+    def _options(self, method: str) -> dict[str, JsonValue]:
+        parts = {part.name for part, _ in components(Method(name=method))}
+        return {name: of_part for name, of_part in self._suite.options.items() if name in parts}
+
+    def _backbone(self, name: str) -> dict[str, JsonValue]:
+        if name not in self._digests:
+            return embedded_backbone().model_dump(mode="json")
+        return {**self._suite.backbones[name].backbone, "sha256": self._digests[name]}
+
+
+def located(images: Images, cache: Path) -> SiteData:
+    """Where the images of a suite lie on this machine; a table that holds their part is written to `cache`.
+
+    Raises:
+        UserError: if they are not there, or have no table that could be divided.
+    """
+    site = SiteData(**{field: expanded(path) for field, path in images.site})
+    if images.part is None:
+        return site
+    columns = images.data.get("columns", {})
+    column = columns.get("group") or columns.get("file", "file")
+    if images.data.get("source") != "csv" or site.table is None:
+        raise UserError("suite: field 'part' divides the table of data.source 'csv' alone.")
+    if images.part.take >= images.part.of:
+        raise UserError(f"suite: field 'part.take' is {images.part.take}; less than 'part.of' ({images.part.of}) would be right.")
+    rows = [row for _, row in read_rows(Path(site.table), {column: ""})]
+    part = [row for row in rows if derive_seed(0, "part", row[column]) % images.part.of == images.part.take]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(part)
+    content = text.getvalue().encode()
+    path = cache / "parts" / f"{hashlib.sha256(content).hexdigest()}.csv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    return site.model_copy(update={"table": str(path)})
+

@@ -1,0 +1,67 @@
+"""Where cells run: processes of this machine, or a Dask cluster that is there already."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+import psutil
+from distributed import Client, LocalCluster
+
+from benchmark.sweep.suite import Suite
+from pt_peft.errors import UserError
+
+HOST_GB, SITE_GB, LOOP_GB = 1.5, 0.8, 1.5
+"""Memory, 10^9 bytes, that a cell is expected to need: FLARE's processes and each of its sites, or the plain loop."""
+CONNECT_S = 30
+"""How long a scheduler has to answer."""
+MALLOC_TRIM_BYTES = 2**28
+DEATHS = 1
+"""How often the worker of a cell may die before the cell counts as failed."""
+
+
+def most_jobs(suite: Suite, engine: str) -> int:
+    """As many cells of `suite` at once as the free memory bears, at least one."""
+    sites = max(len(task.sites) for task in suite.data.values())
+    gigabytes = HOST_GB + SITE_GB * sites if engine == "flare" else LOOP_GB
+    return max(1, int(psutil.virtual_memory().available / 1e9 // gigabytes))
+
+
+def default_jobs(suite: Suite, engine: str) -> int:
+    """As many cells of `suite` at once as this machine has cores and free memory for, at least one."""
+    sites = max(len(task.sites) for task in suite.data.values())
+    cores = len(os.sched_getaffinity(0))
+    threads = min(sites, cores) if engine == "flare" else 1
+    return max(1, min(cores // threads, most_jobs(suite, engine)))
+
+
+@contextmanager
+def workers(jobs: int, address: str | None) -> Iterator[Client]:
+    """A client of the scheduler at `address`, or of `jobs` worker processes of this machine with one thread each.
+
+    Raises:
+        UserError: if no scheduler answers at `address`.
+    """
+    settings = {
+        "distributed.scheduler.allowed-failures": DEATHS,
+        "distributed.worker.memory.pause": False,
+        # Dask gives freed memory back at once by default, which doubles the time of training on a CPU.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": MALLOC_TRIM_BYTES,
+    }
+    with dask.config.set(settings):
+        if address is None:
+            with (
+                LocalCluster(
+                    n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+                ) as cluster,
+                Client(cluster) as client,
+            ):
+                yield client
+            return
+        try:
+            client = Client(address, timeout=CONNECT_S)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--cluster: no scheduler of Dask answers at '{address}' ({error}).") from None
+        with client:
+            yield client

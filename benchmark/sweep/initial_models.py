@@ -1,0 +1,50 @@
+"""The weights that the cells of a suite start from, pre-trained further where the suite says so."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from benchmark.sweep.cells import located
+from benchmark.sweep.suite import InitialModel, expanded, overlaid
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.files import sha256_of
+from pt_peft.pretraining.central import pretrain
+from pt_peft.pretraining.recipe import Recipe, default_rate
+from pt_peft.experiment.site import Site
+
+
+def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path) -> Path | None:
+    """The weights file of the backbone `name` of a suite; None for the embedded one. Pre-trained once, and kept in `cache`.
+
+    Args:
+        defaults: the suite's.
+
+    Raises:
+        UserError: if a file is not there, or the pre-training is not possible.
+    """
+    weights = expanded(model.weights)
+    if weights and not Path(weights).is_file():
+        raise UserError(f"suite: field 'backbones.{name}.weights' is {weights}, which is no file.")
+    if model.pretraining is None:
+        return weights and Path(weights)
+    asked = model.pretraining
+    rate = asked.learning_rate or default_rate(asked.objective, asked.batch_size)
+    recipe = Recipe(objective=asked.objective, epochs=asked.epochs, batch_size=asked.batch_size, learning_rate=rate)
+    site = Site(data=located(asked, cache), backbone=weights)
+    backbone = overlaid(defaults.get("backbone", {}), model.backbone)
+    fields = {"name": name, "backbone": {**backbone, "sha256": sha256_of(Path(weights))}, "data": asked.data, "method": {"name": "full"}}
+    experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
+    table = sha256_of(Path(site.data.table)) if site.data.table else None
+    # Not the experiment's digest: a field that it gains, and that pre-training does not look at, would cost hours.
+    said = [part.model_dump(mode="json") for part in (experiment.backbone, experiment.data)]
+    key = json.dumps([experiment.seed, *said, repr(recipe), table], sort_keys=True)
+    path = cache / "backbones" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            pretrain(experiment, site, recipe, path)
+    return path

@@ -1,0 +1,274 @@
+"""A suite: a grid of experiments, as a small YAML file in `benchmark/suites`.
+
+    cells = data × partition × backbone × aggregation × method × seed
+
+Every cell is one `Experiment`, made of the suite's defaults and of what its place in the grid says.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+
+from benchmark.sweep.trials import Tuning
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Method, Partition, SiteName
+from pt_peft.model.method import components
+from pt_peft.schema import Strict
+from pt_peft.experiment.site import SiteData
+
+SUITES = Path(__file__).parent / "suites"
+SHARED = "$PT_PEFT_SHARED"
+"""What a path of a suite may begin with: the folder of real data outside the repository."""
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,29}$")]
+"""A value of an axis, by the name that it has in files and reports."""
+Sections = dict[str, dict[str, JsonValue]]
+"""Fields of an experiment, by section."""
+
+
+class Part(Strict):
+    """Some of a table's images: those of every `of`-th patient or lesion, by a hash, so that parts never share one."""
+
+    of: int = Field(ge=2, le=100)
+    take: int = Field(ge=0, le=99)
+    """Which part, counted from 0."""
+
+
+class Images(Strict):
+    """Where images come from."""
+
+    data: dict[str, JsonValue]
+    """The experiment's section ``data``."""
+    site: SiteData = SiteData()
+    """Where they lie, the same for all simulated sites."""
+    part: Part | None = None
+    """Of a ``csv`` table; null: all."""
+
+
+class Task(Images):
+    """One value of the data axis."""
+
+    domain: Label
+    """What the report calls it beside the backbone's own images, e.g. ``in-domain``."""
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    """Names of the simulated sites; those of the table for a ``natural`` partition."""
+    partitions: tuple[Label, ...] | None = None
+    """Partitions that apply, of those that the suite has; null: all."""
+
+
+class Pretraining(Images):
+    """Continued pre-training that makes an initial model, see ``python -m pt_peft pretrain``."""
+
+    objective: str = "supervised"
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float | None = None
+    """Null: the objective's own."""
+
+
+class InitialModel(Strict):
+    """One value of the backbone axis."""
+
+    backbone: dict[str, JsonValue] = {}
+    """The experiment's section ``backbone`` without the digest, which is the file's; empty for the embedded one."""
+    weights: str | None = None
+    """The file; null takes the embedded one."""
+    pretraining: Pretraining | None = None
+    """What is done to the weights before the first cell, once."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "InitialModel":
+        if bool(self.backbone) != bool(self.weights):
+            raise ValueError("'backbone' and 'weights' go together")
+        if self.pretraining and not self.weights:
+            raise ValueError("'pretraining' needs 'weights' to begin with")
+        return self
+
+
+SET_BY_THE_GRID = ("training.learning_rate", "federation.sites", "federation.min_sites", "backbone.sha256")
+"""Fields of an experiment that every cell has by its place in the grid."""
+
+
+class Suite(Strict):
+    """A grid over one set of defaults."""
+
+    name: Label
+    methods: tuple[str, ...] = Field(min_length=1)
+    partitions: dict[Label, Partition] = Field(min_length=1)
+    backbones: dict[Label, InitialModel] = Field(min_length=1)
+    data: dict[Label, Task] = Field(min_length=1)
+    aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
+    """Fields of the experiment that differ from one way to aggregate, or to write payloads, to the other; options of the method
+    among them."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    defaults: Sections = {}
+    """Fields of every cell's experiment."""
+    options: dict[str, dict[str, JsonValue]] = {}
+    """``method.options`` of all methods that an elementary method is part of, by its name."""
+    tuning: Tuning | None = None
+    """How every method's learning rate is chosen; null: each has its own starting value."""
+    baselines: str | None = None
+    """The method that pooled and local training have; null: no such baselines."""
+
+    @field_validator("methods", "baselines")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for name in (value,) if isinstance(value, str) else value or ():
+            try:
+                components(Method(name=name))
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _distinct(cls, value: tuple) -> tuple:
+        same = [frozenset(one.split("+")) if isinstance(one, str) else one for one in value]
+        if twice := [one for one, key in zip(value, same, strict=True) if same.count(key) > 1]:
+            raise ValueError(f"{', '.join(map(str, twice))} are the same")
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _known_partitions(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+        known = info.data.get("partitions", {})
+        for name, task in value.items():
+            if known and (unknown := set(task.partitions or ()) - set(known)):
+                raise ValueError(f"'{name}' has partition '{min(unknown)}', which is none of the suite's ({', '.join(known)})")
+            if known and task.partitions == ():
+                raise ValueError(f"'{name}' has none of the suite's partitions ({', '.join(known)})")
+        return value
+
+    @field_validator("defaults")
+    @classmethod
+    def _nothing_of_an_axis(cls, value: Sections) -> Sections:
+        return _without(value, ("method.name", "method.options", "partition", *SET_BY_THE_GRID))
+
+    @field_validator("aggregations")
+    @classmethod
+    def _nothing_of_another_axis(cls, value: dict[str, Sections]) -> dict[str, Sections]:
+        other_axes = ("method.name", "partition", "backbone", "data", *SET_BY_THE_GRID)
+        return {name: _without(sections, other_axes) for name, sections in value.items()}
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_methods(cls, value: dict[str, dict], info: ValidationInfo) -> dict[str, dict]:
+        _check_parts(value, info.data.get("methods", ()))
+        return value
+
+    @field_validator("tuning")
+    @classmethod
+    def _tuning_fits(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        if value is None:
+            return None
+        known = set(info.data.get("partitions", ()))
+        for name, task in info.data.get("data", {}).items():
+            if value.partition is not None and value.partition not in known & set(task.partitions or known):
+                raise ValueError(f"partition '{value.partition}' is not among those of '{name}'")
+        if value.seed in info.data.get("seeds", ()):
+            raise ValueError(f"seed {value.seed} is one of the suite's own; another would be right")
+        _check_parts(value.options, info.data.get("methods", ()))
+        return value
+
+    @classmethod
+    def read(cls, name: str) -> "Suite":
+        """A suite of this repository by its name, or any by its path (ending in .yaml or .yml).
+
+        Raises:
+            UserError: if there is none, or naming the field at fault.
+        """
+        path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
+        return schema.parse(cls, _content(path), str(path))
+
+    def places(self) -> Iterator[dict[str, str]]:
+        """Data, partition, backbone and aggregation of all combinations that the suite asks for."""
+        for data, partition, backbone, aggregation in itertools.product(
+            self.data, self.partitions, self.backbones, self.aggregations
+        ):
+            of_task = self.data[data].partitions
+            if of_task is None or partition in of_task:
+                yield {"data": data, "partition": partition, "backbone": backbone, "aggregation": aggregation}
+
+
+def _content(path: Path) -> dict:
+    """The suite in `path`, laid over the one that it ``extends``. Raises UserError."""
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml")))
+        raise UserError(f"suite {path}: is not a file; the suites here are {known}.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no fields; see {SUITES / 'smoke.yaml'} for a suite.")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    base_path = SUITES / f"{base}.yaml"
+    if base_path == path or not base_path.is_file():
+        raise UserError(f"{path}: field 'extends' is {base!r}, which is no other suite in {SUITES}.")
+    below = _content(base_path)
+    for axis, names in content.items():
+        if isinstance(names, list) and isinstance(below.get(axis), dict):
+            # A list of names takes these values of the axis, and no other.
+            if unknown := [name for name in names if not (isinstance(name, str) and name in below[axis])]:
+                raise UserError(f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}.")
+            below[axis] = {name: below[axis][name] for name in names}
+            content[axis] = {}
+    for task in below.get("data", {}).values():
+        if task.get("partitions"):
+            task["partitions"] = [name for name in task["partitions"] if name in below["partitions"]]
+    return overlaid(below, content)
+
+
+def _without(sections: Sections, fields: Iterable[str]) -> Sections:
+    """`sections`, which must have none of `fields`. Raises ValueError."""
+    for field in fields:
+        section, _, name = field.partition(".")
+        if name in sections.get(section, {}) or (not name and section in sections):
+            raise ValueError(f"'{field}' is not for this field to say: each cell has its own by its place in the grid")
+    return sections
+
+
+def _check_parts(options: Iterable[str], methods: Iterable[str]) -> None:
+    """Raises ValueError for options of what is no part of the `methods`."""
+    parts = {part.name for method in methods for part, _ in components(Method(name=method))}
+    if unknown := sorted(set(options) - parts):
+        raise ValueError(f"'{unknown[0]}' is no part of the suite's methods; the parts are {', '.join(sorted(parts))}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Of several values of one field, YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"field '{twice[0]}' is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def overlaid(below: dict, above: dict) -> dict:
+    """`below` with the fields of `above` in place of its own, dictionary by dictionary."""
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlaid(merged[key], value) if nested else value
+    return merged
+
+
+def expanded(path: str | None) -> str | None:
+    """`path` with the folder of real data in place of `SHARED`. Raises UserError if it is not there."""
+    if path is None:
+        return None
+    if path != SHARED and not path.startswith(f"{SHARED}/"):
+        return str(Path(path).resolve())  # FLARE's processes have other working directories
+    whole = Path(os.environ.get("PT_PEFT_SHARED", "../shared")).resolve() / path.removeprefix(SHARED).lstrip("/")
+    if not whole.exists():
+        raise UserError(f"PT_PEFT_SHARED: {whole} does not exist; set it to the folder that holds 'data'.")
+    return str(whole)

@@ -1,0 +1,44 @@
+"""What an experiment exchanges, found independently of the learner."""
+
+import json
+
+from nvflare.apis.fl_context import FLContext
+
+from pt_peft import __version__
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.files import write_atomically
+from pt_peft.experiment.site import Site
+from pt_peft.worker.client import Patience
+from pt_peft_flare.run_context import run_dir
+from pt_peft_flare.site_worker import RespawningWorker
+
+
+def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exchange:
+    """Which tensors travel in which round of `experiment`.
+
+    Built once by a worker of its own and kept in the site's cache folder, because in a simulation with fewer threads
+    than sites every task runs in a new process.
+
+    Raises:
+        UserError: if the experiment's method or backbone is not known.
+        WorkerError: if the worker fails.
+    """
+    path = site.cache_folder() / "exchanged" / f"{experiment.digest()}-{__version__}.json"
+    try:
+        cached = Exchange.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if cached.specs:
+            return cached
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        pass  # not there yet, or damaged
+    worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
+    try:
+        fields, _ = worker.call("exchange", patience=Patience(experiment.federation.site_timeout_s))
+    finally:
+        worker.close()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(fields).encode())
+    except OSError:
+        pass  # only a cache
+    return Exchange.from_json(fields)

@@ -1,0 +1,37 @@
+"""Decrypting the file that the server keeps."""
+
+from pathlib import Path
+
+from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.contexts import read_file, site_context
+from pt_peft.exchange.ciphertext_layout import Layout
+from pt_peft.errors import UserError
+from pt_peft.exchange.tensors import TensorError, TensorSpec
+
+LARGEST_VALUE = 1e6
+"""The loosest bound that an experiment can set."""
+
+
+def decrypt_file(encrypted: Path, context: Path, out: Path) -> None:
+    """Writes the adapter in `encrypted`, decrypted by the key in `context`, to `out`.
+
+    Raises:
+        UserError: if the one is no encrypted adapter, or not by this key, or the other has no key.
+        OSError: if `out` cannot be written.
+    """
+    payload, header = load_adapter(encrypted)
+    try:
+        tensors = header.pop("encrypted")["tensors"]
+        specs = {key: TensorSpec(tuple(map(int, spec["shape"])), str(spec["dtype"])) for key, spec in tensors.items()}
+        layout = Layout(specs)
+        if any(spec.dtype != "float32" or min(spec.shape, default=0) < 0 for spec in specs.values()) or layout.values > 2**33:
+            raise ValueError("tensors of another kind")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{encrypted}: is no encrypted adapter; a plain one needs no decrypting.") from None
+    cipher = Cipher(site_context(read_file(context), str(context)), layout, LARGEST_VALUE)
+    try:
+        mean = cipher.decrypt_sum(payload)
+    except (TensorError, UserError) as error:
+        raise UserError(f"{encrypted}: cannot be decrypted by the key in {context}: {error}") from None
+    save_adapter(out, mean, header)

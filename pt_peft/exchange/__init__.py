@@ -1,0 +1,1 @@
+"""What travels between sites and server, and how the server combines it. Imports numpy, no torch."""

@@ -1,0 +1,41 @@
+"""What the means for LoRA share: the mean of everything, and then something else for each layer's pair of factors."""
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from pt_peft.exchange.aggregation.base import Collected, Rule, stacked
+from pt_peft.exchange.aggregation.lora_factors import Factors, weights_of
+from pt_peft.exchange.lora_pairs import Pair, pairs
+from pt_peft.exchange.tensors import Tensors
+
+Combine = Callable[[Pair, Factors], dict[str, np.ndarray]]
+"""What takes the place of the means of one pair, by key, from the sites' factors."""
+
+
+class LoraRule(Rule):
+    """A mean in which the tensors other than LoRA's factors are averaged as usual."""
+
+    refactors: ClassVar[bool] = True
+
+    weighting: Literal["samples", "uniform"] = "samples"
+    """A site's weight: the number of its training images, or 1."""
+
+
+class PairwiseMean(Collected):
+    """In float64, over all results together."""
+
+    def __init__(self, by_samples: bool, before: Tensors, combine: Combine):
+        super().__init__()
+        self._by_samples = by_samples
+        self._before = before
+        self._combine = combine
+
+    def result(self) -> Tensors:
+        results = self.results()
+        weights = weights_of(results, self._by_samples)
+        mean = {key: np.tensordot(weights, stacked(results, key), axes=1) for key in results[0].tensors}
+        for pair in pairs(mean):
+            mean |= self._combine(pair, Factors.of(results, pair, weights))
+        return {key: value.astype(self._before[key].dtype) for key, value in mean.items()}

@@ -1,0 +1,39 @@
+r"""The mean of LoRA's products (FlexLoRA, Bai et al. 2024, arXiv:2402.11505; HLoRA, Liu et al. 2025, arXiv:2503.00813).
+
+    P Q = mean(B A),    P = Q_1 R_1,  Qᵀ = Q_2 R_2,    R_1 R_2ᵀ = U S Vᵀ    (K r x K r)
+    B = Q_1 U_r S_r,    A = V_rᵀ Q_2ᵀ
+
+the best approximation of rank r, exact where mean(B A) has no greater rank. The product itself is never formed.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from pt_peft.exchange.aggregation.base import Aggregator
+from pt_peft.exchange.aggregation.lora_factors import Factors
+from pt_peft.exchange.aggregation.lora_mean import LoraRule, PairwiseMean
+from pt_peft.exchange.lora_pairs import Pair
+from pt_peft.exchange.tensors import Tensors
+
+
+class LoraProduct(LoraRule):
+    """Sites of smaller rank are sent the strongest components. The rows of A come out orthonormal, also those that the
+    product does not need, so that every component goes on to learn."""
+
+    keeps_components: ClassVar[bool] = False
+
+    name: Literal["lora_product"]
+
+    def start(self, before: Tensors) -> Aggregator:
+        return PairwiseMean(self.weighting == "samples", before, refactored)
+
+
+def refactored(pair: Pair, factors: Factors) -> dict[str, np.ndarray]:
+    """The factors of the mean product's best approximation of their rank r, strongest component first."""
+    rank = factors.a.shape[1]
+    p, q = factors.product_mean()
+    p_basis, p_triangle = np.linalg.qr(p)
+    q_basis, q_triangle = np.linalg.qr(q.T)
+    left, strengths, right = np.linalg.svd(p_triangle @ q_triangle.T, full_matrices=False)
+    return {pair.a: (q_basis @ right[:rank].T).T, pair.b: p_basis @ (left[:, :rank] * strengths[:rank])}

@@ -1,0 +1,76 @@
+r"""FedAdagrad, FedAdam and FedYogi (Reddi et al. 2021, arXiv:2003.00295, Algorithm 2), without bias correction as there.
+
+    d = mean - x,    m <- beta1 m + (1 - beta1) d,    x <- x + learning_rate m / (sqrt(v) + tau)
+
+    FedAdagrad: v <- v + d^2
+    FedAdam:    v <- beta2 v + (1 - beta2) d^2
+    FedYogi:    v <- v - (1 - beta2) d^2 sign(v - d^2)
+
+v starts at tau^2, the smallest start that the paper allows.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pt_peft.schema import Strict
+from pt_peft.exchange.server_optimizers.base import Optimizer
+from pt_peft.exchange.tensors import Tensors
+
+
+class Adaptive(Strict):
+    """The fields that the three share."""
+
+    learning_rate: float = Field(default=0.01, gt=0, le=100)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0, le=1)
+    """How adaptive: the larger, the closer to momentum with a constant step size."""
+
+
+class FedAdagrad(Adaptive):
+    name: Literal["fedadagrad"]
+
+    def start(self) -> Optimizer:
+        return AdaptiveOptimizer(self, lambda v, square: v + square)
+
+
+class FedAdam(Adaptive):
+    name: Literal["fedadam"]
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+
+    def start(self) -> Optimizer:
+        return AdaptiveOptimizer(self, lambda v, square: self.beta2 * v + (1 - self.beta2) * square)
+
+
+class FedYogi(Adaptive):
+    name: Literal["fedyogi"]
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+
+    def start(self) -> Optimizer:
+        return AdaptiveOptimizer(self, lambda v, square: v - (1 - self.beta2) * square * np.sign(v - square))
+
+
+class AdaptiveOptimizer:
+    """In float64; `state` has ``m/KEY`` and ``v/KEY`` of every tensor that has trained."""
+
+    def __init__(self, config: Adaptive, second_moment: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+        """Args:
+        second_moment: the new v from the old one and d squared.
+        """
+        self._config = config
+        self._second_moment = second_moment
+        self.state: Tensors = {}
+
+    def step(self, before: Tensors, mean: Tensors) -> Tensors:
+        beta1, tau = self._config.beta1, self._config.tau
+        after = {}
+        for key, value in mean.items():
+            start = before[key].astype(np.float64)
+            change = value - start
+            m = beta1 * self.state.get(f"m/{key}", 0.0) + (1 - beta1) * change
+            v = self._second_moment(self.state.get(f"v/{key}", np.full(value.shape, tau**2)), np.square(change))
+            self.state[f"m/{key}"], self.state[f"v/{key}"] = m, v
+            after[key] = (start + self._config.learning_rate * m / (np.sqrt(v) + tau)).astype(value.dtype)
+        return after

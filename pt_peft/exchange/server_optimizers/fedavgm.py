@@ -1,0 +1,40 @@
+r"""FedAvgM (Hsu et al. 2019, arXiv:1909.06335): heavy-ball momentum at the server.
+
+    m <- momentum m + (mean - x),    x <- x + learning_rate m
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pt_peft.schema import Strict
+from pt_peft.exchange.server_optimizers.base import Optimizer
+from pt_peft.exchange.tensors import Tensors
+
+
+class FedAvgM(Strict):
+    name: Literal["fedavgm"]
+    learning_rate: float = Field(default=1.0, gt=0, le=100)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    def start(self) -> Optimizer:
+        return Momentum(self.learning_rate, self.momentum)
+
+
+class Momentum:
+    """In float64; `state` has ``m`` of every tensor that has trained."""
+
+    def __init__(self, learning_rate: float, momentum: float):
+        self._learning_rate = learning_rate
+        self._momentum = momentum
+        self.state: Tensors = {}
+
+    def step(self, before: Tensors, mean: Tensors) -> Tensors:
+        after = {}
+        for key, value in mean.items():
+            start = before[key].astype(np.float64)
+            m = self._momentum * self.state.get(key, 0.0) + (value - start)
+            self.state[key] = m
+            after[key] = (start + self._learning_rate * m).astype(value.dtype)
+        return after

@@ -1,0 +1,100 @@
+"""What a site keeps to itself: the schema of `site.json`, which never leaves the site."""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pt_peft import schema
+from pt_peft.errors import UserError
+from pt_peft.experiment.limits import Limits
+from pt_peft.schema import Strict
+
+
+TIMM_PREFIX = "timm:"
+"""What stands before the name of published weights, where a file's path would stand."""
+
+
+Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+"""A path, as the operating system takes them."""
+
+
+class SiteData(Strict):
+    """Where the site's images lie. Relative paths start at the folder of `site.json`."""
+
+    images: Location | None = None
+    """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
+    table: Location | None = None
+    """CSV file with a header, for ``csv``."""
+    npz: Location | None = None
+    """MedMNIST-style ``.npz``, for ``npz``."""
+
+
+class Site(Strict):
+    """A site's own settings; every field has a default, so that a simulation needs no file."""
+
+    data: SiteData = SiteData()
+    backbone: Location | None = None
+    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm fetches
+    once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
+    cache: Location | None = None
+    """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
+    cache_gb: float = Field(default=50.0, gt=0, le=1e6)
+    """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
+    encryption_contexts: Location | None = None
+    """Folder with FLARE's ``client_context.tenseal``, or at the server ``server_context.tenseal``, for jobs with ``encryption``;
+    null takes the ``startup`` folder of a provisioned kit."""
+    max_unreadable: float = Field(default=0.01, ge=0, lt=1)
+    """Part of the site's images that may turn out to be unreadable: each costs a warning and itself. More stop the site."""
+    limits: Limits = Limits()
+    """What jobs may ask of the site."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Site":
+        """Reads `site.json`, making its paths absolute. Raises UserError."""
+        site = schema.read(cls, path)
+        base = Path(path).resolve().parent
+
+        def absolute(value: str | None) -> str | None:
+            return None if value is None else str(base / os.path.expanduser(value))
+
+        data = SiteData(**{name: absolute(value) for name, value in site.data})
+        backbone = site.backbone
+        if backbone is not None and not backbone.startswith(TIMM_PREFIX):
+            backbone = absolute(backbone)
+        own = {"cache": absolute(site.cache), "encryption_contexts": absolute(site.encryption_contexts)}
+        return site.model_copy(update={"data": data, "backbone": backbone, **own})
+
+    def existing(self, field: str) -> Path:
+        """The file or folder that `field` (``backbone``, ``data.images`` …) names.
+
+        Raises:
+            UserError: if the field is not set or what it names is not there.
+        """
+        value = self
+        for part in field.split("."):
+            value = getattr(value, part)
+        if value is None:
+            raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
+        try:
+            there = Path(value).exists()
+        except OSError:  # too long a name, for one
+            there = False
+        if not there:
+            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
+        return Path(value)
+
+    def allowed_unreadable(self, images: int) -> int:
+        """How many of so many images may be unreadable."""
+        return math.floor(self.max_unreadable * images + 1e-9)
+
+    def cache_folder(self) -> Path:
+        """Folder of the preprocessed-image cache (not created here)."""
+        if self.cache:
+            return Path(self.cache)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_peft"

@@ -1,0 +1,1 @@
+"""The two ends of a round, site and server, whatever carries their messages."""

@@ -1,0 +1,125 @@
+"""What a site reports beside its tensors: the only other thing that leaves it. Validated at both ends.
+
+Imports no torch.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Data, Experiment
+from pt_peft.training.metrics import confusion_metrics
+from pt_peft.schema import Strict
+
+Count = Annotated[int, Field(ge=0, le=10**7)]
+Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class SplitMetrics(Strict):
+    """Metrics of one model on one split, see `pt_peft.training.metrics`."""
+
+    count: Annotated[int, Field(ge=1, le=10**7)]
+    """Images."""
+    loss: Loss
+    """Mean cross-entropy, nats; binary for ``multilabel``."""
+    accuracy: Share
+    balanced_accuracy: Share
+    macro_f1: Share
+    auroc: Share | None
+    """Null where no class has both positives and negatives."""
+    class_auroc: Annotated[list[Share | None], Field(max_length=1000)]
+    """Of each class against the rest; null where it has no positives or no negatives."""
+    ece: Share
+    """Expected calibration error, 15 bins."""
+    confusion: Annotated[list[Annotated[list[Count], Field(max_length=1000)]], Field(max_length=1000)]
+    """Images by label (rows) and prediction (columns); for ``multilabel`` a row a label: true negatives, false positives,
+    false negatives, true positives."""
+    quadratic_kappa: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Of ``ordinal``."""
+    mean_absolute_error: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
+    """Of ``ordinal``, grades."""
+
+    def check(self, data: Data) -> None:
+        """Raises UserError unless there is one of everything for each of ``data.classes``, the confusion counts have every image
+        once (once a label for ``multilabel``), and they give the metrics that are reported beside them."""
+        classes = len(data.classes)
+        multilabel = data.task == "multilabel"
+        width = 4 if multilabel else classes
+        shape = [len(row) for row in self.confusion]
+        sums = [sum(row) for row in self.confusion] if multilabel else [sum(map(sum, self.confusion))]
+        if shape != [width] * classes or set(sums) != {self.count}:
+            raise UserError(
+                f"report: the confusion counts have rows of {shape} counts that sum to {sums}; {classes} rows of {width} counts "
+                f"that sum to {self.count}{' each' if multilabel else ''} would be right."
+            )
+        if len(self.class_auroc) != classes:
+            raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
+        known = [area for area in self.class_auroc if area is not None]
+        derived = confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
+        derived["auroc"] = sum(known) / len(known) if known else None
+        for name in ("quadratic_kappa", "mean_absolute_error"):
+            derived.setdefault(name, None)
+        for name, value in derived.items():
+            reported = getattr(self, name)
+            if (reported is None) != (value is None) or (value is not None and abs(reported - value) > 1e-6):
+                raise UserError(f"report: {name} is {reported}, but what is reported beside it gives {value}.")
+
+
+class TrainingReport(Strict):
+    """A site's report of a round."""
+
+    num_samples: Annotated[int, Field(ge=1, lt=2**40)]
+    """Training images of one local epoch."""
+    train_loss: Loss | None
+    """Null under differential privacy: it has no noise."""
+    seconds: Seconds
+    """Wall time of the site's work in the round."""
+    val: SplitMetrics | None
+    """Of the model the round started from; null if the site has no validation images."""
+    own_val: SplitMetrics | None = None
+    """The same of the site's own model, if ``training.ditto`` gives it one and there was a round before."""
+    epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """What the site's part in the job has cost so far, by its own noise alone: for each training image with ``privacy.sample``,
+    else, where the sites add the noise of ``privacy.client``, for the site. Null where it adds none that counts."""
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report names an
+        epsilon, and no training loss, just where ``experiment.privacy`` asks for that."""
+        _check_splits({"val": self.val, "own_val": self.own_val}, experiment)
+        privacy = experiment.privacy
+        if (self.train_loss is None) != privacy.asked:
+            right = "null" if privacy.asked else "a number"
+            raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.")
+        promised = privacy.claimed and privacy.by_sites
+        if (self.epsilon is not None) != promised:
+            raise UserError(f"report: epsilon is {self.epsilon}; {'a number' if promised else 'null'} would be right.")
+
+
+class EvaluationReport(Strict):
+    """A site's report of an evaluation; null for a split without images."""
+
+    val: SplitMetrics | None = None
+    test: SplitMetrics | None = None
+    own_val: SplitMetrics | None = None
+    own_test: SplitMetrics | None = None
+    """Of the site's own model, as in `TrainingReport`."""
+    seconds: Seconds
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError as `SplitMetrics.check` does, and for metrics of a model that no site has."""
+        splits = {"val": self.val, "test": self.test, "own_val": self.own_val, "own_test": self.own_test}
+        _check_splits(splits, experiment)
+
+
+def _check_splits(splits: Mapping[str, SplitMetrics | None], experiment: Experiment) -> None:
+    for name, split in splits.items():
+        if split is None:
+            continue
+        if name.startswith("own_") and not experiment.training.ditto:
+            raise UserError(f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own.")
+        split.check(experiment.data)

@@ -1,0 +1,230 @@
+"""The model that a method makes of a backbone, and the tensors of it that train and travel."""
+
+import copy
+import fnmatch
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from pt_peft.model.backbone import create_backbone, freeze, head_name
+from pt_peft.errors import UserError
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.experiment import ModelSpec, Role
+from pt_peft.exchange.lora_pairs import RESIDUAL
+from pt_peft.model.method import PeftMethod, components
+from pt_peft.schema import Strict
+from pt_peft.seeds import derive_seed
+from pt_peft.exchange.tensors import Tensors, TensorSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """One elementary method of a model."""
+
+    method: PeftMethod
+    config: Strict
+    keys: frozenset[str]
+    """Canonical keys of the tensors that it trains."""
+
+
+class AdaptedModel:
+    """A timm ViT with a method's tensors and a head. Exactly the trained tensors have ``requires_grad``."""
+
+    def __init__(self, module: nn.Module, spec: ModelSpec, parts: list[Part]):
+        head = {f"{head_name(module)}.{name}" for name, _ in module.get_classifier().named_parameters()}
+        roles = {**_roles(spec, parts), **dict.fromkeys(head, spec.method.head)}
+        self.module = module
+        """Images float32 (B,3,S,S), normalised, to logits (B,K)."""
+        self.parts = parts
+        self.head = frozenset(head)
+        """Keys of the classifier."""
+        self.personal = frozenset(key for key, role in roles.items() if role == "local")
+        """Keys of the tensors that train and never leave their site."""
+        keys = {key for key, role in roles.items() if role != "frozen"}
+        self.trained: dict[str, nn.Parameter] = {
+            key: parameter for key, parameter in sorted(canonical_parameters(module).items()) if key in keys
+        }
+        """Every parameter that ever trains, by canonical key in sorted order."""
+        self._seed = spec.seed
+        self.activate(self.trained.keys())
+
+    def activate(self, keys: Set[str]) -> list[nn.Parameter]:
+        """Marks the trained tensors in `keys` as those that train, and no other; returns them in the order of their keys."""
+        freeze(self.module)
+        active = [parameter for key, parameter in self.trained.items() if key in keys]
+        for parameter in active:
+            parameter.requires_grad_(True)
+        return active
+
+    def exchange(self, rounds: int) -> Exchange:
+        """Which tensors travel in each of `rounds` rounds."""
+        specs = {key: spec for key, spec in self.specs().items() if key not in self.personal}
+        rotating = [part for part in self.parts if part.method.round_keys]
+        always = self.head.union(*(part.keys for part in self.parts if not part.method.round_keys)) & specs.keys()
+        drawn = tuple(
+            frozenset().union(
+                *(part.method.round_keys(sorted(part.keys), part.config, self._seed, number) for part in rotating)
+            )
+            & specs.keys() - always
+            for number in range(rounds if rotating else 0)
+        )
+        computed = frozenset(key for key in always if key.endswith(f".{RESIDUAL}"))
+        return Exchange(specs, always, drawn, computed)
+
+    def specs(self) -> dict[str, TensorSpec]:
+        """Shape and dtype of each trained tensor, by canonical key."""
+        return {
+            key: TensorSpec(tuple(parameter.shape), str(parameter.dtype).removeprefix("torch."))
+            for key, parameter in self.trained.items()
+        }
+
+    def state(self) -> Tensors:
+        """Copies of the trained tensors as numpy arrays, by canonical key."""
+        return {key: parameter.detach().cpu().numpy().copy() for key, parameter in self.trained.items()}
+
+    def load(self, tensors: Tensors) -> None:
+        """Copies `tensors` (checked by the caller, see `check_tensors`) into the trained tensors of the same keys."""
+        with torch.no_grad():
+            for key, value in tensors.items():
+                self.trained[key].copy_(torch.tensor(value))
+
+    def merge(self) -> None:
+        """Folds the adapters into the backbone, so that ``module`` is a plain timm model afterwards.
+
+        Raises:
+            UserError: naming the method that cannot be merged.
+        """
+        for part in self.parts:
+            if part.method.merge is None:
+                raise UserError(
+                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's tensors."
+                )
+        self.module.eval()
+        # Tuners first: their fold takes in whatever hangs on the layers that they wrap.
+        for part in sorted(self.parts, key=lambda part: part.method.peft_config is None):
+            part.method.merge(self.module)
+
+
+def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
+    """The backbone with the method's adapters and a fresh head, initialised from the seed.
+
+    Args:
+        weights: the backbone's file; None leaves the backbone random, which is enough to know the exchanged tensors.
+
+    Raises:
+        UserError: if the method or the backbone is unknown, or the method cannot apply to the backbone.
+    """
+    methods = components(spec.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(spec.seed, "backbone"))
+        module = create_backbone(spec.backbone, len(spec.classes), weights)
+        # Reset after the backbone so that the draw does not depend on whether weights were loaded.
+        torch.manual_seed(derive_seed(spec.seed, "initial state"))
+        head = module.get_classifier()
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+        trained_by = []
+        for method, config in methods:
+            freeze(module)
+            try:
+                method.inject(module, config)
+            except UserError as error:
+                backbone = spec.backbone.name
+                raise UserError(f"method '{method.name}' cannot be applied to backbone '{backbone}': {error}") from None
+            trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
+        # Keys are known only now: a later method may have wrapped the layers of an earlier one.
+        parameters = canonical_parameters(module)
+        parts = [
+            Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
+            for (method, config), ids in zip(methods, trained_by, strict=True)
+        ]
+        model = AdaptedModel(module, spec, parts)
+        if not model.trained:
+            raise UserError(
+                "experiment: fields 'method.head' and 'method.roles' make every tensor frozen, so that nothing would train; 'exchanged' "
+                "for some would be right."
+            )
+        _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
+    if not model.trained.keys() - model.personal:
+        raise UserError(
+            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' exchanges nothing else, so "
+            "that nothing would travel; 'exchanged' would be right."
+        )
+    return model
+
+
+def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
+    """Of each tensor of the methods. Raises UserError for a pattern without effect, or two that disagree."""
+    keys = sorted(frozenset().union(*(part.keys for part in parts)))
+    roles: dict[str, Role] = {}
+    for pattern, role in spec.method.roles.items():
+        field = f"experiment: field 'method.roles.{pattern}'"
+        fitting = fnmatch.filter(keys, pattern)
+        if not fitting:
+            known = f"its tensors are '{keys[0]}' … '{keys[-1]}'" if keys else "it has none but the head, see 'method.head'"
+            raise UserError(f"{field} fits no tensor of method '{spec.method.name}'; {known}.")
+        for key in fitting:
+            if roles.setdefault(key, role) != role:
+                raise UserError(f"{field} makes tensor '{key}' {role}, but another pattern makes it {roles[key]}.")
+    return {**dict.fromkeys(keys, "exchanged"), **roles}
+
+
+def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters under the keys they have in every file, payload and chart.
+
+    A backbone tensor has timm's own key whatever wraps it while it trains (``blocks.3.attn.qkv.weight``), an adapter its
+    block's path and its own name (``blocks.3.attn.qkv.lora_A``).
+    """
+    renamed: dict[str, str] = {}
+    for path, layer in module.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        renamed.update((f"{path}.base_layer.{name}", f"{path}.{name}") for name, _ in layer.get_base_layer().named_parameters())
+        for adapter in layer.adapter_layer_names:
+            held = getattr(layer, adapter, None)
+            if isinstance(held, nn.Module):
+                names = [name for name, _ in held.named_parameters()]
+                # 'default' in a ParameterDict, 'default.weight' in a ModuleDict, 'default.0' among several.
+                renamed.update(
+                    (f"{path}.{adapter}.{name}", f"{path}.{adapter}" + (name.removeprefix("default") if len(names) > 1 else ""))
+                    for name in names
+                )
+    return {renamed.get(name, name): parameter for name, parameter in module.named_parameters()}
+
+
+_LARGE = 10**11
+"""Parameters times pixels from which a step of a model is dearer than its shapes alone, which take half a second for any."""
+
+
+def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
+    """Finds out whether the model takes an image and trains what it should, a large one by shapes alone.
+
+    Raises:
+        UserError: if it does not take an image, with the reason, or if a tensor is out of reach of the gradient: some layers
+            pass by what wraps them, or read a weight's values only.
+    """
+    module, name = model.module, spec.method.name
+    cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
+    size = spec.backbone.image_size
+    device = "meta" if size**2 * sum(parameter.numel() for parameter in module.parameters()) >= _LARGE else "cpu"
+    # A copy, but for the frozen parameters, of which a copy could be large.
+    tried: dict[int, torch.Tensor] = {id(buffer): buffer.to(device, copy=True) for buffer in module.buffers()}
+    for parameter in module.parameters():
+        tried[id(parameter)] = nn.Parameter(parameter.to(device, copy=parameter.requires_grad), parameter.requires_grad)
+    try:
+        copy.deepcopy(module, tried)(torch.zeros(2, 3, size, size, device=device)).sum().backward()
+    except NotImplementedError:
+        return  # an operation whose shapes depend on values
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{cannot}: with it the model does not take images of {size} pixels ({reason}).") from None
+    unreached = [key for key, parameter in model.trained.items() if tried[id(parameter)].grad is None]
+    if unreached:
+        raise UserError(
+            f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among them."
+        )

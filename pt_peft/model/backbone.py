@@ -1,0 +1,129 @@
+"""timm Vision Transformers with pinned weights."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.experiment.experiment import Backbone
+from pt_peft.files import sha256_of
+from pt_peft.experiment.site import TIMM_PREFIX, Site
+from pt_peft.model.weights.loading import load_weights
+
+EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
+
+
+def weights_file(site: Site) -> Path:
+    """The weights file of `site`: its own, one that timm fetches, or the embedded one.
+
+    Raises:
+        UserError: if its own is not there, or the one of timm cannot be had.
+    """
+    if site.backbone is None:
+        return EMBEDDED
+    if site.backbone.startswith(TIMM_PREFIX):
+        from pt_peft.model.weights.hub import fetch
+
+        return fetch(site.backbone.removeprefix(TIMM_PREFIX))
+    path = site.existing("backbone")
+    if not path.is_file():
+        raise UserError(f"site.json: field 'backbone' is {str(path)!r}, which is not a file.")
+    return path
+
+
+def check_digest(backbone: Backbone, weights: Path) -> None:
+    """Refuses weights other than those the experiment pins.
+
+    Raises:
+        BackboneMismatch: saying which digest the file has and which is needed.
+    """
+    digest = sha256_of(weights)
+    if digest != backbone.sha256:
+        raise BackboneMismatch(
+            f"the backbone file of this site has SHA-256 {digest}, but the experiment needs {backbone.sha256} "
+            f"({backbone.name}): every site must start from the same weights."
+        )
+
+
+def pinned_weights(backbone: Backbone, site: Site) -> Path:
+    """The weights file of `site`. Raises UserError as `weights_file` does, BackboneMismatch as `check_digest` does."""
+    path = weights_file(site)
+    check_digest(backbone, path)
+    return path
+
+
+def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) -> nn.Module:
+    """A timm ViT in float32 on the CPU with a fresh head of `num_classes` outputs.
+
+    Args:
+        weights: any file that `pt_peft.model.weights` reads (a head in it is left out, position embeddings are resampled to
+            ``backbone.image_size``), of which the frozen tensors are shared with other processes; None leaves them random.
+
+    Raises:
+        UserError: if timm does not know the architecture or its arguments, or if the file's tensors do not fit it.
+    """
+    model = _without_values(backbone, num_classes) if weights else None
+    if model is None:
+        model = _create(backbone, num_classes)
+    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
+    if lacking or not isinstance(model.get_classifier(), nn.Linear) or not len(model.blocks):
+        raise UserError(
+            f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
+            f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
+        )
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            raise UserError(
+                f"experiment: field 'backbone.name' is '{backbone.name}', whose layer '{name}' keeps running statistics, which "
+                "change in training and do not travel; a Vision Transformer with layer norms alone would be right."
+            )
+        if hasattr(module, "qkv_bias_separate"):
+            # Else EVA and BEiT take the weight out of the layer and pass by whatever wraps it. The sum is the same.
+            module.qkv_bias_separate = True
+    if weights is not None:
+        load_weights(model, weights, backbone, head_name(model))
+        head = model.get_classifier()
+        if head.weight.is_meta:
+            head.to_empty(device="cpu").reset_parameters()
+    return model
+
+
+def _create(backbone: Backbone, num_classes: int) -> nn.Module:
+    """Raises UserError as `create_backbone` does."""
+    try:
+        return timm.create_model(
+            backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
+        )
+    except Exception as error:  # timm's constructors raise whatever their layers do
+        raise UserError(
+            f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
+            f"kwargs {backbone.kwargs} ({type(error).__name__}: {error}); a Vision Transformer of timm, such as "
+            "vit_tiny_patch16_224, at an image size that its patches divide would be right."
+        ) from None
+
+
+def _without_values(backbone: Backbone, num_classes: int) -> nn.Module | None:
+    """The model on the meta device, if a file has all that it is made of: random values that are replaced at once would
+    take seconds, and for that time a copy of the backbone in every process."""
+    if backbone.allow_missing:
+        return None
+    with torch.device("meta"):
+        try:
+            model = _create(backbone, num_classes)
+        except UserError:  # what the real device says of it is better said
+            return None
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return None if held or list(model.buffers()) else model  # which no file has
+
+
+def head_name(model: nn.Module) -> str:
+    """Path of the classifier inside a timm model, e.g. ``head``."""
+    return model.pretrained_cfg["classifier"]
+
+
+def freeze(model: nn.Module) -> None:
+    """Marks every parameter as not trained."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

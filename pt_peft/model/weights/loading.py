@@ -1,0 +1,142 @@
+"""A weights file into a timm model, strictly: what is missing or left over is an error unless the experiment allows it."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Backbone
+from pt_peft.model.weights.formats import read_file
+from pt_peft.model.weights.layouts import Encoder, find_encoder
+from pt_peft.model.weights.npz import read_npz
+
+SHOWN = 12
+"""Names in an error; of more the number is told."""
+PRETEXT = ("head.", "head_dist.", "mask_token")
+"""What the keys of heads and of masked pre-training begin with, beside the model's own classifier."""
+
+_logger = logging.getLogger(__name__)
+
+
+def load_weights(model: nn.Module, weights: Path, backbone: Backbone, head: str) -> None:
+    """Loads the image encoder of `weights` into `model`, in float32 on the CPU or on the meta device, but for its head.
+
+    Tensors that the file has as they are needed become the model's without a copy, see `read_file`.
+
+    Args:
+        backbone: what the model was made from, with the exceptions from strictness.
+        head: path of the classifier in the model.
+
+    Raises:
+        UserError: naming tensors that are missing, left over, of a wrong shape or kind, or not finite.
+    """
+    if weights.suffix == ".npz":
+        state, left_over = read_npz(weights, model)
+        state = {key: _float32(value, f"{weights}: tensor '{key}'") for key, value in state.items()}
+        names, in_file = {key: key for key in state}, state
+    else:
+        encoder = find_encoder(read_file(weights), weights)
+        if encoder.left_out:
+            _logger.info("%s: left out %s", weights, _shown(encoder.left_out))
+        state, names = _remapped(encoder, model, backbone.name, weights)
+        in_file, left_over = encoder.tensors, encoder.left_over
+    pretext = (f"{head}.", *PRETEXT)
+    state = {key: value for key, value in state.items() if not key.startswith(pretext)}
+    own = model.state_dict()
+    fitting = {
+        key: _fitting(value, own[key], in_file.get(key, value), f"{weights}: tensor '{names[key]}'")
+        for key, value in state.items()
+        if key in own
+    }
+    missing = [key for key in own if key not in fitting and not key.startswith(f"{head}.")]
+    unused = {**{name: name for name in left_over}, **{names[key]: key for key in state if key not in own}}
+    _refuse(
+        weights,
+        backbone.name,
+        missing=[key for key in missing if not _any(backbone.allow_missing, key)],
+        left_over=[name for name, key in unused.items() if not _any(backbone.allow_unused, name, key)],
+    )
+    model.load_state_dict(_independent(fitting), strict=False, assign=True)
+
+
+def _remapped(encoder: Encoder, model: nn.Module, name: str, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors by timm's key, resampled to the model's image and patch size, and their full names in the file."""
+    tensors = {key: _float32(value, f"{weights}: tensor '{encoder.names[key]}'") for key, value in encoder.tensors.items()}
+    full_names = {id(tensors[key]): full_name for key, full_name in encoder.names.items()}
+    remapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if remapping is None:
+        return tensors, encoder.names
+    options = {}
+    if "adapt_layer_scale" in inspect.signature(remapping).parameters:
+        options["adapt_layer_scale"] = True  # timm says so for DeiT III alone, and no other layout has the names it renames
+    if "flexivit" in name:
+        options.update(interpolation="bilinear", antialias=False)  # as timm says for these
+    try:
+        state = remapping(dict(tensors), model, **options)
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
+    return state, {key: full_names.get(id(value)) or encoder.names.get(key, key) for key, value in state.items()}
+
+
+def _float32(value: torch.Tensor, where: str) -> torch.Tensor:
+    """`value`, dense and finite, in float32 if it has a fractional part at all; not copied where it is that already.
+
+    Raises:
+        UserError: saying `where`.
+    """
+    if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        raise UserError(f"{where} is of another kind than a dense tensor of real numbers.")
+    if not value.is_floating_point():
+        return value
+    value = value.float().contiguous()
+    # Not `isfinite`, which takes the memory of the tensor again; both ends are NaN if any value is.
+    if value.numel() and not all(end.isfinite() for end in value.aminmax()):
+        raise UserError(f"{where} has values that are not finite.")
+    return value
+
+
+def _fitting(value: torch.Tensor, own: torch.Tensor, seen: torch.Tensor, where: str) -> torch.Tensor:
+    """`value` as the model can take it in place of `own`. Raises UserError, saying `where` and what was `seen` in the file."""
+    if value.shape != own.shape:
+        raise UserError(f"{where} has shape {tuple(seen.shape)}, but the backbone's has {tuple(own.shape)}.")
+    if value.is_floating_point() != own.is_floating_point():
+        raise UserError(f"{where} is {value.dtype}, but the backbone's is {own.dtype}.")
+    return value.to(own.dtype)
+
+
+def _independent(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` with memory of its own for each tensor: some files have two names for one, which training must not tie."""
+    seen: set[int] = set()
+    independent = {}
+    for key, value in state.items():
+        memory = value.untyped_storage().data_ptr()
+        independent[key] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return independent
+
+
+def _refuse(weights: Path, name: str, *, missing: Sequence[str], left_over: Sequence[str]) -> None:
+    """Raises UserError unless both are empty."""
+    found = [f"{what} {_shown(names)}" for what, names in (("missing", missing), ("left over", left_over)) if names]
+    if found:
+        fields = [field for field, names in (("allow_missing", missing), ("allow_unused", left_over)) if names]
+        raise UserError(
+            f"{weights}: does not fit the backbone {name}; {'; '.join(found)}. Weights of that backbone would be right, or "
+            f"patterns of these names in the experiment's field{'s' if len(fields) > 1 else ''} "
+            f"{' and '.join(f'backbone.{field}' for field in fields)}."
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(name[:100] for name in names[:SHOWN])}{more})"
+
+
+def _any(patterns: Sequence[str], *names: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)

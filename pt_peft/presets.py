@@ -1,0 +1,116 @@
+"""The experiments that this repository ships, and where their data lie."""
+
+import json
+import os
+from pathlib import Path
+
+from pt_peft.data.medmnist import medmnist
+from pt_peft import schema
+from pt_peft.model.backbone import EMBEDDED
+from pt_peft.data.lesions import CLASSES
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Backbone, Columns, Data, Experiment, Federation, Method, Partition, Training
+from pt_peft.files import sha256_of
+from pt_peft.model.method import get_method, method_names
+from pt_peft.experiment.site import Site, SiteData
+
+COMMITTED = tuple(name for name in method_names() if get_method(name).job)
+"""Methods that have a job folder in `jobs/`."""
+
+DEMO_SEED = 7
+DEMO_HEAD_LEARNING_RATE = 5e-3
+"""Of the head in the demo, unless the method's own step size is larger. Chosen, as the methods' own, on images of seeds 0
+to 2."""
+
+HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
+"""Values of the ``site`` column: the real acquisition sites."""
+
+
+def shared_data(name: str) -> Path:
+    """A file outside the repository, in ``$PT_PEFT_SHARED/data``. Raises UserError if it is not there."""
+    path = (Path(os.environ.get("PT_PEFT_SHARED", "../shared")) / "data" / name).resolve()
+    if not path.exists():
+        raise UserError(f"PT_PEFT_SHARED: {path} does not exist; set it to the folder that holds 'data/{name}'.")
+    return path
+
+
+def embedded_backbone() -> Backbone:
+    """The backbone whose weights are in the repository."""
+    described = json.loads(EMBEDDED.with_suffix(".json").read_text(encoding="utf-8"))
+    fields = ("name", "kwargs", "image_size", "sha256", "mean", "std")
+    return schema.parse(Backbone, {field: described[field] for field in fields}, "backbone.json")
+
+
+def starting_rate(method: str) -> float:
+    """The step size that `method`, or the most sensitive of several joined by ``+``, brings along."""
+    return min(get_method(name).learning_rate for name in method.split("+"))
+
+
+def demo(method: str) -> tuple[Experiment, Site]:
+    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds."""
+    rate = starting_rate(method)
+    experiment = Experiment(
+        name=method,
+        seed=DEMO_SEED,
+        backbone=embedded_backbone(),
+        data=Data(
+            source="lesions",
+            classes=CLASSES[:4],
+            images_per_site={"train": 384, "val": 128, "test": 256},
+            augment=("flip", "rotate90"),
+        ),
+        method=Method(name=method),
+        training=Training(
+            batch_size=8,
+            learning_rate=rate,
+            head_learning_rate=max(rate, DEMO_HEAD_LEARNING_RATE),
+        ),
+    )
+    return experiment, Site()
+
+
+def ham10000() -> tuple[Experiment, Site]:
+    """LoRA + deep prompts on HAM10000 by its four real acquisition sites, from an ImageNet ViT-Tiny."""
+    weights = shared_data("vit_tiny_in21k_in1k/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors")
+    experiment = Experiment(
+        name="ham10000",
+        backbone=Backbone(name="vit_tiny_patch16_224", image_size=96, sha256=sha256_of(weights)),
+        data=Data(
+            source="csv",
+            classes=HAM10000_CLASSES,
+            columns=Columns(label="dx", group="lesion_id", site="site"),
+            augment=("flip", "rotate90"),
+        ),
+        partition=Partition(kind="natural"),
+        method=Method(name="lora_vpt", options={"lora": {"alpha": 8.0}}),
+        training=Training(learning_rate=1e-3, head_learning_rate=3e-3, imbalance="weighted_loss"),
+        federation=Federation(rounds=5, min_sites=3, sites=HAM10000_SITES),
+    )
+    data = SiteData(
+        images=str(shared_data("ham10000_200x150/images.zip")), table=str(shared_data("ham10000_200x150/metadata.csv"))
+    )
+    return experiment, Site(data=data, backbone=str(weights))
+
+
+def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
+    """The demo's LoRA + deep prompts on a MedMNIST data set, dealt equally; its file is for the caller to name in site.json.
+    Raises UserError for an unknown flag."""
+    experiment, site = demo("lora_vpt")
+    partition = Partition(kind="iid")
+    return experiment.model_copy(update={"name": flag, "data": medmnist(flag), "partition": partition}), site
+
+
+def preset(name: str) -> tuple[Experiment, Site]:
+    """``ham10000``, ``medmnist:<flag>``, or a method's (or composition's) name for its demo. Raises UserError, listing them,
+    for another name."""
+    if name == "ham10000":
+        return ham10000()
+    if name.startswith("medmnist:"):
+        return medmnist_preset(name.removeprefix("medmnist:"))
+    if not set(name.split("+")) <= set(method_names()):
+        known = ", ".join(method_names())
+        raise UserError(
+            f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several joined by '+'."
+        )
+    return demo(name)

@@ -1,0 +1,71 @@
+r"""What a site does about classes that are rare in its training images: ``training.imbalance``.
+
+    weighted_loss      L = Σ w_y ℓ(z, y) / Σ w_y,   w_c = N / (K n_c)
+                       multilabel: binary cross-entropy, a positive of label c weighs (N - n_c) / n_c
+    balanced_softmax   L = ℓ(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
+    weighted_sampler   an image is drawn with probability ∝ 1 / n_y, N times with replacement
+
+with N training images of the site, n_c of them of class c, K classes that have images, ℓ the cross-entropy and z the logits.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pt_peft.data.items import strata
+from pt_peft.experiment.experiment import Experiment
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits float32 (B,C) and labels, as `Split` has them, to a scalar in nats."""
+
+
+def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.device) -> Loss:
+    """The loss of a site whose training images have `labels`, see `Split`."""
+    training, classes = experiment.training, len(experiment.data.classes)
+    smoothing = training.label_smoothing
+    weighted = training.imbalance == "weighted_loss"
+    if experiment.data.task == "multilabel":
+        positive = _positive_weights(labels).to(device) if weighted else torch.ones(classes, device=device)
+
+        def binary(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            smoothed = targets.float() * (1 - smoothing) + smoothing / 2
+            # Not `pos_weight`, which would weigh the smoothed part of a negative as a positive.
+            weight = torch.where(targets.bool(), positive, 1.0)
+            return functional.binary_cross_entropy_with_logits(logits, smoothed, weight=weight)
+
+        return binary
+    counts = np.bincount(labels, minlength=classes)
+    weight = _class_weights(counts).to(device) if weighted else None
+    shift = torch.zeros(classes, device=device)
+    if training.imbalance == "balanced_softmax":
+        # -inf for a class without images: it has no part in the softmax, and no gradient.
+        shift = torch.tensor(counts / counts.sum(), dtype=torch.float32, device=device).log()
+
+    def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits + shift, targets, weight=weight, label_smoothing=smoothing)
+
+    return cross_entropy
+
+
+def sampling_weights(experiment: Experiment, labels: np.ndarray) -> np.ndarray | None:
+    """Float64 (N,), how often each of the training images with `labels` is drawn; None for each once. With several labels
+    an image counts as of its rarest."""
+    if experiment.training.imbalance != "weighted_sampler":
+        return None
+    rows = [tuple(np.flatnonzero(row)) for row in labels] if labels.ndim == 2 else [(label,) for label in labels]
+    stratum = np.array(strata(rows))
+    return 1 / np.bincount(stratum)[stratum]
+
+
+def _class_weights(counts: np.ndarray) -> torch.Tensor:
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _positive_weights(labels: np.ndarray) -> torch.Tensor:
+    positives = labels.sum(axis=0, dtype=np.int64)
+    return torch.tensor((len(labels) - positives) / np.maximum(positives, 1), dtype=torch.float32)

@@ -1,0 +1,145 @@
+"""Evaluation metrics of one model on one split."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pt_peft.experiment.experiment import Task
+
+if TYPE_CHECKING:
+    import torch
+
+CALIBRATION_BINS = 15
+
+
+def confusion_metrics(confusion: np.ndarray, task: Task = "multiclass") -> dict[str, float]:
+    """The metrics that follow from confusion counts, which may be the sum of several sites'.
+
+    Args:
+        confusion: int64 (C,C), ``confusion[i, j]`` counts images of class i that were predicted as j; for ``multilabel``
+            int64 (C,4), each label's true negatives, false positives, false negatives and true positives.
+
+    Returns:
+        ``accuracy``; ``balanced_accuracy``, the mean recall over the classes that have images; ``macro_f1``, the mean
+        F1 = 2 TP / (2 TP + FP + FN) over the classes that have images or predictions, as scikit-learn's
+        ``f1_score(average="macro")``. For ``multilabel`` the means over labels of each label's own, as MedMNIST's
+        ``getACC``, with the recalls of both answers for balanced accuracy. For ``ordinal`` besides ``quadratic_kappa``,
+        Cohen's kappa with quadratic weights, None where it is undefined, and ``mean_absolute_error``, grades.
+
+    Raises:
+        ValueError: if it is not such a matrix or counts no image.
+    """
+    confusion = np.asarray(confusion)
+    right = 4 if task == "multilabel" else confusion.shape[0] if confusion.ndim else 0
+    if confusion.ndim != 2 or confusion.shape[1] != right or confusion.dtype.kind not in "iu":
+        expected = "(C,4)" if task == "multilabel" else "(C,C)"
+        raise ValueError(f"a confusion matrix is integers {expected}, not {confusion.dtype} {confusion.shape}")
+    if not confusion.sum():
+        raise ValueError("metrics of no images are undefined")
+    if task == "multilabel":
+        return _binary_means(confusion)
+    total = confusion.sum()
+    hits, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    in_labels = labelled > 0
+    seen = labelled + predicted > 0
+    values = {
+        "accuracy": float(hits.sum() / total),
+        "balanced_accuracy": float(np.mean(hits[in_labels] / labelled[in_labels])),
+        "macro_f1": float(np.mean(2 * hits[seen] / (labelled + predicted)[seen])),
+    }
+    if task == "ordinal":
+        grades = np.arange(len(confusion))
+        distance = np.abs(grades[:, None] - grades)
+        by_chance = (np.outer(labelled, predicted) * distance**2).sum() / total
+        values["quadratic_kappa"] = float(1 - (confusion * distance**2).sum() / by_chance) if by_chance else None
+        values["mean_absolute_error"] = float((confusion * distance).sum() / total)
+    return values
+
+
+def _binary_means(confusion: np.ndarray) -> dict[str, float]:
+    tn, fp, fn, tp = confusion.T
+    recalls = [np.mean([hit / all_ for hit, all_ in ((t, t + m), (n, n + f)) if all_]) for n, f, m, t in confusion]
+    seen = tp + fp + fn > 0
+    return {
+        "accuracy": float(np.mean((tn + tp) / confusion.sum(axis=1))),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "macro_f1": float(np.mean(2 * tp[seen] / (2 * tp + fp + fn)[seen])) if seen.any() else 0.0,
+    }
+
+
+def evaluate_predictions(
+    logits: "torch.Tensor", labels: "torch.Tensor", task: Task = "multiclass"
+) -> dict[str, object]:
+    """Metrics of a model's `logits` float (N,C) against the true `labels`, int64 (N,), or 0 and 1 (N,C) for ``multilabel``.
+
+    Returns:
+        JSON-serialisable: ``count``; ``loss``, the mean cross-entropy (nats), binary for ``multilabel``; ``confusion`` and
+        what `confusion_metrics` makes of it; ``class_auroc``, each class's one-vs-rest area under the ROC curve, None where
+        it has no positives or no negatives; ``auroc``, the mean over those that have one, None where no class has; ``ece``,
+        the expected calibration error of the predicted class, or of all labels' answers, in 15 equal bins (Guo et al. 2017).
+
+    Raises:
+        ValueError: if the shapes do not fit, there are no images, a label is outside 0 to C - 1, or a logit is not
+            finite.
+    """
+    from torch.nn import functional
+
+    multilabel = task == "multilabel"
+    if logits.ndim != 2 or labels.shape != logits.shape[: labels.ndim] or labels.ndim != 1 + multilabel or not len(labels):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} should be (N,C) and "
+            f"{'(N,C)' if multilabel else '(N,)'}, N > 0"
+        )
+    classes = logits.shape[1]
+    highest = 1 if multilabel else classes - 1
+    if not (0 <= int(labels.min()) and int(labels.max()) <= highest):
+        raise ValueError(f"labels {int(labels.min())} to {int(labels.max())} should be within 0 to {highest}")
+    if not logits.isfinite().all():
+        raise ValueError("logits are not finite")
+    logits = logits.detach().cpu().double()  # in float32, confident probabilities round to 1 and tie
+    labels = labels.cpu()
+    if multilabel:
+        loss = functional.binary_cross_entropy_with_logits(logits, labels.double())
+        is_class, probabilities = labels.numpy() == 1, logits.sigmoid().numpy()
+        answers = probabilities > 0.5
+        counts = [(~is_class & ~answers), (~is_class & answers), (is_class & ~answers), (is_class & answers)]
+        confusion = np.stack([count.sum(axis=0) for count in counts], axis=1)
+        ece = _calibration_error(probabilities.ravel(), is_class.ravel())
+    else:
+        loss = functional.cross_entropy(logits, labels)
+        truth, probabilities = labels.numpy(), logits.softmax(dim=1).numpy()
+        predicted = logits.argmax(dim=1).numpy()
+        is_class = truth[:, None] == np.arange(classes)
+        confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        ece = _calibration_error(probabilities.max(axis=1), truth == predicted)
+    areas = [_area_under_roc(probabilities[:, c], is_class[:, c]) for c in range(classes)]
+    known = [area for area in areas if area is not None]
+    return {
+        "count": len(labels),
+        "loss": float(loss),
+        "confusion": confusion.tolist(),
+        **confusion_metrics(confusion, task),
+        "auroc": math.fsum(known) / len(known) if known else None,
+        "class_auroc": areas,
+        "ece": ece,
+    }
+
+
+def _area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """The share of pairs of a positive and a negative in which the positive has the higher score, ties counted by half (Mann and
+    Whitney 1947); None without both."""
+    positives = int(positive.sum())
+    pairs = positives * (len(positive) - positives)
+    if not pairs:
+        return None
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # of equal scores the mean
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / pairs)
+
+
+def _calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
+    """The mean distance of confidence and share of what is right, over equal bins weighted by their answers."""
+    bins = np.minimum((confidences * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidences) - np.bincount(bins, weights=right)
+    return float(np.abs(gaps).sum() / len(bins))
