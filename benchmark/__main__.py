@@ -3,17 +3,13 @@
 import sys
 
 from benchmark.commands import federation, membership, report, run
-
 from benchmark.measurements import image_cache
-
-from pt_peft.commands import partition
 from pt_peft.commands.dispatch import command, dispatch
 
 COMMANDS = {
     "federation": federation,
     "image-cache": image_cache,
     "membership": membership,
-    "partition": partition,
     "report": report,
     "run": run,
 }

@@ -1,11 +1,18 @@
-"""The command line: ``python -m pt_peft check-site|export|methods|predict|pretrain``."""
+"""The command line: ``python -m pt_peft check-site|export|methods|partition|predict|pretrain``."""
 
 import sys
 
+from pt_peft.commands import check_site, export, methods, partition, predict, pretrain
 from pt_peft.commands.dispatch import command, dispatch
-from pt_peft.commands import check_site, export, methods, predict, pretrain
 
-COMMANDS = {"check-site": check_site, "export": export, "predict": predict, "methods": methods, "pretrain": pretrain}
+COMMANDS = {
+    "check-site": check_site,
+    "partition": partition,
+    "export": export,
+    "predict": predict,
+    "methods": methods,
+    "pretrain": pretrain,
+}
 
 
 @command

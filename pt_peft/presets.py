@@ -4,15 +4,15 @@ import json
 import os
 from pathlib import Path
 
-from pt_peft.data.medmnist import medmnist
 from pt_peft import schema
-from pt_peft.model.backbone import EMBEDDED
 from pt_peft.data.lesions import CLASSES
+from pt_peft.data.medmnist import medmnist
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Backbone, Columns, Data, Experiment, Federation, Method, Partition, Training
-from pt_peft.files import sha256_of
-from pt_peft.model.method import get_method, method_names
 from pt_peft.experiment.site import Site, SiteData
+from pt_peft.files import sha256_of
+from pt_peft.model.backbone import EMBEDDED
+from pt_peft.model.method import get_method, method_names
 
 COMMITTED = tuple(name for name in method_names() if get_method(name).job)
 """Methods that have a job folder in `jobs/`."""
@@ -95,7 +95,8 @@ def ham10000() -> tuple[Experiment, Site]:
 
 def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
     """The demo's LoRA + deep prompts on a MedMNIST data set, dealt equally; its file is for the caller to name in site.json.
-    Raises UserError for an unknown flag."""
+    Raises UserError for an unknown flag.
+    """
     experiment, site = demo("lora_vpt")
     partition = Partition(kind="iid")
     return experiment.model_copy(update={"name": flag, "data": medmnist(flag), "partition": partition}), site
@@ -103,7 +104,8 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
 
 def preset(name: str) -> tuple[Experiment, Site]:
     """``ham10000``, ``medmnist:<flag>``, or a method's (or composition's) name for its demo. Raises UserError, listing them,
-    for another name."""
+    for another name.
+    """
     if name == "ham10000":
         return ham10000()
     if name.startswith("medmnist:"):
@@ -114,3 +116,28 @@ def preset(name: str) -> tuple[Experiment, Site]:
             f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several joined by '+'."
         )
     return demo(name)
+
+
+def override(experiment: Experiment, assignments: list[str]) -> Experiment:
+    """`experiment` with fields replaced, each given as ``path.to.field=JSON`` (what is not JSON counts as a string).
+
+    Raises:
+        UserError: if an assignment has no ``=``, or the result is not a valid experiment.
+    """
+    fields = experiment.model_dump(mode="json")
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise UserError(f"--set: '{assignment}' is not of the form field=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = path.split(".")
+        target = fields
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set: '{path}' goes through '{parent}', which has no fields.")
+        target[last] = value
+    return schema.parse(Experiment, fields, "--set")

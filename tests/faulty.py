@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pt_peft_flare.commands.job import write_job
+from pt_peft_flare.job_folder import write_job
 
 FAULTY_LEARNER = '''
 import os, signal

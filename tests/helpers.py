@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.oracle.reference import greatest_difference
-from pt_peft.model.adapter_file import load_adapter
 from pt_peft.data.items import SPLITS
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 
 ROOT = Path(__file__).parent.parent
+JOBS = ROOT / "jobs"
 
 
 def changed(experiment: Experiment, **fields) -> Experiment:
@@ -46,7 +47,10 @@ class Run:
         return json.loads((self.server / "metrics.json").read_text())
 
     def ledger(self, site: str) -> list[dict]:
-        return [json.loads(line) for line in (self.workspace / site / "simulate_job" / "egress.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (self.workspace / site / "simulate_job" / "egress.jsonl").read_text().splitlines()
+        ]
 
 
 def simulate(

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 from helpers import ROOT
-
 from pt_peft.commands.methods import list_methods
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,10 +31,12 @@ def test_a_new_method_from_the_readmes_instructions(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(tmp_path / "custom")))}
 
     def run(*arguments):
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert re.search(r"\d+ passed", run("-m", "pytest", "-q", "tests/test_contract.py", "-k", name))
-    run("-m", "pt_peft_flare.commands.job", name, "--out", "job")
+    assert re.search(r"\d+ passed", run("-m", "pytest", "-q", "tests/model/test_contract.py", "-k", name))
+    run("-m", "pt_peft_flare", "job", name, "--out", "job")
     assert name in run("-m", "pt_peft", "methods", "--backbone", "vit_tiny_patch16_224")

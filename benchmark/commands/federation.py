@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (federation)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (federation)"
+    )
     parser.add_argument("--port", type=_free_port, default="8002", help="of the server, on the loopback (8002)")
     parser.add_argument("--rounds", type=_rounds, default=3, help="of the job (3)")
     parser.add_argument("--embedded", action="store_true", help="the embedded images instead of real ones")
@@ -37,5 +39,7 @@ def _free_port(text: str) -> int:
     try:
         socket.create_server(("127.0.0.1", int(text))).close()
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text} cannot be listened on ({error.strerror}); another port would be right") from None
+        raise argparse.ArgumentTypeError(
+            f"{text} cannot be listened on ({error.strerror}); another port would be right"
+        ) from None
     return int(text)

@@ -19,11 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JOB_OR_EXPERIMENT",
         help="job folders, experiment.json files, methods' names for their demos, 'ham10000' or 'medmnist:FLAG'",
     )
-    parser.add_argument("--shadows", type=int, default=14, help="models an attack may look at; two more are trained (14)")
-    parser.add_argument("--out", type=Path, required=True, help="result file to write; what the models say is kept beside it")
+    parser.add_argument(
+        "--shadows", type=int, default=14, help="models an attack may look at; two more are trained (14)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="result file to write; what the models say is kept beside it"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="models that are trained at the same time (1)")
-    parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own")
-    parser.add_argument("--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some")
+    parser.add_argument(
+        "--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own"
+    )
+    parser.add_argument(
+        "--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws which images each model is trained on (0)")
     parser.add_argument("--flips", action="store_true", help="LiRA asks the models about the four flips of an image")
     parser.add_argument(
@@ -66,8 +74,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _subjects(options: argparse.Namespace) -> list:
-    from pt_peft.commands.partition import site_names
     from benchmark.membership.models import Subject
+    from pt_peft.commands.partition import site_names
     from pt_peft.experiment.site import Site
 
     opened = [_open(given) for given in options.experiments]
@@ -86,9 +94,9 @@ def _subjects(options: argparse.Namespace) -> list:
 
 def _open(given: str) -> tuple:
     """The experiment, and where its data lie if that is known."""
-    from pt_peft.presets import preset
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
+    from pt_peft.presets import preset
 
     path = Path(given)
     if path.is_dir():

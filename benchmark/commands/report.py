@@ -9,9 +9,13 @@ from pt_peft.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke")
+    parser.add_argument(
+        "results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke"
+    )
     parser.add_argument("--out", type=Path, help="folder to write to; the results folder if not given")
-    parser.add_argument("--slopes", type=Path, help="slopes.json to put the fits into; that beside the results folder if not given")
+    parser.add_argument(
+        "--slopes", type=Path, help="slopes.json to put the fits into; that beside the results folder if not given"
+    )
     parser.add_argument(
         "--target",
         type=float,

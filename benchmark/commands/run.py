@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="flare",
         help="FLARE's simulator, or the plain loop that ends with the same adapter (default %(default)s)",
     )
-    parser.add_argument("--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference)")
+    parser.add_argument(
+        "--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference)"
+    )
     parser.add_argument("--jobs", type=int, help="cells at a time (as many as this machine has cores and memory for)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="run the cells on the workers of this Dask scheduler")
     parser.add_argument(
@@ -41,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     wanted = parts(options.only, suite)
     folder = options.out or RESULTS / suite.name
     Sweep(suite, folder, options.engine, verify).run(
-        options.jobs, options.cluster, lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes)
+        options.jobs,
+        options.cluster,
+        lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes),
     )
     print(f"finished: {folder}; python -m benchmark report {folder}")
 

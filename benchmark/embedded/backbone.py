@@ -225,7 +225,7 @@ def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Optimiz
 
 
 def _encode(model: nn.Module, images: Tensor, kept: Tensor) -> Tensor:
-    """timm's ``forward_features`` on some of the patches: (batch, 1 + len(kept), width)."""
+    """Timm's ``forward_features`` on some of the patches: (batch, 1 + len(kept), width)."""
     tokens = model._pos_embed(model.patch_embed(images))
     tokens = torch.cat([tokens[:, :1], tokens[:, 1 + kept]], dim=1)
     return model.norm(model.blocks(model.norm_pre(tokens)))

@@ -12,12 +12,12 @@ import psutil
 from nvflare.fuel.flare_api.flare_api import Session
 
 from benchmark.federation.provisioned import LEAD, Federation
-from pt_peft_flare.commands.job import write_job
-from pt_peft.presets import demo, ham10000
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment, Partition
 from pt_peft.experiment.site import Site
+from pt_peft.presets import demo, ham10000
 from pt_peft_flare.commands.status import status, table
+from pt_peft_flare.job_folder import write_job
 
 HOSPITALS = ("rosendahl", "vidir_modern", "vidir_molemax")
 """Three of HAM10000's acquisition sites; each has the table of its own images only."""

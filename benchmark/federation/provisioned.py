@@ -1,5 +1,6 @@
 """A real federation on one machine: provisioned, separate processes, mTLS on the loopback."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,10 +14,10 @@ import yaml
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
 from pt_peft.experiment.site import Site
+from pt_peft.files import write_atomically
 
-PROJECT = Path(__file__).parent.parent / "deploy" / "project.yml"
+PROJECT = Path(__file__).parents[2] / "deploy" / "project.yml"
 LEAD = "lead@consortium.example"
 ADMIN = "admin@consortium.example"
 START_S = 120
@@ -27,7 +28,12 @@ class Federation:
     """A server and sites, each in its own start-up kit in one folder."""
 
     def __init__(
-        self, folder: Path, sites: Mapping[str, Site], port: int, routes: Mapping[str, int] | None = None, project: Path = PROJECT
+        self,
+        folder: Path,
+        sites: Mapping[str, Site],
+        port: int,
+        routes: Mapping[str, int] | None = None,
+        project: Path = PROJECT,
     ):
         """Provisions the kits by the project file, with the names of `sites` in place of its own.
 
@@ -81,7 +87,9 @@ class Federation:
                 return new_secure_session(user, str(self.kit(user)))
             except Exception as error:
                 if time.monotonic() > deadline:
-                    raise UserError(f"the server in {self.kit('server')} is not up after {START_S} s ({error}).") from None
+                    raise UserError(
+                        f"the server in {self.kit('server')} is not up after {START_S} s ({error})."
+                    ) from None
                 time.sleep(1)
 
     def wait_for(self, session: Session, *names: str, since: float = 0) -> None:
@@ -145,7 +153,5 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _kill(process: psutil.Process) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

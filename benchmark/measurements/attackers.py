@@ -17,14 +17,14 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmark.measurements.compare import evaluate
-from pt_peft.presets import preset
 from benchmark.measurements.origin import provenance
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.commands.dispatch import command
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import check_place, write_atomically
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.presets import preset
 
 SITES = tuple(f"site-{number}" for number in range(1, 6))
 LIAR = SITES[0]
@@ -68,7 +68,13 @@ def measure(experiment: Experiment, site, rules=RULES) -> list[dict]:
         sites = load_sites(experiment, site, list(SITES))
         for name, attack in ATTACKS.items():
             found = evaluate(trainer, federate(trainer, sites, tamper=lying(attack)).tensors, sites)["pooled"]
-            rows.append({"aggregation": rule, "attack": name, **{field: found[field] for field in ("balanced_accuracy", "loss")}})
+            rows.append(
+                {
+                    "aggregation": rule,
+                    "attack": name,
+                    **{field: found[field] for field in ("balanced_accuracy", "loss")},
+                }
+            )
             print(f"{rule['name']:20} {name:10} {found['balanced_accuracy']:.3f}", file=sys.stderr)
     return rows
 
@@ -85,10 +91,14 @@ def table(rows: list[dict]) -> str:
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.attackers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.attackers", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--method", default="lora_vpt", help="whose demo (lora_vpt)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmark/results/attackers.json"), help="result file to write")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark/results/attackers.json"), help="result file to write"
+    )
     options = parser.parse_args(arguments)
     check_place(options.out)
     experiment, site = preset(options.method)

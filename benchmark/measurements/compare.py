@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmark.measurements.origin import provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
-from benchmark.measurements.origin import provenance
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.model.adapter_file import load_adapter
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
-from pt_peft.files import check_place, write_atomically
-from pt_peft.schema import read_json
-from pt_peft.experiment.site import Site
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.files import check_place, write_atomically
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
 from pt_peft_flare.learner import FINAL_ADAPTER
 
@@ -151,7 +151,9 @@ def _shown(value: float | None) -> str:
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.compare", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("workspaces", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--jobs", type=int, default=1, help="baselines trained at the same time")

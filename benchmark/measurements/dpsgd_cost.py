@@ -1,6 +1,6 @@
 """What DP-SGD costs: seconds of a round of the demo with it and without, alternating in one process.
 
-    python -m benchmark.measurements.dpsgd_cost [--method lora_vpt] [--repeats 5] [--json]
+python -m benchmark.measurements.dpsgd_cost [--method lora_vpt] [--repeats 5] [--json]
 """
 
 import argparse
@@ -11,12 +11,12 @@ import time
 
 import torch
 
-from pt_peft.presets import demo
 from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import Split
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
+from pt_peft.presets import demo
 
 
 def seconds_of_steps(experiment: Experiment, site, repeats: int) -> dict[str, float]:
@@ -40,7 +40,9 @@ def seconds_of_steps(experiment: Experiment, site, repeats: int) -> dict[str, fl
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.dpsgd_cost", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.dpsgd_cost", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--method", default="lora_vpt")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
@@ -49,7 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
     found = seconds_of_steps(experiment, site, options.repeats)
     found["ratio"] = found["private"] / found["plain"]
     if options.json:
-        print(json.dumps({**found, "torch_threads": torch.get_num_threads(), "batch_size": experiment.training.batch_size}))
+        print(
+            json.dumps(
+                {**found, "torch_threads": torch.get_num_threads(), "batch_size": experiment.training.batch_size}
+            )
+        )
     else:
         print(f"plain {found['plain']:.3f} s a step, private {found['private']:.3f} s, {found['ratio']:.2f} times")
 

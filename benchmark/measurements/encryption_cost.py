@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pt_peft.presets import demo
 from benchmark.measurements.origin import provenance
 from benchmark.oracle.reference import load_sites, make_trainer
-from pt_peft.exchange.aggregation.base import SiteResult
-from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.commands.dispatch import command
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import Context, new_context, server_context
+from pt_peft.exchange.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, Layout
-from pt_peft.files import write_atomically
-from pt_peft.federation.local_round import local_round
-from pt_peft.model.planned_exchange import initial_exchanged
-from pt_peft.provenance import versions
 from pt_peft.exchange.tensors import Tensors, TensorSpec, check_tensors, payload_bytes
+from pt_peft.federation.local_round import local_round
+from pt_peft.files import write_atomically
+from pt_peft.model.planned_exchange import initial_exchanged
+from pt_peft.presets import demo
+from pt_peft.provenance import versions
 
 NAMES = ("site-1", "site-2", "site-3")
 IMAGES = {"train": 64, "val": 16, "test": 16}
@@ -65,7 +65,9 @@ def plain_turn(results: Mapping[str, Tensors], specs: Mapping[str, TensorSpec], 
     return {"server_s": seconds, "bytes_up": nbytes, "bytes_down": nbytes}, aggregate
 
 
-def encrypted_turn(results: Mapping[str, Tensors], cipher: Cipher, public: Context, weight: int) -> tuple[dict, Tensors]:
+def encrypted_turn(
+    results: Mapping[str, Tensors], cipher: Cipher, public: Context, weight: int
+) -> tuple[dict, Tensors]:
     """The same; seconds of a site are means over the sites."""
     opened, encrypt_s, check_s, add_s, up = Sum(public, cipher.layout), [], [], [], []
     for tensors in results.values():
@@ -98,7 +100,9 @@ def encrypted_turn(results: Mapping[str, Tensors], cipher: Cipher, public: Conte
 def compare(name: str, turns: list[tuple[dict, dict]], specs: Mapping[str, TensorSpec], error: float) -> dict:
     """The medians of a case's turns, plain and encrypted."""
     plain, encrypted = ([turn[kind] for turn in turns] for kind in (0, 1))
-    medians = [{field: statistics.median(one[field] for one in kind) for field in kind[0]} for kind in (plain, encrypted)]
+    medians = [
+        {field: statistics.median(one[field] for one in kind) for field in kind[0]} for kind in (plain, encrypted)
+    ]
     layout = Layout(specs)
     return {
         "case": name,
@@ -114,7 +118,9 @@ def compare(name: str, turns: list[tuple[dict, dict]], specs: Mapping[str, Tenso
 def measure(repeats: int) -> dict:
     """The content of the result file. Raises UserError where tenseal is not installed."""
     private = new_context()
-    public = server_context(private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False), "new")
+    public = server_context(
+        private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False), "new"
+    )
     cases = [_demo(private, public, repeats)]
     random = np.random.default_rng(0)
     for name, specs in VECTORS.items():
@@ -122,7 +128,9 @@ def measure(repeats: int) -> dict:
         turns, error = [], 0.0
         for _ in range(repeats):
             results = {
-                site: {key: random.normal(scale=0.05, size=spec.shape).astype(np.float32) for key, spec in specs.items()}
+                site: {
+                    key: random.normal(scale=0.05, size=spec.shape).astype(np.float32) for key, spec in specs.items()
+                }
                 for site in NAMES
             }
             turns.append(_turns(results, cipher, public, specs, 400))
@@ -137,7 +145,9 @@ def measure(repeats: int) -> dict:
     }
 
 
-def _turns(results: Mapping[str, Tensors], cipher: Cipher, public: Context, specs: Mapping, weight: int) -> tuple[dict, dict, float]:
+def _turns(
+    results: Mapping[str, Tensors], cipher: Cipher, public: Context, specs: Mapping, weight: int
+) -> tuple[dict, dict, float]:
     plain, expected = plain_turn(results, specs, weight)
     encrypted, mean = encrypted_turn(results, cipher, public, weight)
     return plain, encrypted, max(float(np.abs(mean[key] - value).max()) for key, value in expected.items())
@@ -172,7 +182,9 @@ def table(result: dict) -> str:
     ]
     for case in result["cases"]:
         plain, encrypted = case["plain"], case["encrypted"]
-        seconds = " | ".join(f"{1000 * encrypted[field]:.0f} ms" for field in ("encrypt_s", "check_s", "server_s", "decrypt_s"))
+        seconds = " | ".join(
+            f"{1000 * encrypted[field]:.0f} ms" for field in ("encrypt_s", "check_s", "server_s", "decrypt_s")
+        )
         lines.append(
             f"| {case['case']} | {case['values']:,} | {case['ciphertexts']} | {plain['bytes_up'] / 1000:,.0f} | "
             f"{encrypted['bytes_up'] / 1000:,.0f} | {case['expansion_up']:.1f} | {seconds} | {case['largest_error']:.1e} |"
@@ -183,9 +195,11 @@ def table(result: dict) -> str:
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.encryption_cost", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.encryption_cost", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "encryption.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "encryption.json")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     result = measure(options.repeats)

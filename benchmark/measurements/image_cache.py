@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if the images cannot be read."""
-    from pt_peft.presets import preset
     from benchmark.measurements.origin import provenance
     from pt_peft.files import write_atomically
+    from pt_peft.presets import preset
 
     check_place(options.out)
     experiment, site = preset(options.experiment)

@@ -90,7 +90,9 @@ def measure(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weigh
             try:
                 connection.recv()
             except EOFError:
-                raise UserError(f"a process that was to hold the model ended with exit code {process.exitcode}.") from None
+                raise UserError(
+                    f"a process that was to hold the model ended with exit code {process.exitcode}."
+                ) from None
         return [_memory(process.pid) for process, _ in started]
     finally:
         for process, connection in started:
@@ -121,7 +123,9 @@ def _memory(pid: int) -> dict:
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.measurements.shared_weights", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.shared_weights", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--backbone", default="vit_base_patch16_224", help="timm architecture (default %(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels (default %(default)s)")

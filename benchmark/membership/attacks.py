@@ -30,20 +30,26 @@ def loss_threshold(confidences: np.ndarray, members: np.ndarray, target: int) ->
 def lira_offline(confidences: np.ndarray, members: np.ndarray, target: int) -> np.ndarray:
     """LiRA with models that were not trained on the image (Carlini et al. 2022, arXiv:2112.03570, its offline variant): by how
     many standard deviations the target is surer than they are. This rises with the paper's 1 - Pr[Z > φ]; over queries, the
-    mean."""
+    mean.
+    """
     mean, variance = _fit(confidences, ~members, shadows_of(target, len(members)))
     return ((confidences[target] - mean) / np.sqrt(variance)).mean(axis=1)
 
 
 def lira_online(confidences: np.ndarray, members: np.ndarray, target: int) -> np.ndarray:
     """LiRA with models of both kinds (Carlini et al. 2022, arXiv:2112.03570, algorithm 1): the log likelihood ratio of two
-    Gaussians; over queries, the mean (the paper's Gaussian with a diagonal covariance has the sum)."""
+    Gaussians; over queries, the mean (the paper's Gaussian with a diagonal covariance has the sum).
+    """
     shadows = shadows_of(target, len(members))
     seen, unseen = (_log_density(confidences[target], *_fit(confidences, of, shadows)) for of in (members, ~members))
     return (seen - unseen).mean(axis=1)
 
 
-ATTACKS: Mapping[str, Attack] = {"loss threshold": loss_threshold, "LiRA offline": lira_offline, "LiRA online": lira_online}
+ATTACKS: Mapping[str, Attack] = {
+    "loss threshold": loss_threshold,
+    "LiRA offline": lira_offline,
+    "LiRA online": lira_online,
+}
 
 
 def _fit(confidences: np.ndarray, of: np.ndarray, shadows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,10 +58,7 @@ def _fit(confidences: np.ndarray, of: np.ndarray, shadows: np.ndarray) -> tuple[
     counts = chosen.sum(axis=0)
     mean = (values * chosen).sum(axis=0) / counts
     squares = (((values - mean) ** 2) * chosen).sum(axis=0)
-    if len(shadows) < PER_IMAGE:
-        variance = squares.sum(axis=0) / (counts - 1).sum()
-    else:
-        variance = squares / (counts - 1)
+    variance = squares.sum(axis=0) / (counts - 1).sum() if len(shadows) < PER_IMAGE else squares / (counts - 1)
     return mean, np.maximum(variance, _LEAST_STD**2)
 
 

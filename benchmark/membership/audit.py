@@ -10,11 +10,11 @@ from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from benchmark.measurements.origin import provenance
 from benchmark.membership.attacks import ATTACKS
 from benchmark.membership.kept import Kept, fingerprint
 from benchmark.membership.models import Design, Observed, Subject, observe, open_sites
 from benchmark.membership.success import LEVELS, Success, chance, success
-from benchmark.measurements.origin import provenance
 from benchmark.report.statistics import Estimate, over_seeds
 from benchmark.sweep.cluster import workers
 from pt_peft.errors import UserError
@@ -57,7 +57,9 @@ def audit(subjects: Sequence[Subject], design: Design, folder: Path, jobs: int) 
         "provenance": origin,
         "design": {**asdict(design), "models": design.models, "queries": design.queries, "levels": LEVELS},
         "audits": audits,
-        "differences": [_difference(audits[0], other) for other in audits[1:] if other["images"] == audits[0]["images"]],
+        "differences": [
+            _difference(audits[0], other) for other in audits[1:] if other["images"] == audits[0]["images"]
+        ],
     }
 
 
@@ -88,14 +90,16 @@ def _trained(
     subjects: Sequence[Subject], pending: Sequence[tuple[int, int]], design: Design, jobs: int
 ) -> Iterator[tuple[int, int, Observed]]:
     """The models that are `pending`, each the index of its subject and its own number, and their answers, as they end. Raises
-    UserError."""
+    UserError.
+    """
     if min(jobs, len(pending)) <= 1:
         for index, model in pending:
             yield index, model, observe(subjects[index], design, model)
         return
     with workers(min(jobs, len(pending)), None) as client:
         futures = {
-            client.submit(observe, subjects[index], design, model, pure=False): (index, model) for index, model in pending
+            client.submit(observe, subjects[index], design, model, pure=False): (index, model)
+            for index, model in pending
         }
         for future in as_completed(futures):
             index, model = futures.pop(future)

@@ -11,10 +11,10 @@ from benchmark.membership.members import members
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
-from pt_peft.seeds import derive_seed
-from pt_peft.experiment.site import Site
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.seeds import derive_seed
 from pt_peft.training.trainer import LocalTrainer
 
 FLIPS = ((), (3,), (2,), (2, 3))
@@ -111,7 +111,8 @@ def observe(subject: Subject, design: Design, model: int) -> Observed:
 
 def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """log(p_y / (1 - p_y)) of the softmax, float64 (Q,N), also where p rounds to 1: the logit of the class less the log-sum-exp
-    of the others. Args: logits (Q,N,K), labels int64 (N,)."""
+    of the others. Args: logits (Q,N,K), labels int64 (N,).
+    """
     logits = logits.double()
     index = labels.expand(logits.shape[:-1])[..., None]
     others = logits.scatter(-1, index, -torch.inf).logsumexp(dim=-1)
@@ -122,7 +123,9 @@ def _of_model(experiment: Experiment, design: Design, model: int) -> Experiment:
     """As one of the models has it. Who has a model can ask it without flips at test time."""
     data = experiment.data.model_copy(update={"test_time_flips": "none"})
     # Also for differential privacy: noise that follows from the seed would be the same in all models, and cancel out.
-    seed = experiment.seed if design.known_seed else derive_seed(experiment.seed, "audited model", design.seed, model) >> 1
+    seed = (
+        experiment.seed if design.known_seed else derive_seed(experiment.seed, "audited model", design.seed, model) >> 1
+    )
     return experiment.model_copy(update={"data": data, "seed": seed})
 
 

@@ -37,7 +37,8 @@ def success(scores: np.ndarray, members: np.ndarray) -> Success:
 
 def chance(members: int, others: int) -> float:
     """The mean best balanced accuracy of scores that say nothing, of so many images: more than 0.5, for the threshold is chosen
-    on the same scores."""
+    on the same scores.
+    """
     generator = np.random.default_rng(_SEED)
     is_member = np.arange(members + others) < members
     best = [success(generator.random(len(is_member)), is_member).balanced_accuracy for _ in range(_DRAWS)]

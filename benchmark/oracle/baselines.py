@@ -16,7 +16,9 @@ BASELINES = ("pooled", "local")
 
 def pooled(sites: Mapping[str, SiteData]) -> SiteData:
     """All sites' images as one site's."""
-    return SiteData(*(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test")))
+    return SiteData(
+        *(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test"))
+    )
 
 
 def _together(splits: list[Split]) -> Split:
@@ -25,7 +27,8 @@ def _together(splits: list[Split]) -> Split:
 
 def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:
     """The class frequencies of all training images as every test image's probabilities: the most frequent class, or each
-    label's most frequent answer, is predicted always. Raises UserError if there are no test images."""
+    label's most frequent answer, is predicted always. Raises UserError if there are no test images.
+    """
     labels = torch.from_numpy(pooled(sites).train.labels)
     if data.task == "multilabel":
         logits = labels.double().mean(dim=0).logit(eps=1e-9)

@@ -9,10 +9,10 @@ import torch
 from pt_peft.data.items import SplitName
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
+from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Task
 from pt_peft.federation.local_round import as_received, starting_model
 from pt_peft.training.metrics import evaluate_predictions
-from pt_peft.exchange.tensors import Tensors
 from pt_peft.training.trainer import LocalTrainer
 
 
@@ -41,7 +41,11 @@ class Predictions:
 
 
 def predict(
-    trainer: LocalTrainer, tensors: Tensors, kept: Mapping[str, Tensors], sites: Mapping[str, SiteData], split: SplitName
+    trainer: LocalTrainer,
+    tensors: Tensors,
+    kept: Mapping[str, Tensors],
+    sites: Mapping[str, SiteData],
+    split: SplitName,
 ) -> Predictions:
     """The predictions of the model with the server's `tensors` as each site has it: at its rank, and with what it has `kept`.
 

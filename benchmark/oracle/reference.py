@@ -1,6 +1,6 @@
 """The same federation as a plain PyTorch loop in one process: the oracle of what FLARE must give, and the speed limit.
 
-    python -m benchmark.oracle.reference JOB_FOLDER --sites site-1 site-2 … [--site-file site.json] --out adapter.safetensors
+python -m benchmark.oracle.reference JOB_FOLDER --sites site-1 site-2 … [--site-file site.json] --out adapter.safetensors
 """
 
 import argparse
@@ -13,19 +13,19 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from pt_peft.federation import transfer
-from pt_peft.model.adapter_file import adapter_header, save_adapter
-from pt_peft.model.backbone import pinned_weights
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
-from pt_peft.files import check_place
-from pt_peft.federation.local_round import LocalRound, local_round, starting_model
-from pt_peft.model.planned_exchange import initial_exchanged
-from pt_peft.federation.server import FederationServer
-from pt_peft.experiment.site import Site
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.federation import transfer
+from pt_peft.federation.local_round import LocalRound, local_round, starting_model
+from pt_peft.federation.server import FederationServer
+from pt_peft.files import check_place
+from pt_peft.model.adapter_file import adapter_header, save_adapter
+from pt_peft.model.backbone import pinned_weights
+from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.training.trainer import LocalTrainer, pick_device
 
 
@@ -122,9 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--sites: the experiment names no sites, so they must be given.")
     named, needed = set(experiment.federation.sites), experiment.federation.min_sites
     if named and set(names) != named:
-        raise UserError(f"--sites: {' '.join(sorted(names))}; the experiment's, {' '.join(sorted(named))}, would be right.")
+        raise UserError(
+            f"--sites: {' '.join(sorted(names))}; the experiment's, {' '.join(sorted(named))}, would be right."
+        )
     if len(set(names)) < max(needed, len(names)):
-        raise UserError(f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right.")
+        raise UserError(
+            f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right."
+        )
     check_place(options.out)
     tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
     save_adapter(options.out, tensors, {**adapter_header(experiment), "round": experiment.federation.rounds})

@@ -19,7 +19,8 @@ HEADER = [
 
 def aggregation_tables(panels: list[Panel]) -> list[Table]:
     """One for each method, backbone, data and partition that was run with two aggregations or more; bytes are of all sites and
-    rounds, means over seeds."""
+    rounds, means over seeds.
+    """
     groups: dict[tuple[PanelKey, Model], list[Panel]] = defaultdict(list)
     for panel in panels:
         for model in panel.cells:

@@ -73,7 +73,11 @@ def count(value: float | None) -> Value:
 
 def megabytes(value: float | None) -> Value:
     """Of a number of bytes."""
-    return Value(NONE, None) if value is None else Value(f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}", value)
+    return (
+        Value(NONE, None)
+        if value is None
+        else Value(f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}", value)
+    )
 
 
 def percent(estimate: Estimate | None) -> Value:
@@ -81,7 +85,9 @@ def percent(estimate: Estimate | None) -> Value:
     if estimate is None:
         return Value(NONE, None)
     shown = f"{100 * estimate.value:.1f}"
-    return Value(shown if estimate.high is None else f"{shown} ± {100 * (estimate.high - estimate.value):.1f}", estimate.value)
+    return Value(
+        shown if estimate.high is None else f"{shown} ± {100 * (estimate.high - estimate.value):.1f}", estimate.value
+    )
 
 
 def points(estimate: Estimate | None) -> Value:

@@ -18,7 +18,6 @@ from benchmark.report.figures import (
 )
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
-from benchmark.sweep.result_files import Tuning
 from benchmark.report.slopes import Fit, main_panels
 from benchmark.report.statistics import GENERATOR_SEED
 from benchmark.report.tables import (
@@ -30,6 +29,7 @@ from benchmark.report.tables import (
     target_table,
     tuning_table,
 )
+from benchmark.sweep.result_files import Tuning
 
 FEW_SEEDS = 3
 NO_SLOPE = "No slope is defined: that takes two methods that exchange different numbers of parameters and share a seed."
@@ -115,7 +115,9 @@ def _tuning_sections(results: Results, look: Look) -> list[Section]:
     sections = []
     for title, entries in groups.items():
         curves = tuning_curves(title, entries, metric, look)
-        sections.append(Section(f"Learning rates: {title}", [*([curves] if curves else []), tuning_table(entries, metric)]))
+        sections.append(
+            Section(f"Learning rates: {title}", [*([curves] if curves else []), tuning_table(entries, metric)])
+        )
     return sections
 
 
@@ -142,7 +144,9 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
                     f"{_number(len(common), 'seed')} that all of them have, of {len(every)}."
                 )
     if not results.tuning:
-        found.append("No learning rate was tuned: differences between methods may be differences in how well a guess fits.")
+        found.append(
+            "No learning rate was tuned: differences between methods may be differences in how well a guess fits."
+        )
     if any(run.provenance.get("dirty") for run in (*results.cells, *results.baselines)):
         found.append("Some runs come from a working tree with changes that are not in their commit.")
     return found

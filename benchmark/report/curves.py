@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from benchmark.report.panels import Model, Panel
-from benchmark.sweep.result_files import Cell
 from benchmark.report.statistics import Estimate, over_seeds
+from benchmark.sweep.result_files import Cell
 
 TARGET_SHARE = 0.95
 
@@ -30,7 +30,9 @@ def validation_curve(cell: Cell, metric: str) -> list[Point]:
 
 def mean_curve(panel: Panel, model: Model, metric: str) -> dict[int, Estimate]:
     """Over seeds, by round; rounds that not every seed validated are left out."""
-    by_seed = [{point.rounds: point.value for point in validation_curve(cell, metric)} for cell in panel.cells[model].values()]
+    by_seed = [
+        {point.rounds: point.value for point in validation_curve(cell, metric)} for cell in panel.cells[model].values()
+    ]
     shared = sorted(set.intersection(*(set(curve) for curve in by_seed)))
     return {rounds: over_seeds([curve[rounds] for curve in by_seed]) for rounds in shared}
 

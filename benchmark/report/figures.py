@@ -16,10 +16,10 @@ from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
-from benchmark.sweep.result_files import Trial, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, over_seeds
 from benchmark.report.svg import STYLE, Tooltips, to_svg
+from benchmark.sweep.result_files import Trial, Tuning
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BACKBONE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -82,7 +82,9 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
                 outermost.set(**{edge: labels[edge]})
         handles = [Line2D([], [], color=look.backbone[name], linewidth=3, label=name) for name in backbones]
         handles += [_marker(look.marker[name], "#555555", name) for name in methods]
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8)
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8
+        )
     caption = (
         f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per decade "
         "and its 95 % bootstrap interval. Bars: 95 % over seeds, cut off at the edge."
@@ -137,7 +139,9 @@ def site_bars(panel: Panel, backbone: str) -> Figure:
         axes.set_xticks(range(len(models)), [model.method for model in models], rotation=30, ha="right")
         axes.set_ylim(0, 100)
         axes.set_ylabel("balanced accuracy (%)")
-        handles = [Line2D([], [], color=palette[i % len(palette)], linewidth=6, label=site) for i, site in enumerate(sites)]
+        handles = [
+            Line2D([], [], color=palette[i % len(palette)], linewidth=6, label=site) for i, site in enumerate(sites)
+        ]
         handles.append(Line2D([], [], color="black", linewidth=1.5, label="all images"))
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=1 + len(sites) // 12)
     caption = f"{panel.key}, {backbone}: each site's test images, mean over seeds; the line is all images together."
@@ -161,7 +165,8 @@ def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "bala
             for rounds, found in curve.items():
                 (point,) = axes.plot(rounds, 100 * found.value, marker, color=colour, markersize=4)
                 tooltips.add(
-                    point, f"{model.method}, rounds done: {rounds}, {percent(found).text} % validation {metric_name(metric)}"
+                    point,
+                    f"{model.method}, rounds done: {rounds}, {percent(found).text} % validation {metric_name(metric)}",
                 )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("rounds")
@@ -225,7 +230,9 @@ def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) ->
                 )
             for one in trials:
                 style = CHOSEN if one is chosen else {"markersize": 4}
-                (point,) = axes.plot(one.learning_rate, 100 * one.val, look.marker[method], color=look.method[method], **style)
+                (point,) = axes.plot(
+                    one.learning_rate, 100 * one.val, look.marker[method], color=look.method[method], **style
+                )
                 was = ", chosen" if one is chosen else ""
                 tooltips.add(point, f"{method}, {settings(one)}: {100 * one.val:.1f} %{was}")
         axes.set_xlabel("learning rate")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.report.results import Results
-from benchmark.sweep.result_files import Cell
 from benchmark.report.statistics import METRICS, Estimate, WeightedMetrics, over_seeds, resample
+from benchmark.sweep.result_files import Cell
 
 
 class PanelKey(NamedTuple):

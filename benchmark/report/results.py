@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.report.statistics import METRICS, WeightedMetrics
-from benchmark.sweep.result_files import Baseline, Cell, Predictions, TrialRun, Tuning, read_predictions, read_run, read_tuning
+from benchmark.sweep.result_files import (
+    Baseline,
+    Cell,
+    Predictions,
+    TrialRun,
+    Tuning,
+    read_predictions,
+    read_run,
+    read_tuning,
+)
 from pt_peft.errors import UserError
 
 CLOSE = 1e-6
@@ -34,7 +43,9 @@ def read_results(folder: Path) -> Results:
             data, partition and seed were tested on different labels, or two of one panel come of different settings.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; a suite's results folder, such as benchmark/results/smoke, would be right.")
+        raise UserError(
+            f"{folder} is not a folder; a suite's results folder, such as benchmark/results/smoke, would be right."
+        )
     files = sorted((folder / "cells").glob("*.json"))
     if not files:
         raise UserError(f"{folder / 'cells'} has no cells (*.json); run the suite first.")
@@ -78,7 +89,9 @@ def _check_metrics(file: Path, cell: Cell, predictions: Predictions) -> None:
     for metric, value in zip(METRICS, WeightedMetrics(predictions)(ones)[:, 0], strict=True):
         said = cell.final.test.pooled.value(metric)
         if said is not None and not abs(said - value) <= CLOSE:
-            raise UserError(f"{file}: final.test.pooled.{metric} is {said}, but {file.stem}.npz gives {value:.6f}; rerun that cell.")
+            raise UserError(
+                f"{file}: final.test.pooled.{metric} is {said}, but {file.stem}.npz gives {value:.6f}; rerun that cell."
+            )
 
 
 def _check_settings(cells: dict[Path, Cell]) -> None:

@@ -89,7 +89,8 @@ def fit(panel: Panel, backbone: str, metric: str) -> Fit | None:
 
 def main_panels(panels: list[Panel]) -> list[Panel]:
     """Those that go into slopes.json and the overview: of each data and partition plain averaging's, or else the first's by
-    name."""
+    name.
+    """
     chosen: dict[tuple[str, ...], Panel] = {}
     for panel in sorted(panels, key=lambda panel: (panel.key.aggregation != "mean", panel.key.aggregation)):
         chosen.setdefault(panel.key[:3], panel)
@@ -103,7 +104,9 @@ def read_entries(path: Path) -> list[dict]:
     if not path.exists():
         return []
     entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and set(KEY) <= set(entry) for entry in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and set(KEY) <= set(entry) for entry in entries
+    ):
         raise UserError(f"{path}: is not a list of fits with {', '.join(KEY)}; remove it to start anew.")
     return entries
 

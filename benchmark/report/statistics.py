@@ -88,7 +88,8 @@ class WeightedMetrics:
 
 class _Roc:
     """Area under one class's weighted ROC curve: the weighted share of (positive, negative) pairs in the right order, a tie
-    counting half (Hanley and McNeil 1982)."""
+    counting half (Hanley and McNeil 1982).
+    """
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
         self._positive = np.flatnonzero(positive)
@@ -118,7 +119,9 @@ def _mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
         return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
 
 
-def resample(models: Mapping[object, Mapping[int, WeightedMetrics]], counts: Mapping[int, int], replicates: int) -> dict:
+def resample(
+    models: Mapping[object, Mapping[int, WeightedMetrics]], counts: Mapping[int, int], replicates: int
+) -> dict:
     """A two-stage paired bootstrap: seeds with replacement and, within each drawn seed, its test images with replacement.
 
     All models see the same draws, so that differences between them are paired.
@@ -143,5 +146,7 @@ def resample(models: Mapping[object, Mapping[int, WeightedMetrics]], counts: Map
             weights = generator.multinomial(images, np.full(images, 1 / images), size=len(chunk))
             weights = np.ascontiguousarray(weights.T, dtype=np.float32)
             for model, by_seed in models.items():
-                np.add.at(sums[model], (slice(None), chunk), by_seed[seed](weights))  # a replicate may draw a seed twice
+                np.add.at(
+                    sums[model], (slice(None), chunk), by_seed[seed](weights)
+                )  # a replicate may draw a seed twice
     return {model: total / len(seeds) for model, total in sums.items()}

@@ -8,9 +8,9 @@ from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
 from benchmark.report.panels import Model, Panel
 from benchmark.report.results import Results
-from benchmark.sweep.result_files import Baseline, Test, Tuning
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, Estimate, over_seeds
+from benchmark.sweep.result_files import Baseline, Test, Tuning
 
 
 def main_table(panel: Panel, backbone: str, baselines: list[Baseline]) -> Table:
@@ -110,7 +110,9 @@ def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
         ]
         for one in differences
     ]
-    return Table(f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals", header, rows)
+    return Table(
+        f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals", header, rows
+    )
 
 
 def tuning_table(entries: list[Tuning], metric: str) -> Table:
@@ -134,7 +136,9 @@ def tuning_table(entries: list[Tuning], metric: str) -> Table:
         )
     header = ["method", "budget (trials)", "run", "failed", "learning rates", "chosen", "at the edge"]
     header.append(f"validation {metric_name(metric)} (%)")
-    caption = "What was chosen on validation data; where that is at the edge of the rates tried, a better one may lie beyond"
+    caption = (
+        "What was chosen on validation data; where that is at the edge of the rates tried, a better one may lie beyond"
+    )
     return Table(caption, header, rows)
 
 
@@ -156,7 +160,9 @@ def provenance_table(results: Results) -> Table:
         commit = f"{str(origin.get('commit') or 'unknown')[:12]}{' (with changes)' if origin.get('dirty') else ''}"
         host = ", ".join(f"{name} {value}" for name, value in machine.items())
         found[commit, " ".join(f"{name} {value}" for name, value in versions.items()), host] += 1
-    rows = [[text(commit), text(versions), text(host), count(files)] for (commit, versions, host), files in found.items()]
+    rows = [
+        [text(commit), text(versions), text(host), count(files)] for (commit, versions, host), files in found.items()
+    ]
     return Table("Where the result files come from", ["commit", "versions", "machine", "files"], rows)
 
 
@@ -168,7 +174,9 @@ def _baseline_rows(panel: Panel, backbone: str, baselines: list[Baseline]) -> di
     for one in mine:
         for row in one.rows:
             found[row.name].append(row.test)
-    return dict(sorted(found.items(), key=lambda item: (not item[0].startswith("pooled"), item[0].startswith("majority"))))
+    return dict(
+        sorted(found.items(), key=lambda item: (not item[0].startswith("pooled"), item[0].startswith("majority")))
+    )
 
 
 def _place(baseline: Baseline) -> tuple[str, str, str, str]:
@@ -186,4 +194,7 @@ def _fairness(tests: list[Test]) -> list[Value]:
     by_site = [[scalars.balanced_accuracy for scalars in test.sites.values()] for test in tests]
     if not all(by_site):
         return [text(None), text(None)]
-    return [percent(over_seeds([min(one) for one in by_site])), percent(over_seeds([max(one) - min(one) for one in by_site]))]
+    return [
+        percent(over_seeds([min(one) for one in by_site])),
+        percent(over_seeds([max(one) - min(one) for one in by_site])),
+    ]

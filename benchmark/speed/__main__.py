@@ -17,14 +17,14 @@ from benchmark.measurements.origin import provenance
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
-from benchmark.speed.site_memory import further_site
 from benchmark.speed.options import parse_with_repeats
+from benchmark.speed.site_memory import further_site
 from benchmark.speed.work import Work
-from pt_peft.model.adapter_file import load_adapter
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
 from pt_peft.experiment.site import Site
+from pt_peft.files import write_atomically
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.persistor import FINAL
 
 OUT = Path("benchmark/results/speed.json")
@@ -59,11 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=NAMES, help="these contenders; else all")
-    parser.add_argument("--flower", metavar="PYTHON", help="a Python that has flwr[simulation]; without it Flower is left out")
+    parser.add_argument(
+        "--flower", metavar="PYTHON", help="a Python that has flwr[simulation]; without it Flower is left out"
+    )
     parser.add_argument("--keep", type=Path, help="a new folder for what the runs write; else a temporary one")
     options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
     if options.only and "flower" in options.only and not options.flower:
-        raise UserError("--only: flower needs a Python that has flwr[simulation], as --flower; see benchmark/README.md.")
+        raise UserError(
+            "--only: flower needs a Python that has flwr[simulation], as --flower; see benchmark/README.md."
+        )
     if options.keep and options.keep.exists():
         raise UserError(f"--keep: {options.keep} exists; the name of a new folder would be right.")
     origin = provenance()
@@ -78,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
             "flare_stock": lambda: flare_stock(work, folder / "work"),
             "flower": lambda: flower(work, folder / "work", options.flower),
             "ours": lambda: ours(work, folder / "work", site),
-            "ours_int8": lambda: ours(work, folder / "work", site, payload={"up": {"name": "int8"}, "down": {"name": "int8"}}),
+            "ours_int8": lambda: ours(
+                work, folder / "work", site, payload={"up": {"name": "int8"}, "down": {"name": "int8"}}
+            ),
         }
         names = [name for name in NAMES if name in (options.only or NAMES) and (name != "flower" or options.flower)]
         contenders = {name: chosen[name]() for name in names}
@@ -90,7 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
             found["ours"]["difference_from_oracle"] = difference(work, folder, site, options.repeats)
     if "plain" in found:
         ratios = {name: one["wall_s"] / found["plain"]["wall_s"] for name, one in found.items()}
-    result = {**origin, "work": work.__dict__, "raw_bytes": raw, **found, "wall_over_plain": ratios if "plain" in found else None}
+    result = {
+        **origin,
+        "work": work.__dict__,
+        "raw_bytes": raw,
+        **found,
+        "wall_over_plain": ratios if "plain" in found else None,
+    }
     write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
     print(table(found))
 

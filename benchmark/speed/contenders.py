@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pt_peft_flare.commands.job import write_job, write_workspace
 from benchmark.speed.measure import ROOT, executable, python_path
 from benchmark.speed.work import Work
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
+from pt_peft_flare.job_folder import write_job, write_workspace
 
 HOOKS = Path(__file__).parent / "hooks"
 
@@ -54,7 +54,9 @@ def flower_version(interpreter: str) -> str:
     """Raises UserError if that Python has no simulation of Flower."""
     code = "import flwr, flwr.simulation, ray; print(flwr.__version__)"
     try:
-        said = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, env={**os.environ, **python_path()})
+        said = subprocess.run(
+            [interpreter, "-c", code], capture_output=True, text=True, env={**os.environ, **python_path()}
+        )
     except OSError as error:
         raise UserError(f"--flower: {interpreter} cannot be run ({error.strerror}).") from None
     if said.returncode:
@@ -71,7 +73,9 @@ def ours(work: Work, data: Path, site: Site, threads: int | None = None, **field
         write_workspace(site, folder / "workspace")
 
     # The final aggregate travels to every site once more, to be evaluated there.
-    return Contender(simulator("job", threads or work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare)
+    return Contender(
+        simulator("job", threads or work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare
+    )
 
 
 def simulator(job: str, threads: int) -> list[str]:

@@ -53,7 +53,10 @@ def serve(grid: Grid, context: Context) -> None:
     sites = len(bare.work["sites"])
     strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=sites, min_available_nodes=sites)
     result = strategy.start(
-        grid=grid, initial_arrays=ArrayRecord(bare.state()), num_rounds=bare.work["rounds"], train_config=ConfigRecord({})
+        grid=grid,
+        initial_arrays=ArrayRecord(bare.state()),
+        num_rounds=bare.work["rounds"],
+        train_config=ConfigRecord({}),
     )
     torch.save(result.arrays.to_torch_state_dict(), "final.pt")
 
@@ -67,7 +70,9 @@ def main() -> None:
         server_app=server_app,
         client_app=client_app,
         num_supernodes=sites,
-        backend_config={"client_resources": {"num_cpus": int(share * 100) / 100 if share < 1 else int(share), "num_gpus": 0.0}},
+        backend_config={
+            "client_resources": {"num_cpus": int(share * 100) / 100 if share < 1 else int(share), "num_gpus": 0.0}
+        },
     )
 
 

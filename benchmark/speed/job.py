@@ -26,14 +26,23 @@ OUT = Path("benchmark/results/speed_job.json")
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.job", description="A committed job as a new user runs it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.speed.job", description="A committed job as a new user runs it."
+    )
     parser.add_argument("--job", type=Path, default=JOB, help="job folder (jobs/lora_vpt)")
     options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
     rounds = Experiment.read(options.job / "app" / "config" / "experiment.json").federation.rounds
     origin, run = provenance(), [executable("nvflare"), "simulator", str(options.job.resolve())]
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
-        found = [measure(run, fresh(Path(temporary) / str(repeat)), rounds, python_path(HOOKS)) for repeat in range(options.repeats)]
-    result = {"job": options.job.name, "wall_s": statistics.median(one.wall_s for one in found), "runs": [one.to_json() for one in found]}
+        found = [
+            measure(run, fresh(Path(temporary) / str(repeat)), rounds, python_path(HOOKS))
+            for repeat in range(options.repeats)
+        ]
+    result = {
+        "job": options.job.name,
+        "wall_s": statistics.median(one.wall_s for one in found),
+        "runs": [one.to_json() for one in found],
+    }
     write_atomically(options.out, (json.dumps({**origin, **result}, indent=1) + "\n").encode())
     print(f"{options.job.name}: {result['wall_s']:.1f} s")
 

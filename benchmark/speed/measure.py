@@ -21,7 +21,14 @@ from pt_peft.errors import UserError
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 3600
 # A loopback of its own, so that nothing else is counted. Tried by `private_loopback`.
-ON_LOOPBACK = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && "$@"; code=$?; cat /proc/net/dev >"$0"; exit $code']
+ON_LOOPBACK = [
+    "unshare",
+    "--map-root-user",
+    "--net",
+    "sh",
+    "-c",
+    'ip link set lo up && "$@"; code=$?; cat /proc/net/dev >"$0"; exit $code',
+]
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ def phases(noted: Sequence[Mapping], started: float, ended: float, rounds: int) 
             spans[one["site"]].append([one["at"]])
         elif one["what"] == "ends":
             spans[one["site"]][-1].append(one["at"])
-    if not spans or any(len(of_site) != rounds or any(len(span) != 2 for span in of_site) for of_site in spans.values()):
+    if not spans or any(
+        len(of_site) != rounds or any(len(span) != 2 for span in of_site) for of_site in spans.values()
+    ):
         found = {site: len(of_site) for site, of_site in spans.items()}
         raise UserError(f"benchmark.speed: sites have trained in {found} rounds; {rounds} each would be right.")
     begins = [min(of_site[number][0] for of_site in spans.values()) for number in range(rounds)]

@@ -1,6 +1,6 @@
 """The plain loop: one process, one site after the other.
 
-    python -m benchmark.speed.plain WORK_FOLDER
+python -m benchmark.speed.plain WORK_FOLDER
 """
 
 import os
@@ -28,7 +28,8 @@ def main(folder: Path) -> None:
             results.append(bare.state())
             weights.append(len(labels))
         state = {
-            key: sum(weight * result[key] for weight, result in zip(weights, results, strict=True)) / sum(weights) for key in state
+            key: sum(weight * result[key] for weight, result in zip(weights, results, strict=True)) / sum(weights)
+            for key in state
         }
     torch.save(state, "final.pt")
 

@@ -1,6 +1,6 @@
 """Memory of a further site: our simulated federation with few sites and with many.
 
-    python -m benchmark.speed.site_memory [--sites 4 64] [--rounds 1] [--images 32] [--out benchmark/results/speed_sites.json]
+python -m benchmark.speed.site_memory [--sites 4 64] [--rounds 1] [--images 32] [--out benchmark/results/speed_sites.json]
 """
 
 import argparse
@@ -26,14 +26,18 @@ OUT = Path("benchmark/results/speed_sites.json")
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed.site_memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare, the smaller at a time (4 64)")
+    parser.add_argument(
+        "--sites", nargs=2, type=int, default=(4, 64), help="numbers of sites to compare, the smaller at a time (4 64)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="of training (default %(default)s)")
     parser.add_argument("--images", type=int, default=32, help="of a site (default %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default %(default)s)")
     options = parser.parse_args(arguments)
     few, many = options.sites
     if not 1 < few < many:
-        raise UserError(f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right.")
+        raise UserError(
+            f"--sites: {few} {many}; two different numbers, the smaller one first and above 1, would be right."
+        )
     check_positive(options, "rounds", "images")
     check_place(options.out)
     origin = provenance()

@@ -57,10 +57,15 @@ def seconds_of_rounds(work: Work, folder: Path, repeats: int) -> dict[str, float
 @command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.training_speed", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.speed.training_speed", description=__doc__.splitlines()[0]
+    )
     options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
     result = {**provenance(), "threads": 1, "works": {}}
-    lines = ["| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |",
+        "|---|---:|---:|---:|---:|",
+    ]
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         for index, (name, work) in enumerate(WORKS.items()):
             found = seconds_of_rounds(work, Path(temporary) / str(index), options.repeats)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.schema import parse
-from pt_peft.experiment.site import Site
 
 WEIGHTS = "weights.safetensors"
 CLASSES = ("naevus", "melanoma", "basal_cell_carcinoma", "dermatofibroma")
@@ -56,7 +56,8 @@ class Work:
 
     def write(self, folder: Path) -> Site:
         """The work as a folder: random weights, every site's images, and numbers for `benchmark.speed.bare`. Returns the
-        settings of our simulated sites."""
+        settings of our simulated sites.
+        """
         import timm
         import torch
         from safetensors.torch import save_file

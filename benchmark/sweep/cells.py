@@ -11,17 +11,17 @@ from typing import Literal
 from pydantic import JsonValue
 
 from benchmark.oracle.baselines import BASELINES
-from pt_peft.presets import embedded_backbone, starting_rate
 from benchmark.sweep.suite import Images, Suite, expanded, overlaid
 from benchmark.sweep.trials import Trial, trials
 from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment, Method
+from pt_peft.experiment.site import Site, SiteData
 from pt_peft.files import sha256_of, write_atomically
 from pt_peft.model.method import components
+from pt_peft.presets import embedded_backbone, starting_rate
 from pt_peft.seeds import derive_seed
-from pt_peft.experiment.site import Site, SiteData
 
 Kind = Literal["cells", "tuning", "baselines"]
 """A federated run, one that a learning rate is chosen by, or what federated runs are compared with; and the folder of its
@@ -166,7 +166,9 @@ def located(images: Images, cache: Path) -> SiteData:
     if images.data.get("source") != "csv" or site.table is None:
         raise UserError("suite: field 'part' divides the table of data.source 'csv' alone.")
     if images.part.take >= images.part.of:
-        raise UserError(f"suite: field 'part.take' is {images.part.take}; less than 'part.of' ({images.part.of}) would be right.")
+        raise UserError(
+            f"suite: field 'part.take' is {images.part.take}; less than 'part.of' ({images.part.of}) would be right."
+        )
     rows = [row for _, row in read_rows(Path(site.table), {column: ""})]
     part = [row for row in rows if derive_seed(0, "part", row[column]) % images.part.of == images.part.take]
     text = io.StringIO()
@@ -179,4 +181,3 @@ def located(images: Images, cache: Path) -> SiteData:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     return site.model_copy(update={"table": str(path)})
-

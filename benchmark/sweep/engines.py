@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.oracle.reference import Federated, federate
 from benchmark.sweep import kill_with_parent
 from benchmark.sweep.cells import Cell
-from pt_peft_flare.commands.job import write_job, write_workspace
-from benchmark.oracle.reference import Federated, federate
-from pt_peft.model.adapter_file import load_adapter
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
-from pt_peft.federation.local_round import LocalRound
-from pt_peft.schema import read_json
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.federation.local_round import LocalRound
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
 from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
+from pt_peft_flare.job_folder import write_job, write_workspace
 from pt_peft_flare.learner import FINAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
 from pt_peft_flare.run_record import FILE_NAME
@@ -48,7 +48,9 @@ class Outcome:
 def run_reference(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
     """In this process. Raises UserError; also for an experiment with ``encryption``, of which the loop has no bytes to tell."""
     if cell.experiment.encryption:
-        raise UserError("experiment: field 'encryption' is set, but the plain loop (engine 'reference') encrypts nothing; 'flare' does.")
+        raise UserError(
+            "experiment: field 'encryption' is set, but the plain loop (engine 'reference') encrypts nothing; 'flare' does."
+        )
     recorder = _Recorder(trainer, sites)
     final = federate(trainer, sites, observer=recorder)
     return Outcome(recorder.rounds, final)
@@ -106,11 +108,24 @@ ENGINES = {"flare": run_flare, "reference": run_reference}
 def _simulate(folder: Path, threads: int) -> None:
     """``nvflare simulator`` to its end. Raises UserError."""
     nvflare = str(Path(sys.executable).parent / "nvflare")
-    command = [sys.executable, kill_with_parent.__file__, nvflare, "simulator", "job", "-w", "workspace", "-t", str(threads)]
+    command = [
+        sys.executable,
+        kill_with_parent.__file__,
+        nvflare,
+        "simulator",
+        "job",
+        "-w",
+        "workspace",
+        "-t",
+        str(threads),
+    ]
     environment = {**os.environ, HOST_VARIABLE: _shared_host(folder)}
-    with open(folder / LOG, "wb") as log, subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
-    ) as process:
+    with (
+        open(folder / LOG, "wb") as log,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        ) as process,
+    ):
         try:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -120,7 +135,9 @@ def _simulate(folder: Path, threads: int) -> None:
     record = read_json(metrics) if metrics.exists() else {"status": "failed", "reason": None}
     if code or record["status"] != "finished":
         said = (folder / LOG).read_text(errors="replace").strip().splitlines()
-        raise UserError(record["reason"] or f"nvflare simulator: exit code {code}; {said[-1] if said else 'nothing was said'}")
+        raise UserError(
+            record["reason"] or f"nvflare simulator: exit code {code}; {said[-1] if said else 'nothing was said'}"
+        )
 
 
 class _Recorder:
@@ -139,7 +156,10 @@ class _Recorder:
 
     def trained(self, round_number: int, site: str, result: LocalRound) -> None:
         experiment = self._trainer.experiment
-        exchange, payload = self._trainer.exchange.at_rank(experiment.federation.lora_ranks.get(site)), experiment.payload
+        exchange, payload = (
+            self._trainer.exchange.at_rank(experiment.federation.lora_ranks.get(site)),
+            experiment.payload,
+        )
         self._reports[site] = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
@@ -160,7 +180,10 @@ def _nbytes(specs: Mapping) -> int:
 
 def _round(number: int, seconds: float, reports: Mapping[str, dict]) -> dict:
     sites = {
-        name: {**{field: report[field] for field in ("num_samples", "train_loss", "seconds")}, "val": scalars(report["val"])}
+        name: {
+            **{field: report[field] for field in ("num_samples", "train_loss", "seconds")},
+            "val": scalars(report["val"]),
+        }
         for name, report in reports.items()
     }
     return {

@@ -11,10 +11,10 @@ from benchmark.sweep.suite import InitialModel, expanded, overlaid
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.pretraining.central import pretrain
 from pt_peft.pretraining.recipe import Recipe, default_rate
-from pt_peft.experiment.site import Site
 
 
 def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path) -> Path | None:
@@ -36,7 +36,12 @@ def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path)
     recipe = Recipe(objective=asked.objective, epochs=asked.epochs, batch_size=asked.batch_size, learning_rate=rate)
     site = Site(data=located(asked, cache), backbone=weights)
     backbone = overlaid(defaults.get("backbone", {}), model.backbone)
-    fields = {"name": name, "backbone": {**backbone, "sha256": sha256_of(Path(weights))}, "data": asked.data, "method": {"name": "full"}}
+    fields = {
+        "name": name,
+        "backbone": {**backbone, "sha256": sha256_of(Path(weights))},
+        "data": asked.data,
+        "method": {"name": "full"},
+    }
     experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
     table = sha256_of(Path(site.data.table)) if site.data.table else None
     # Not the experiment's digest: a field that it gains, and that pre-training does not look at, would cost hours.

@@ -1,6 +1,8 @@
 """Runs the command in its arguments, and kills it and all that it started when standard input ends: a process that holds the
-other end of that pipe need not live to clean up."""
+other end of that pipe need not live to clean up.
+"""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,10 +15,8 @@ def main() -> int:
     process = subprocess.Popen(sys.argv[1:], start_new_session=True, stdin=subprocess.DEVNULL)
 
     def end() -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def watch() -> None:
         sys.stdin.buffer.read()

@@ -11,7 +11,6 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse, read_json
 
-
 EQUAL = 1e-6
 """How far the adapters of the two engines may be apart, float32."""
 
@@ -104,7 +103,8 @@ class Run(_Record):
 
 def with_defaults(experiment: object) -> object:
     """An experiment as it was recorded, with the fields that experiments have got since, whose defaults are what it did; as it
-    is if it is none."""
+    is if it is none.
+    """
     try:
         return parse(Experiment, experiment, "experiment").model_dump(mode="json")
     except UserError:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from distributed import get_worker
 
+from benchmark.measurements.origin import provenance
+from benchmark.measurements.peak_memory import PeakMemory
 from benchmark.oracle.baselines import majority, pooled
+from benchmark.oracle.evaluation import Predictions, predict
+from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.sweep.cells import Cell
 from benchmark.sweep.engines import ENGINES, Outcome, mean_scalars, scalars
-from benchmark.oracle.evaluation import Predictions, predict
-from benchmark.measurements.peak_memory import PeakMemory
-from benchmark.measurements.origin import provenance
-from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.sweep.result_files import EQUAL
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
@@ -51,7 +51,11 @@ def run_cell(cell: Cell, engine: str, verify: bool) -> Result:
     record = blank(cell, engine)
     predictions = None
     clock = _Clock()
-    with _one_at_a_time, PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="pt-peft-cell-", dir=_scratch()) as scratch:
+    with (
+        _one_at_a_time,
+        PeakMemory() as memory,
+        tempfile.TemporaryDirectory(prefix="pt-peft-cell-", dir=_scratch()) as scratch,
+    ):
         try:
             with clock("preparation"):
                 trainer = make_trainer(cell.experiment, cell.site)
@@ -96,7 +100,13 @@ def blank(cell: Cell, engine: str) -> dict:
 
 
 def _federated(
-    cell: Cell, engine: str, verify: bool, trainer: LocalTrainer, sites: Mapping[str, SiteData], scratch: Path, clock: "_Clock"
+    cell: Cell,
+    engine: str,
+    verify: bool,
+    trainer: LocalTrainer,
+    sites: Mapping[str, SiteData],
+    scratch: Path,
+    clock: "_Clock",
 ) -> tuple[dict, bytes | None]:
     """Raises UserError."""
     with clock("training"):
@@ -106,7 +116,10 @@ def _federated(
         other = next(name for name in ENGINES if name != engine)
         with clock("verification"):
             again = _run(other, cell, trainer, sites, scratch)
-        verification = {"engine": other, "max_difference": greatest_difference(outcome.final.tensors, again.final.tensors)}
+        verification = {
+            "engine": other,
+            "max_difference": greatest_difference(outcome.final.tensors, again.final.tensors),
+        }
         if not verification["max_difference"] <= EQUAL:
             raise UserError(
                 f"the adapters of the engines '{engine}' and '{other}' differ by {verification['max_difference']:.1e}; at most "
@@ -152,7 +165,11 @@ def _without_federation(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, S
             found["majority class"] = majority(trainer.experiment.data, sites)
         else:
             found = {f"local {name}": predictions for name, predictions in found.items()}
-        return {"rows": [{"name": name, "test": _reported(predictions.metrics(task))} for name, predictions in found.items()]}
+        return {
+            "rows": [
+                {"name": name, "test": _reported(predictions.metrics(task))} for name, predictions in found.items()
+            ]
+        }
 
 
 def _validation(of_sites: dict[str, dict]) -> dict:
@@ -163,7 +180,10 @@ def _validation(of_sites: dict[str, dict]) -> dict:
 
 
 def _reported(metrics: dict) -> dict:
-    return {"pooled": metrics["pooled"], "sites": {name: scalars(of_site) for name, of_site in metrics["sites"].items()}}
+    return {
+        "pooled": metrics["pooled"],
+        "sites": {name: scalars(of_site) for name, of_site in metrics["sites"].items()},
+    }
 
 
 def _rounded(predictions: Predictions) -> Predictions:

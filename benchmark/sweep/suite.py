@@ -18,11 +18,11 @@ from benchmark.sweep.trials import Tuning
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Method, Partition, SiteName
+from pt_peft.experiment.site import SiteData
 from pt_peft.model.method import components
 from pt_peft.schema import Strict
-from pt_peft.experiment.site import SiteData
 
-SUITES = Path(__file__).parent / "suites"
+SUITES = Path(__file__).parents[1] / "suites"
 SHARED = "$PT_PEFT_SHARED"
 """What a path of a suite may begin with: the folder of real data outside the repository."""
 
@@ -140,7 +140,9 @@ class Suite(Strict):
         known = info.data.get("partitions", {})
         for name, task in value.items():
             if known and (unknown := set(task.partitions or ()) - set(known)):
-                raise ValueError(f"'{name}' has partition '{min(unknown)}', which is none of the suite's ({', '.join(known)})")
+                raise ValueError(
+                    f"'{name}' has partition '{min(unknown)}', which is none of the suite's ({', '.join(known)})"
+                )
             if known and task.partitions == ():
                 raise ValueError(f"'{name}' has none of the suite's partitions ({', '.join(known)})")
         return value
@@ -218,7 +220,9 @@ def _content(path: Path) -> dict:
         if isinstance(names, list) and isinstance(below.get(axis), dict):
             # A list of names takes these values of the axis, and no other.
             if unknown := [name for name in names if not (isinstance(name, str) and name in below[axis])]:
-                raise UserError(f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}.")
+                raise UserError(
+                    f"{path}: field '{axis}': '{base}' has no {unknown[0]!r}; it has {', '.join(below[axis])}."
+                )
             below[axis] = {name: below[axis][name] for name in names}
             content[axis] = {}
     for task in below.get("data", {}).values():

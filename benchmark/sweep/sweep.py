@@ -12,17 +12,17 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmark.sweep.cells import Cell, Grid
+from benchmark.sweep.cluster import default_jobs, most_jobs, workers
 from benchmark.sweep.initial_models import initial_weights
 from benchmark.sweep.result_files import read_run, read_tuning, with_defaults
 from benchmark.sweep.runs import Result, blank, run_cell
 from benchmark.sweep.suite import Suite
 from benchmark.sweep.trials import best
-from benchmark.sweep.cluster import default_jobs, most_jobs, workers
 from pt_peft.errors import UserError
+from pt_peft.experiment.site import Site
 from pt_peft.files import write_atomically
 from pt_peft.schema import read_json
 from pt_peft.seeds import derive_seed
-from pt_peft.experiment.site import Site
 
 TUNING = "tuning.json"
 
@@ -71,7 +71,11 @@ class Sweep:
             for name, model in suite.backbones.items()
             if any(wanted({**place, "backbone": name}) for place in suite.places() if place["backbone"] == name)
         }
-        grid = Grid(suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}}), weights, cache_folder)
+        grid = Grid(
+            suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}}),
+            weights,
+            cache_folder,
+        )
         choices = [choice for choice in grid.tuning() if wanted(_without(choice[0], "partition"))]
         trials = [cell for _, _, cells in choices for cell in cells]
         with ExitStack() as stack:
@@ -94,24 +98,32 @@ class Sweep:
             reason = self._reason(next(cells[0] for of_axes, _, cells in choices if of_axes == axes))
             raise UserError(f"{len(unchosen)} methods have no trial that finished; the first, {axes}: {reason}")
         if failed:
-            raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {self._reason(failed[0])}")
+            raise UserError(
+                f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {self._reason(failed[0])}"
+            )
 
     def _finish(self, client: Callable[[], Client], cells: Sequence[Cell], what: str) -> None:
         """Runs those of `cells` that are not finished, and writes what comes of each as it ends."""
         verified = self._verified(cells)
         pending = [cell for cell in cells if not self._is_finished(cell, cell.name in verified)]
         futures = {
-            client().submit(run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False): cell
+            client().submit(
+                run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False
+            ): cell
             for index, cell in enumerate(pending)
         }
         failed = 0
-        with tqdm(total=len(cells), initial=len(cells) - len(pending), desc=what, unit="cell", disable=None) as progress:
+        with tqdm(
+            total=len(cells), initial=len(cells) - len(pending), desc=what, unit="cell", disable=None
+        ) as progress:
             for future in as_completed(futures) if futures else ():
                 cell = futures.pop(future)
                 try:
                     result = future.result()
                 except KilledWorker:
-                    reason = "the process that ran it was killed, and so was the next; its memory may have been too small"
+                    reason = (
+                        "the process that ran it was killed, and so was the next; its memory may have been too small"
+                    )
                     result = Result(blank(cell, self._engine) | {"reason": reason})
                 except Exception as error:  # Dask's own, of a worker that lacks this code, for one
                     result = Result(blank(cell, self._engine) | {"reason": f"{type(error).__name__}: {error}"})

@@ -6,15 +6,16 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, JsonValue
 
-from pt_peft.presets import starting_rate
 from pt_peft.experiment.experiment import Method
 from pt_peft.model.method import components
+from pt_peft.presets import starting_rate
 from pt_peft.schema import Strict
 
 
 class Tuning(Strict):
     """Each method tries the same number of learning rates, in the federated setting, and keeps the one with the best final
-    validation metric. Test images are not looked at."""
+    validation metric. Test images are not looked at.
+    """
 
     factors: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(min_length=1)
     """Learning rates, as multiples of the method's own starting value."""

@@ -1,4 +1,4 @@
-"""The lead's command line: ``python -m pt_peft_flare submit|status|decrypt|contexts``.
+"""The lead's command line: ``python -m pt_peft_flare job|submit|status|decrypt|contexts``.
 
 Results come by ``nvflare job download``; a job that broke off goes on by ``nvflare job clone``.
 """
@@ -6,9 +6,9 @@ Results come by ``nvflare job download``; a job that broke off goes on by ``nvfl
 import sys
 
 from pt_peft.commands.dispatch import command, dispatch
-from pt_peft_flare.commands import contexts, decrypt, status, submit
+from pt_peft_flare.commands import contexts, decrypt, job, status, submit
 
-COMMANDS = {"submit": submit, "status": status, "decrypt": decrypt, "contexts": contexts}
+COMMANDS = {"job": job, "submit": submit, "status": status, "decrypt": decrypt, "contexts": contexts}
 
 
 @command

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 
 FOLDER = "checkpoints"
 """In the server's workspace; one file a job that has not finished."""
@@ -44,12 +44,17 @@ class CheckpointFile:
         tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
         tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
         tensors |= {_OPTIMIZER + key: value for key, value in checkpoint.optimizer.items()}
-        header = {"rounds": checkpoint.rounds, "record": checkpoint.record, "experiment_sha256": self._experiment.digest()}
+        header = {
+            "rounds": checkpoint.rounds,
+            "record": checkpoint.record,
+            "experiment_sha256": self._experiment.digest(),
+        }
         save_adapter(self._path, tensors, header)
 
     def take_over(self, earlier: str) -> None:
         """Starts from what the job `earlier` has left, if it has and this one has nothing yet; a damaged one is left alone, for
-        `load` to say so."""
+        `load` to say so.
+        """
         path = self._of(earlier)
         if self._path.exists() or not path.exists():
             return

@@ -8,9 +8,9 @@ from nvflare.fuel.sec.security_content_service import LoadResult, SecurityConten
 
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, Context, read_file, server_context, site_context
-from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.run_context import read_site
@@ -18,7 +18,9 @@ from pt_peft_flare.run_context import read_site
 
 def site_cipher(experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
     """A site's. Raises UserError if tenseal is not installed, or the site has no key that can be used."""
-    return Cipher(_context(SITE_FILE, site_context, fl_ctx), Layout(exchange.sent(0)), experiment.encryption.largest_value)
+    return Cipher(
+        _context(SITE_FILE, site_context, fl_ctx), Layout(exchange.sent(0)), experiment.encryption.largest_value
+    )
 
 
 def encrypted_server(experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> EncryptedServer:

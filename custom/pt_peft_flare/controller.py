@@ -16,15 +16,15 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.privacy.claims import claim
-from pt_peft.federation.reports import EvaluationReport, TrainingReport
-from pt_peft.schema import Strict, parse
-from pt_peft.federation.server import FederationServer
 from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, payload_bytes
+from pt_peft.federation.reports import EvaluationReport, TrainingReport
+from pt_peft.federation.server import FederationServer
+from pt_peft.privacy.claims import claim
+from pt_peft.schema import Strict, parse
 from pt_peft.worker.client import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
-from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.ckks_contexts import encrypted_server
+from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.messages import SINCE, SITES_CHANGED, STATUS, reason_of
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL
 from pt_peft_flare.progress import progress
@@ -120,7 +120,9 @@ class PeftFedAvg(FedAvg):
             self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
         a_round = self._exchange.sent(0)
         nbytes = _nbytes(self._experiment.payload.up.specs(a_round))
-        self._record = RunRecord(run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round, nbytes)
+        self._record = RunRecord(
+            run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round, nbytes
+        )
         console.info(
             "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
             self._experiment.name, len(sites), federation.rounds, len(a_round), nbytes / 1000,
@@ -189,7 +191,9 @@ class PeftFedAvg(FedAvg):
         for site, report in reports.items():
             at_start = split_scalars("val", report.val, self._experiment.data)
             at_start |= split_scalars("own_val", report.own_val, self._experiment.data)
-            after = _there({"train/loss": report.train_loss, "privacy/epsilon": report.epsilon, "seconds": report.seconds})
+            after = _there(
+                {"train/loss": report.train_loss, "privacy/epsilon": report.epsilon, "seconds": report.seconds}
+            )
             after |= {"bytes/in": self._bytes_in[site], "bytes/out": bytes_out[site]}
             log_scalars(self.engine, site, round_number, at_start)
             log_scalars(self.engine, site, round_number + 1, after)
@@ -203,7 +207,12 @@ class PeftFedAvg(FedAvg):
         shown += "" if spent is None else f"  epsilon of a site at most {spent:.3g}"
         shown += f"  epsilon of the aggregates {notes['client_epsilon']:.3g}" if "client_epsilon" in notes else ""
         console.info(
-            "round %d/%d  %d sites%s  %.1f s", round_number + 1, self._experiment.federation.rounds, len(reports), shown, seconds
+            "round %d/%d  %d sites%s  %.1f s",
+            round_number + 1,
+            self._experiment.federation.rounds,
+            len(reports),
+            shown,
+            seconds,
         )
 
     def _evaluate_final(self, rounds: int) -> None:
@@ -218,7 +227,9 @@ class PeftFedAvg(FedAvg):
         self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
         for site, report in reports.items():
             for split in SPLITS:
-                log_scalars(self.engine, site, rounds, split_scalars(split, getattr(report, split), self._experiment.data))
+                log_scalars(
+                    self.engine, site, rounds, split_scalars(split, getattr(report, split), self._experiment.data)
+                )
         self._log_global(rounds, summary)
         for split, metrics in summary.items():
             if metrics:
@@ -317,7 +328,9 @@ class PeftFedAvg(FedAvg):
         changed = self._server.result(tensors, finished_rounds)
         if privacy := claim(self._experiment, self._record.content["rounds"]):
             meta = {**meta, "privacy": privacy}
-        learnable = make_model_learnable(changed, meta_props={"round": finished_rounds, **meta, **self._server.header()})
+        learnable = make_model_learnable(
+            changed, meta_props={"round": finished_rounds, **meta, **self._server.header()}
+        )
         self.persistor.save_as(self._file(file_name), learnable, self.fl_ctx)
 
     def _file(self, name: str) -> str:
@@ -327,12 +340,15 @@ class PeftFedAvg(FedAvg):
         """For the case that the server dies."""
         if not is_simulation(self.fl_ctx):
             state = self._server.state(finished_rounds)
-            now = Checkpoint(finished_rounds, state, self._best_tensors, self._server.optimizer.state, self._record.content)
+            now = Checkpoint(
+                finished_rounds, state, self._best_tensors, self._server.optimizer.state, self._record.content
+            )
             self._checkpoint.save(now)
 
     def _holds(self, site: str) -> int:
         """Number of finished rounds whose aggregate `site` is known to hold; no matter where all tensors travel in every
-        round."""
+        round.
+        """
         return self._held_by.get(site, 0)
 
     def _log_global(self, finished_rounds: int, summary: dict[str, dict | None]) -> None:

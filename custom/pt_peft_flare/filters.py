@@ -9,16 +9,16 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors, payload_bytes
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
-from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors, payload_bytes
 from pt_peft_flare import ledger
-from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.allowed_exchange import read_exchange
+from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.messages import MAX_REASON, REASON, failure
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors
@@ -141,13 +141,17 @@ class EgressFilter(Filter):
 
 def applied(experiment: Experiment, report: TrainingReport) -> dict:
     """What the ledger says of the noise on what leaves after a training: the site's own alone. Its ``epsilon`` is that of the job
-    so far, null where noise is not secret."""
+    so far, null where noise is not secret.
+    """
     privacy = experiment.privacy
     told: dict = {"randomness": privacy.randomness, "epsilon": report.epsilon}
     if sample := privacy.sample:
         told["sample"] = sample.model_dump(mode="json")
     if (client := privacy.client) and client.where == "sites":
-        told["client"] = {**client.model_dump(mode="json"), "own_noise_multiplier": client.share(experiment.federation.min_sites)}
+        told["client"] = {
+            **client.model_dump(mode="json"),
+            "own_noise_multiplier": client.share(experiment.federation.min_sites),
+        }
     return told
 
 
@@ -159,7 +163,8 @@ def _weights(dxo: DXO) -> Tensors:
 
 def public(reason: str) -> str:
     """`reason` as it may leave: values in quotes and paths become ``…``, but not names of fields, tensors and tasks. Where it
-    cannot be told what is quoted, all from the first of them on is left out."""
+    cannot be told what is quoted, all from the first of them on is left out.
+    """
     said = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
     if "…" in said and _LONE_QUOTE.search(_KEPT.sub("", said)):
         said = said[: said.index("…") + 1]

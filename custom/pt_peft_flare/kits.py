@@ -51,7 +51,9 @@ class KitBuilder(Builder):
 
     def __init__(self, byoc: bool = False):
         if not isinstance(byoc, bool):
-            raise ValueError(f"project file: argument 'byoc' of {type(self).__name__} is {byoc!r}; true or false would be right")
+            raise ValueError(
+                f"project file: argument 'byoc' of {type(self).__name__} is {byoc!r}; true or false would be right"
+            )
         self._byoc = byoc
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
@@ -88,11 +90,14 @@ class KitBuilder(Builder):
 
 class BackdatedCertBuilder(CertBuilder):
     """In place of FLARE's, whose certificates begin at the moment of provisioning: a site whose clock is behind would refuse
-    the server for as long. Takes the same arguments."""
+    the server for as long. Takes the same arguments.
+    """
 
     @staticmethod
     def _generate_cert(*args, not_valid_before: datetime | None = None, **kwargs):
-        return CertBuilder._generate_cert(*args, not_valid_before=(not_valid_before or datetime.now(UTC)) - SLACK, **kwargs)
+        return CertBuilder._generate_cert(
+            *args, not_valid_before=(not_valid_before or datetime.now(UTC)) - SLACK, **kwargs
+        )
 
 
 def _of_client(resources: dict) -> None:

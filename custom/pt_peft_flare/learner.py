@@ -12,22 +12,22 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 import pt_peft_flare.wire  # noqa: F401  (so that FLARE can read what the server sends)
-from pt_peft.model.adapter_file import adapter_header, save_adapter
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
 from pt_peft.exchange.tensors import TensorError, Tensors
+from pt_peft.experiment.encryption import weight_of
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.client import Patience, WorkerError
+from pt_peft_flare.allowed_exchange import read_exchange
+from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
-from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.messages import SINCE, failure
-from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters, config_folder
-from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
+from pt_peft_flare.run_context import is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
+from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
 
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"
@@ -86,7 +86,9 @@ class PeftLearner(Executor):
     def _open(self, fl_ctx: FLContext) -> None:
         if self._worker is None:
             experiment = read_experiment(fl_ctx)
-            self._check_config(experiment, config_folder(fl_ctx))  # first: without the filter not even a reason may leave
+            self._check_config(
+                experiment, config_folder(fl_ctx)
+            )  # first: without the filter not even a reason may leave
             site = read_site(fl_ctx)
             site.limits.check(experiment)
             self._experiment = experiment
@@ -105,7 +107,9 @@ class PeftLearner(Executor):
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
         report, tensors = self._call("train", shareable, abort_signal)
         if self._cipher:
-            tensors = self._cipher.encrypt(tensors, weight_of(self._experiment.aggregation.weighting, report["num_samples"]))
+            tensors = self._cipher.encrypt(
+                tensors, weight_of(self._experiment.aggregation.weighting, report["num_samples"])
+            )
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 
@@ -138,7 +142,9 @@ class PeftLearner(Executor):
         if round_number:
             return self._cipher.decrypt_sum(payload)
         if payload:
-            raise TensorError("payload is not empty, but an encrypted federation starts from what each site draws itself")
+            raise TensorError(
+                "payload is not empty, but an encrypted federation starts from what each site draws itself"
+            )
         return self._worker.call("initial_state", patience=patience)[1]
 
     def _patience(self, abort_signal: Signal) -> Patience:

@@ -13,7 +13,8 @@ FILE_NAME = "egress.jsonl"
 
 def tensor_entry(tensors: Tensors, values: Tensors) -> dict:
     """What the ledger says of a payload's tensors: names, shapes, dtypes, bytes and SHA-256, as they travel, and the L2 norm of
-    the `values` that they stand for."""
+    the `values` that they stand for.
+    """
     return {
         "tensors": {
             key: {"shape": list(value.shape), "dtype": str(value.dtype), "bytes": value.nbytes}

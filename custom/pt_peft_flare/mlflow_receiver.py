@@ -8,7 +8,8 @@ from nvflare.app_opt.tracking.mlflow.mlflow_receiver import MLflowReceiver
 
 class MlflowReceiver(MLflowReceiver):
     """FLARE's, which has a run for each site that is there when the job starts; this one begins a run for whatever source
-    comes later too: the federation as a whole (``global``), a site that joins. Takes the same arguments."""
+    comes later too: the federation as a whole (``global``), a site that joins. Takes the same arguments.
+    """
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str) -> None:
         if record_origin not in self.buffer:

@@ -23,7 +23,10 @@ def progress(record: dict, rounds: int, sites: Iterable[str], results: RoundResu
         "finished_rounds": len(finished),
         "rounds": rounds,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
-        "sites": {name: _site(name, [one["sites"][name] for one in finished if name in one["sites"]], results) for name in sites},
+        "sites": {
+            name: _site(name, [one["sites"][name] for one in finished if name in one["sites"]], results)
+            for name in sites
+        },
     }
 
 

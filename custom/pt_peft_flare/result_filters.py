@@ -33,7 +33,9 @@ def check_egress(tasks: Iterable[str], config_folder: Path) -> None:
     chains = _chains(config_folder)
     for task in tasks:
         # A pattern may stand for tasks too, and a chain that does not name its tasks for all.
-        paths = [path for names, filters in chains for path in filters if any(fnmatchcase(task, name) for name in names)]
+        paths = [
+            path for names, filters in chains for path in filters if any(fnmatchcase(task, name) for name in names)
+        ]
         if not paths or paths[-1] != EGRESS:
             raise UserError(
                 f"config_fed_client: field 'task_result_filters' must end with {EGRESS} for task '{task}', without which nothing "
@@ -68,7 +70,10 @@ def _chains(folder: Path) -> list[tuple[list[str], list[str]]]:
     return [
         (
             [str(task) for task in chain.get("tasks", ["*"])],
-            [str(one.get("path") or one.get("class_path") or one.get("name") or "") for one in chain.get("filters", ())],
+            [
+                str(one.get("path") or one.get("class_path") or one.get("name") or "")
+                for one in chain.get("filters", ())
+            ],
         )
         for chain in (config.to_dict().get("task_result_filters", ()) if config else ())
     ]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from nvflare.app_common.abstract.fl_model import FLModel
 
 from pt_peft.errors import UserError
-from pt_peft.schema import Strict
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.schema import Strict
 
 
 class RoundResults:

@@ -32,7 +32,9 @@ def run_dir(fl_ctx: FLContext) -> Path:
 
 def read_experiment(fl_ctx: FLContext) -> Experiment:
     """The job's ``app/config/experiment.json``. Raises UserError."""
-    return Experiment.read(Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / "experiment.json")
+    return Experiment.read(
+        Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / "experiment.json"
+    )
 
 
 def read_site(fl_ctx: FLContext) -> Site:
@@ -46,7 +48,9 @@ def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
     if experiment.federation.sites:
         return list(experiment.federation.sites)
     meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-    return sorted(client["name"] for client in meta.get(JobMetaKey.JOB_CLIENTS.value, [])) or [fl_ctx.get_identity_name()]
+    return sorted(client["name"] for client in meta.get(JobMetaKey.JOB_CLIENTS.value, [])) or [
+        fl_ctx.get_identity_name()
+    ]
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pt_peft import __version__
+from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.experiment import Experiment, Task
+from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
-from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
-from pt_peft.exchange.tensors import TensorSpec
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
@@ -35,7 +35,11 @@ def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | No
         values = [value for value in (getattr(one, name) for one in metrics) if value is not None]
         mean[name] = float(np.mean(values)) if values else None
     confusion = np.sum([np.asarray(one.confusion, dtype=np.int64) for one in metrics], axis=0)
-    pooled = {**confusion_metrics(confusion, task), "count": sum(one.count for one in metrics), "confusion": confusion.tolist()}
+    pooled = {
+        **confusion_metrics(confusion, task),
+        "count": sum(one.count for one in metrics),
+        "confusion": confusion.tolist(),
+    }
     return {"mean": mean, "pooled": pooled}
 
 
@@ -95,7 +99,8 @@ class RunRecord:
         notes: Mapping[str, float],
     ) -> dict | None:
         """Adds a finished round; bytes by site, as it sees them, raw tensors only; `notes` on the aggregation. Returns the summary
-        of its validation, which is that of the model it started from."""
+        of its validation, which is that of the model it started from.
+        """
         validation = summarise({site: report.val for site, report in reports.items()}, self._task)
         self._record["rounds"].append(
             {

@@ -8,10 +8,10 @@ from pathlib import Path
 from nvflare.apis.fl_context import FLContext
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
-from pt_peft.files import write_atomically
-from pt_peft.experiment.site import Site
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.files import write_atomically
 from pt_peft.worker.client import HOST_VARIABLE, HostGone, Patience, Worker, WorkerHost
 from pt_peft.worker.turns import usable_cores
 from pt_peft_flare.run_context import (
@@ -41,7 +41,8 @@ _starting = threading.RLock()
 
 def start_host(fl_ctx: FLContext) -> None:
     """Starts the host of this process before it is needed, so that it makes ready while FLARE starts up. In a simulation the
-    server's is that of all sites."""
+    server's is that of all sites.
+    """
     if is_simulated_site(fl_ctx):
         return
     try:
@@ -135,7 +136,11 @@ class RespawningWorker:
         self._worker: Worker | None = None
 
     def call(
-        self, request: str, message: dict | None = None, tensors: Tensors | None = None, patience: Patience | None = None
+        self,
+        request: str,
+        message: dict | None = None,
+        tensors: Tensors | None = None,
+        patience: Patience | None = None,
     ) -> tuple[dict, Tensors]:
         """As `Worker.call`; the patience is for the opening too."""
         if self._worker is None:

@@ -30,7 +30,9 @@ def give_notice(fl_ctx: FLContext) -> None:
 
 def ignore_early_notices() -> None:
     """Keeps FLARE from calling it an error when a notice comes to a site that is starting, as the simulator's do for each task."""
-    get_obj_logger(AuxRunner).addFilter(lambda record: record.levelno < logging.ERROR or TOPIC not in record.getMessage())
+    get_obj_logger(AuxRunner).addFilter(
+        lambda record: record.levelno < logging.ERROR or TOPIC not in record.getMessage()
+    )
 
 
 class TaskNotices:

@@ -7,12 +7,11 @@ adapter whose tensors have a few thousand bytes, a fifth if they travel as int8.
 import zlib
 
 import safetensors.numpy
-from safetensors import SafetensorError
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs.datum import DatumManager
+from safetensors import SafetensorError
 
 from pt_peft.exchange.tensors import Tensors, safetensors_bytes
-
 
 _LENGTH = 8
 """Bytes before a safetensors header, and here before a deflated one, that say how long it is (little-endian)."""

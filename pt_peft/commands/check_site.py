@@ -11,7 +11,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("site", type=Path, help="the site's site.json")
     parser.add_argument(
-        "job", type=Path, nargs="?", help="job folder or experiment.json that the site is to join; experiment.json beside site.json"
+        "job",
+        type=Path,
+        nargs="?",
+        help="job folder or experiment.json that the site is to join; experiment.json beside site.json",
     )
     parser.add_argument("--name", help="name of the site in the federation; matters to some partitions")
     parser.add_argument("--no-timing", action="store_true", help="leave out the model: no estimate of a round")
@@ -45,7 +48,9 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join([*table(report), *findings.lines()]))
     if findings.of("error"):
         count = sum(one.count for one in findings.of("error"))
-        raise UserError(f"{options.site}: {count} error(s) must be mended before this site can join '{experiment.name}'.")
+        raise UserError(
+            f"{options.site}: {count} error(s) must be mended before this site can join '{experiment.name}'."
+        )
 
 
 def find_experiment(job: Path | None, site: Path) -> Path:
@@ -70,7 +75,10 @@ def table(report: dict) -> list[str]:
         classes = list(report["images"]["train"]["classes"])
         widths = [max(len(name), 6) for name in ("images", *classes)]
         rows = [("images", *classes)]
-        rows += [(f"{one['images']}", *(f"{count}" for count in one["classes"].values())) for one in report["images"].values()]
+        rows += [
+            (f"{one['images']}", *(f"{count}" for count in one["classes"].values()))
+            for one in report["images"].values()
+        ]
         for title, row in zip(("", *report["images"]), rows, strict=True):
             lines.append(f"{title:<8}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
     if looks := report["looks"]:
@@ -79,11 +87,15 @@ def table(report: dict) -> list[str]:
             lines.append(f"{side:<8}{spread['smallest']} to {spread['largest']} pixels, median {spread['median']}")
         lines.append("modes   " + ", ".join(f"{mode} {count}" for mode, count in looks["modes"].items()))
         low, high = looks["stored_range"]
-        mean, std = (", ".join(f"{value:.2f}" for value in looks[name]) for name in ("normalised_mean", "normalised_std"))
+        mean, std = (
+            ", ".join(f"{value:.2f}" for value in looks[name]) for name in ("normalised_mean", "normalised_std")
+        )
         lines.append(f"values  {low:g} to {high:g} as stored; as the backbone gets them mean ({mean}), std ({std})")
     if cache := report["cache"]:
         free, limit = cache["disk_free"] / 1e9, cache["limit"] / 1e9
-        lines.append(f"cache   {cache['bytes'] / 1e9:.2f} GB in {cache['folder']}, {free:.1f} GB free, limit {limit:g} GB")
+        lines.append(
+            f"cache   {cache['bytes'] / 1e9:.2f} GB in {cache['folder']}, {free:.1f} GB free, limit {limit:g} GB"
+        )
     if spent := report["privacy"]:
         lines.append(
             f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), and what earlier jobs "

@@ -9,7 +9,9 @@ from pt_peft.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--backbone", required=True, metavar="NAME", help="timm architecture, e.g. vit_base_patch16_224")
+    parser.add_argument(
+        "--backbone", required=True, metavar="NAME", help="timm architecture, e.g. vit_base_patch16_224"
+    )
     parser.add_argument("--image-size", type=int, help="side in pixels; the architecture's own if not given")
     parser.add_argument("--classes", type=int, default=2, help="number of classes, for the head")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -27,8 +29,12 @@ def run(options: argparse.Namespace) -> None:
             print(f"{row['method']:<14}{'–':>12}{'–':>8}{'–':>13}  {row['reason']}")
         else:
             kilobytes = row["bytes_a_round"] / 1000
-            print(f"{row['method']:<14}{row['parameters']:>12,}{row['head_parameters']:>8,}{kilobytes:>13,.1f}  {row['summary']}")
-    print("kB a round: what a site sends, and receives, of raw float32 tensors, head included; every method at its defaults.")
+            print(
+                f"{row['method']:<14}{row['parameters']:>12,}{row['head_parameters']:>8,}{kilobytes:>13,.1f}  {row['summary']}"
+            )
+    print(
+        "kB a round: what a site sends, and receives, of raw float32 tensors, head included; every method at its defaults."
+    )
 
 
 def list_methods(backbone: str, image_size: int | None, classes: int) -> list[dict]:
@@ -41,10 +47,10 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
     import timm
     import torch
 
-    from pt_peft.model.backbone import create_backbone
     from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
-    from pt_peft.model.method import get_method, method_names
     from pt_peft.model.adapted_model import build_model
+    from pt_peft.model.backbone import create_backbone
+    from pt_peft.model.method import get_method, method_names
     from pt_peft.schema import parse
 
     if not timm.is_model(backbone):

@@ -13,20 +13,27 @@ COLOURS = "tab20"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("experiment", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'")
-    parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own")
-    parser.add_argument("--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the experiment")
+    parser.add_argument(
+        "experiment", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'"
+    )
+    parser.add_argument(
+        "--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own"
+    )
+    parser.add_argument(
+        "--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the experiment"
+    )
     parser.add_argument("--out", type=Path, help="picture to draw, .svg, .png or .pdf: stacked bars of training images")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if the partition cannot be made."""
-    from pt_peft_flare.commands.job import override
-    from pt_peft.presets import preset
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
+    from pt_peft.presets import override, preset
 
     if Path(options.experiment).is_file():
         experiment, site = Experiment.read(Path(options.experiment)), Site()
@@ -101,7 +108,9 @@ def draw(found: dict, classes: tuple[str, ...], title: str, path: Path) -> None:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise UserError("--out: the package 'matplotlib' is not installed; pip install 'pt-peft[plots]' has it.") from None
+        raise UserError(
+            "--out: the package 'matplotlib' is not installed; pip install 'pt-peft[plots]' has it."
+        ) from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

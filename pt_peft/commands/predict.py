@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV: file, prediction, a probability for each class")
     parser.add_argument("--backbone", type=Path, help="the backbone's weights file, unless it is the embedded one")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, naming them")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, naming them"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

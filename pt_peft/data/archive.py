@@ -22,7 +22,8 @@ class OpenArchive(Protocol):
 
 def stamp(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
     """Size (bytes) and modification time (ns) of the zip archive, or of each named file of the folder, in order: they
-    change when the images do. Zeros for a file that is not there."""
+    change when the images do. Zeros for a file that is not there.
+    """
     files = [path / name for name in names] if path.is_dir() else [path]
     return [_size_and_time(file) for file in files]
 
@@ -50,7 +51,7 @@ def listed_files(path: Path) -> list[str]:
     }
     for name in images:
         if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise UserError(f"{path}: file {ascii(name)} is not named in UTF-8; rename it.")
+            raise UserError(f"{path}: file {name!a} is not named in UTF-8; rename it.")
     return sorted(images)
 
 

@@ -21,8 +21,8 @@ from pt_peft.data.cache_space import PROMISE, make_room, pixel_bytes
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import SiteImages
 from pt_peft.errors import UserError
-from pt_peft.files import digest_of
 from pt_peft.experiment.site import Site
+from pt_peft.files import digest_of
 
 DESCRIPTION = "cache.json"
 _DECODERS = ("monai", "numpy", "pillow", "pydicom", "torch")
@@ -135,7 +135,8 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
 @contextmanager
 def new_entry(entry: Path, needed: int, limit_gb: float) -> Iterator[tuple[Path, int]]:
     """A folder beside `entry`, which takes its place when the context ends well, and the bytes of all other entries. The caller
-    holds the entry's lock. Raises UserError as `make_room` does."""
+    holds the entry's lock. Raises UserError as `make_room` does.
+    """
     partial = entry.with_suffix(".partial")
     _remove(partial)  # left by a process that was killed
     held = make_room(partial, needed, limit_gb)
@@ -154,7 +155,9 @@ class _Unreadable:
     def __init__(self, total: int, site: Site):
         self.count = 0
         self._allowed = site.allowed_unreadable(total)
-        self._rule = f"of {total} images, 'max_unreadable' in site.json ({site.max_unreadable:g}) allows {self._allowed}"
+        self._rule = (
+            f"of {total} images, 'max_unreadable' in site.json ({site.max_unreadable:g}) allows {self._allowed}"
+        )
 
     def add(self, error: UserError) -> None:
         self.count += 1
@@ -165,7 +168,8 @@ class _Unreadable:
 
 def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, unreadable: _Unreadable) -> list[str]:
     """Writes image after image, so that one is in memory at a time and a full disk is an error (writing to a memory map,
-    it would be SIGBUS). Returns the files that cannot be read."""
+    it would be SIGBUS). Returns the files that cannot be read.
+    """
     left_out = []
     items = images.items(split)
     with synced(_file(folder, split)) as file:
@@ -182,7 +186,7 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, 
 
 
 def _write_header(file, count: int, size: int) -> None:
-    """numpy leaves room for any number of images, so that a header can be written over."""
+    """Numpy leaves room for any number of images, so that a header can be written over."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
     )

@@ -38,5 +38,7 @@ def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop)
         raise UserError(f"{path}: has no images ({', '.join(SUFFIXES)}).")
     if len({item.split is None for item in items}) > 1:
         outside = next(item.file for item in items if item.split is None)
-        raise UserError(f"{path}: image '{outside}' is in no split, but others are; put all below train, val or test, or none.")
+        raise UserError(
+            f"{path}: image '{outside}' is in no split, but others are; put all below train, val or test, or none."
+        )
     return items

@@ -29,7 +29,8 @@ class Item:
 
 def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     """One class an image, by which images are stratified: its rarest, so that rare ones are spread as is meant; the number
-    after the highest class for an image of no class. Of images with one label each: that label."""
+    after the highest class for an image of no class. Of images with one label each: that label.
+    """
     counts = Counter(label for one in labels for label in one)
     none = 1 + max(counts, default=-1)
     return [min(one, key=lambda label: (counts[label], label), default=none) for one in labels]

@@ -1,5 +1,6 @@
 """The two-dimensional data sets of MedMNIST v2 and v3 (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): class names and
-tasks, as the data sets' own ``INFO`` has them. The files, of any size, are the user's to download."""
+tasks, as the data sets' own ``INFO`` has them. The files, of any size, are the user's to download.
+"""
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Data, Task
@@ -89,7 +90,8 @@ _TASKS: dict[str, Task] = {"chestmnist": "multilabel", "retinamnist": "ordinal"}
 
 def medmnist(flag: str) -> Data:
     """What an experiment says of the images of the ``.npz`` of `flag`. Raises UserError for a flag that is not one of a
-    two-dimensional data set."""
+    two-dimensional data set.
+    """
     if flag not in CLASSES:
         raise UserError(f"'medmnist:{flag}': the two-dimensional data sets are {', '.join(CLASSES)}.")
     return Data(source="npz", task=_TASKS.get(flag, "multiclass"), classes=CLASSES[flag])

@@ -28,7 +28,9 @@ def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False)
         wanted = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
         there = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
         if missing := sorted(wanted - there):
-            raise UserError(f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}.")
+            raise UserError(
+                f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}."
+            )
         items = []
         for split in SPLITS:
             labels = _labels(archive, path, split, classes, multilabel)
@@ -105,7 +107,9 @@ def _labels(
         raise UserError(f"{path}: {split}_labels cannot be read ({error}); {right}.") from None
     shapes = [(len(classes),)] if multilabel else [(), (1,)]
     if labels.dtype.kind not in "iub" or not labels.ndim or labels.shape[1:] not in shapes:
-        other = " (data.task 'multilabel' would take it)" if not multilabel and labels.shape[1:] == (len(classes),) else ""
+        other = (
+            " (data.task 'multilabel' would take it)" if not multilabel and labels.shape[1:] == (len(classes),) else ""
+        )
         raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}{other}; {right}.")
     if multilabel:
         outside = np.argwhere((labels != 0) & (labels != 1))

@@ -36,7 +36,9 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
         UserError: if a table is missing or not as published, and what `report` raises.
     """
     if not path.is_dir():
-        raise UserError(f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images.")
+        raise UserError(
+            f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images."
+        )
     images = _images(path, data.source, report)
     items: dict[str, Item] = {}
     for where, image, label, split, group, site in _READERS[data.source](path):
@@ -64,7 +66,10 @@ def _images(path: Path, source: str, report: Report) -> dict[str, str]:
     for stem, names in found.items():
         wanted = [name for name in names if (_PREPROCESSED in name) == (source == "fed_isic2019")] or names
         if len(wanted) > 1:
-            report("image in two places", f"{path}: image '{stem}' is both '{wanted[0]}' and '{wanted[1]}'; keep one of them.")
+            report(
+                "image in two places",
+                f"{path}: image '{stem}' is both '{wanted[0]}' and '{wanted[1]}'; keep one of them.",
+            )
         images[stem] = wanted[0]
     return images
 
@@ -75,7 +80,8 @@ Row = tuple[str, str, str, SplitName | None, str, str | None]
 
 def _ham10000(path: Path) -> list[Row]:
     """Tschandl et al. 2018, doi:10.7910/DVN/DBW86T. The Dataverse's table has the acquisition site, ``dataset``; copies of it
-    that went round since do not."""
+    that went round since do not.
+    """
     table = _one_of(path, "HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
     rows = _rows(table, "image_id", "lesion_id", "dx")
     return [
@@ -86,7 +92,8 @@ def _ham10000(path: Path) -> list[Row]:
 
 def _isic2019(path: Path) -> list[Row]:
     """ISIC 2019 challenge, training part: labels and lesions are in two tables; the archive an image came from is the
-    beginning of its lesion's name."""
+    beginning of its lesion's name.
+    """
     metadata = _one_of(path, "ISIC_2019_Training_Metadata.csv")
     lesion = {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")}
     table = _one_of(path, "ISIC_2019_Training_GroundTruth.csv")
@@ -105,9 +112,14 @@ def _isic2019(path: Path) -> list[Row]:
 
 def _fed_isic2019(path: Path) -> list[Row]:
     """FLamby's Fed-ISIC2019: its table of folds and centres, beside its preprocessed images, or else the original ones. The
-    folds are by image, and kept: some lesions are in both. ISIC's metadata, if there, keep validation images apart."""
+    folds are by image, and kept: some lesions are in both. ISIC's metadata, if there, keep validation images apart.
+    """
     metadata = path / "ISIC_2019_Training_Metadata.csv"
-    lesion = {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")} if metadata.exists() else {}
+    lesion = (
+        {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")}
+        if metadata.exists()
+        else {}
+    )
     table = _one_of(path, "train_test_split", "train_test_split.csv", "train_test_folds.csv")
     rows = []
     for line, row in _rows(table, "image", "target", "center", "fold"):

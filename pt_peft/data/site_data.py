@@ -105,7 +105,10 @@ def batches(
         augmentation = _augmentation(augment, seed)
     # The loader draws a worker seed even without workers: a generator of its own leaves torch's global one alone.
     loader = DataLoader(
-        dataset, batch_size=None, sampler=BatchSampler(sampler, batch_size, drop_last=False), generator=torch.Generator()
+        dataset,
+        batch_size=None,
+        sampler=BatchSampler(sampler, batch_size, drop_last=False),
+        generator=torch.Generator(),
     )
     for images, labels in loader:
         images = images.float().div_(255) if images.dtype == torch.uint8 else images

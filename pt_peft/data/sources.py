@@ -187,7 +187,8 @@ class _Lesions:
 @dataclass(frozen=True)
 class _Shifted:
     """Another source's images as the site's own device would show them. In the cache rather than on the batch, so that
-    whatever reads a site's images, pooled baselines too, sees them so."""
+    whatever reads a site's images, pooled baselines too, sees them so.
+    """
 
     images: SiteImages
     shift: FeatureShift

@@ -40,7 +40,8 @@ def at_most(most: Mapping[SplitName, int], items: Sequence[Item], seed: int, sit
 
 def _draw(items: Sequence[Item], seed: int) -> dict[str, SplitName]:
     """Every group's split: groups stand in line, those of a site and class side by side in random order, and of each ten
-    in a row one is for validation and two are for testing."""
+    in a row one is for validation and two are for testing.
+    """
     stratum = group_strata(items)
     site: dict[str, str] = {}
     for item in items:  # the first in order, of a group from several

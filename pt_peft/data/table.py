@@ -27,7 +27,9 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
         UserError: if the table cannot be read or a column is missing, and what `report` raises.
     """
     columns = data.columns
-    rows = read_rows(path, {column: f" (the experiment's data.columns.{field})" for field, column in columns if column is not None})
+    rows = read_rows(
+        path, {column: f" (the experiment's data.columns.{field})" for field, column in columns if column is not None}
+    )
     items: list[Item] = []
     line_of_file: dict[str, int] = {}
     first_of_group: dict[str, tuple[str, int]] = {}
@@ -55,7 +57,8 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
         split = row[columns.split] if columns.split else None
         if columns.split and split not in SPLITS:
             report(
-                "unknown split", f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}."
+                "unknown split",
+                f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}.",
             )
             continue
 
@@ -75,10 +78,7 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
 
 def label_indices(text: str, data: Data) -> tuple[int, ...] | None:
     """The classes that a label names, ascending; None if it does not name one, or for ``multilabel`` several or none."""
-    if data.task == "multilabel":
-        names = [] if text in ("", data.no_finding) else text.split("|")
-    else:
-        names = [text]
+    names = ([] if text in ("", data.no_finding) else text.split("|")) if data.task == "multilabel" else [text]
     if not set(names) <= set(data.classes):
         return None
     return tuple(sorted({data.classes.index(name) for name in names}))

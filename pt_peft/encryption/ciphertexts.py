@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from pt_peft.encryption.contexts import Context, import_tenseal
-from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, WEIGHT, Layout
 from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, WEIGHT, Layout
 from pt_peft.exchange.tensors import TensorError, Tensors
 
 Parsed = dict[str, object]
@@ -67,7 +67,9 @@ class Cipher:
         values = self._decrypted(contents) / weight
         if not np.abs(values).max(initial=0) <= self._largest * (1 + 1e-6):
             raise TensorError("the ciphertexts decrypt to nothing that the experiment allows")
-        return {key: np.frombuffer(content, np.uint8) for key, content in contents.items()}, float(np.linalg.norm(values))
+        return {key: np.frombuffer(content, np.uint8) for key, content in contents.items()}, float(
+            np.linalg.norm(values)
+        )
 
     def _decrypted(self, contents: Mapping[str, bytes]) -> np.ndarray:
         return np.array([vector.decrypt() for vector in parse(contents, self._context).values()])
@@ -104,8 +106,9 @@ class Sum:
 
 
 def parse(contents: Mapping[str, bytes], context: Context) -> Parsed:
-    """tenseal's vectors, once `Layout.check` has let their bytes pass. Raises TensorError if one is no fresh ciphertext, or a
-    sum of such, under the context's parameters."""
+    """Tenseal's vectors, once `Layout.check` has let their bytes pass. Raises TensorError if one is no fresh ciphertext, or a
+    sum of such, under the context's parameters.
+    """
     tenseal = import_tenseal()
     vectors = {}
     for key, content in contents.items():

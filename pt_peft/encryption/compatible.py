@@ -14,7 +14,8 @@ def unreadable_by_server(experiment: "Experiment") -> str | None:
         return None
     aggregation, optimizer, client = experiment.aggregation, experiment.server_optimizer.name, experiment.privacy.client
     asks = {
-        f"aggregation 'mean', not '{aggregation.name}', which compares or changes the sites' tensors": aggregation.name != "mean",
+        f"aggregation 'mean', not '{aggregation.name}', which compares or changes the sites' tensors": aggregation.name
+        != "mean",
         "aggregation.weighting 'samples' or 'uniform', not 'inverse_variance'": (
             getattr(aggregation, "weighting", None) == "inverse_variance"
         ),
@@ -24,7 +25,9 @@ def unreadable_by_server(experiment: "Experiment") -> str | None:
             client is not None and client.where == "server"
         ),
         "payload float32 both ways: what is written for the way is ciphertexts": experiment.payload != Payload(),
-        "federation.lora_ranks empty: tensors of sites that differ in shape do not add up": bool(experiment.federation.lora_ranks),
+        "federation.lora_ranks empty: tensors of sites that differ in shape do not add up": bool(
+            experiment.federation.lora_ranks
+        ),
     }
     needed = next((needed for needed, is_asked in asks.items() if is_asked), None)
     return needed and f"encryption, with which the server can only add, needs {needed}"

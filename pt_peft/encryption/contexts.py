@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE
 from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE
 
 SITE_FILE = "client_context.tenseal"
 """With the secret key."""
@@ -49,10 +49,13 @@ def new_context() -> Context:
 
 def site_context(content: bytes, source: str) -> Context:
     """A site's, from the content of a file named `source`. Raises UserError if it is damaged, has no secret key, or has other
-    parameters."""
+    parameters.
+    """
     context = _read(content, source)
     if not context.is_private():
-        raise UserError(f"{source}: has no secret key, so that this site can neither encrypt nor decrypt; sites need {SITE_FILE}.")
+        raise UserError(
+            f"{source}: has no secret key, so that this site can neither encrypt nor decrypt; sites need {SITE_FILE}."
+        )
     return context
 
 
@@ -88,7 +91,9 @@ def write_pair(folder: Path) -> None:
             with open(folder / name, "xb", opener=_for_the_owner) as file:
                 file.write(content)
         except FileExistsError:
-            raise UserError(f"{folder / name}: is there already; what was encrypted by its key could not be read without it.") from None
+            raise UserError(
+                f"{folder / name}: is there already; what was encrypted by its key could not be read without it."
+            ) from None
 
 
 def _for_the_owner(path: str, flags: int) -> int:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pt_peft.model.adapter_file import load_adapter, save_adapter
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import read_file, site_context
-from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.tensors import TensorError, TensorSpec
+from pt_peft.model.adapter_file import load_adapter, save_adapter
 
 LARGEST_VALUE = 1e6
 """The loosest bound that an experiment can set."""
@@ -25,7 +25,10 @@ def decrypt_file(encrypted: Path, context: Path, out: Path) -> None:
         tensors = header.pop("encrypted")["tensors"]
         specs = {key: TensorSpec(tuple(map(int, spec["shape"])), str(spec["dtype"])) for key, spec in tensors.items()}
         layout = Layout(specs)
-        if any(spec.dtype != "float32" or min(spec.shape, default=0) < 0 for spec in specs.values()) or layout.values > 2**33:
+        if (
+            any(spec.dtype != "float32" or min(spec.shape, default=0) < 0 for spec in specs.values())
+            or layout.values > 2**33
+        ):
             raise ValueError("tensors of another kind")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{encrypted}: is no encrypted adapter; a plain one needs no decrypting.") from None

@@ -1,13 +1,13 @@
 """The server's part of a federation whose updates it cannot read, in the place of `pt_peft.federation.server.FederationServer`."""
 
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Sum
 from pt_peft.encryption.contexts import Context
 from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.server import privacy_note
-from pt_peft.exchange.tensors import Tensors
 
 
 class EncryptedServer:
@@ -58,7 +58,8 @@ class EncryptedServer:
 
     def finish_round(self, finished: "EncryptedRound", sites: int) -> dict[str, float]:
         """Makes `tensors` those that the next round starts from; all there is to say of them is what their noise costs the sites.
-        Raises ValueError if the round has no result."""
+        Raises ValueError if the round has no result.
+        """
         self.tensors = finished.sum.result()
         return privacy_note(self._experiment, finished.number)
 

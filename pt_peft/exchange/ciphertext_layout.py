@@ -81,8 +81,15 @@ class Layout:
     def check_sum(self, payload: object) -> tuple[dict[str, bytes], float]:
         """As `check`, of a sum: the ciphertexts, and the sum of the weights. Raises TensorError."""
         weight = payload.get(WEIGHT) if isinstance(payload, Mapping) else None
-        if type(weight) is not np.ndarray or weight.shape != (1,) or weight.dtype != np.float64 or not 1 <= weight[0] < 2**63:
-            raise TensorError(f"tensor '{WEIGHT}' is not the sum of weights, one number of 1 or more, without which a sum says nothing")
+        if (
+            type(weight) is not np.ndarray
+            or weight.shape != (1,)
+            or weight.dtype != np.float64
+            or not 1 <= weight[0] < 2**63
+        ):
+            raise TensorError(
+                f"tensor '{WEIGHT}' is not the sum of weights, one number of 1 or more, without which a sum says nothing"
+            )
         return self.check({key: value for key, value in payload.items() if key != WEIGHT}), float(weight[0])
 
 
@@ -102,7 +109,8 @@ def _content(key: str, value: object) -> bytes:
 
 def _fields(content: bytes) -> list[tuple[int, int, bytes]]:
     """Number, wire type and content of the fields of a protobuf message (https://protobuf.dev/programming-guides/encoding), as
-    far as it has such as a ciphertext has; empty if it has others."""
+    far as it has such as a ciphertext has; empty if it has others.
+    """
     fields, start = [], 0
     try:
         while start < len(content) and len(fields) < 4:

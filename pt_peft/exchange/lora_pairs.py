@@ -1,6 +1,6 @@
 """The factors of LoRA's updates B A, by the names of their tensors. Imports no torch.
 
-    A: (r, d_in), named ``….lora_A``;  B: (d_out, r), named ``….lora_B``
+A: (r, d_in), named ``….lora_A``;  B: (d_out, r), named ``….lora_B``
 """
 
 from collections.abc import Iterable, Mapping
@@ -59,7 +59,8 @@ def sliced(tensors: Mapping[str, np.ndarray], rank: int | None) -> Tensors:
     if rank is None:
         return dict(tensors)
     return {
-        key: value if rank_axis(key) is None else value.take(range(rank), rank_axis(key)) for key, value in tensors.items()
+        key: value if rank_axis(key) is None else value.take(range(rank), rank_axis(key))
+        for key, value in tensors.items()
     }
 
 

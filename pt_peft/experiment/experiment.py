@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pt_peft import schema
+from pt_peft.encryption.compatible import unreadable_by_server
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.exchange.codecs import Payload
-from pt_peft.experiment.encryption import Encryption
-from pt_peft.encryption.compatible import unreadable_by_server
-from pt_peft.privacy.compatible import broken_by
-from pt_peft.experiment.privacy import Privacy
-from pt_peft.schema import Strict
 from pt_peft.exchange.server_optimizers import ServerOptimizer
 from pt_peft.exchange.server_optimizers.none import NoOptimizer
+from pt_peft.experiment.encryption import Encryption
+from pt_peft.experiment.privacy import Privacy
+from pt_peft.privacy.compatible import broken_by
+from pt_peft.schema import Strict
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
 ChannelMean = Annotated[float, Field(ge=-10, le=10)]
@@ -132,7 +132,9 @@ class Data(Strict):
     @model_validator(mode="after")
     def _source_has_such_labels(self) -> "Data":
         if self.task == "multilabel" and self.source not in ("csv", "npz"):
-            raise ValueError(f"task 'multilabel' needs source 'csv' or 'npz'; '{self.source}' gives each image one label")
+            raise ValueError(
+                f"task 'multilabel' needs source 'csv' or 'npz'; '{self.source}' gives each image one label"
+            )
         if self.no_finding is not None and (self.task != "multilabel" or self.no_finding in self.classes):
             raise ValueError("no_finding is for task 'multilabel', and none of the classes")
         return self
@@ -143,7 +145,8 @@ Strength = Annotated[float, Field(ge=0, le=2)]
 
 class FeatureShift(Strict):
     """How far the looks of sites differ: strengths, 0 for none, 1 for what different devices may do. Every site draws its own
-    change once, see `pt_peft.data.feature_shift`."""
+    change once, see `pt_peft.data.feature_shift`.
+    """
 
     intensity: Strength = 0.0
     """Of the gamma curve."""
@@ -229,7 +232,9 @@ class Training(Strict):
     @model_validator(mode="after")
     def _finite_loss(self) -> "Training":
         if self.imbalance == "balanced_softmax" and self.label_smoothing:
-            raise ValueError("label_smoothing must be 0 with imbalance 'balanced_softmax': absent classes have no probability")
+            raise ValueError(
+                "label_smoothing must be 0 with imbalance 'balanced_softmax': absent classes have no probability"
+            )
         return self
 
 
@@ -326,7 +331,9 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _fits_task(self) -> "Experiment":
         if self.training.imbalance == "balanced_softmax" and self.data.task == "multilabel":
-            raise ValueError("training.imbalance 'balanced_softmax' needs labels that exclude one another, not 'multilabel'")
+            raise ValueError(
+                "training.imbalance 'balanced_softmax' needs labels that exclude one another, not 'multilabel'"
+            )
         if self.select_by == "quadratic_kappa" and self.data.task != "ordinal":
             raise ValueError("select_by 'quadratic_kappa' needs data.task 'ordinal'")
         return self

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.errors import OutsideLimits
+from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import Strict
@@ -31,7 +31,9 @@ class Limits(Strict):
                 if name not in self.methods:
                     raise _refused("methods", f"method {name}", f"allowed: {', '.join(self.methods) or 'none'}")
         if self.backbones is not None and experiment.backbone.sha256 not in self.backbones:
-            raise _refused("backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know")
+            raise _refused(
+                "backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know"
+            )
         if self.max_epsilon is not None:
             asked = None
             if not experiment.privacy.asked:

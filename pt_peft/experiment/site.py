@@ -12,7 +12,6 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.schema import Strict
 
-
 TIMM_PREFIX = "timm:"
 """What stands before the name of published weights, where a file's path would stand."""
 

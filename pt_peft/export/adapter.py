@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pt_peft import schema
-from pt_peft.model.adapter_file import load_adapter, save_adapter
-from pt_peft.model.backbone import EMBEDDED, check_digest
 from pt_peft.errors import BackboneMismatch, UserError
+from pt_peft.exchange.tensors import TensorError, check_tensors
 from pt_peft.experiment.experiment import Backbone, ModelSpec
 from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
-from pt_peft.exchange.tensors import TensorError, check_tensors
+from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.model.backbone import EMBEDDED, check_digest
 
 
 def find_adapter(run: Path) -> Path:
@@ -74,7 +74,9 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
     if "encrypted" in header:
-        raise UserError(f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it for whoever has a site's key.")
+        raise UserError(
+            f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it for whoever has a site's key."
+        )
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
     except BackboneMismatch:
@@ -89,7 +91,9 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
         )
     rounds = header.get("round")
     if not isinstance(rounds, int) or not 0 <= rounds <= 100_000:
-        raise UserError(f"{path}: its header's field 'round' is {rounds!r}; the number of finished rounds would be right.")
+        raise UserError(
+            f"{path}: its header's field 'round' is {rounds!r}; the number of finished rounds would be right."
+        )
     # A round-dependent method leaves those tensors out that were not drawn so far: they are the backbone's.
     needed = model.exchange(rounds).payload(0, rounds).keys() | model.personal
     specs = {key: one for key, one in model.specs().items() if key in tensors or key in needed}

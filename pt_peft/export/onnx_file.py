@@ -50,7 +50,9 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
         onnx.checker.check_model(proto)
         onnx.save_model(proto, str(out))
     except ValueError as error:  # protobuf's limit of 2 GiB
-        raise UserError(f"--format onnx: cannot be written as one file ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(
+            f"--format onnx: cannot be written as one file ({' '.join(str(error).split())[:200]})."
+        ) from None
 
 
 def load(path: Path) -> Classifier:
@@ -62,13 +64,17 @@ def load(path: Path) -> Classifier:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         header = json.loads(session.get_modelmeta().custom_metadata_map[HEADER_KEY])
     except Exception as error:  # onnxruntime has an exception class for each of its codes
-        raise UserError(f"{path}: is not an ONNX file of this project ({type(error).__name__}: {str(error)[:200]}).") from None
+        raise UserError(
+            f"{path}: is not an ONNX file of this project ({type(error).__name__}: {str(error)[:200]})."
+        ) from None
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         try:
             return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
         except Exception as error:  # of onnxruntime, one for each of its codes
-            raise UserError(f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]}).") from None
+            raise UserError(
+                f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]})."
+            ) from None
 
     return Classifier(read_spec(header, path), logits)
 
@@ -79,7 +85,9 @@ def _package(name: str):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise UserError(f"--format onnx: the package '{name}' is not installed; pip install 'pt-peft[onnx]' has it.") from None
+        raise UserError(
+            f"--format onnx: the package '{name}' is not installed; pip install 'pt-peft[onnx]' has it."
+        ) from None
 
 
 class _quiet:

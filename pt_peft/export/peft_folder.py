@@ -10,11 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
-from pt_peft.model.backbone import create_backbone, head_name
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import ModelSpec
 from pt_peft.export.adapter import backbone_file, open_adapter, read_spec
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
+from pt_peft.model.backbone import create_backbone, head_name
 from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
@@ -61,10 +61,14 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
     wanted = set(peft.get_peft_model_state_dict(model))
     layers = {name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
     intended = _the_tuner(build_model(spec, None))
-    paths = intended.method.peft_config(create_backbone(spec.backbone, len(spec.classes), None), intended.config).target_modules
+    paths = intended.method.peft_config(
+        create_backbone(spec.backbone, len(spec.classes), None), intended.config
+    ).target_modules
     if there != wanted or {name.removeprefix("base_model.model.") for name in layers} != set(paths):
         odd = sorted(there ^ wanted) or sorted({name.removeprefix("base_model.model.") for name in layers} ^ set(paths))
-        raise UserError(f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over).")
+        raise UserError(
+            f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over)."
+        )
     return model, spec
 
 
@@ -85,7 +89,9 @@ def _the_tuner(model: AdaptedModel) -> Part:
 def _plain(spec: ModelSpec, weights: Path) -> nn.Module:
     """The timm model as its users make it, without `create_backbone`'s changes."""
     backbone = spec.backbone
-    plain = timm.create_model(backbone.name, num_classes=len(spec.classes), img_size=backbone.image_size, **backbone.kwargs)
+    plain = timm.create_model(
+        backbone.name, num_classes=len(spec.classes), img_size=backbone.image_size, **backbone.kwargs
+    )
     plain.load_state_dict(create_backbone(backbone, len(spec.classes), weights).state_dict())
     return plain
 

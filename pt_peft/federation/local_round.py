@@ -14,15 +14,14 @@ from functools import partial
 
 import numpy as np
 
-from pt_peft.exchange import lora_pairs
-
-from pt_peft.federation import transfer
-from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.data.site_data import Split
+from pt_peft.exchange import lora_pairs
+from pt_peft.exchange.tensors import Tensors
+from pt_peft.federation import transfer
 from pt_peft.model.planned_exchange import CONTROL
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.update_noise import noisy_update
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.training.trainer import LocalTrainer
 
 _OWN_CONTROL, _OWN_MODEL = "own control/", "own model/"

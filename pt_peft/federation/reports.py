@@ -11,8 +11,8 @@ from pydantic import Field
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Data, Experiment
-from pt_peft.training.metrics import confusion_metrics
 from pt_peft.schema import Strict
+from pt_peft.training.metrics import confusion_metrics
 
 Count = Annotated[int, Field(ge=0, le=10**7)]
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -46,7 +46,8 @@ class SplitMetrics(Strict):
 
     def check(self, data: Data) -> None:
         """Raises UserError unless there is one of everything for each of ``data.classes``, the confusion counts have every image
-        once (once a label for ``multilabel``), and they give the metrics that are reported beside them."""
+        once (once a label for ``multilabel``), and they give the metrics that are reported beside them.
+        """
         classes = len(data.classes)
         multilabel = data.task == "multilabel"
         width = 4 if multilabel else classes
@@ -89,7 +90,8 @@ class TrainingReport(Strict):
 
     def check(self, experiment: Experiment) -> None:
         """Raises UserError as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report names an
-        epsilon, and no training loss, just where ``experiment.privacy`` asks for that."""
+        epsilon, and no training loss, just where ``experiment.privacy`` asks for that.
+        """
         _check_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
@@ -121,5 +123,7 @@ def _check_splits(splits: Mapping[str, SplitMetrics | None], experiment: Experim
         if split is None:
             continue
         if name.startswith("own_") and not experiment.training.ditto:
-            raise UserError(f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own.")
+            raise UserError(
+                f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own."
+            )
         split.check(experiment.data)

@@ -7,11 +7,11 @@ from pt_peft.exchange.aggregation.base import Aggregator, SiteResult
 from pt_peft.exchange.aggregation.lora_deviation import LoraDeviation
 from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.update_noise import NoisyMean
-from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 
 LARGEST = 1e6
 """Magnitude of a value that a site may send. No sum or product of such overflows: one site cannot make the aggregate infinite."""
@@ -113,7 +113,8 @@ class OpenRound:
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send, or larger
-        than `LARGEST`."""
+        than `LARGEST`.
+        """
         exchange = self._server.exchange(site)
         tensors = self._payload.up.decode(payload, exchange.sent(self.number))
         if self._payload.changes:

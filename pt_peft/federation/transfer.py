@@ -6,9 +6,9 @@ import numpy as np
 
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import Tensors, TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.seeds import derive_seed
-from pt_peft.exchange.tensors import Tensors, TensorSpec
 
 _UNSENT = "unsent/"
 """What stands before the keys of what a codec has lost, in what a site keeps."""
@@ -29,7 +29,9 @@ def received(
     return lora_pairs.padded(experiment.payload.down.decode(payload, specs), exchange.specs)
 
 
-def sent(experiment: Experiment, site: str, round_number: int, tensors: Tensors, kept: Tensors) -> tuple[Tensors, Tensors]:
+def sent(
+    experiment: Experiment, site: str, round_number: int, tensors: Tensors, kept: Tensors
+) -> tuple[Tensors, Tensors]:
     """What a site sends, and what it keeps of that for its next round.
 
     Args:

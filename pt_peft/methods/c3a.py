@@ -23,7 +23,9 @@ register(
         summary="block-circular convolution",
         paper="Chen et al. 2024, arXiv:2407.19342",
         config=C3a,
-        tuner=lambda config, paths: peft.C3AConfig(block_size=config.block_size, init_weights=True, target_modules=paths),
+        tuner=lambda config, paths: peft.C3AConfig(
+            block_size=config.block_size, init_weights=True, target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=3e-2,
     )

@@ -25,7 +25,9 @@ register(
         summary="low-rank update with its strength apart",
         paper="Bini et al. 2025, arXiv:2503.18225",
         config=Delora,
-        tuner=lambda config, paths: peft.DeloraConfig(r=config.rank, delora_lambda=config.strength, target_modules=paths),
+        tuner=lambda config, paths: peft.DeloraConfig(
+            r=config.rank, delora_lambda=config.strength, target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=3e-2,
     )

@@ -1,6 +1,6 @@
 """Linear probe (Alain and Bengio 2016, arXiv:1610.01644): the head alone trains, on the frozen backbone's features.
 
-    logits = W f(x) + b,    W: (K, d),  b: (K)
+logits = W f(x) + b,    W: (K, d),  b: (K)
 """
 
 from torch import nn

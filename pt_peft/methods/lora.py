@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
 from pt_peft.exchange.lora_pairs import RESIDUAL
+from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
 from pt_peft.model.method import register
 
 

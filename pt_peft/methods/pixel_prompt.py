@@ -22,11 +22,14 @@ class PixelPrompt(Strict):
 
 def inject(model: nn.Module, config: PixelPrompt) -> None:
     """Registers ``frame_rows`` (2, 3, p, S), top and bottom, and ``frame_columns`` (2, 3, S - 2p, p), left and right, on the
-    patch embedding."""
+    patch embedding.
+    """
     height, width = model.patch_embed.img_size or (0, 0)
     p = config.padding or round(width * 30 / 224)
     if height != width or not 0 < 2 * p < width:
-        raise UserError(f"field 'padding' is {p}, but its images are of {height} x {width} pixels; a frame needs less than half.")
+        raise UserError(
+            f"field 'padding' is {p}, but its images are of {height} x {width} pixels; a frame needs less than half."
+        )
     model.patch_embed.frame_rows = nn.Parameter(torch.zeros(2, 3, p, width))
     model.patch_embed.frame_columns = nn.Parameter(torch.zeros(2, 3, width - 2 * p, p))
     model.patch_embed.register_forward_pre_hook(_add)

@@ -27,7 +27,9 @@ register(
         summary="rotation and scale of pairs of outputs",
         paper="Liao and Monz 2024, arXiv:2409.00119",
         config=Road,
-        tuner=lambda config, paths: peft.RoadConfig(variant=config.variant, group_size=config.group_size, target_modules=paths),
+        tuner=lambda config, paths: peft.RoadConfig(
+            variant=config.variant, group_size=config.group_size, target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=1e-2,
     )

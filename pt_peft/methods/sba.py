@@ -33,7 +33,9 @@ class Sba(Strict):
 def inject(model: nn.Module, config: Sba) -> None:
     """Marks the attention of every block: each of them may be drawn."""
     if config.blocks_per_round > len(model.blocks):
-        raise UserError(f"field 'blocks_per_round' is {config.blocks_per_round}, but it has {len(model.blocks)} blocks.")
+        raise UserError(
+            f"field 'blocks_per_round' is {config.blocks_per_round}, but it has {len(model.blocks)} blocks."
+        )
     for block in model.blocks:
         if not hasattr(block, "attn"):
             raise UserError("its blocks have no attention of the name 'attn'.")

@@ -10,15 +10,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from pt_peft.model.backbone import create_backbone, freeze, head_name
 from pt_peft.errors import UserError
-from pt_peft.exchange.schedule import Exchange
-from pt_peft.experiment.experiment import ModelSpec, Role
 from pt_peft.exchange.lora_pairs import RESIDUAL
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import Tensors, TensorSpec
+from pt_peft.experiment.experiment import ModelSpec, Role
+from pt_peft.model.backbone import create_backbone, freeze, head_name
 from pt_peft.model.method import PeftMethod, components
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
-from pt_peft.exchange.tensors import Tensors, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,9 @@ def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
         field = f"experiment: field 'method.roles.{pattern}'"
         fitting = fnmatch.filter(keys, pattern)
         if not fitting:
-            known = f"its tensors are '{keys[0]}' … '{keys[-1]}'" if keys else "it has none but the head, see 'method.head'"
+            known = (
+                f"its tensors are '{keys[0]}' … '{keys[-1]}'" if keys else "it has none but the head, see 'method.head'"
+            )
             raise UserError(f"{field} fits no tensor of method '{spec.method.name}'; {known}.")
         for key in fitting:
             if roles.setdefault(key, role) != role:
@@ -184,14 +186,19 @@ def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     for path, layer in module.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
-        renamed.update((f"{path}.base_layer.{name}", f"{path}.{name}") for name, _ in layer.get_base_layer().named_parameters())
+        renamed.update(
+            (f"{path}.base_layer.{name}", f"{path}.{name}") for name, _ in layer.get_base_layer().named_parameters()
+        )
         for adapter in layer.adapter_layer_names:
             held = getattr(layer, adapter, None)
             if isinstance(held, nn.Module):
                 names = [name for name, _ in held.named_parameters()]
                 # 'default' in a ParameterDict, 'default.weight' in a ModuleDict, 'default.0' among several.
                 renamed.update(
-                    (f"{path}.{adapter}.{name}", f"{path}.{adapter}" + (name.removeprefix("default") if len(names) > 1 else ""))
+                    (
+                        f"{path}.{adapter}.{name}",
+                        f"{path}.{adapter}" + (name.removeprefix("default") if len(names) > 1 else ""),
+                    )
                     for name in names
                 )
     return {renamed.get(name, name): parameter for name, parameter in module.named_parameters()}

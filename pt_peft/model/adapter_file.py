@@ -9,9 +9,9 @@ from safetensors import SafetensorError, safe_open
 
 from pt_peft import __version__
 from pt_peft.errors import UserError
+from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
-from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 
 HEADER_KEY = "pt_peft"
 
@@ -48,7 +48,7 @@ def load_adapter(path: Path) -> tuple[Tensors, dict]:
         UserError: if the file is not there, is not safetensors, or has no header of ours.
     """
     with _opened(path) as (file, header):
-        return {key: file.get_tensor(key) for key in file.keys()}, header
+        return {key: file.get_tensor(key) for key in file}, header
 
 
 def load_header(path: Path) -> dict:
@@ -69,4 +69,6 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, dict]]:
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: holds a tensor that numpy cannot ({error}).") from None
     except (KeyError, ValueError, RecursionError):
-        raise UserError(f"{path}: has no '{HEADER_KEY}' header, so it is not an adapter written by this project.") from None
+        raise UserError(
+            f"{path}: has no '{HEADER_KEY}' header, so it is not an adapter written by this project."
+        ) from None

@@ -8,11 +8,11 @@ from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment.experiment import Backbone
-from pt_peft.files import sha256_of
 from pt_peft.experiment.site import TIMM_PREFIX, Site
+from pt_peft.files import sha256_of
 from pt_peft.model.weights.loading import load_weights
 
-EMBEDDED = Path(__file__).parent / "embedded" / "backbone.safetensors"
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "backbone.safetensors"
 
 
 def weights_file(site: Site) -> Path:
@@ -106,7 +106,8 @@ def _create(backbone: Backbone, num_classes: int) -> nn.Module:
 
 def _without_values(backbone: Backbone, num_classes: int) -> nn.Module | None:
     """The model on the meta device, if a file has all that it is made of: random values that are replaced at once would
-    take seconds, and for that time a copy of the backbone in every process."""
+    take seconds, and for that time a copy of the backbone in every process.
+    """
     if backbone.allow_missing:
         return None
     with torch.device("meta"):

@@ -44,17 +44,22 @@ class FrozenPrefix:
 
 def frozen_prefix(model: AdaptedModel) -> FrozenPrefix | None:
     """The longest one of `model`; None if training changes the model from the patches or the first block on, if something in
-    it is drawn at random in training, or if it is of a kind whose parts are not known here."""
+    it is drawn at random in training, or if it is of a kind whose parts are not known here.
+    """
     module = model.module
     head = {id(one) for one in module.get_classifier().modules()}
     changed = {key for part in model.parts for key in part.keys} | model.trained.keys() - model.head
     prefix = FrozenPrefix(module, None)
-    before_head = [one for one in module.modules() if id(one) not in head and one is not getattr(module, "head_drop", None)]
+    before_head = [
+        one for one in module.modules() if id(one) not in head and one is not getattr(module, "head_drop", None)
+    ]
     if not changed:
         known = all(hasattr(module, name) for name in ("forward_features", "forward_head", "head", "head_drop"))
         return prefix if known and not any(map(_random, before_head)) else None
     # What timm makes of this class alone is written down above; what is none of these is part of no block.
-    if type(module) is not VisionTransformer or any(key.split(".")[0] not in ("blocks", "norm", "fc_norm") for key in changed):
+    if type(module) is not VisionTransformer or any(
+        key.split(".")[0] not in ("blocks", "norm", "fc_norm") for key in changed
+    ):
         return None
     frozen = min((int(key.split(".")[1]) for key in changed if key.startswith("blocks.")), default=len(module.blocks))
     first = [module.patch_embed, module.pos_drop, module.patch_drop, module.norm_pre, *module.blocks[:frozen]]

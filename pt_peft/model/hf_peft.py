@@ -88,7 +88,9 @@ def target_paths(model: nn.Module, config: LinearLayers) -> list[str]:
                 if name not in NAMES[target] or (name in ("q_proj", "k_proj", "v_proj") and name[0] not in parts):
                     continue
                 if isinstance(layer, BaseTunerLayer):
-                    raise UserError(f"layer '{path}' has another method's adapter already; give the two different targets.")
+                    raise UserError(
+                        f"layer '{path}' has another method's adapter already; give the two different targets."
+                    )
                 if isinstance(layer, _SplitLinear):
                     found.extend(f"{path}.{part}" for part in QKV if part in parts)
                 elif isinstance(layer, nn.Linear):
@@ -101,7 +103,9 @@ def target_paths(model: nn.Module, config: LinearLayers) -> list[str]:
 
 def fold_tuners(model: nn.Module) -> None:
     """Replaces each layer that a tuner wraps by the plain linear layer that it amounts to, in place."""
-    wrapped = {path: layer for path, layer in model.named_modules() if isinstance(layer, (BaseTunerLayer, _SplitLinear))}
+    wrapped = {
+        path: layer for path, layer in model.named_modules() if isinstance(layer, (BaseTunerLayer, _SplitLinear))
+    }
     for path, layer in wrapped.items():
         parent, _, name = path.rpartition(".")
         if parent not in wrapped:
@@ -119,7 +123,9 @@ def fold(layer: nn.Module, path: str) -> nn.Linear:
     probe = base.weight
     bias = layer(probe.new_zeros(1, base.in_features))[0]
     if base.bias is None and bias.abs().max() > 0:
-        raise UserError(f"cannot be merged: the adapter of '{path}' shifts its output, and the backbone's layer has no bias.")
+        raise UserError(
+            f"cannot be merged: the adapter of '{path}' shifts its output, and the backbone's layer has no bias."
+        )
     folded = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device=probe.device)
     folded.weight.copy_((layer(torch.eye(base.in_features, device=probe.device)) - bias).T)
     if base.bias is not None:
@@ -132,14 +138,17 @@ def _split_fused(model: nn.Module, config: LinearLayersAndParts) -> None:
         for module in list(block.modules()):
             fused = getattr(module, "qkv", None)
             if type(fused) is nn.Linear:
-                if fused.out_features % 3 or fused.out_features // 3 != getattr(module, "attn_dim", fused.out_features // 3):
+                if fused.out_features % 3 or fused.out_features // 3 != getattr(
+                    module, "attn_dim", fused.out_features // 3
+                ):
                     raise UserError("field 'qkv_parts': its fused projection is not of three equal parts.")
                 module.qkv = _SplitLinear(fused)
 
 
 class _SplitLinear(nn.Linear):
     """A fused projection whose parts are layers. It keeps the fused layer's tensors under their names; the parts have none of
-    their own."""
+    their own.
+    """
 
     def __init__(self, fused: nn.Linear):
         nn.Module.__init__(self)

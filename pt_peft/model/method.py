@@ -89,7 +89,9 @@ def _load_all() -> None:
         except Exception as error:  # whatever an author's mistake leads to
             raise UserError(f"pt_peft/methods/{module.name}.py: {type(error).__name__}: {error}.") from error
         if len(_REGISTRY) == before:
-            raise UserError(f"pt_peft/methods/{module.name}.py: registers no method; a call of register() would be right.")
+            raise UserError(
+                f"pt_peft/methods/{module.name}.py: registers no method; a call of register() would be right."
+            )
     for method in _REGISTRY.values():
         if isinstance(method, Hybrid):
             for part in method.parts:
@@ -126,7 +128,9 @@ def components(method: Method) -> list[tuple[PeftMethod, Strict]]:
         found.extend(map(get_method, record.parts) if isinstance(record, Hybrid) else [record])
     names = [record.name for record in found]
     if len(set(names)) < len(names):
-        raise UserError(f"experiment: field 'method.name' is '{method.name}', which names a method twice ({', '.join(names)}).")
+        raise UserError(
+            f"experiment: field 'method.name' is '{method.name}', which names a method twice ({', '.join(names)})."
+        )
     for name in method.options:
         if name not in names:
             raise UserError(
@@ -134,7 +138,12 @@ def components(method: Method) -> list[tuple[PeftMethod, Strict]]:
                 f"{', '.join(names)}."
             )
     return [
-        (record, schema.parse(record.config, method.options.get(record.name, {}), f"experiment: method.options.{record.name}"))
+        (
+            record,
+            schema.parse(
+                record.config, method.options.get(record.name, {}), f"experiment: method.options.{record.name}"
+            ),
+        )
         for record in found
     ]
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from pt_peft.errors import UserError
-from pt_peft.exchange.schedule import Exchange
-from pt_peft.experiment.experiment import Experiment
 from pt_peft.exchange.lora_pairs import RESIDUAL, pairs, rank_axis
-from pt_peft.model.adapted_model import AdaptedModel
+from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.adapted_model import AdaptedModel
 
 CONTROL = "control/"
 """What stands before the key of a tensor in the key of its control variate."""
@@ -17,7 +17,8 @@ CONTROL = "control/"
 
 def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
     """Raises UserError where the method does not fit ``aggregation``, ``federation.lora_ranks`` or
-    ``training.control_variates`` or ``encryption``."""
+    ``training.control_variates`` or ``encryption``.
+    """
     exchange = model.exchange(experiment.federation.rounds)
     rule, method = experiment.aggregation, experiment.method.name
     if rule.refactors and not pairs(exchange.specs):
@@ -37,18 +38,27 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
             f"'{rule.name}' {'needs' if rule.computes_residual else 'has no use for'} it."
         )
     if ranks := experiment.federation.lora_ranks:
-        most = min((spec.shape[rank_axis(key)] for key, spec in exchange.specs.items() if rank_axis(key) is not None), default=None)
+        most = min(
+            (spec.shape[rank_axis(key)] for key, spec in exchange.specs.items() if rank_axis(key) is not None),
+            default=None,
+        )
         for site, rank in ranks.items():
             if most is None or rank > most:
                 why = f"has tensors of rank {most}" if most else "exchanges no factor of LoRA"
-                raise UserError(f"experiment: field 'federation.lora_ranks.{site}' is {rank}, but method '{method}' {why}.")
+                raise UserError(
+                    f"experiment: field 'federation.lora_ranks.{site}' is {rank}, but method '{method}' {why}."
+                )
         if any(model.trained[pair.b].any() for pair in pairs(model.trained)):
             raise UserError(
                 f"experiment: field 'federation.lora_ranks' is set, but what method '{method}' starts from is the backbone only with "
                 "all of its components; empty, or method 'lora', would be right."
             )
     if experiment.encryption and (exchange.rotating or not exchange.specs):
-        why = "trains other tensors in each round, which do not add up" if exchange.rotating else "exchanges nothing, as it is set up"
+        why = (
+            "trains other tensors in each round, which do not add up"
+            if exchange.rotating
+            else "exchanges nothing, as it is set up"
+        )
         raise UserError(f"experiment: field 'encryption' is set, but method '{method}' {why}.")
     if experiment.privacy.client and exchange.rotating:
         raise UserError(

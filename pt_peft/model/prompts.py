@@ -14,8 +14,9 @@ Make = Callable[[nn.Module], torch.Tensor]
 
 
 def bound(model: nn.Module) -> float:
-    """v of the uniform distribution U(-v, v) of prompts at the start: sqrt(6 / (3 p^2 + d)), p the patch's side in pixels
-    (Jia et al. 2022, their Xavier rule)."""
+    """V of the uniform distribution U(-v, v) of prompts at the start: sqrt(6 / (3 p^2 + d)), p the patch's side in pixels
+    (Jia et al. 2022, their Xavier rule).
+    """
     return math.sqrt(6.0 / (3 * math.prod(to_2tuple(model.patch_embed.patch_size)) + model.embed_dim))
 
 
@@ -33,8 +34,13 @@ def insert(model: nn.Module, count: int, make: Make, *, deep: bool) -> None:
     if any(hasattr(block, "prompted") for block in model.blocks):
         raise UserError("it has another method's prompts already; one method of prompts can be used at a time.")
     for name, module in model.blocks.named_modules(prefix="blocks"):
-        if getattr(module, "rel_pos", None) is not None or getattr(module, "relative_position_bias_table", None) is not None:
-            raise UserError(f"'{name}' has a relative position bias for a fixed number of tokens, so no prompts can be added.")
+        if (
+            getattr(module, "rel_pos", None) is not None
+            or getattr(module, "relative_position_bias_table", None) is not None
+        ):
+            raise UserError(
+                f"'{name}' has a relative position bias for a fixed number of tokens, so no prompts can be added."
+            )
         if hasattr(module, "num_prefix_tokens"):
             module.num_prefix_tokens += count
 

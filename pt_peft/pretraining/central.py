@@ -14,16 +14,16 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from pt_peft import __version__
-from pt_peft.model.backbone import head_name, pinned_weights
 from pt_peft.data.site_data import Split, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment, Partition
+from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
+from pt_peft.model.backbone import head_name, pinned_weights
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
 from pt_peft.provenance import machine, versions
-from pt_peft.experiment.site import Site
 from pt_peft.training.trainer import pick_device
 
 OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}
@@ -57,14 +57,20 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     with losses.progress:
         module = OBJECTIVES[recipe.objective](experiment, recipe, source, split, device, losses)
     head = head_name(module) + "."
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items() if not key.startswith(head)}
+    state = {
+        key: value.detach().cpu().contiguous() for key, value in module.state_dict().items() if not key.startswith(head)
+    }
     content = save(state)
     backbone = experiment.backbone.model_dump(mode="json", exclude={"allow_missing", "allow_unused"})
     record = {
         "backbone": {**backbone, "sha256": hashlib.sha256(content).hexdigest()},
         "provenance": {
             "command": f"python -m pt_peft pretrain --objective {recipe.objective} --epochs {recipe.epochs}",
-            **{name: value for name, value in asdict(recipe).items() if name != "mask_ratio" or recipe.objective == "mae"},
+            **{
+                name: value
+                for name, value in asdict(recipe).items()
+                if name != "mask_ratio" or recipe.objective == "mae"
+            },
             "loss": losses.by_epoch,
             "images": len(split),
             "seed": experiment.seed,
@@ -95,7 +101,9 @@ class _Losses:
         self._rate = recipe.learning_rate
         self._steps_per_epoch = math.ceil(images / recipe.batch_size)
         self._epoch: list[torch.Tensor] = []
-        self.progress = tqdm(total=recipe.epochs * self._steps_per_epoch, unit="step", desc=recipe.objective, disable=None)
+        self.progress = tqdm(
+            total=recipe.epochs * self._steps_per_epoch, unit="step", desc=recipe.objective, disable=None
+        )
 
     def __call__(self, loss: torch.Tensor) -> None:
         """Takes the loss of one step. Raises UserError, at the end of an epoch, if one was not finite."""

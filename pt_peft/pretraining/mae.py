@@ -9,10 +9,10 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from pt_peft.model.backbone import create_backbone
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.backbone import create_backbone
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
 
@@ -104,7 +104,8 @@ class MaskedAutoencoder(nn.Module):
 
 def sine_cosine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
     """Fixed embeddings of the places of a grid, (rows · columns, `width`): sin and cos of the row in one half, of the column
-    in the other, at width / 4 frequencies from 1 to 1/10000. `width` is a multiple of four."""
+    in the other, at width / 4 frequencies from 1 to 1/10000. `width` is a multiple of four.
+    """
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     places = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
     angles = places[:, :, None] * frequencies

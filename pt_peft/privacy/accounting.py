@@ -98,7 +98,7 @@ def _gaussian_epsilon(ratio: float, delta: float) -> float:
 
 
 def _log_normal(x: float) -> float:
-    """log Phi(x)."""
+    """Log Phi(x)."""
     if x > -30:
         return math.log(math.erfc(-x / math.sqrt(2)) / 2)
     return -(x**2) / 2 - math.log(-x * math.sqrt(2 * math.pi)) + math.log1p(-1 / x**2 + 3 / x**4)

@@ -81,7 +81,9 @@ class Budget:
                     )
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))
-            of_the_job = epsilon(self._of_the_job(file), delta, accountant)  # before it is paid: it may be more than can be told
+            of_the_job = epsilon(
+                self._of_the_job(file), delta, accountant
+            )  # before it is paid: it may be more than can be told
             write_atomically(self._path, (file.model_dump_json(indent=1) + "\n").encode())
         return of_the_job
 

@@ -21,7 +21,9 @@ def claim(experiment: Experiment, rounds: Iterable[Mapping]) -> dict | None:
     if not privacy.asked:
         return None
     rounds = list(rounds)
-    reported = [report["epsilon"] for one in rounds for report in one["sites"].values() if report["epsilon"] is not None]
+    reported = [
+        report["epsilon"] for one in rounds for report in one["sites"].values() if report["epsilon"] is not None
+    ]
     by_sites = max(reported, default=None)
     said = privacy.model_dump(mode="json")
     if privacy.sample:

@@ -29,7 +29,9 @@ def broken_by(experiment: "Experiment") -> str | None:
 def _broken_for_sites(experiment: "Experiment") -> str | None:
     aggregation, training = experiment.aggregation, experiment.training
     if aggregation.name != "mean" or aggregation.weighting != "uniform":
-        asked = f"'{aggregation.name}'" + (f" with weighting '{aggregation.weighting}'" if aggregation.name == "mean" else "")
+        asked = f"'{aggregation.name}'" + (
+            f" with weighting '{aggregation.weighting}'" if aggregation.name == "mean" else ""
+        )
         return (
             "aggregation must be 'mean' with weighting 'uniform' with privacy.client, whose noise is made for a sum in which "
             f"every site counts once; it is {asked}"

@@ -17,8 +17,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pt_peft.data.site_data import Split, drawn_batches
-from pt_peft.privacy.draws import Draws
 from pt_peft.experiment.privacy import SamplePrivacy
+from pt_peft.privacy.draws import Draws
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def poisson_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`steps` batches as `pt_peft.data.site_data.batches` gives them, each image in each of them with probability `rate`: some
     may be empty. What augments an image is as secret as the draw, as with it known an image that is left out would show in the
-    changes of those that come after it."""
+    changes of those that come after it.
+    """
     chosen = (np.flatnonzero(draws.uniform(len(split)) < rate) for _ in range(steps))
     return drawn_batches(split, chosen, seed=draws.seed(), augment=augment)
 
@@ -43,7 +44,12 @@ class PrivateGradients:
     """Gives parameters the gradient of a batch with clipping and noise."""
 
     def __init__(
-        self, module: nn.Module, parameters: Mapping[str, nn.Parameter], sample: SamplePrivacy, batch_size: int, draws: Draws
+        self,
+        module: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        sample: SamplePrivacy,
+        batch_size: int,
+        draws: Draws,
     ):
         """Args:
         parameters: of `module`, those that train, by canonical key: nothing else gets a gradient.
@@ -80,7 +86,8 @@ class PrivateGradients:
         self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Sum of the images' clipped gradients by the module's own parameter names. An image whose gradient is not finite
-        counts as none: else its being there would show."""
+        counts as none: else its being there would show.
+        """
         gradients = self.per_image(logits, loss, images, labels)
         squares = sum(value.flatten(1).square().sum(dim=1) for value in gradients.values())
         norms = squares.sqrt()
@@ -88,7 +95,9 @@ class PrivateGradients:
         fine = norms.isfinite()
         return {name: torch.einsum("i,i...->...", scales[fine], value[fine]) for name, value in gradients.items()}
 
-    def per_image(self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def per_image(
+        self, logits: Logits, loss: Callable, images: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Gradients (B, …) of the loss of each image alone, by the module's own parameter names."""
 
         def loss_of(tensors: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -113,7 +122,11 @@ class PrivateGradients:
     ) -> dict[str, torch.Tensor]:
         parameters = list(self._parameters.values())
         each = [
-            torch.autograd.grad(loss(logits(images[index : index + 1], self._module), labels[index : index + 1]), parameters)
+            torch.autograd.grad(
+                loss(logits(images[index : index + 1], self._module), labels[index : index + 1]), parameters
+            )
             for index in range(len(images))
         ]
-        return {name: torch.stack(values) for name, values in zip(self._parameters, zip(*each, strict=True), strict=True)}
+        return {
+            name: torch.stack(values) for name, values in zip(self._parameters, zip(*each, strict=True), strict=True)
+        }

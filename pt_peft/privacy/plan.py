@@ -48,7 +48,8 @@ def delta_of(experiment: Experiment) -> float:
 
 def client_epsilon(experiment: Experiment, rounds: int) -> float | None:
     """Of so many rounds' aggregates for a whole site, if ``federation.min_sites`` sites and, for ``where`` ``server``, the
-    server have done what they should; None if the experiment does not claim any."""
+    server have done what they should; None if the experiment does not claim any.
+    """
     client = experiment.privacy.client
     if client is None or not experiment.privacy.claimed:
         return None

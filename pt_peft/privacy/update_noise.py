@@ -9,14 +9,15 @@ a site that is taken out counts as d_k = 0. Imports no torch.
 import numpy as np
 
 from pt_peft.exchange.aggregation.base import SiteResult
-from pt_peft.privacy.draws import Draws
-from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.privacy import ClientPrivacy
+from pt_peft.privacy.draws import Draws
 
 
 def bounded(after: Tensors, before: Tensors, norm: float) -> dict[str, np.ndarray]:
     """What has changed, float64 by key, scaled down to a Euclidean norm of at most `norm` over all values together; zero if a
-    value is not finite."""
+    value is not finite.
+    """
     change = {key: value.astype(np.float64) - before[key] for key, value in after.items()}
     length = float(np.sqrt(sum(np.square(value).sum() for value in change.values())))
     if not np.isfinite(length):

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from pt_peft.model.backbone import pinned_weights
 from pt_peft.data.cache_space import pixel_bytes
 from pt_peft.data.site_data import Split
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.findings import Findings
 from pt_peft.training.trainer import LocalTrainer, pick_device
 
@@ -30,18 +30,31 @@ def cache_cost(experiment: Experiment, site: Site, images: int, findings: Findin
     free = shutil.disk_usage(there).free
     memory = _available_memory()
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        findings.error("cache folder", f"{there} is not a folder that can be written; set 'cache' in site.json to a folder that can.")
+        findings.error(
+            "cache folder",
+            f"{there} is not a folder that can be written; set 'cache' in site.json to a folder that can.",
+        )
     if needed > site.cache_gb * 1e9:
-        findings.error("cache limit", f"the cache needs {needed / 1e9:.2f} GB, but 'cache_gb' in site.json is {site.cache_gb:g}.")
+        findings.error(
+            "cache limit", f"the cache needs {needed / 1e9:.2f} GB, but 'cache_gb' in site.json is {site.cache_gb:g}."
+        )
     if needed > free:
-        findings.error("cache disk", f"the cache needs {needed / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free.")
+        findings.error(
+            "cache disk", f"the cache needs {needed / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free."
+        )
     if memory and needed > memory:
         findings.warning(
             "cache memory",
             f"the cache's {needed / 1e9:.2f} GB do not fit into the {memory / 1e9:.2f} GB of memory available: every epoch will "
             "read from the disk.",
         )
-    return {"folder": str(folder), "bytes": needed, "disk_free": free, "limit": int(site.cache_gb * 1e9), "memory_free": memory}
+    return {
+        "folder": str(folder),
+        "bytes": needed,
+        "disk_free": free,
+        "limit": int(site.cache_gb * 1e9),
+        "memory_free": memory,
+    }
 
 
 def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: int) -> JsonValue:
@@ -67,7 +80,9 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates
     epochs = experiment.training.local_epochs
     steps = math.ceil(train / batch) * epochs
-    step = _timed(lambda: trainer.train("check", _noise(experiment, batch * TIMED_STEPS), {}, 0)) / (TIMED_STEPS * epochs)
+    step = _timed(lambda: trainer.train("check", _noise(experiment, batch * TIMED_STEPS), {}, 0)) / (
+        TIMED_STEPS * epochs
+    )
     evaluation = _timed(lambda: trainer.evaluate({}, _noise(experiment, batch))) / batch
     return {
         "bytes_in": sum(spec.nbytes for spec in payload.down.specs(exchange.payload(0, 0)).values()),

@@ -30,7 +30,9 @@ def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findi
         counts[split] = {"images": sum(item.split == split for item in items)}
         counts[split] |= {"classes": {name: labels[index] for index, name in enumerate(classes)}}
         if split != "train" and not counts[split]["images"]:
-            findings.warning("empty split", f"there are no '{split}' images: this site will report no '{split}' metrics.")
+            findings.warning(
+                "empty split", f"there are no '{split}' images: this site will report no '{split}' metrics."
+            )
     for name, count in counts["train"]["classes"].items():
         if not count:
             findings.warning("class without images", f"class {name!r} has no training images at this site.")
@@ -56,7 +58,8 @@ def check_copies(probed: Probed, published_split: bool, findings: Findings) -> N
                 findings.warning("same image twice", f"'{first.file}' and '{other.file}' have the same content.")
             if other.labels != first.labels:
                 findings.warning(
-                    "same image, other label", f"'{first.file}' and '{other.file}' have the same content but not the same label."
+                    "same image, other label",
+                    f"'{first.file}' and '{other.file}' have the same content but not the same label.",
                 )
 
 

@@ -4,15 +4,16 @@ from pydantic import JsonValue
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import accountant_of, delta_of, steps_of_a_round
-from pt_peft.experiment.site import Site
 from pt_peft.site_check.findings import Findings
 
 
 def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Findings) -> JsonValue:
     """``epsilon`` and ``delta`` of all rounds for a site with so many training images, by its own noise, without what earlier jobs
-    have spent; None where it adds none that counts, or where an error kept it from being found."""
+    have spent; None where it adds none that counts, or where an error kept it from being found.
+    """
     if not (images and experiment.privacy.claimed and experiment.privacy.by_sites):
         return None
     try:

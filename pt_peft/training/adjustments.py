@@ -14,16 +14,22 @@ Adjustment = Callable[[Mapping[str, nn.Parameter]], Callable[[], None]]
 
 class Pull:
     """The gradient of mu/2 times the squared distance from where the tensors are pulled to. The loss that is reported does not
-    have the term."""
+    have the term.
+    """
 
-    def __init__(self, mu: float, parameters: Mapping[str, nn.Parameter], keys: Container[str], towards: Tensors | None = None):
+    def __init__(
+        self, mu: float, parameters: Mapping[str, nn.Parameter], keys: Container[str], towards: Tensors | None = None
+    ):
         """Args:
         keys: those that are pulled.
         towards: None for where they start.
         """
         self._mu = mu
         self._pairs = [
-            (parameter, parameter.detach().clone() if towards is None else torch.tensor(towards[key], device=parameter.device))
+            (
+                parameter,
+                parameter.detach().clone() if towards is None else torch.tensor(towards[key], device=parameter.device),
+            )
             for key, parameter in parameters.items()
             if key in keys
         ]

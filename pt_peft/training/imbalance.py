@@ -51,7 +51,8 @@ def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.devi
 
 def sampling_weights(experiment: Experiment, labels: np.ndarray) -> np.ndarray | None:
     """Float64 (N,), how often each of the training images with `labels` is drawn; None for each once. With several labels
-    an image counts as of its rarest."""
+    an image counts as of its rarest.
+    """
     if experiment.training.imbalance != "weighted_sampler":
         return None
     rows = [tuple(np.flatnonzero(row)) for row in labels] if labels.ndim == 2 else [(label,) for label in labels]

@@ -86,14 +86,19 @@ def evaluate_predictions(
     from torch.nn import functional
 
     multilabel = task == "multilabel"
-    if logits.ndim != 2 or labels.shape != logits.shape[: labels.ndim] or labels.ndim != 1 + multilabel or not len(labels):
+    if (
+        logits.ndim != 2
+        or labels.shape != logits.shape[: labels.ndim]
+        or labels.ndim != 1 + multilabel
+        or not len(labels)
+    ):
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} should be (N,C) and "
             f"{'(N,C)' if multilabel else '(N,)'}, N > 0"
         )
     classes = logits.shape[1]
     highest = 1 if multilabel else classes - 1
-    if not (0 <= int(labels.min()) and int(labels.max()) <= highest):
+    if not (int(labels.min()) >= 0 and int(labels.max()) <= highest):
         raise ValueError(f"labels {int(labels.min())} to {int(labels.max())} should be within 0 to {highest}")
     if not logits.isfinite().all():
         raise ValueError("logits are not finite")
@@ -128,7 +133,8 @@ def evaluate_predictions(
 
 def _area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """The share of pairs of a positive and a negative in which the positive has the higher score, ties counted by half (Mann and
-    Whitney 1947); None without both."""
+    Whitney 1947); None without both.
+    """
     positives = int(positive.sum())
     pairs = positives * (len(positive) - positives)
     if not pairs:

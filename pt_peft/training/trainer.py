@@ -11,22 +11,22 @@ import timm
 import torch
 from torch import nn
 
-from pt_peft.training.adjustments import Adjustment
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import Split, batches
 from pt_peft.errors import UserError
+from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import digest_of
-from pt_peft.model.frozen_prefix import frozen_prefix
-from pt_peft.training.imbalance import sampling_weights, training_loss
-from pt_peft.training.metrics import evaluate_predictions
 from pt_peft.model.adapted_model import build_model
+from pt_peft.model.frozen_prefix import frozen_prefix
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for
 from pt_peft.privacy.plan import sampling_rate
 from pt_peft.seeds import derive_seed
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.training.adjustments import Adjustment
+from pt_peft.training.imbalance import sampling_weights, training_loss
+from pt_peft.training.metrics import evaluate_predictions
 
 EVALUATION_BATCH = 256
 _FLIPS = {"none": [()], "horizontal": [(), (3,)], "all": [(), (3,), (2,), (2, 3)]}
@@ -47,7 +47,8 @@ class TrainingResult:
 
 class LocalTrainer:
     """Trains the tensors of a method on a site's images. Holds nothing that a later call depends on, so that one trainer
-    can serve several sites in turn."""
+    can serve several sites in turn.
+    """
 
     def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
         """Builds the model on `device`.
@@ -163,7 +164,8 @@ class LocalTrainer:
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Images float32 (B,3,S,S) in [0,1] through the model, or what stands for it, to logits float32 (B,K); or features
-        through the rest of the model."""
+        through the rest of the model.
+        """
         with self._precision():
             if images.ndim == 4:
                 return module(self._normalised(images)).float()
@@ -201,7 +203,11 @@ class LocalTrainer:
         self, split: Split, draws: Draws | None, site: str, round_number: int, epoch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Of one epoch; seeds what dropout draws in it, too."""
-        seed, augment, batch_size = self.experiment.seed, self.experiment.data.augment, self.experiment.training.batch_size
+        seed, augment, batch_size = (
+            self.experiment.seed,
+            self.experiment.data.augment,
+            self.experiment.training.batch_size,
+        )
         if draws:
             torch.manual_seed(draws.seed())
             rate = sampling_rate(self.experiment, len(split))

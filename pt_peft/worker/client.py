@@ -1,5 +1,6 @@
 """A worker as its user sees it. Imports no torch."""
 
+import contextlib
 import json
 import math
 import os
@@ -153,7 +154,11 @@ class Worker:
             raise
 
     def call(
-        self, request: str, message: dict | None = None, tensors: Tensors | None = None, patience: Patience | None = None
+        self,
+        request: str,
+        message: dict | None = None,
+        tensors: Tensors | None = None,
+        patience: Patience | None = None,
     ) -> tuple[dict, Tensors]:
         """Sends one request and waits for its reply.
 
@@ -187,7 +192,5 @@ class Worker:
         if self._connection.fileno() < 0:
             return
         self._connection.close()
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

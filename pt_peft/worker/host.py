@@ -57,7 +57,7 @@ def _make_ready(work: str | None) -> None:
     gc.disable()  # it looks through all modules time and again
     import torch
 
-    import pt_peft.worker.session  # noqa: F401
+    import pt_peft.worker.session
     from pt_peft.worker.prepared import prepare
 
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number

@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class LocalAdapter:
 
     def before(self, round_number: int) -> Tensors:
         """What the last training before that round has made; empty if there is none. A damaged file counts as none, with a
-        warning: its site goes on without what it kept, instead of being out of the job."""
+        warning: its site goes on without what it kept, instead of being out of the job.
+        """
         folders = [self._folder, self._earlier] if self._earlier else [self._folder]
         rounds = {path: _round(path) for folder in folders for path in (folder / LOCAL_ADAPTER, folder / PREVIOUS)}
         usable = [path for path, number in rounds.items() if number is not None and number < round_number]

@@ -5,10 +5,10 @@ import os
 
 import torch
 
-from pt_peft.model.backbone import pinned_weights
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.schema import parse
 from pt_peft.experiment.site import Site
+from pt_peft.model.backbone import pinned_weights
+from pt_peft.schema import parse
 from pt_peft.training.trainer import LocalTrainer, pick_device
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
@@ -17,10 +17,14 @@ _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 def prepare(work: dict) -> None:
     """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where there is
     a GPU, whatever is used, there is none: neither it nor the threads that autograd starts for it outlive a fork. What is wrong
-    with either is left for a worker to say."""
+    with either is left for a worker to say.
+    """
     global _prepared
     try:
-        experiment, site = parse(Experiment, work["experiment"], "experiment.json"), parse(Site, work["site"], "site.json")
+        experiment, site = (
+            parse(Experiment, work["experiment"], "experiment.json"),
+            parse(Site, work["site"], "site.json"),
+        )
         if not _finds_gpu():
             device = pick_device(site.device)
             weights = pinned_weights(experiment.backbone, site)

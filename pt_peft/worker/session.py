@@ -5,23 +5,22 @@ from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
-from pt_peft.exchange import lora_pairs
-
-from pt_peft.federation import transfer
-from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.model.backbone import pinned_weights
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
+from pt_peft.exchange import lora_pairs
+from pt_peft.exchange.tensors import Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.federation import transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model
-from pt_peft.model.method import components
 from pt_peft.model.adapted_model import build_model
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
+from pt_peft.model.backbone import pinned_weights
+from pt_peft.model.method import components
 from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import parse
-from pt_peft.experiment.site import Site
-from pt_peft.exchange.tensors import Tensors, check_tensors
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
@@ -47,7 +46,8 @@ class Session:
 
     def open(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """Takes ``experiment`` and ``site`` (their JSON), the site's ``name``, all ``names``, ``run_dir``, ``threads``, and as
-        ``continues`` the folder of the job that is continued, or null."""
+        ``continues`` the folder of the job that is continued, or null.
+        """
         self.experiment = parse(Experiment, message["experiment"], "experiment.json")
         components(self.experiment.method)
         self.site = parse(Site, message["site"], "site.json")
@@ -113,7 +113,9 @@ class Session:
     def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
         """The site's exchanged tensors after its last local training, also across a restart."""
         if self.experiment.privacy.client:
-            raise UserError("the site's own tensors have no noise that protects the site, so that they stay where they are.")
+            raise UserError(
+                "the site's own tensors have no noise that protects the site, so that they stay where they are."
+            )
         tensors, header = self.local_adapter.last()
         exchange, rounds = self._trainer.exchange, header["round"] + 1
         tensors = lora_pairs.sliced(_among(tensors, exchange.changed(rounds)), self._rank)
@@ -174,7 +176,8 @@ class Session:
 
     def _spend(self, number: int) -> float | None:
         """Pays for the training of round `number` before it begins. Returns the report's ``epsilon``. Raises as
-        `Budget.charge`."""
+        `Budget.charge`.
+        """
         if not (self.experiment.privacy.claimed and self.experiment.privacy.by_sites):
             return None
         a_round = steps_of_a_round(self.experiment, len(self._data.train))

@@ -12,7 +12,6 @@ import time
 import psutil
 import pytest
 
-from pt_peft_flare.commands.job import write_job
 from benchmark.measurements.peak_memory import PeakMemory
 from benchmark.speed import site_memory as memory
 from benchmark.speed.__main__ import alternating, main, medians, table
@@ -21,8 +20,9 @@ from benchmark.speed.contenders import HOOKS, flare_stock, ours, plain
 from benchmark.speed.marks import VARIABLE
 from benchmark.speed.measure import Measured, _sent, measure, phases, private_loopback, python_path
 from benchmark.speed.work import Work
-from pt_peft.model.adapter_file import load_adapter
 from pt_peft.errors import UserError
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft_flare.job_folder import write_job
 
 SMALL = Work(sites=2, rounds=2, images=32)
 
@@ -32,7 +32,13 @@ def at(what: str, moment: float, site: str = "") -> dict:
 
 
 def test_phases():
-    noted = [at("imported", 103), at("begins", 104, "a"), at("ends", 106, "a"), at("begins", 105, "b"), at("ends", 108, "b")]
+    noted = [
+        at("imported", 103),
+        at("begins", 104, "a"),
+        at("ends", 106, "a"),
+        at("begins", 105, "b"),
+        at("ends", 108, "b"),
+    ]
     noted += [at("begins", 109, "b"), at("ends", 110, "b"), at("begins", 112, "a"), at("ends", 113, "a")]
     found = phases(noted, 100, 115, rounds=2)
     assert found == {"imports_s": 3, "startup_s": 4, "training_s": 6, "gap_per_round_s": 1, "tail_s": 2}
@@ -54,7 +60,8 @@ def test_bytes_of_a_loopback(tmp_path):
     )
     found = measure([sys.executable, "-c", code], tmp_path, 1, python_path())
     assert 100_000 <= found.wire_bytes < 110_000
-    assert found.wall_s > found.startup_s > 0 and found.peak_pss_gb > 0
+    assert found.wall_s > found.startup_s > 0
+    assert found.peak_pss_gb > 0
 
 
 def test_a_contender_that_fails_is_named(tmp_path):
@@ -62,7 +69,9 @@ def test_a_contender_that_fails_is_named(tmp_path):
         measure([sys.executable, "-c", "print('out of luck'); exit(3)"], tmp_path, 1, {})
 
 
-@pytest.mark.parametrize("work", [SMALL, Work(sites=1, images=32, last_blocks=2, prompts=0), Work(sites=1, images=32, rank=0, prompts=0)])
+@pytest.mark.parametrize(
+    "work", [SMALL, Work(sites=1, images=32, last_blocks=2, prompts=0), Work(sites=1, images=32, rank=0, prompts=0)]
+)
 def test_bare_trains_what_ours_does(work, tmp_path, capsys):
     work.write(tmp_path / "work")
     bare = Bare(tmp_path / "work", threads=1)
@@ -70,7 +79,8 @@ def test_bare_trains_what_ours_does(work, tmp_path, capsys):
     before = bare.state()
     images, labels = bare.images("site-1")
     first, second = (bare.train("site-1", images, labels) for _ in range(2))
-    assert second < first and all((before[name] != value).any() for name, value in bare.state().items())
+    assert second < first
+    assert all((before[name] != value).any() for name, value in bare.state().items())
     bare.load(before)
     assert all((before[name] == value).all() for name, value in bare.state().items())
 
@@ -80,7 +90,16 @@ def test_our_moments_are_noted_from_outside(tmp_path):
     write_job(SMALL.experiment(tmp_path / "work"), tmp_path / "job")
     (tmp_path / "site.json").write_text(site.model_dump_json())
     marks = tmp_path / "marks.jsonl"
-    command = [sys.executable, "-m", "benchmark.oracle.reference", "job", "--site-file", "site.json", "--out", "adapter.safetensors"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmark.oracle.reference",
+        "job",
+        "--site-file",
+        "site.json",
+        "--out",
+        "adapter.safetensors",
+    ]
     run = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={**python_path(HOOKS), VARIABLE: str(marks)}
     )
@@ -121,9 +140,13 @@ def test_an_interrupted_run_leaves_no_process(tmp_path, monkeypatch):
 
 
 def test_medians_and_table():
-    runs = [Measured(wall, 1.0, 2.0, 3.0, 0.1, 0.5, 1.0, wire) for wall, wire in ((10.0, 300), (30.0, 330), (12.0, 310))]
+    runs = [
+        Measured(wall, 1.0, 2.0, 3.0, 0.1, 0.5, 1.0, wire) for wall, wire in ((10.0, 300), (30.0, 330), (12.0, 310))
+    ]
     found = medians(runs, raw_bytes=10, transfers=30)
-    assert found["wall_s"] == 12.0 and found["wire_over_raw"] == pytest.approx(310 / 300) and len(found["runs"]) == 3
+    assert found["wall_s"] == 12.0
+    assert found["wire_over_raw"] == pytest.approx(310 / 300)
+    assert len(found["runs"]) == 3
     assert medians(runs, 10, transfers=0)["wire_over_raw"] is None
     shown = table({"plain": found, "ours": {**found, "wall_s": 12.6}}).splitlines()
     assert shown[3].startswith("| ours | 1.05 | 12.60 |")
@@ -159,6 +182,12 @@ def test_the_contenders(tmp_path):
     raw = SMALL.raw_bytes(data)
     if private_loopback():
         for name in ("flare_stock", "ours"):
-            assert contenders[name].transfers * raw < runs[name][0].wire_bytes < 3 * contenders[name].transfers * raw + 2_000_000
-    final, _ = load_adapter(tmp_path / "runs" / "ours-0" / "workspace" / "server" / "simulate_job" / "adapter.safetensors")
+            assert (
+                contenders[name].transfers * raw
+                < runs[name][0].wire_bytes
+                < 3 * contenders[name].transfers * raw + 2_000_000
+            )
+    final, _ = load_adapter(
+        tmp_path / "runs" / "ours-0" / "workspace" / "server" / "simulate_job" / "adapter.safetensors"
+    )
     assert sum(value.nbytes for value in final.values()) == raw

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import ROOT
 from pt_peft import schema
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
@@ -84,7 +85,7 @@ def shared_data() -> Callable[[str], Path]:
     """The folder of a real data set; skips the test where it is not there."""
 
     def find(name: str) -> Path:
-        root = Path(os.environ.get("PT_PEFT_SHARED") or Path(__file__).parents[3] / "shared")
+        root = Path(os.environ.get("PT_PEFT_SHARED") or ROOT.parent / "shared")
         folder = root / "data" / name
         if not folder.is_dir():
             pytest.skip(f"{folder} is not there; set PT_PEFT_SHARED to the folder that holds data/{name}")

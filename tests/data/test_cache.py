@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import ROOT
 from pt_peft.data import cache, cache_space
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
 
-ROOT = Path(__file__).parents[2]
-
 
 class Counted:
     """Site images that count how often they are decoded."""
 
     def __init__(self, key="key", counts=(5, 2, 0), unreadable=()):
-        self._key, self._counts, self._unreadable = key, dict(zip(("train", "val", "test"), counts, strict=True)), unreadable
+        self._key, self._counts, self._unreadable = (
+            key,
+            dict(zip(("train", "val", "test"), counts, strict=True)),
+            unreadable,
+        )
         self.decodings = 0
 
     def key(self):
@@ -49,8 +52,10 @@ def test_cold_then_warm(tmp_path):
     assert images.decodings == 2  # train and val: an empty split is not asked for
     for arrays in (cold, warm):
         train = arrays["train"]
-        assert isinstance(train.images, np.memmap) and not train.images.flags.writeable
-        assert train.images.shape == (5, 3, 16, 16) and train.images.dtype == np.uint8
+        assert isinstance(train.images, np.memmap)
+        assert not train.images.flags.writeable
+        assert train.images.shape == (5, 3, 16, 16)
+        assert train.images.dtype == np.uint8
         assert [item.labels for item in train.items] == [(0,), (1,), (0,), (1,), (0,)]
         assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
         assert arrays["test"].images.shape == (0, 3, 16, 16)
@@ -87,7 +92,9 @@ def test_a_half_written_entry_is_made_anew(tmp_path, damage):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"):
+    with pytest.raises(
+        UserError, match="'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"
+    ):
         cached_arrays(tmp_path, Counted(unreadable=["train/3"]), 16)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -95,7 +102,8 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 def test_the_description_says_what_was_cached(tmp_path):
     cached_arrays(tmp_path, Counted("what"), 16)
     description = json.loads((entry(tmp_path) / "cache.json").read_text())
-    assert description["key"]["images"] == "what" and description["unreadable"] == {"train": [], "val": [], "test": []}
+    assert description["key"]["images"] == "what"
+    assert description["unreadable"] == {"train": [], "val": [], "test": []}
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -165,7 +173,7 @@ def test_an_unreadable_image_costs_a_warning_and_itself(tmp_path, caplog):
         opened = cached_arrays(tmp_path, images, 16, max_unreadable=0.02)
         assert [len(opened[split].items) for split in ("train", "val", "test")] == [49, 50 - 1, 0]
         assert opened["train"].images[:, 0, 0, 0].tolist() == [index for index in range(50) if index != 3]
-        assert [item.file for item in opened["val"].items][0] == "val/1"
+        assert next(item.file for item in opened["val"].items) == "val/1"
     assert images.decodings == 2
     assert "image 'train/3' is broken. It is left out: of 100 images" in caplog.text
     assert "2 images that could not be read are left out" in caplog.text
@@ -188,7 +196,8 @@ def test_the_cache_stays_within_its_limit_and_keeps_what_was_used_last(tmp_path)
     assert again.decodings == 0  # now "b" is the one used least recently
     cached_arrays(tmp_path, Counted("d"), 16, cache_gb=limit)
     there = {key for key in "abcd" if entry_of(tmp_path, key)}
-    assert "b" not in there and {"a", "d"} <= there
+    assert "b" not in there
+    assert {"a", "d"} <= there
     assert sum(sizes(entry_of(tmp_path, key)) for key in there) <= limit * 1e9 + 2000
     cached_arrays(tmp_path, Counted("e", counts=(20, 0, 0)), 16, cache_gb=limit)
     assert kept[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]  # evicted, but still mapped
@@ -214,7 +223,8 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train_images.npy").write_bytes(b"0" * 100)
     cached_arrays(tmp_path, Counted(), 16)
-    assert not list(tmp_path.glob("dead.partial")) and not list(tmp_path.glob("dead.removed"))
+    assert not list(tmp_path.glob("dead.partial"))
+    assert not list(tmp_path.glob("dead.removed"))
 
 
 def test_other_code_is_another_entry(tmp_path, monkeypatch):
@@ -236,7 +246,8 @@ def test_an_entry_of_another_shape_is_made_anew(tmp_path):
     cached_arrays(tmp_path, Counted(), 16)
     np.save(entry(tmp_path) / "train_images.npy", np.zeros((5, 3, 8, 8), np.float32))
     images = Counted()
-    assert cached_arrays(tmp_path, images, 16)["train"].images.shape == (5, 3, 16, 16) and images.decodings == 2
+    assert cached_arrays(tmp_path, images, 16)["train"].images.shape == (5, 3, 16, 16)
+    assert images.decodings == 2
 
 
 def test_what_others_are_preparing_is_reckoned_with(tmp_path):

@@ -48,7 +48,8 @@ RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 def test_depths_and_both_monochromes(bits):
     pixels = (RAMP * (2**bits - 1)).round().astype(np.uint8 if bits == 8 else np.uint16)
     plain = shown(made(pixels, "MONOCHROME2", bits))
-    assert plain.dtype == np.uint8 and np.abs(plain - 255 * RAMP).max() <= 1
+    assert plain.dtype == np.uint8
+    assert np.abs(plain - 255 * RAMP).max() <= 1
     assert np.array_equal(shown(made(pixels, "MONOCHROME1", bits)), 255 - plain)
 
 
@@ -56,7 +57,15 @@ def test_rescale_and_window():
     """A computed tomography slice: Hounsfield units = stored - 1024, seen through a window of 400 around 40."""
     hounsfield = np.round(-1000 + 2000 * RAMP)
     pixels = (hounsfield + 1024).astype(np.uint16)
-    content = made(pixels, "MONOCHROME2", 12, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=[40, 600], WindowWidth=[400, 1500])
+    content = made(
+        pixels,
+        "MONOCHROME2",
+        12,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        WindowCenter=[40, 600],
+        WindowWidth=[400, 1500],
+    )
     # PS3.3 C.11.2.1.2.1
     expected = np.clip((hounsfield - (40 - 0.5)) / (400 - 1) + 0.5, 0, 1) * 255
     assert np.abs(shown(content).astype(float) - expected).max() <= 1
@@ -89,24 +98,35 @@ def test_palette():
     colours = np.random.default_rng(0).integers(0, 2**16, (3, 256), dtype=np.uint16)
     names = ("Red", "Green", "Blue")
     attributes = {f"{name}PaletteColorLookupTableDescriptor": [256, 0, 16] for name in names}
-    attributes |= {f"{name}PaletteColorLookupTableData": row.tobytes() for name, row in zip(names, colours, strict=True)}
+    attributes |= {
+        f"{name}PaletteColorLookupTableData": row.tobytes() for name, row in zip(names, colours, strict=True)
+    }
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    assert np.array_equal(shown(made(pixels, "PALETTE COLOR", 8, **attributes)), np.moveaxis(colours[:, pixels] >> 8, 0, -1))
+    assert np.array_equal(
+        shown(made(pixels, "PALETTE COLOR", 8, **attributes)), np.moveaxis(colours[:, pixels] >> 8, 0, -1)
+    )
 
 
 def test_through_the_pipeline(tmp_path):
     pixels = (RAMP * 4095).round().astype(np.uint16)
     (tmp_path / "a.dcm").write_bytes(made(pixels, "MONOCHROME1", 12))
     (image,) = decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), 8, where="folder")
-    assert image.shape == (3, 8, 8) and np.array_equal(image[0], image[2])
+    assert image.shape == (3, 8, 8)
+    assert np.array_equal(image[0], image[2])
     assert np.abs(image[0] - (255 - 255 * RAMP)).max() <= 1
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (lambda: made(np.zeros((3, 8, 8), np.uint8), "MONOCHROME2", 8, NumberOfFrames=3), "has 3 frames; single-frame images"),
-        (lambda: made(np.zeros((8, 8), np.uint8), "MONOCHROME2", 8)[:-40], "The number of bytes of pixel data is less than expected"),
+        (
+            lambda: made(np.zeros((3, 8, 8), np.uint8), "MONOCHROME2", 8, NumberOfFrames=3),
+            "has 3 frames; single-frame images",
+        ),
+        (
+            lambda: made(np.zeros((8, 8), np.uint8), "MONOCHROME2", 8)[:-40],
+            "The number of bytes of pixel data is less than expected",
+        ),
         (lambda: bytes(128) + b"DICM", "is not a readable DICOM image ("),
     ],
     ids=["several frames", "truncated", "empty"],
@@ -114,4 +134,5 @@ def test_through_the_pipeline(tmp_path):
 def test_what_cannot_be_read_is_named(content, reason, tmp_path):
     (tmp_path / "a.dcm").write_bytes(content())
     (error,) = decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), 8, where="folder")
-    assert isinstance(error, UserError) and f"image 'a.dcm' cannot be decoded ({reason}" in str(error)
+    assert isinstance(error, UserError)
+    assert f"image 'a.dcm' cannot be decoded ({reason}" in str(error)

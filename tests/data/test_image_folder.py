@@ -27,7 +27,11 @@ def test_classes_alone_and_below_splits(tmp_path):
         ("malignant/deeper/b.JPG", (1,), None),
     ]
     split = tree(tmp_path / "split", "train/benign/a.png", "valid/benign/b.png", "test/malignant/c.png")
-    assert [(item.labels, item.split) for item in read_image_folder(split, CLASSES)] == [((1,), "test"), ((0,), "train"), ((0,), "val")]
+    assert [(item.labels, item.split) for item in read_image_folder(split, CLASSES)] == [
+        ((1,), "test"),
+        ((0,), "train"),
+        ((0,), "val"),
+    ]
 
 
 def test_a_zip_archive_is_the_same_and_clutter_is_left_out(tmp_path):
@@ -62,7 +66,10 @@ def test_chest_x_rays_as_an_image_folder(shared, tmp_path):
 
     with (shared / "chest_xray_kermany_224" / "metadata.csv").open() as file:
         rows = list(csv.DictReader(file))[::40]
-    with zipfile.ZipFile(shared / "chest_xray_kermany_224" / "images.zip") as images, zipfile.ZipFile(tmp_path / "x.zip", "w") as out:
+    with (
+        zipfile.ZipFile(shared / "chest_xray_kermany_224" / "images.zip") as images,
+        zipfile.ZipFile(tmp_path / "x.zip", "w") as out,
+    ):
         for row in rows:
             out.writestr(f"{row['split']}/{row['subtype']}/{row['file'].rpartition('/')[2]}", images.read(row["file"]))
     items = read_image_folder(tmp_path / "x.zip", ("normal", "bacteria", "virus"))

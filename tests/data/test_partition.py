@@ -4,22 +4,20 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pt_peft.data.items import SPLITS, Item
+from helpers import ROOT
 from pt_peft.data.feature_shift import SiteShift
+from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.partition import partition
 from pt_peft.data.partition.proportions import dirichlet
 from pt_peft.data.splits import assign_splits
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import FeatureShift, Partition
-
-ROOT = Path(__file__).parents[2]
 
 groups = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(SPLITS)), min_size=1, max_size=25)
 sites = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)
@@ -36,7 +34,9 @@ def items_of(groups: list[tuple[int, str | None]]) -> list[Item]:
 
 
 def shares(items: list[Item], names: list[str], seed: int) -> dict[str, list[Item]]:
-    return {name: partition(Partition(kind="iid", min_images=0), items, name=name, names=names, seed=seed) for name in names}
+    return {
+        name: partition(Partition(kind="iid", min_images=0), items, name=name, names=names, seed=seed) for name in names
+    }
 
 
 @given(groups, sites, seeds)
@@ -85,7 +85,9 @@ items = [Item(*fields) for fields in json.load(sys.stdin)]
 print(json.dumps([item.file for item in partition(Partition(kind="iid"), items, name="b", names=["c", "a", "b"], seed=7)]))
 """
     fields = json.dumps([[item.file, item.labels[0], item.split, item.group] for item in items])
-    run = subprocess.run([sys.executable, "-c", code], input=fields, capture_output=True, text=True, cwd=ROOT, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=fields, capture_output=True, text=True, cwd=ROOT, check=True
+    )
     here = partition(Partition(kind="iid"), items, name="b", names=["a", "b", "c"], seed=7)
     assert json.loads(run.stdout) == [item.file for item in here]
 
@@ -114,7 +116,9 @@ def test_drawn_splits_keep_groups_together_whatever_the_order(sizes, seed, rando
     split_of = {item.group: item.split for item in drawn}
     assert all(split_of[item.group] == item.split for item in drawn)
     counts = Counter(split_of.values())
-    assert abs(counts["val"] - 0.1 * len(sizes)) < 1 and abs(counts["test"] - 0.2 * len(sizes)) < 1 and counts["train"]
+    assert abs(counts["val"] - 0.1 * len(sizes)) < 1
+    assert abs(counts["test"] - 0.2 * len(sizes)) < 1
+    assert counts["train"]
     random.shuffle(items)
     assert set(assign_splits(items, seed)) == set(drawn)
 
@@ -173,12 +177,16 @@ def test_dirichlet_of_500_images_over_20_sites():
     names = [f"site-{index}" for index in range(20)]
     found = dealt(Partition(kind="dirichlet", alpha=0.05, min_images=5), items, names)
     matrix = np.array([counts(share) for share in found.values()])
-    assert matrix.sum() == 500 and (matrix.sum(axis=1) >= 5).all()
+    assert matrix.sum() == 500
+    assert (matrix.sum(axis=1) >= 5).all()
     # Label skew: the largest holder of a class has most of it, and test images follow the same shares.
     assert np.median(matrix.max(axis=0) / matrix.sum(axis=0)) > 0.5
     test = np.array([counts(share, "test") for share in found.values()])
-    assert test.sum() == 200 and np.corrcoef(matrix.ravel(), test.ravel())[0, 1] > 0.8
-    even = np.array([counts(share) for share in dealt(Partition(kind="dirichlet", alpha=10_000.0), items, names).values()])
+    assert test.sum() == 200
+    assert np.corrcoef(matrix.ravel(), test.ravel())[0, 1] > 0.8
+    even = np.array(
+        [counts(share) for share in dealt(Partition(kind="dirichlet", alpha=10_000.0), items, names).values()]
+    )
     assert np.abs(even - 2.5).max() <= 1.5
 
 
@@ -214,7 +222,9 @@ def test_a_minimum_of_images_is_met_or_refused():
     names = list("abcdef")
     found = dealt(Partition(kind="dirichlet", alpha=1e-3, min_images=10), items, names)
     assert {len(share) for share in found.values()} == {10}
-    with pytest.raises(UserError, match="partition.min_images is 11, but 60 training images in 60 groups cannot give 6 sites"):
+    with pytest.raises(
+        UserError, match="partition.min_images is 11, but 60 training images in 60 groups cannot give 6 sites"
+    ):
         partition(Partition(kind="dirichlet", min_images=11), items, name="a", names=names, seed=0)
     with pytest.raises(UserError, match="partition.min_images is 11, but partition.kind 'iid' gives site 'a' 10"):
         partition(Partition(kind="iid", min_images=11), items, name="a", names=names, seed=0)
@@ -226,7 +236,9 @@ def test_the_real_sites_of_ham10000_and_a_dirichlet_split_of_it(shared):
 
     classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     columns = Columns(label="dx", group="lesion_id", site="site")
-    items = read_table(shared / "ham10000_200x150" / "metadata.csv", Data(source="csv", classes=classes, columns=columns))
+    items = read_table(
+        shared / "ham10000_200x150" / "metadata.csv", Data(source="csv", classes=classes, columns=columns)
+    )
     names = [f"site-{index}" for index in range(20)]
     found = dealt(Partition(kind="dirichlet", alpha=0.3, min_images=50), items, names)
     assert sum(len(share) for share in found.values()) == len(items) == 10_015
@@ -253,7 +265,8 @@ def test_a_large_group_does_not_keep_others_from_giving():
     for seed in range(30):
         for kind in ("dirichlet", "quantity"):
             found = {name: partition(Partition(kind=kind), items, name=name, names="abc", seed=seed) for name in "abc"}
-            assert all(found.values()) and sum(map(len, found.values())) == 18
+            assert all(found.values())
+            assert sum(map(len, found.values())) == 18
 
 
 def test_drawn_splits_do_not_depend_on_the_order_of_rows_where_groups_span_sites():

@@ -4,13 +4,12 @@ import logging
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import split_counts
 
+from helpers import ROOT, split_counts
 from pt_peft.data.lesions import draw_lesions
 from pt_peft.data.site_data import Split, batches, load_site_data
 from pt_peft.data.sources import site_images
@@ -19,8 +18,6 @@ from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Columns, Data
 from pt_peft.experiment.site import Site
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -38,23 +35,28 @@ def epoch(*arguments, **options) -> tuple[torch.Tensor, torch.Tensor, list[int]]
 
 def test_without_a_seed_batches_are_in_order(split):
     images, labels, sizes = epoch(split, 4, seed=None, augment=("flip",))
-    assert sizes == [4, 4, 2] and labels.tolist() == list(range(10))
-    assert labels.dtype == torch.int64 and images.dtype == torch.float32
+    assert sizes == [4, 4, 2]
+    assert labels.tolist() == list(range(10))
+    assert labels.dtype == torch.int64
+    assert images.dtype == torch.float32
     assert torch.equal(images, torch.tensor(split.images).float() / 255)
 
 
 @pytest.mark.parametrize("augment", [(), ("flip", "rotate90", "intensity")])
 def test_a_seed_decides_the_batches_bit_for_bit(split, augment):
     first, again, other = (epoch(split, 4, seed=seed, augment=augment) for seed in (1, 1, 2))
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
-    assert sorted(first[1].tolist()) == list(range(10)) and first[2] == [4, 4, 2]
+    assert sorted(first[1].tolist()) == list(range(10))
+    assert first[2] == [4, 4, 2]
 
 
 def test_batches_leave_the_global_generators_alone(split):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     epoch(split, 4, seed=1, augment=("flip", "intensity"))
-    assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
 
 
 def test_an_empty_split_has_no_batches():
@@ -67,7 +69,8 @@ def test_loading_logs_the_classes(make_experiment, make_csv_site, rows, caplog):
         data = load_site_data(make_experiment(), make_csv_site(rows), "a", ["a"])
     assert [len(data.train), len(data.val), len(data.test)] == [6, 2, 2]
     assert "site a, train: 6 images (red 3, blue 3)" in caplog.text
-    assert "preparing 10 images of 16 px" in caplog.text and "prepared 10 images in" in caplog.text
+    assert "preparing 10 images of 16 px" in caplog.text
+    assert "prepared 10 images in" in caplog.text
 
 
 def test_a_changed_image_is_decoded_anew(make_experiment, make_csv_site, rows, tmp_path):
@@ -75,7 +78,8 @@ def test_a_changed_image_is_decoded_anew(make_experiment, make_csv_site, rows, t
     before = load_site_data(make_experiment(), site, "a", ["a"]).train.images.copy()
     (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
     after = load_site_data(make_experiment(), site, "a", ["a"]).train.images
-    assert (before[1] != after[1]).any() and (after[1] == after[0]).all()
+    assert (before[1] != after[1]).any()
+    assert (after[1] == after[0]).all()
 
 
 def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tmp_path, caplog):
@@ -88,16 +92,22 @@ def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tm
     assert "preparing" not in caplog.text
 
 
-def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(make_experiment, make_csv_site, rows, tmp_path, caplog):
+def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(
+    make_experiment, make_csv_site, rows, tmp_path, caplog
+):
     site = make_csv_site(rows).model_copy(update={"max_unreadable": 0.1})
     before = load_site_data(make_experiment(), site, "a", ["a"]).train
     image = tmp_path / "images" / "1.png"
     image.write_bytes(image.read_bytes()[:40])
     after = load_site_data(make_experiment(), site, "a", ["a"]).train
-    assert "image '1.png' cannot be decoded" in caplog.text and "It is left out: of 10 images" in caplog.text
-    assert np.array_equal(after.images, before.images[[0, 2, 3, 4, 5]]) and after.labels.tolist() == [0, 0, 1, 0, 1]
+    assert "image '1.png' cannot be decoded" in caplog.text
+    assert "It is left out: of 10 images" in caplog.text
+    assert np.array_equal(after.images, before.images[[0, 2, 3, 4, 5]])
+    assert after.labels.tolist() == [0, 0, 1, 0, 1]
     (tmp_path / "images" / "7.png").unlink()
-    with pytest.raises(UserError, match="image '7.png', which the table lists. It is image 2 that cannot be read; of 10 images"):
+    with pytest.raises(
+        UserError, match="image '7.png', which the table lists. It is image 2 that cannot be read; of 10 images"
+    ):
         load_site_data(make_experiment(), site, "a", ["a"])
 
 
@@ -180,7 +190,8 @@ def test_a_small_ham10000_site_decodes(make_experiment, shared_data, tmp_path):
     data = load_site_data(make_experiment(data=HAM10000, partition={"kind": "natural"}), site, "vienna_dias", [])
     labels = np.concatenate([data.train.labels, data.val.labels, data.test.labels])
     assert np.bincount(labels, minlength=7).tolist() == [0, 5, 10, 4, 67, 350, 3]
-    assert 100 < data.train.images.mean() < 220 and data.train.images.std() > 10
+    assert 100 < data.train.images.mean() < 220
+    assert data.train.images.std() > 10
 
 
 def test_pneumoniamnist_has_its_readme_counts(make_experiment, shared_data, tmp_path):

@@ -6,9 +6,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import split_counts
 from PIL import Image
 
+from helpers import split_counts
 from pt_peft.data.sources import site_images
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
@@ -86,7 +86,8 @@ def test_a_byte_order_mark_is_not_part_of_a_column(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "its columns are none"), (b"file,label,split\n", "has no rows"), (b"\xff\xfe\x00", "UTF-8")]
+    ("content", "message"),
+    [(b"", "its columns are none"), (b"file,label,split\n", "has no rows"), (b"\xff\xfe\x00", "UTF-8")],
 )
 def test_an_unreadable_table_is_named(tmp_path, content, message):
     table = tmp_path / "table.csv"
@@ -186,7 +187,10 @@ def test_rgb_npz_and_iid_shares(make_experiment, make_npz_site):
         ({"val_images": np.zeros((4, 8, 8, 4), np.uint8)}, r"val_images is uint8 \(4, 8, 8, 4\)"),
         ({"val_images": np.asfortranarray(np.zeros((4, 8, 8), np.uint8))}, "in Fortran order"),
         ({"val_images": np.zeros((3, 8, 8), np.uint8)}, "has 3 val_images but 4 val_labels"),
-        ({"val_labels": np.zeros((4, 2), np.uint8)}, r"val_labels is uint8 \(4, 2\) \(data.task 'multilabel' would take it\); it should be"),
+        (
+            {"val_labels": np.zeros((4, 2), np.uint8)},
+            r"val_labels is uint8 \(4, 2\) \(data.task 'multilabel' would take it\); it should be",
+        ),
         ({"val_labels": np.zeros(4)}, r"val_labels is float64 \(4,\)"),
         ({"val_labels": np.array([0, 1, 2, 0])}, r"val_labels\[2\] is 2; it should be 0 to 1"),
         ({"val_labels": np.array([0, 1, None, 0])}, "val_labels cannot be read .*allow_pickle=False"),
@@ -235,7 +239,9 @@ def test_several_labels_in_a_table(make_experiment, make_csv_site, tmp_path):
         (0, 1), (), (), (2,), (0, 1), (0, 1, 2),
     ]  # fmt: skip
     rows[1]["label"] = "mass|edema"
-    with pytest.raises(UserError, match=r"line 3: column 'label' is 'mass|edema', which is not in .*several would be joined"):
+    with pytest.raises(
+        UserError, match=r"line 3: column 'label' is 'mass|edema', which is not in .*several would be joined"
+    ):
         found(make_experiment(data=CHEST), make_csv_site(rows, images=False))
 
 
@@ -245,7 +251,10 @@ def test_several_labels_in_an_npz(make_experiment, make_npz_site):
     labels = {f"{split}_labels": many for split in ("train", "val", "test")}
     images = found(make_experiment(data=data), make_npz_site(**labels))
     assert [item.labels for item in images.items("val")] == [(1, 2), (), (0, 1, 2), (0,)]
-    for wrong, message in ((many + 1, r"val_labels\[0, 1\] is 2"), (many[:, :2], r"\(4, 2\); it should be zeros and ones \(N,3\)")):
+    for wrong, message in (
+        (many + 1, r"val_labels\[0, 1\] is 2"),
+        (many[:, :2], r"\(4, 2\); it should be zeros and ones \(N,3\)"),
+    ):
         with pytest.raises(UserError, match=message):
             found(make_experiment(data=data), make_npz_site(**labels | {"val_labels": wrong}))
 
@@ -253,7 +262,10 @@ def test_several_labels_in_an_npz(make_experiment, make_npz_site):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": "image_folder"}, "'multilabel' needs source 'csv' or 'npz'; 'image_folder' gives each image one label"),
+        (
+            {"source": "image_folder"},
+            "'multilabel' needs source 'csv' or 'npz'; 'image_folder' gives each image one label",
+        ),
         ({"no_finding": "mass"}, "no_finding is for task 'multilabel', and none of the classes"),
         ({"task": "multiclass"}, "no_finding is for task 'multilabel'"),
     ],
@@ -291,4 +303,5 @@ def test_an_encrypted_member_is_named(make_experiment, make_csv_site, rows, tmp_
     content[directory + 8] |= 1
     path.write_bytes(content)
     (error,) = failures(found(make_experiment(), site), "train")
-    assert "image '1.png' cannot be read" in error and "encrypted" in error
+    assert "image '1.png' cannot be read" in error
+    assert "encrypted" in error

@@ -16,7 +16,8 @@ def decoded(image: Image.Image, size: int, format: str = "PNG", **save) -> np.nd
     stream = io.BytesIO()
     image.save(stream, format, **save)
     (array,) = decode_files(["image"], lambda name: io.BytesIO(stream.getvalue()), size, where="test")
-    assert array.shape == (3, size, size) and array.dtype == np.uint8
+    assert array.shape == (3, size, size)
+    assert array.dtype == np.uint8
     return array
 
 
@@ -112,10 +113,15 @@ def test_augmentation_is_seeded_stays_in_range_and_changes_images(name):
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     first, again, other = (Augmentation([name], seed)(images) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, images)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, images)
     assert torch.equal(images, before)
-    assert type(first) is torch.Tensor and first.shape == images.shape and first.dtype == torch.float32
-    assert 0 <= first.min() and first.max() <= 1
+    assert type(first) is torch.Tensor
+    assert first.shape == images.shape
+    assert first.dtype == torch.float32
+    assert first.min() >= 0
+    assert first.max() <= 1
 
 
 def moved(images: torch.Tensor, name: str) -> torch.Tensor:
@@ -140,7 +146,8 @@ def test_intensity_scales_and_shifts_each_image():
     scale = (augmented[:, 0, 1, 0] - augmented[:, 0, 0, 0]) / 0.25
     shift = augmented[:, 0, 1, 0] - scale * 0.5
     for factor, centre, reach in ((scale, 1, 0.2), (shift, 0, 0.1)):
-        assert (abs(factor - centre) <= reach + 1e-5).all() and factor.std() > reach / 3
+        assert (abs(factor - centre) <= reach + 1e-5).all()
+        assert factor.std() > reach / 3
 
 
 def test_sixteen_bits_by_the_range_of_the_type_or_of_the_image():
@@ -148,7 +155,8 @@ def test_sixteen_bits_by_the_range_of_the_type_or_of_the_image():
     image = Image.fromarray(twelve_bits)
     assert np.asarray(to_rgb(image)).max() == 4000 >> 8
     stretched = np.asarray(to_rgb(image, "image"))[..., 0]
-    assert stretched.min() == 0 and stretched.max() == 255
+    assert stretched.min() == 0
+    assert stretched.max() == 255
     assert np.abs(stretched - (twelve_bits - 100.0) * 255 / 3900).max() <= 0.5
     constant = Image.fromarray(np.full((4, 4), 9, np.uint16))
     assert not np.asarray(to_rgb(constant, "image")).any()

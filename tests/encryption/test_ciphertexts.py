@@ -6,8 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from pt_peft.exchange.aggregation.base import SiteResult
-from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import (
     MOST_BYTES,
@@ -20,8 +18,10 @@ from pt_peft.encryption.contexts import (
     site_context,
     write_pair,
 )
-from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, SLOTS, WEIGHT, Layout
 from pt_peft.errors import UserError
+from pt_peft.exchange.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.mean import RunningMean
+from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, SLOTS, WEIGHT, Layout
 from pt_peft.exchange.tensors import TensorError, TensorSpec
 
 tenseal = pytest.importorskip("tenseal")
@@ -74,7 +74,8 @@ def test_the_sum_is_the_plain_mean(weights, scale, cipher, public):
     expected, mean = plain.result(), cipher.decrypt_sum(summed(cipher, public, results))
     assert mean.keys() == expected.keys()
     for key, value in expected.items():
-        assert mean[key].dtype == value.dtype and mean[key].shape == value.shape
+        assert mean[key].dtype == value.dtype
+        assert mean[key].shape == value.shape
         assert np.abs(mean[key] - value).max() <= 1e-6 * np.abs(value).max() + 2e-9
 
 
@@ -171,11 +172,17 @@ FIRST = "ciphertext/000000"
         (lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST].tobytes()}, "no array of bytes"),
         (lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST].astype(np.float32)}, "no array of bytes"),
         (lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST][:0]}, "has 0 bytes"),
-        (lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST][:1000]}, "has 1000 bytes; a ciphertext has 202752 to 263168"),
+        (
+            lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST][:1000]},
+            "has 1000 bytes; a ciphertext has 202752 to 263168",
+        ),
         (lambda fresh, cipher: {**fresh, FIRST: np.zeros(10**6, np.uint8)}, "has 1000000 bytes"),
         (lambda fresh, cipher: {**fresh, FIRST: np.zeros(230_000, np.uint8)}, "is not one ciphertext of 4096 values"),
         (lambda fresh, cipher: {**fresh, FIRST: fresh[FIRST][:-30]}, "is not one ciphertext"),
-        (lambda fresh, cipher: {**fresh, FIRST: np.concatenate([fresh[FIRST], fresh[FIRST][:9]])}, "is not one ciphertext"),
+        (
+            lambda fresh, cipher: {**fresh, FIRST: np.concatenate([fresh[FIRST], fresh[FIRST][:9]])},
+            "is not one ciphertext",
+        ),
         (lambda fresh, cipher: {**fresh, FIRST: a_message(cipher, 100)}, "is not one ciphertext of 4096 values"),
         (lambda fresh, cipher: {**fresh, FIRST: a_message(cipher, SLOTS, 1)}, "bytes; a ciphertext has"),
         (lambda fresh, cipher: {**fresh, FIRST: other_scale(cipher)}, "of another kind"),
@@ -205,7 +212,9 @@ def test_polynomials_of_zeros_are_too_short_to_be_a_ciphertext(cipher):
     assert len(zeros.serialize()) < FEWEST_BYTES, "of one prime less, which would cost precision"
 
 
-@pytest.mark.parametrize("weight", [None, np.zeros(1), np.ones(2), np.ones(1, np.float32), np.array([np.nan]), np.array([np.inf]), 3.0])
+@pytest.mark.parametrize(
+    "weight", [None, np.zeros(1), np.ones(2), np.ones(1, np.float32), np.array([np.nan]), np.array([np.inf]), 3.0]
+)
 def test_a_sum_without_its_weight(weight, fresh, cipher):
     payload = fresh if weight is None else {**fresh, WEIGHT: weight}
     with pytest.raises(TensorError, match="'weight' is not the sum of weights"):
@@ -250,7 +259,8 @@ def test_files_that_are_no_context(content, words, keys):
     for parse in (site_context, server_context):
         with pytest.raises(UserError) as error:
             parse(content(read_file(keys / SITE_FILE)), "file")
-        assert words in str(error.value) and str(error.value).startswith("file: ")
+        assert words in str(error.value)
+        assert str(error.value).startswith("file: ")
 
 
 def test_each_has_its_own_file(keys, tmp_path):

@@ -7,21 +7,21 @@ import pytest
 
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
-from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context, write_pair
-from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
+from pt_peft.exchange.tensors import TensorError
+from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.export.adapter import find_adapter, open_adapter
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.site import Site
+from pt_peft.export.adapter import find_adapter, open_adapter
 from pt_peft.federation.local_round import local_round
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.schema import parse
-from pt_peft.experiment.site import Site
-from pt_peft.exchange.tensors import TensorError
 from pt_peft_flare.__main__ import main
 
 pytest.importorskip("tenseal")
@@ -59,7 +59,11 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
     for number in range(3):
         opened = server.start_round(number)
         for name in NAMES:
-            received = cipher.decrypt_sum(server.payload(name, 0, number)) if number else initial_exchanged(exchange, trainer.initial)
+            received = (
+                cipher.decrypt_sum(server.payload(name, 0, number))
+                if number
+                else initial_exchanged(exchange, trainer.initial)
+            )
             result = local_round(trainer, name, data[name].train, received, {}, number)
             weight = weight_of("samples", result.num_samples)
             with pytest.raises(TensorError):
@@ -74,7 +78,9 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
     assert max(np.abs(final[key] - expected[key]).max() for key in expected) <= 1e-6
 
     encrypted = tmp_path / "encrypted_adapter.safetensors"
-    save_adapter(encrypted, server.result(server.tensors, 3), {**adapter_header(experiment), "round": 3, **server.header()})
+    save_adapter(
+        encrypted, server.result(server.tensors, 3), {**adapter_header(experiment), "round": 3, **server.header()}
+    )
     assert find_adapter(tmp_path) == encrypted
     with pytest.raises(UserError, match="is encrypted; `python -m pt_peft_flare decrypt`"):
         open_adapter(encrypted, None)
@@ -82,7 +88,8 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
     arguments = ["decrypt", str(encrypted), "--context", str(keys / SITE_FILE), "--out", str(out)]
     assert main(arguments) == 0
     opened, header = load_adapter(out)
-    assert all(np.array_equal(opened[key], value) for key, value in final.items()) and "encrypted" not in header
+    assert all(np.array_equal(opened[key], value) for key, value in final.items())
+    assert "encrypted" not in header
     assert open_adapter(out, site.existing("backbone"))[2]["round"] == 3
 
 
@@ -94,11 +101,13 @@ def test_decrypt_says_what_is_wrong(experiment, keys, tmp_path, capsys):
     plain = tmp_path / "adapter.safetensors"
     save_adapter(plain, {"a": np.zeros(3, np.float32)}, adapter_header(experiment))
     code, said = decrypt(plain, keys / SITE_FILE)
-    assert code == 1 and "is no encrypted adapter" in said
+    assert code == 1
+    assert "is no encrypted adapter" in said
     header = {**adapter_header(experiment), "encrypted": {"tensors": {"a": {"shape": [3], "dtype": "float32"}}}}
     save_adapter(plain, {"a": np.zeros(3, np.float32)}, header)
     code, said = decrypt(plain, keys / SITE_FILE)
-    assert code == 1 and "cannot be decrypted by the key in" in said
+    assert code == 1
+    assert "cannot be decrypted by the key in" in said
     for shape in ([-3], [2**20, 2**20], "x", None):
         header["encrypted"]["tensors"]["a"]["shape"] = shape
         save_adapter(plain, {"a": np.zeros(3, np.float32)}, header)
@@ -106,7 +115,8 @@ def test_decrypt_says_what_is_wrong(experiment, keys, tmp_path, capsys):
     header["encrypted"]["tensors"]["a"]["shape"] = [3]
     save_adapter(plain, {"a": np.zeros(3, np.float32)}, header)
     code, said = decrypt(plain, keys / SERVER_FILE)
-    assert code == 1 and "has no secret key" in said
+    assert code == 1
+    assert "has no secret key" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -141,7 +151,9 @@ def test_what_the_server_cannot_do_without_reading(fields, words, experiment, si
 def test_robust_aggregation_compares_what_it_cannot_read(name, experiment):
     content = {**experiment.model_dump(mode="json"), "aggregation": {"name": name}}
     content["federation"]["min_sites"] = 5
-    with pytest.raises(UserError, match=f"needs aggregation 'mean', not '{name}', which compares or changes the sites' tensors"):
+    with pytest.raises(
+        UserError, match=f"needs aggregation 'mean', not '{name}', which compares or changes the sites' tensors"
+    ):
         parse(Experiment, content, "experiment.json")
 
 
@@ -149,7 +161,8 @@ def test_uniform_weights_and_sites_that_keep_tensors_are_fine(experiment, site):
     fields = {"aggregation": {"name": "mean", "weighting": "uniform"}, "method": {"roles": {"*.lora_B": "local"}}}
     made = changed(experiment, **fields, training={"proximal": 0.1, "ditto": 0.1})
     assert make_trainer(made, site).exchange.sent(0)
-    assert weight_of("uniform", 40) == 1 and weight_of("samples", 40) == 40
+    assert weight_of("uniform", 40) == 1
+    assert weight_of("samples", 40) == 40
 
 
 def test_the_limit_is_of_what_leaves(experiment, site):

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from helpers import changed, simulate
 
-from pt_peft_flare.commands.job import write_job, write_workspace
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.model.adapter_file import load_adapter
+from helpers import changed, simulate
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
 from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
 from pt_peft.experiment.site import Site
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.__main__ import main
+from pt_peft_flare.job_folder import write_job, write_workspace
 
 pytest.importorskip("tenseal")
 NAMES = ["site-1", "site-2", "site-3"]
@@ -75,7 +75,8 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
 
     finals = [load_adapter(run.workspace / name / "simulate_job" / "final_adapter.safetensors") for name in NAMES]
     for tensors, header in finals:
-        assert header["round"] == 4 and header["model"]["method"]["name"] == "lora_vpt"
+        assert header["round"] == 4
+        assert header["model"]["method"]["name"] == "lora_vpt"
         assert tensors.keys() == expected.keys()
         assert max(np.abs(tensors[key] - expected[key]).max() for key in expected) <= 1e-6
         assert all(np.array_equal(tensors[key], finals[0][0][key]) for key in expected)
@@ -86,34 +87,45 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
         trained = [line for line in lines if line["task"] == "train" and "held_back" not in line]
         assert len(trained) == (2 if name == "site-2" else 4)
         for line in trained:
-            assert line["encrypted"] == "ckks" and line["ciphertexts"] == len(layout.keys)
-            assert line["holds"].keys() == expected.keys() and "tensors" not in line
-            assert FEWEST_BYTES <= line["tensor_bytes"] / len(layout.keys) <= MOST_BYTES and len(line["sha256"]) == 64
+            assert line["encrypted"] == "ckks"
+            assert line["ciphertexts"] == len(layout.keys)
+            assert line["holds"].keys() == expected.keys()
+            assert "tensors" not in line
+            assert FEWEST_BYTES <= line["tensor_bytes"] / len(layout.keys) <= MOST_BYTES
+            assert len(line["sha256"]) == 64
             assert line["tensor_bytes"] == run.metrics["rounds"][line["round"]]["sites"][name]["bytes_out"]
         held_back = [line["held_back"] for line in lines if "held_back" in line]
         words = ("not just 1 ciphertexts; not allowed: 'blocks", "decrypt to nothing") if name == "site-2" else ()
-        assert len(held_back) == len(words) and all(word in line for word, line in zip(words, held_back, strict=True))
+        assert len(held_back) == len(words)
+        assert all(word in line for word, line in zip(words, held_back, strict=True))
     received = [entry["sites"]["site-1"]["bytes_in"] for entry in run.metrics["rounds"]]
-    assert received[0] == 0 and all(FEWEST_BYTES < one < len(layout.keys) * MOST_BYTES + 9 for one in received[1:])
+    assert received[0] == 0
+    assert all(FEWEST_BYTES < one < len(layout.keys) * MOST_BYTES + 9 for one in received[1:])
 
     # The server has nothing that it could read.
     files = {path.name for path in run.server.rglob("*.safetensors")}
     assert files == {"encrypted_adapter.safetensors", "encrypted_best_adapter.safetensors"}
     encrypted = run.server / "encrypted_adapter.safetensors"
     sums, header = load_adapter(encrypted)
-    assert sums.keys() == {*layout.keys, WEIGHT} and header["metrics"]["test"] == run.metrics["final"]["test"]
+    assert sums.keys() == {*layout.keys, WEIGHT}
+    assert header["metrics"]["test"] == run.metrics["final"]["test"]
     out = tmp_path / "adapter.safetensors"
     assert main(["decrypt", str(encrypted), "--context", str(tmp_path / "keys" / SITE_FILE), "--out", str(out)]) == 0
     assert all(np.array_equal(value, finals[0][0][key]) for key, value in load_adapter(out)[0].items())
-
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("breaks", "words"),
     [
-        (lambda keys: (keys / SERVER_FILE).unlink(), "server_context.tenseal: cannot be read (No such file or directory)"),
-        (lambda keys: (keys / SERVER_FILE).write_bytes((keys / SITE_FILE).read_bytes()), "which the server must not have"),
+        (
+            lambda keys: (keys / SERVER_FILE).unlink(),
+            "server_context.tenseal: cannot be read (No such file or directory)",
+        ),
+        (
+            lambda keys: (keys / SERVER_FILE).write_bytes((keys / SITE_FILE).read_bytes()),
+            "which the server must not have",
+        ),
         (lambda keys: (keys / SITE_FILE).unlink(), "site-1: … cannot be read (No such file or directory)"),
         (lambda keys: (keys / SITE_FILE).write_bytes(b"junk"), "site-1: … is damaged, or no context of tenseal's"),
         (None, "file 'server_context.tenseal' in the kit's folder 'startup' cannot be used"),
@@ -131,4 +143,6 @@ def test_keys_that_are_not_as_they_should_be(breaks, words, experiment, site, sh
     assert run.exit_code != 0
     assert words in run.output.replace("\n", " "), run.output
     egress = tmp_path / "workspace" / "site-1" / "simulate_job" / "egress.jsonl"
-    assert not egress.exists() or all("tensor_bytes" not in json.loads(line) for line in egress.read_text().splitlines())
+    assert not egress.exists() or all(
+        "tensor_bytes" not in json.loads(line) for line in egress.read_text().splitlines()
+    )

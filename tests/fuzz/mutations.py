@@ -9,7 +9,9 @@ SCALARS = st.one_of(
     st.sampled_from(["", "..", "../../etc/passwd", "/", "~", "\0", "a" * 5000, "1e400", -1, 0, 10**30]),
 )  # fmt: skip
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3), max_leaves=8
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
 )
 
 
@@ -55,5 +57,7 @@ def changed_bytes(draw: st.DrawFn, original: bytes) -> bytes:
         elif action == "delete":
             del content[at : at + length]
         else:
-            content[at : at + (length if action == "replace" else 0)] = draw(st.binary(min_size=length, max_size=length))
+            content[at : at + (length if action == "replace" else 0)] = draw(
+                st.binary(min_size=length, max_size=length)
+            )
     return bytes(content)

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from mutations import VALUES, changed_bytes, changed_json
 from safetensors import SafetensorError
 
-from pt_peft.presets import demo
-from mutations import VALUES, changed_bytes, changed_json
-from pt_peft.model.adapter_file import load_adapter, save_adapter
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
-from pt_peft.federation.reports import TrainingReport
-from pt_peft.schema import parse
-from pt_peft.experiment.site import Site
 from pt_peft.exchange.tensors import TensorError, TensorSpec, check_tensors
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.federation.reports import TrainingReport
+from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.presets import demo
+from pt_peft.schema import parse
 from pt_peft_flare.wire import WireTensors, WireTensorsDecomposer
 
 CASES = int(os.environ.get("PT_PEFT_FUZZ_CASES", "60"))
@@ -65,7 +65,8 @@ def test_experiment_fields(tmp_path, content):
     try:
         experiment = Experiment.read(path)
     except UserError as error:
-        assert "\n" not in str(error) and str(path) in str(error)
+        assert "\n" not in str(error)
+        assert str(path) in str(error)
     else:
         assert says(content, json.loads(experiment.to_json()))
 
@@ -100,7 +101,9 @@ def test_site_fields(tmp_path, content):
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
-    save_adapter(path, {"blocks.0.a": np.ones((3, 4), np.float32), "head.weight": np.zeros(7, np.float32)}, {"round": 3})
+    save_adapter(
+        path, {"blocks.0.a": np.ones((3, 4), np.float32), "head.weight": np.zeros(7, np.float32)}, {"round": 3}
+    )
     return path.read_bytes()
 
 
@@ -125,7 +128,9 @@ ARRAYS = hnp.arrays(
     elements=None,
 )
 GOOD = hnp.arrays(np.float32, st.sampled_from([(2, 3), (4,)]), elements=st.floats(width=32))
-PAYLOADS = VALUES | st.dictionaries(st.sampled_from(["a", "b", "c", "image", 3, None]), GOOD | ARRAYS | VALUES, max_size=4)
+PAYLOADS = VALUES | st.dictionaries(
+    st.sampled_from(["a", "b", "c", "image", 3, None]), GOOD | ARRAYS | VALUES, max_size=4
+)
 
 
 @fuzz
@@ -137,7 +142,9 @@ def test_payloads(payload):
         return
     assert tensors.keys() == SPECS.keys()
     for key, value in tensors.items():
-        assert type(value) is np.ndarray and value.shape == SPECS[key].shape and value.dtype == np.float32
+        assert type(value) is np.ndarray
+        assert value.shape == SPECS[key].shape
+        assert value.dtype == np.float32
         assert np.isfinite(value).all()
 
 
@@ -151,6 +158,7 @@ REPORT = {
     },
 }  # fmt: skip
 
+
 @fuzz
 @given(changed_json(REPORT))
 def test_reports(content):
@@ -163,7 +171,9 @@ def test_reports(content):
     assert report.val is None or sum(map(sum, report.val.confusion)) == report.val.count
 
 
-WIRE = WireTensorsDecomposer().decompose(WireTensors({f"blocks.{index}.lora_A": np.ones((2, 3), np.float32) for index in range(4)}))
+WIRE = WireTensorsDecomposer().decompose(
+    WireTensors({f"blocks.{index}.lora_A": np.ones((2, 3), np.float32) for index in range(4)})
+)
 
 
 @fuzz

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from helpers import changed
 
+from helpers import changed
 from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import Steps, epsilon
@@ -29,7 +29,8 @@ def test_the_steps_of_a_round(private):
     assert steps_of_a_round(private, 10) == [Steps(rate=1.0, noise_multiplier=1.0, count=1)]
     at_sites = changed(private, privacy={"sample": None, "client": CLIENT}, aggregation=MEAN)
     [share] = steps_of_a_round(at_sites, 40)
-    assert (share.rate, share.count) == (1.0, 1) and share.noise_multiplier == pytest.approx(2 / 2**0.5)
+    assert (share.rate, share.count) == (1.0, 1)
+    assert share.noise_multiplier == pytest.approx(2 / 2**0.5)
     assert steps_of_a_round(changed(at_sites, privacy={"client": {**CLIENT, "where": "server"}}), 40) == []
     with pytest.raises(UserError, match=r"'privacy.sample.delta' is 1e-05, but the site has 200000 training images"):
         steps_of_a_round(private, 200_000)
@@ -38,7 +39,9 @@ def test_the_steps_of_a_round(private):
 def test_a_plan_beyond_the_limit_is_refused_before_anything_is_written(private, tmp_path):
     a_round = steps_of_a_round(private, 40)
     planned = epsilon(4 * a_round, 1e-5)
-    with pytest.raises(OutsideLimits, match=r"with 4 round\(s\) its epsilon would be .* of which 0 is spent already") as error:
+    with pytest.raises(
+        OutsideLimits, match=r"with 4 round\(s\) its epsilon would be .* of which 0 is spent already"
+    ) as error:
         Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 0.999)
     assert public(str(error.value)) == str(error.value), "the lead reads all of it"
     assert not (tmp_path / FILE_NAME).exists()
@@ -91,7 +94,9 @@ def test_an_account_of_what_cannot_be(private, tmp_path, field, value):
 def test_what_the_accountant_cannot_tell_is_not_paid(private, tmp_path):
     pytest.importorskip("opacus.accountants")
     hard = changed(private, privacy={"sample": {**SAMPLE, "delta": 1e-15, "accountant": "prv"}})
-    with pytest.raises(UserError, match="'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta 1e-15"):
+    with pytest.raises(
+        UserError, match="'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta 1e-15"
+    ):
         Budget(tmp_path, "job", None).charge(hard, [Steps(rate=0.01, noise_multiplier=1.0, count=1000)], 0, None)
     assert not (tmp_path / FILE_NAME).exists()
 

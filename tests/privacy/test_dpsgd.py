@@ -1,19 +1,17 @@
 """Gradients of single images, and what becomes of them."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
-from helpers import changed
 from torch.nn import functional
 
+from helpers import changed
 from pt_peft.data.site_data import load_site_data
+from pt_peft.experiment.privacy import SamplePrivacy
+from pt_peft.experiment.site import Site
 from pt_peft.model.method import method_names
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, PublicDraws
-from pt_peft.experiment.privacy import SamplePrivacy
-from pt_peft.experiment.site import Site
 from pt_peft.training.trainer import LocalTrainer
 
 CPU = torch.device("cpu")
@@ -35,7 +33,9 @@ def trainer_of(tiny, tiny_weights, name, **fields) -> LocalTrainer:
 
 
 def private(trainer, parameters=None, sample=SAMPLE, draws=None) -> PrivateGradients:
-    return PrivateGradients(trainer.model.module, parameters or trainer.model.trained, sample, 4, draws or PublicDraws(0))
+    return PrivateGradients(
+        trainer.model.module, parameters or trainer.model.trained, sample, 4, draws or PublicDraws(0)
+    )
 
 
 @pytest.mark.parametrize("name", [*method_names(), "lora+bitfit"])
@@ -68,7 +68,8 @@ def test_clipping_takes_all_tensors_together_and_chunks_change_nothing(tiny, tin
     bound = sorted(norms)[3] * 1.001  # some are clipped, and some not
     quiet = SAMPLE.model_copy(update={"max_grad_norm": bound, "noise_multiplier": 0.0})
     wanted = {
-        name: sum(value[index] * min(1.0, bound / norms[index]) for index in range(7)) / 4 for name, value in each.items()
+        name: sum(value[index] * min(1.0, bound / norms[index]) for index in range(7)) / 4
+        for name, value in each.items()
     }
     for limit in (256 * 2**20, 1):  # bytes: at once, as far as a batch goes, or one image at a time
         monkeypatch.setattr("pt_peft.privacy.dpsgd.GRADIENT_BYTES", limit)
@@ -106,12 +107,15 @@ def test_draws():
     for draws in (Draws(), PublicDraws(3)):
         values = draws.normal(200_001)
         assert len(values) == 200_001
-        assert abs(values.mean()) < 0.012 and values.std() == pytest.approx(1, abs=0.01)
+        assert abs(values.mean()) < 0.012
+        assert values.std() == pytest.approx(1, abs=0.01)
         # The share beyond 1, 2 and 3 deviations.
         for bound, share in ((1, 0.31731), (2, 0.04550), (3, 0.00270)):
             assert (np.abs(values) > bound).mean() == pytest.approx(share, abs=6 * (share / 200_001) ** 0.5)
         uniform = draws.uniform(100_000)
-        assert 0 <= uniform.min() and uniform.max() < 1 and uniform.mean() == pytest.approx(0.5, abs=0.006)
+        assert uniform.min() >= 0
+        assert uniform.max() < 1
+        assert uniform.mean() == pytest.approx(0.5, abs=0.006)
         assert abs(np.corrcoef(values[:100_000], values[100_001:])[0, 1]) < 0.02
     assert not np.array_equal(Draws().normal(10), Draws().normal(10))
     assert np.array_equal(PublicDraws(3).normal(10), PublicDraws(3).normal(10))
@@ -119,14 +123,19 @@ def test_draws():
 
 def test_poisson_batches(train):
     sizes = [len(labels) for _, labels in poisson_batches(train, 0.25, 400, ("flip",), PublicDraws(0))]
-    assert np.mean(sizes) == pytest.approx(10, abs=0.7) and np.var(sizes) == pytest.approx(7.5, rel=0.3)
+    assert np.mean(sizes) == pytest.approx(10, abs=0.7)
+    assert np.var(sizes) == pytest.approx(7.5, rel=0.3)
     [(images, labels)] = poisson_batches(train, 0.0, 1, ("flip",), PublicDraws(0))
-    assert images.shape == (0, 3, 32, 32) and len(labels) == 0
+    assert images.shape == (0, 3, 32, 32)
+    assert len(labels) == 0
     [(images, labels)] = poisson_batches(train, 1.0, 1, (), PublicDraws(0))
-    assert np.array_equal(labels, train.labels) and np.allclose(images * 255, train.images)
+    assert np.array_equal(labels, train.labels)
+    assert np.allclose(images * 255, train.images)
 
 
-@pytest.mark.parametrize("fields", [{}, {"schedule": "constant", "weight_decay": 0.1, "proximal": 0.1}], ids=["plain", "proximal"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"schedule": "constant", "weight_decay": 0.1, "proximal": 0.1}], ids=["plain", "proximal"]
+)
 def test_rounds(fields, tiny, tiny_weights, train):
     """Equal only where that is asked for, by name; no loss comes out."""
     privacy = {"sample": SAMPLE.model_dump()}
@@ -135,7 +144,8 @@ def test_rounds(fields, tiny, tiny_weights, train):
         experiment = {"privacy": {**privacy, "randomness": randomness}, "training": fields}
         trainer = LocalTrainer(changed(tiny, **experiment), tiny_weights, CPU)
         result = trainer.train("site-1", train, trainer.initial, 0)
-        assert result.loss is None and result.num_samples == len(train)
+        assert result.loss is None
+        assert result.num_samples == len(train)
         return result.tensors
 
     one, other = (trained("insecure_from_public_seed") for _ in range(2))

@@ -4,23 +4,23 @@ import json
 
 import numpy as np
 import pytest
-from helpers import changed, simulate
 
-from pt_peft_flare.commands.job import write_job, write_workspace
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.model.adapter_file import load_adapter
-from pt_peft.exchange.aggregation.base import SiteResult
+from helpers import changed, simulate
 from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.privacy import ClientPrivacy
+from pt_peft.experiment.site import Site
+from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.budget import FILE_NAME
 from pt_peft.privacy.draws import PublicDraws
 from pt_peft.privacy.plan import client_epsilon, steps_of_a_round
-from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.privacy.update_noise import NoisyMean, bounded, noisy_update
-from pt_peft.experiment.site import Site
 from pt_peft.worker.session import Session
+from pt_peft_flare.job_folder import write_job, write_workspace
 
 NAMES = ["site-1", "site-2"]
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
@@ -45,7 +45,8 @@ def test_updates_are_bounded_and_their_sum_is_noisy():
     after["b"][0, 0] += 4
     change = bounded(after, before, 1.0)
     np.testing.assert_allclose(change["a"], [0.6, 0, 0], rtol=1e-6)
-    assert change["b"][0, 0] == pytest.approx(0.8) and bounded(after, before, 10.0)["a"][0] == 3
+    assert change["b"][0, 0] == pytest.approx(0.8)
+    assert bounded(after, before, 10.0)["a"][0] == 3
     assert not bounded({**after, "a": np.full(3, np.inf, np.float32)}, before, 1.0)["b"].any()
 
     client = ClientPrivacy(noise_multiplier=2.0, max_update_norm=1.0, delta=1e-5, where="sites")
@@ -76,7 +77,9 @@ def test_the_plain_loop(privacy, lora, site):
     """Equal runs from the public seed alone; what a site reports has no loss."""
     finals = []
     for randomness in (PUBLIC, PUBLIC, {}):
-        experiment = changed(lora, privacy={**privacy, **randomness}, training={"control_variates": "sample" in privacy})
+        experiment = changed(
+            lora, privacy={**privacy, **randomness}, training={"control_variates": "sample" in privacy}
+        )
         losses = []
 
         class Observer:
@@ -97,7 +100,9 @@ def test_the_plain_loop(privacy, lora, site):
 def opened(experiment, site, folder) -> Session:
     session = Session()
     message = {"name": "site-1", "names": NAMES, "run_dir": str(folder), "threads": 1, "continues": None}
-    session.open({**message, "experiment": experiment.model_dump(mode="json"), "site": site.model_dump(mode="json")}, {})
+    session.open(
+        {**message, "experiment": experiment.model_dump(mode="json"), "site": site.model_dump(mode="json")}, {}
+    )
     return session
 
 
@@ -111,7 +116,8 @@ def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_p
         session = opened(experiment, limited, tmp_path / "job")
         received = initial_exchanged(session._trainer.exchange, session._trainer.initial)
         reply, _ = session.train({"round": number, "since": 0}, received)
-        assert reply["epsilon"] == epsilon(times * a_round, 1e-5) and reply["train_loss"] is None
+        assert reply["epsilon"] == epsilon(times * a_round, 1e-5)
+        assert reply["train_loss"] is None
     with pytest.raises(OutsideLimits, match="with a further round"):
         opened(experiment, limited, tmp_path / "job").train({"round": 1, "since": 0}, received)
     assert len(json.loads((tmp_path / FILE_NAME).read_text())["spent"]) == 2
@@ -135,7 +141,8 @@ def test_flare_is_equal_to_the_oracle(where, lora, site, shared_host, tmp_path):
     assert run.exit_code == 0, run.output
     tensors, header = load_adapter(run.server / "adapter.safetensors")
     assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6
-    assert header["privacy"]["sample"]["epsilon"] is None and header["privacy"]["client"]["epsilon"] is None
+    assert header["privacy"]["sample"]["epsilon"] is None
+    assert header["privacy"]["client"]["epsilon"] is None
     assert not (run.workspace / "site-1" / FILE_NAME).exists(), "nothing is spent where nothing is claimed"
 
 
@@ -152,13 +159,15 @@ def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
         assert entry["client_epsilon"] == pytest.approx(client_epsilon(experiment, number + 1))
         assert "lora_deviation" not in entry
         for report in entry["sites"].values():
-            assert report["epsilon"] == pytest.approx(epsilon((number + 1) * a_round, 1e-5)) and report["train_loss"] is None
+            assert report["epsilon"] == pytest.approx(epsilon((number + 1) * a_round, 1e-5))
+            assert report["train_loss"] is None
     said = load_adapter(run.server / "adapter.safetensors")[1]["privacy"]
     assert said["sample"]["epsilon"] == pytest.approx(epsilon(2 * a_round, 1e-5))
     assert said["client"]["epsilon"] == pytest.approx(client_epsilon(experiment, 2))
     lines = [line for line in run.ledger("site-1") if line["task"] == "train"]
     assert [line["privacy"]["epsilon"] for line in lines] == [line["report"]["epsilon"] for line in lines]
-    assert lines[0]["privacy"]["sample"]["noise_multiplier"] == 1.0 and "client" not in lines[0]["privacy"]
+    assert lines[0]["privacy"]["sample"]["noise_multiplier"] == 1.0
+    assert "client" not in lines[0]["privacy"]
     assert len(json.loads((run.workspace / "site-1" / FILE_NAME).read_text())["spent"]) == 2
     events = list((run.server / "tb_events").rglob("*"))
     assert any(b"privacy/epsilon" in path.read_bytes() for path in events if path.is_file())

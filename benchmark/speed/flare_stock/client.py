@@ -22,7 +22,9 @@ def main(folder: Path) -> None:
         bare.load({name: received.params[flat(name)] for name in bare.trained})
         loss = bare.train(site, images, labels)
         params = {flat(name): value for name, value in bare.state().items()}
-        flare.send(flare.FLModel(params=params, metrics={"accuracy": -loss}, meta={"NUM_STEPS_CURRENT_ROUND": len(labels)}))
+        flare.send(
+            flare.FLModel(params=params, metrics={"accuracy": -loss}, meta={"NUM_STEPS_CURRENT_ROUND": len(labels)})
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The job, by FLARE's own recipe with its defaults.
 
-    python -m benchmark.speed.flare_stock.job WORK_FOLDER OUT
+python -m benchmark.speed.flare_stock.job WORK_FOLDER OUT
 """
 
 import json

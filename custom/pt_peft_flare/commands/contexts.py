@@ -14,4 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes both files. Raises UserError if tenseal is not installed or one is there."""
     write_pair(options.folder)
-    print(f"{options.folder / SITE_FILE} has the secret key of the sites, {options.folder / SERVER_FILE} is the server's")
+    print(
+        f"{options.folder / SITE_FILE} has the secret key of the sites, {options.folder / SERVER_FILE} is the server's"
+    )

@@ -7,8 +7,8 @@ import time
 from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
 from nvflare.fuel.flare_api.flare_api import Session
 
-from pt_peft_flare.messages import STATUS
 from pt_peft_flare.admin_session import add_kit, connected
+from pt_peft_flare.messages import STATUS
 
 RUNNING = "RUNNING"
 
@@ -29,12 +29,16 @@ def run(options: argparse.Namespace) -> None:
 
 def status(session: Session, job: str | None) -> dict:
     """``sites``: seconds since each connected one was last seen, by the server's clock where a job runs to tell it; ``jobs``:
-    by id its ``status`` and, while it runs, its `progress`."""
+    by id its ``status`` and, while it runs, its `progress`.
+    """
     clients = session.get_system_info().client_info
     ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
     jobs = {one: _job(session, one) for one in ids}
     now = max((one.pop("time") for one in jobs.values() if "time" in one), default=time.time())
-    return {"sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients}, "jobs": jobs}
+    return {
+        "sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients},
+        "jobs": jobs,
+    }
 
 
 def _job(session: Session, job: str) -> dict:
@@ -57,7 +61,9 @@ def table(found: dict) -> str:
         lines.append(f"{job}  {one['status']}  {_how_far(one)}")
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
-            lines.append(f"  {name:20} {site['rounds']} round(s), {sent}, seen {seen.get(name, 'long ago')}: {site['now']}")
+            lines.append(
+                f"  {name:20} {site['rounds']} round(s), {sent}, seen {seen.get(name, 'long ago')}: {site['now']}"
+            )
             working.add(name)
     if not found["jobs"]:
         lines.append("no job is running")
@@ -70,7 +76,11 @@ def _how_far(job: dict) -> str:
         state = str(job["status"])
         if state == "FINISHED:COMPLETED":
             return "its metrics and adapter: nvflare job download"
-        return "why: nvflare job download (its metrics.json, log.txt), nvflare job meta" if state.startswith("FINISHED") else ""
+        return (
+            "why: nvflare job download (its metrics.json, log.txt), nvflare job meta"
+            if state.startswith("FINISHED")
+            else ""
+        )
     if "refused" in job:
         return job["refused"]
     if "rounds" not in job:

@@ -27,5 +27,7 @@ class InterruptedJobs(FLComponent):
                 manager.save_workspace(job.job_id, [str(folder)], fl_ctx)
             manager.set_status(job.job_id, RunStatus.FINISHED_ABNORMAL, fl_ctx)
             self.log_warning(
-                fl_ctx, f"job {job.job_id} was broken off by the end of this server; clone it to continue it", fire_event=False
+                fl_ctx,
+                f"job {job.job_id} was broken off by the end of this server; clone it to continue it",
+                fire_event=False,
             )

@@ -62,6 +62,8 @@ def of_one_site(server, request: Message) -> Message:
     with runner.lock:
         left = set(runner._pending_client_outcomes.get(job_id, ())) - {site.name}
     if len(left) >= job.min_sites:
-        log.warning("job %s: %s has failed (%s) and is out of it", job_id, site.name, payload.get(JobFailureMsgKey.CODE))
+        log.warning(
+            "job %s: %s has failed (%s) and is out of it", job_id, site.name, payload.get(JobFailureMsgKey.CODE)
+        )
         payload[JobFailureMsgKey.CODE] = JobReturnCode.UNKNOWN
     return request

@@ -44,7 +44,9 @@ class Rejoin(Watcher):
                 _join(engine, job, client, participants, fl_ctx)
             except Exception as error:  # one site must not end the watch for all
                 self._refused.add((job.job_id, client.token))
-                self.log_error(fl_ctx, f"{client.name} cannot join the running job {job.job_id}: {error}", fire_event=False)
+                self.log_error(
+                    fl_ctx, f"{client.name} cannot join the running job {job.job_id}: {error}", fire_event=False
+                )
             else:
                 self.log_info(fl_ctx, f"{client.name} has joined the running job {job.job_id}", fire_event=False)
 

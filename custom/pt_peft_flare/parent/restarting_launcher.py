@@ -65,7 +65,9 @@ class RestartingHandle(JobHandleSpec):
                     log.error("the job's process was killed again; it is not started any more")
                     return
                 self._restarts_left -= 1
-                log.warning("the job's process was killed by signal %d; it is started again", -self._handle.adapter.poll())
+                log.warning(
+                    "the job's process was killed by signal %d; it is started again", -self._handle.adapter.poll()
+                )
                 self._handle = self._launch()
 
     def _was_killed(self) -> bool:

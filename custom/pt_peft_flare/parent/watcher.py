@@ -21,7 +21,9 @@ class Watcher(FLComponent, ABC):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.SYSTEM_START:
-            threading.Thread(target=self._watch, args=[fl_ctx.get_engine()], name=type(self).__name__, daemon=True).start()
+            threading.Thread(
+                target=self._watch, args=[fl_ctx.get_engine()], name=type(self).__name__, daemon=True
+            ).start()
         elif event_type == EventType.SYSTEM_END:
             self._stopped.set()
 

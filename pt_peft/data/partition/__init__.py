@@ -27,7 +27,9 @@ def partition(settings: Partition, items: Sequence[Item], *, name: str, names: S
     """
     sites = sorted(set(names))
     if settings.kind not in ("none", "natural") and name not in sites:
-        raise UserError(f"partition.kind '{settings.kind}': site {name!r} is not among the run's sites ({', '.join(sites)}).")
+        raise UserError(
+            f"partition.kind '{settings.kind}': site {name!r} is not among the run's sites ({', '.join(sites)})."
+        )
     if not items:  # the caller's to refuse
         return []
     groups = len({item.group for item in items if item.split == "train"})

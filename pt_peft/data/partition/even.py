@@ -15,7 +15,8 @@ def everything(items: Sequence[Item], name: str, sites: Sequence[str], seed: int
 
 def equal_shares(items: Sequence[Item], name: str, sites: Sequence[str], seed: int) -> list[Item]:
     """In each split, groups in random order, the largest first, go to the site that has the fewest images so far: shares
-    differ by at most the largest group (by one image where images are not grouped)."""
+    differ by at most the largest group (by one image where images are not grouped).
+    """
     mine: set[str] = set()
     for split in SPLITS:
         sizes = Counter(item.group for item in items if item.split == split)

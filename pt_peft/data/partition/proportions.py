@@ -10,7 +10,8 @@ from pt_peft.seeds import derive_seed
 
 def dirichlet(settings: Partition, classes: int, sites: list[str], seed: int) -> np.ndarray:
     """Label skew: each class's shares are drawn from a symmetric Dirichlet distribution with parameter ``alpha`` (Yurochkin
-    et al. 2019, arXiv:1905.12022; Hsu et al. 2019, arXiv:1909.06335). Small alpha: few sites hold a class."""
+    et al. 2019, arXiv:1905.12022; Hsu et al. 2019, arXiv:1909.06335). Small alpha: few sites hold a class.
+    """
     rows = []
     for label in range(classes):
         # The legacy generator's streams are frozen by numpy's policy, those of `default_rng` are not.

@@ -17,5 +17,6 @@ from pt_peft.exchange.aggregation.norm_bounded_mean import NormBoundedMean
 from pt_peft.exchange.aggregation.trimmed_mean import TrimmedMean
 
 Aggregation = Annotated[
-    Mean | Median | TrimmedMean | NormBoundedMean | MultiKrum | LoraProduct | FedExLora | LoraFair, Field(discriminator="name")
+    Mean | Median | TrimmedMean | NormBoundedMean | MultiKrum | LoraProduct | FedExLora | LoraFair,
+    Field(discriminator="name"),
 ]

@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from pt_peft.schema import Strict
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.schema import Strict
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pt_peft.exchange.tensors import Tensors
 
 class FedExLora(LoraRule):
     """Needs ``method.options.lora.residual``: R is a tensor (d_out, d_in) for each layer that the server sends in every round
-    and no site sends back."""
+    and no site sends back.
+    """
 
     computes_residual: ClassVar[bool] = True
 

@@ -20,7 +20,8 @@ class LoraDeviation:
 
     def value(self) -> float | None:
         """‖mean(B A) - mean(B) mean(A)‖ / ‖mean(B A)‖ over all layers (Frobenius), with the sites weighed by their images; None if
-        no layer has both factors exchanged, or the products are zero."""
+        no layer has both factors exchanged, or the products are zero.
+        """
         results = sorted(self._results, key=lambda result: result.site)
         if not results:
             return None

@@ -1,6 +1,6 @@
 r"""The sites' factors of one LoRA update, and means of them without the d_out x d_in product.
 
-    mean(B A) = sum_k w_k B_k A_k = P Q,    P = [w_1 B_1 ... w_K B_K],  Q = [A_1; ...; A_K]
+mean(B A) = sum_k w_k B_k A_k = P Q,    P = [w_1 B_1 ... w_K B_K],  Q = [A_1; ...; A_K]
 """
 
 from collections.abc import Sequence

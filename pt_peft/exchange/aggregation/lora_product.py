@@ -19,7 +19,8 @@ from pt_peft.exchange.tensors import Tensors
 
 class LoraProduct(LoraRule):
     """Sites of smaller rank are sent the strongest components. The rows of A come out orthonormal, also those that the
-    product does not need, so that every component goes on to learn."""
+    product does not need, so that every component goes on to learn.
+    """
 
     keeps_components: ClassVar[bool] = False
 

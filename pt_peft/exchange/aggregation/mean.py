@@ -18,7 +18,9 @@ class Mean(Rule):
     less (what meta-analysis does with known variances)."""
 
     def start(self, before: Tensors) -> Aggregator:
-        return InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")
+        return (
+            InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")
+        )
 
 
 class RunningMean:
@@ -51,7 +53,8 @@ class RunningMean:
 
 class InverseVarianceMean(Collected):
     """Two passes over all results. A site that agrees with the mean to the last bit would weigh infinitely much; variances
-    are bounded from below by a millionth of their mean."""
+    are bounded from below by a millionth of their mean.
+    """
 
     def result(self) -> Tensors:
         results = self.results()

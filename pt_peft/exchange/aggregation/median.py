@@ -28,4 +28,7 @@ class CoordinateMedian(Collected):
 
     def result(self) -> Tensors:
         results = self.results()
-        return {key: np.median(stacked(results, key), axis=0).astype(value.dtype) for key, value in results[0].tensors.items()}
+        return {
+            key: np.median(stacked(results, key), axis=0).astype(value.dtype)
+            for key, value in results[0].tensors.items()
+        }

@@ -12,7 +12,8 @@ from pt_peft.exchange.tensors import Tensors
 
 class MultiKrum(Rule):
     """The mean of the results that lie closest to others. A result's score is the sum of the squared distances to its
-    n - f - 2 nearest of n results; the n - f with the lowest scores are taken, and every one counts once."""
+    n - f - 2 nearest of n results; the n - f with the lowest scores are taken, and every one counts once.
+    """
 
     robust: ClassVar[bool] = True
     name: Literal["multi_krum"]

@@ -12,7 +12,8 @@ from pt_peft.exchange.tensors import Tensors
 
 class NormBoundedMean(Rule):
     """What a site has changed is scaled down to a Euclidean norm of at most ``bound`` over all its values; then the mean, in
-    which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth."""
+    which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth.
+    """
 
     robust: ClassVar[bool] = True
     name: Literal["norm_bounded_mean"]

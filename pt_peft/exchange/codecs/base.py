@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from pt_peft.errors import UserError
-from pt_peft.schema import Strict
 from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, check_tensors
+from pt_peft.schema import Strict
 
 Draw = Callable[[str], np.random.Generator]
 """Gives the random numbers for the tensor of a key."""
@@ -55,7 +55,8 @@ class Codec(Strict):
         """
         encoded = check_tensors(payload, self.specs(specs))
         decoded = {
-            key: self.read(key, {name: encoded[key + name] for name in self.parts(spec)}, spec) for key, spec in specs.items()
+            key: self.read(key, {name: encoded[key + name] for name in self.parts(spec)}, spec)
+            for key, spec in specs.items()
         }
         return check_tensors(decoded, specs)
 

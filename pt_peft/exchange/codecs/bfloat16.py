@@ -15,7 +15,8 @@ _EXPONENT = 0x7F80
 
 class BFloat16(Codec):
     """Two bytes a value, to nearest, to even between two: within 2^-8 of the value (numpy has no such type, so that its bits
-    travel as uint16), and of a value below 2^-126 within 2^-134. A value that would round beyond 3.39e38 is an error."""
+    travel as uint16), and of a value below 2^-126 within 2^-134. A value that would round beyond 3.39e38 is an error.
+    """
 
     name: Literal["bfloat16"]
 

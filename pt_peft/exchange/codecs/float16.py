@@ -13,7 +13,8 @@ LARGEST = 65504.0
 
 class Float16(Codec):
     """Two bytes a value, to nearest: within 2^-11 of the value, and of a value below 2^-14 within 2^-25. A value that would
-    round beyond 65504 is an error, as it would be infinite."""
+    round beyond 65504 is an error, as it would be infinite.
+    """
 
     name: Literal["float16"]
 

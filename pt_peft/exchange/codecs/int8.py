@@ -24,7 +24,8 @@ _LARGEST = float(np.nextafter(np.float32(np.finfo(np.float32).max / STEPS), np.f
 class Int8(Codec):
     """A byte a value, and four a channel. Channels lie along the shortest axis, so that LoRA's factors have one for each of
     their components; a tensor of one axis or none is one channel. The error is at most the scale, half of it if rounded to
-    nearest."""
+    nearest.
+    """
 
     name: Literal["int8"]
     error_feedback: bool = True

@@ -14,7 +14,8 @@ from pt_peft.exchange.tensors import TensorError, TensorSpec
 
 class TopK(Codec):
     """Of each tensor the entries of largest magnitude, exact, in float32; the others are zero. An entry takes 5 to 8 bytes:
-    its place in the flattened tensor is in the smallest of uint8, uint16 and uint32 that has room for all."""
+    its place in the flattened tensor is in the smallest of uint8, uint16 and uint32 that has room for all.
+    """
 
     name: Literal["top_k"]
     fraction: float = Field(default=0.1, gt=0, le=1)

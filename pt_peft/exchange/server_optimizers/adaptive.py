@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pt_peft.schema import Strict
 from pt_peft.exchange.server_optimizers.base import Optimizer
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.schema import Strict
 
 
 class Adaptive(Strict):

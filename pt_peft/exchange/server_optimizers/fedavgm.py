@@ -1,6 +1,6 @@
 r"""FedAvgM (Hsu et al. 2019, arXiv:1909.06335): heavy-ball momentum at the server.
 
-    m <- momentum m + (mean - x),    x <- x + learning_rate m
+m <- momentum m + (mean - x),    x <- x + learning_rate m
 """
 
 from typing import Literal
@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pt_peft.schema import Strict
 from pt_peft.exchange.server_optimizers.base import Optimizer
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.schema import Strict
 
 
 class FedAvgM(Strict):

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pt_peft.schema import Strict
 from pt_peft.exchange.server_optimizers.base import Optimizer
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.schema import Strict
 
 
 class NoOptimizer(Strict):

@@ -28,7 +28,15 @@ ENCODERS = ("teacher", "base_encoder", "encoder_q", "student")
 BESIDE = frozenset(
     ("head", "head_dist", "fc", "dino_head", "ibot_head", "projector", "predictor")  # heads of DINO, iBOT, MoCo v3
     + ("momentum_encoder", "encoder_k", "student", "queue", "queue_ptr")  # the other encoder of MoCo v3 and DINO
-    + ("text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "attn_mask")  # CLIP's
+    + (
+        "text",
+        "transformer",
+        "token_embedding",
+        "positional_embedding",
+        "ln_final",
+        "text_projection",
+        "attn_mask",
+    )  # CLIP's
     + ("logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
 )
 """Parts of names beside the encoder that belong to no encoder of images."""
@@ -104,4 +112,6 @@ def _place(tensors: Mapping[str, torch.Tensor], path: Path) -> tuple[str, str]:
         if len(chosen) == 1:
             return chosen[0]
     shown = ", ".join(f"'{prefix}*'" for prefix, _ in sorted(found))
-    raise UserError(f"{path}: holds several image encoders ({shown}); a file with the one that is meant would be right.")
+    raise UserError(
+        f"{path}: holds several image encoders ({shown}); a file with the one that is meant would be right."
+    )

@@ -65,16 +65,22 @@ def load_weights(model: nn.Module, weights: Path, backbone: Backbone, head: str)
     model.load_state_dict(_independent(fitting), strict=False, assign=True)
 
 
-def _remapped(encoder: Encoder, model: nn.Module, name: str, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _remapped(
+    encoder: Encoder, model: nn.Module, name: str, weights: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors by timm's key, resampled to the model's image and patch size, and their full names in the file."""
-    tensors = {key: _float32(value, f"{weights}: tensor '{encoder.names[key]}'") for key, value in encoder.tensors.items()}
+    tensors = {
+        key: _float32(value, f"{weights}: tensor '{encoder.names[key]}'") for key, value in encoder.tensors.items()
+    }
     full_names = {id(tensors[key]): full_name for key, full_name in encoder.names.items()}
     remapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if remapping is None:
         return tensors, encoder.names
     options = {}
     if "adapt_layer_scale" in inspect.signature(remapping).parameters:
-        options["adapt_layer_scale"] = True  # timm says so for DeiT III alone, and no other layout has the names it renames
+        options["adapt_layer_scale"] = (
+            True  # timm says so for DeiT III alone, and no other layout has the names it renames
+        )
     if "flexivit" in name:
         options.update(interpolation="bilinear", antialias=False)  # as timm says for these
     try:
@@ -135,7 +141,9 @@ def _refuse(weights: Path, name: str, *, missing: Sequence[str], left_over: Sequ
 
 def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(name[:100] for name in names[:SHOWN])}{more})"
+    return (
+        f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(name[:100] for name in names[:SHOWN])}{more})"
+    )
 
 
 def _any(patterns: Sequence[str], *names: str) -> bool:

@@ -32,7 +32,9 @@ def read_npz(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor], tup
         UserError: if the file is no such ``.npz`` or an array is missing or does not fit.
     """
     if not hasattr(model, "load_pretrained"):
-        raise UserError(f"{path}: is .npz, which timm reads for no {type(model).__name__}; .safetensors would be right.")
+        raise UserError(
+            f"{path}: is .npz, which timm reads for no {type(model).__name__}; .safetensors would be right."
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             shapes = {name: arrays[name].shape for name in arrays.files}

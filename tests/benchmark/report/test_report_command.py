@@ -1,0 +1,239 @@
+"""``python -m benchmark report``: what it writes."""
+
+import csv
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from report_suites import PARAMETERS, fail_cell, write_cell, write_suite
+
+from benchmark.__main__ import main
+from benchmark.report.panels import panels
+from benchmark.report.results import read_results
+from benchmark.report.tables import pareto_front
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def report(folder, out, *arguments: str) -> str:
+    """The Markdown of a report on `folder`."""
+    assert (
+        main(["report", str(folder), "--out", str(out), "--slopes", str(out.parent / "slopes.json"), *arguments]) == 0
+    )
+    return (out / "report.md").read_text()
+
+
+def rows_of(markdown: str, caption: str) -> dict[str, list[str]]:
+    """A table's rows by their first column, from Markdown."""
+    body = re.search(rf"\*\*[^\n]*{caption}[^\n]*\*\*\n\n((?:\|.*\n)+)", markdown)[1].splitlines()
+    rows = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in body]
+    return {row[0]: row[1:] for row in (rows[0], *rows[2:])}
+
+
+def test_slopes_json(written, suite_panels):
+    entries = json.loads((written.parent / "slopes.json").read_text())
+    assert len(entries) == 2 * 2 * 3
+    (entry,) = [e for e in entries if (e["data"], e["backbone"], e["metric"]) == ("ham10000", "lesions", "accuracy")]
+    assert set(entry) == {
+        *("suite", "domain", "data", "partition", "backbone", "metric", "slope_points_per_decade", "ci_low", "ci_high"),
+        *("methods", "seeds"),
+    }
+    assert entry["ci_low"] < 6 < entry["ci_high"]
+    assert (entry["domain"], entry["partition"], entry["seeds"]) == ("out-of-domain", "natural", [0, 1, 2])
+    assert sorted(entry["methods"]) == sorted(PARAMETERS)
+
+
+def test_slopes_of_other_suites_stay(tmp_path):
+    for name, partition in (("a", "iid"), ("b", "natural")):
+        panel = ("in-domain", "cifar10", partition, 4.0)
+        write_suite(tmp_path / name, panels=[panel], methods=("lora", "full"), seeds=(0,), images=60)
+    report(tmp_path / "b", tmp_path / "out")
+    report(tmp_path / "a", tmp_path / "out")
+    once = json.loads((tmp_path / "slopes.json").read_text())
+    (tmp_path / "slopes.json").unlink()
+    for name in "ba":  # without the option, beside the results
+        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "slopes.json").read_text()) == once
+    assert [(entry["partition"], entry["metric"]) for entry in once] == [
+        (partition, metric) for partition in ("iid", "natural") for metric in ("accuracy", "auroc", "balanced_accuracy")
+    ]
+
+
+def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
+    markdown = (written / "report.md").read_text()
+    table = rows_of(markdown, r"ham10000 \(out-of-domain\), natural, mean, lesions: test metrics")
+    assert list(table) == ["method", *PARAMETERS, "pooled", "local north", "local south", "majority class"]
+    files = sorted((suite / "cells").glob("out-of-domain-ham10000-natural-lesions-mean-lora-*.json"))
+    cells = [json.loads(file.read_text()) for file in files]
+    values = [100 * cell["final"]["test"]["pooled"]["accuracy"] for cell in cells]
+    worst = [100 * min(site["balanced_accuracy"] for site in cell["final"]["test"]["sites"].values()) for cell in cells]
+    lora = dict(zip(table["method"], table["lora"], strict=True))
+    assert lora["accuracy (%)"] == f"{np.mean(values):.1f} ± {4.302653 * np.std(values, ddof=1) / 3**0.5:.1f}"
+    assert lora["worst site (%)"].startswith(f"{np.mean(worst):.1f} ± ")
+    assert (lora["exchanged parameters"], lora["wire (MB)"], lora["seeds"]) == ("30,000", "1.44", "3")
+    assert {row[-2] for row in list(table.values())[1:6]} <= {"yes", "no"}
+    assert table["linear_probe"][-2] == "yes"
+    assert "Run by another engine too (flare): 20 cells" in markdown
+    assert "3.0e-08" in markdown
+    assert "Nothing was chosen on test data" in markdown
+    assert "0123456789ab" in markdown
+    assert "60 of 60 cells finished" in markdown
+    assert "840 seconds" in markdown
+    search = rows_of(markdown, "What was chosen on validation data")
+    assert search["lora"][:6] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
+    assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"
+    for file in re.findall(r"\]\(([^)]*)\)", markdown):
+        assert (written / file).is_file()
+
+
+def test_csv_has_a_row_a_cell(written):
+    with open(written / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    (row,) = [row for row in rows if row["name"] == "in-domain-cifar10-iid-imagenet-mean-full-2"]
+    assert (row["data"], row["backbone"], row["method"], row["seed"]) == ("cifar10", "imagenet", "full", "2")
+    assert (row["status"], row["exchanged_parameters"], row["wire_bytes"]) == ("finished", "1000000", "48000000")
+    assert 0 < float(row["test_balanced_accuracy"]) == float(row["validation"]) < 1
+
+
+def test_html_needs_nothing_else(written):
+    page = (written / "report.html").read_text()
+    references = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)|url\(([^)]*)\)|(@import\b.*)""", page)
+    assert references
+    assert all((link or url or other).strip("'\"").startswith(("#", "data:,")) for link, url, other in references)
+
+
+def test_points_say_what_they_are(written):
+    root = ElementTree.parse(written / "slopes.svg").getroot()
+    points = [element for element in root.iter(f"{SVG}g") if element.get("class") == "point"]
+    assert len(points) == 2 * 2 * len(PARAMETERS)
+    titles = {point[0].text for point in points if point[0].tag == f"{SVG}title"}
+    assert len(titles) == len(points)
+    wanted = r"lora, lesions: [\d.]+ ± [\d.]+ % balanced accuracy, 30,000 parameters"
+    assert any(re.fullmatch(wanted, title) for title in titles)
+    text = "".join(root.itertext())
+    assert "exchanged parameters per site and round" in text
+    assert "points/decade" in text
+    identifiers = re.findall(r'\bid="([^"]*)"', (written / "report.html").read_text())
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_same_results_give_the_same_files(tmp_path):
+    suite = write_suite(tmp_path / "suite", methods=("lora", "full"), seeds=(0,), images=60)
+    report(suite, tmp_path / "once")
+    report(suite, tmp_path / "again")
+    files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
+    assert len(files) == 3 + 5
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "once")).read_bytes(), path
+
+
+def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
+    suite = write_suite(tmp_path / "bad<b>", seeds=(0,), images=60, baselines=False, tuning=False)
+    reason = 'site-1: "out | of" <script>alert(1)</script> memory'
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", reason)
+    markdown = report(suite, tmp_path / "out")
+    assert "1 cell of 5 failed" in markdown
+    assert "rest on one seed" in markdown
+    assert "No learning rate was tuned" in markdown
+    assert r'site-1: "out \| of" \<script\>' in markdown
+    assert "±" not in rows_of(markdown, "test metrics")["full"][1]
+    assert "lora" not in rows_of(markdown, "test metrics")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_missing_seed_is_said_and_left_out_of_the_slope(tmp_path):
+    suite = write_suite(tmp_path / "suite", images=60, seeds=(0, 1, 2))
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-1", "lost")
+    assert "the slope uses the 2 seeds that all of them have, of 3" in report(suite, tmp_path / "out")
+    assert {str(entry["seeds"]) for entry in json.loads((tmp_path / "slopes.json").read_text())} == {"[0, 2]"}
+
+
+def test_one_method_has_no_slope(tmp_path):
+    suite = write_suite(tmp_path / "suite", methods=("linear_probe",), seeds=(0, 1), images=60)
+    assert "No slope is defined" in report(suite, tmp_path / "out")
+    assert json.loads((tmp_path / "slopes.json").read_text()) == []
+
+
+def test_a_method_that_sends_nothing_and_an_undefined_auroc(tmp_path):
+    suite = write_suite(tmp_path / "suite", methods=("linear_probe", "full"), seeds=(0,), images=60)
+    for path in sorted((suite / "cells").glob("*linear_probe*.json")):
+        cell = json.loads(path.read_text())
+        cell["exchanged_parameters"] = 0
+        cell["final"]["test"]["pooled"]["auroc"] = None
+        path.write_text(json.dumps(cell))
+    table = rows_of(report(suite, tmp_path / "out"), "test metrics")
+    assert table["linear_probe"][0] == "0"
+    assert table["linear_probe"][3] == "–"
+    for path in sorted((suite / "cells").glob("*full*")):
+        path.unlink()
+    report(suite, tmp_path / "out")
+
+
+def test_when_all_cells_failed(tmp_path):
+    suite = write_suite(tmp_path / "suite", methods=("lora",), seeds=(0,), images=60)
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", "no memory")
+    markdown = report(suite, tmp_path / "out")
+    assert "0 of 1 cells finished" in markdown
+    assert "no memory" in markdown
+
+
+def test_no_validation_and_an_own_target(tmp_path):
+    suite = write_suite(tmp_path / "suite", methods=("lora", "full"), seeds=(0, 1), images=60)
+    markdown = report(suite, tmp_path / "out", "--target", "0.3")
+    reached = rows_of(markdown, "MB until the validation balanced accuracy reaches 30.0 %")
+    assert reached["lora"] == ["0.48"], "after the first of three rounds"
+    assert rows_of(report(suite, tmp_path / "out", "--target", "1"), "MB until")["lora"] == ["not reached"]
+    for path in (suite / "cells").glob("*.json"):
+        cell = json.loads(path.read_text())
+        cell["final"]["val"] = None
+        for one in cell["rounds"]:
+            one["val"] = None
+        path.write_text(json.dumps(cell))
+    assert "MB until" not in report(suite, tmp_path / "out")
+
+
+def test_many_labels(tmp_path):
+    (tmp_path / "suite" / "cells").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=(80, 3)).astype(np.uint8)
+    axes = {
+        "domain": "out-of-domain",
+        "data": "chest",
+        "partition": "iid",
+        "backbone": "imagenet",
+        "aggregation": "mean",
+    }
+    for method in ("lora", "full"):
+        logits = generator.normal(labels, 1.0).astype(np.float16)
+        write_cell(tmp_path / "suite", {**axes, "method": method, "seed": 0}, logits, labels, "multilabel")
+    report(tmp_path / "suite", tmp_path / "out")
+    assert len(json.loads((tmp_path / "slopes.json").read_text())) == 3
+
+
+def test_plain_averaging_stands_in_slopes_json(tmp_path):
+    suite = write_suite(
+        tmp_path / "suite", methods=("lora", "full"), seeds=(0,), images=60, aggregations=("median", "mean")
+    )
+    markdown = report(suite, tmp_path / "out")
+    assert "iid, median, imagenet: test metrics" in markdown
+    entries = {entry["metric"]: entry for entry in json.loads((tmp_path / "slopes.json").read_text())}
+    (mean,) = [panel for panel in panels(read_results(suite), 10) if panel.key.aggregation == "mean"]
+    lora, full = (100 * mean.estimate(model, "accuracy").value for model in mean.models("imagenet"))
+    assert entries["accuracy"]["slope_points_per_decade"] == pytest.approx((full - lora) / np.log10(1_000_000 / 30_000))
+
+
+def test_pareto_front(suite_panels):
+    panel = suite_panels[1]
+    models = panel.models("lesions")
+    front = pareto_front(panel, models)
+    best = -1.0
+    for model in models:  # from small to large
+        value = panel.estimate(model, "balanced_accuracy").value
+        assert (model in front) == (value > best)
+        best = max(best, value)

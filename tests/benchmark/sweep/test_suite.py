@@ -1,0 +1,208 @@
+"""Suites and the cells that they are made of, without running any."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmark.sweep import suite as suites
+from benchmark.sweep.cells import Grid, located
+from benchmark.sweep.suite import Images, Suite
+from benchmark.sweep.trials import best
+from helpers import ROOT
+from pt_peft.data.table import read_rows
+from pt_peft.errors import UserError
+
+SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
+
+
+def chosen_first(grid: Grid) -> list[dict]:
+    return [
+        {
+            "axes": axes,
+            "trials": [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in tried],
+            "chosen": 0,
+        }
+        for axes, tried, _ in grid.tuning()
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**fields) -> str:
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump({**SMOKE, **fields}))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(suites.SUITES.glob("*.yaml"))])
+def test_every_cell_of_every_suite_is_a_valid_experiment(name, shared, tmp_path):
+    suite = Suite.read(name)
+    # Any file stands for weights that would have to be trained first.
+    weights = {backbone: (ROOT / "README.md" if model.weights else None) for backbone, model in suite.backbones.items()}
+    grid = Grid(suite, weights, tmp_path)
+    chosen = chosen_first(grid)
+    cells = list(grid.runs(chosen))
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names))
+    runs = [cell for cell in cells if cell.kind == "cells"]
+    assert len(runs) == len(list(suite.places())) * len(suite.methods) * len(suite.seeds)
+    budgets = {len(one["trials"]) for one in chosen}
+    assert len(budgets) <= 1  # the same for every method
+    for cell in runs:
+        assert cell.experiment.seed == cell.axes["seed"]
+        assert cell.experiment.method.name == cell.axes["method"]
+        assert suite.tuning is None or cell.experiment.seed != suite.tuning.seed
+
+
+def test_the_chosen_trial_is_what_runs(write):
+    suite = Suite.read(write(tuning={"factors": [0.5, 1], "options": {"lora": {"rank": [2, 8]}}, "seed": 9}))
+    grid = Grid(suite, {"embedded": None}, None)
+    (lora_axes, lora, lora_cells), (probe_axes, probe, _), (pooled_axes, pooled, pooled_cells), (_, local, _) = (
+        grid.tuning()
+    )
+    assert [(trial.learning_rate, trial.options) for trial in lora] == [
+        (rate, {"lora": {"rank": rank}}) for rate in (0.0015, 0.003) for rank in (2, 8)
+    ]
+    assert [cell.experiment.seed for cell in lora_cells] == [9] * 4
+    assert len(probe) == 2
+    assert pooled == local == lora
+    assert pooled_cells[0].baseline == "pooled"
+    assert pooled_cells[0].experiment.method == lora_cells[0].experiment.method
+    trials = [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in lora]
+    chosen = [{"axes": lora_axes, "trials": trials, "chosen": 3}, {"axes": probe_axes, "trials": [], "chosen": None}]
+    chosen.append({"axes": pooled_axes, "trials": trials, "chosen": 1})
+    cells = list(grid.runs(chosen))
+    assert {cell.axes["method"] for cell in cells} == {"lora", "pooled"}  # of the others no trial finished
+    assert (cells[1].kind, cells[1].experiment.training.learning_rate) == ("baselines", 0.0015)
+    experiment = cells[0].experiment
+    assert experiment.method.options == {"lora": {"rank": 8}}
+    assert experiment.training.learning_rate == 0.003
+    assert experiment.training.head_learning_rate == 0.005  # the suite's, as the method's is smaller
+    assert [cell.kind for cell in cells] == ["cells", "baselines"]
+
+
+def test_best():
+    assert best([None, 0.5, 0.7, 0.7]) == 2
+    assert best([None]) is None
+
+
+def test_aggregations_are_an_axis(write):
+    suite = Suite.read(write(tuning=None, aggregations={"mean": {}, "longer": {"training": {"local_epochs": 2}}}))
+    cells = list(Grid(suite, {"embedded": None}, None).runs([]))
+    assert {(cell.axes["aggregation"], cell.experiment.training.local_epochs) for cell in cells} == {
+        ("mean", 1),
+        ("longer", 2),
+    }
+    assert [cell.axes["method"] for cell in cells if cell.kind == "baselines"] == ["pooled", "local"]
+
+
+def test_a_suite_over_another(tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text("extends: smoke\nname: more\nseeds: [5]\ndefaults: {federation: {rounds: 7}}\n")
+    suite = Suite.read(str(path))
+    assert suite.seeds == (5,)
+    assert suite.methods == ("lora", "linear_probe")
+    assert suite.defaults == {"training": SMOKE["defaults"]["training"], "federation": {"rounds": 7}}
+
+
+def test_a_suite_of_some_values_of_another_ones_axes(tmp_path):
+    path = tmp_path / "less.yaml"
+    path.write_text("extends: paper\nname: less\ndata: [ham10000]\npartitions: [natural, iid]\n")
+    suite = Suite.read(str(path))
+    assert list(suite.data) == ["ham10000"]
+    assert list(suite.partitions) == ["natural", "iid"]
+    assert len(suite.backbones) == 2
+    path.write_text("extends: paper\nname: less\ndata: [ham1000]\n")
+    with pytest.raises(UserError, match="'paper' has no 'ham1000'; it has cifar10, ham10000, chest_xray"):
+        Suite.read(str(path))
+
+
+def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [f'{index}.png,a,"patient, {index // 3}"' for index in range(90)]
+    table.write_text("\n".join(["file,label,patient", *rows]) + "\n")
+    images = {"data": {"source": "csv", "columns": {"group": "patient"}}, "site": {"table": str(table)}}
+    parts = []
+    for take in range(2):
+        site = located(Images.model_validate({**images, "part": {"of": 2, "take": take}}), tmp_path)
+        parts.append([row for _, row in read_rows(Path(site.table), {"file": ""})])
+    groups = [{row["patient"] for row in part} for part in parts]
+    assert not groups[0] & groups[1]
+    assert sum(map(len, parts)) == 90
+    assert min(map(len, groups)) > 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"seeds": []}, "field 'seeds' is []"),
+        ({"sedes": [1]}, "did you mean 'seeds'?"),
+        ({"methods": ["lorra"]}, "lorra"),
+        ({"partitions": {"iid": {"kind": "iid"}}}, "partition.kind 'iid' does not apply"),
+        (
+            {"tuning": {"factors": [1], "seed": 1, "partition": "iid"}},
+            "partition 'iid' is not among those of 'lesions'",
+        ),
+        ({"tuning": {"factors": [], "seed": 1}}, "field 'tuning.factors' is []"),
+        ({"defaults": {"federation": {"ruonds": 1}}}, "did you mean 'rounds'?"),
+        ({"backbones": {"a b": {}}}, "field 'backbones.a b"),
+        ({"backbones": {"a": {"weights": "a.safetensors"}}}, "'backbone' and 'weights' go together"),
+        ({"extends": "paper", "data": [["ham10000"]]}, "'paper' has no ['ham10000']"),
+        ({"options": {"lora": {"rank": 0}}}, "rank"),
+        ({"extends": "smoke2"}, "field 'extends' is 'smoke2'"),
+        ({"methods": ["lora+norm", "norm+lora"]}, "lora+norm, norm+lora are the same"),
+        ({"seeds": [1, 2, 1]}, "1, 1 are the same"),
+        ({"aggregations": {}}, "field 'aggregations' is {}"),
+        ({"baselines": "lorra"}, "field 'baselines' is \"lorra\""),
+        ({"tuning": {"factors": [1], "seed": SMOKE["seeds"][0]}}, "is one of the suite's own"),
+        (
+            {"tuning": {"factors": [1], "seed": 9, "options": {"lora": {"rank": []}}}},
+            "field 'tuning.options.lora.rank' is []",
+        ),
+        (
+            {"tuning": {"factors": [1], "seed": 9, "options": {"dvpt": {"rank": [1]}}}},
+            "'dvpt' is no part of the suite's methods",
+        ),
+        (
+            {"options": {"lra": {"rank": 2}}},
+            "'lra' is no part of the suite's methods; the parts are linear_probe, lora",
+        ),
+        ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to say"),
+        ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to say"),
+        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to say"),
+        (
+            {"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}},
+            "'lesions' has partition 'nope'",
+        ),
+    ],
+)
+def test_a_wrong_suite_is_refused(write, fields, said):
+    with pytest.raises(UserError) as error:
+        suite = Suite.read(write(**fields))
+        grid = Grid(suite, dict.fromkeys(suite.backbones), None)
+        list(grid.runs(chosen_first(grid)))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- 1", "holds no fields"),
+        ("", "holds no fields"),
+        ("name: a\nseeds: [1]\nseeds: [2]", "field 'seeds' is there twice"),
+    ],
+)
+def test_a_damaged_suite_is_refused(tmp_path, text, said):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        Suite.read(str(path))
+
+
+def test_an_unknown_suite_names_those_there_are():
+    with pytest.raises(UserError, match="the suites here are .*smoke"):
+        Suite.read("smok")

@@ -1,0 +1,81 @@
+"""Server optimisers against the formulas of their papers, written out for one number."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from pt_peft.exchange.server_optimizers import ServerOptimizer
+
+MEANS = [0.5, 0.8, 0.75, -0.2, 0.1]
+"""What the sites' mean is in each round; the first round starts from 0.3."""
+
+
+def run(section):
+    optimizer = TypeAdapter(ServerOptimizer).validate_python(section).start()
+    x, seen = {"x": np.float32([[0.3]]), "other": np.zeros(2, np.float32)}, []
+    for mean in MEANS:
+        stepped = optimizer.step(x, {"x": np.float32([[mean]])})
+        assert stepped.keys() == {"x"}
+        assert stepped["x"].dtype == np.float32
+        assert stepped["x"].shape == (1, 1)
+        x = {**x, **stepped}
+        seen.append(float(x["x"][0, 0]))
+    return seen
+
+
+def test_none():
+    assert run({"name": "none"}) == pytest.approx(MEANS)
+
+
+def test_fedavgm_is_sgd_with_momentum():
+    parameter = torch.nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+    sgd, expected = torch.optim.SGD([parameter], lr=0.7, momentum=0.9), []
+    for mean in MEANS:
+        parameter.grad = parameter.detach() - mean
+        sgd.step()
+        expected.append(parameter.item())
+    assert run({"name": "fedavgm", "learning_rate": 0.7, "momentum": 0.9}) == pytest.approx(expected, rel=1e-6)
+
+
+def second_moment(name, v, d):
+    if name == "fedadagrad":
+        return v + d * d
+    if name == "fedadam":
+        return 0.9 * v + 0.1 * d * d
+    return v - 0.1 * d * d * math.copysign(1, v - d * d)
+
+
+@pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
+def test_adaptive(name):
+    """Algorithm 2 of Reddi et al. 2021."""
+    options = {"learning_rate": 0.1, "beta1": 0.8, "tau": 0.01} | ({} if name == "fedadagrad" else {"beta2": 0.9})
+    x, m, v, expected = 0.3, 0.0, 0.01**2, []
+    for mean in MEANS:
+        d = mean - x
+        m = 0.8 * m + 0.2 * d
+        v = second_moment(name, v, d)
+        x = x + 0.1 * m / (math.sqrt(v) + 0.01)
+        expected.append(x)
+    assert run({"name": name, **options}) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_no_change_at_first_is_no_step(name):
+    optimizer = TypeAdapter(ServerOptimizer).validate_python({"name": name}).start()
+    x = {"x": np.float32([1.5, -2.25])}
+    np.testing.assert_array_equal(optimizer.step(x, x)["x"], x["x"])
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_a_state_that_is_taken_over_goes_on(name):
+    section = TypeAdapter(ServerOptimizer).validate_python({"name": name})
+    whole, first = section.start(), section.start()
+    x, means = {"x": np.float32([0.0])}, [{"x": np.float32([value])} for value in MEANS]
+    a = whole.step(whole.step(x, means[0]), means[1])
+    b = first.step(x, means[0])
+    second = section.start()
+    second.state = {key: value.copy() for key, value in first.state.items()}
+    np.testing.assert_array_equal(second.step(b, means[1])["x"], a["x"])

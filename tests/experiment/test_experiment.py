@@ -1,0 +1,106 @@
+"""experiment.json and site.json: what is refused, and with which words."""
+
+import json
+
+import pytest
+
+from helpers import changed
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+
+
+@pytest.fixture
+def write(tiny, tmp_path):
+    """Writes experiment.json with one field replaced or removed (value ...)."""
+
+    def write(path: str, value: object):
+        content = tiny.model_dump(mode="json")
+        *parents, last = path.split(".")
+        target = content
+        for parent in parents:
+            target = target[parent]
+        if value is ...:
+            del target[last]
+        else:
+            target[last] = value
+        file = tmp_path / "experiment.json"
+        file.write_text(json.dumps(content))
+        return file
+
+    return write
+
+
+def test_round_trip(tiny, tmp_path):
+    path = tmp_path / "experiment.json"
+    path.write_text(tiny.to_json())
+    assert Experiment.read(path) == tiny
+    assert Experiment.read(path).digest() == tiny.digest() != changed(tiny, seed=1).digest()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("training.learning_rat", 0.1, r"'training.learning_rat' is unknown; did you mean 'learning_rate'"),
+        ("zzz", 1, r"'zzz' is unknown; known fields are name, seed"),
+        ("training.learning_rate", "0.1", r"'training.learning_rate' is \"0.1\": input should be a valid number"),
+        ("training.learning_rate", -1.0, r"'training.learning_rate' is -1.0: input should be greater than 0"),
+        ("federation.rounds", 2.5, r"'federation.rounds' is 2.5"),
+        ("federation.rounds", True, r"'federation.rounds' is true"),
+        ("federation.site_timeout_s", 1000, r"site_timeout_s must be at most round_timeout_s \(120\)"),
+        ("federation.sites", ["a", "a"], r"site names must differ"),
+        ("federation.sites", ["a"], r"min_sites \(2\) must be at most the number of sites \(1\)"),
+        ("backbone.sha256", "abc", r"'backbone.sha256' is \"abc\""),
+        ("backbone.std", [0.5, 0.0, 0.5], r"'backbone.std.1' is 0.0"),
+        ("backbone", ..., r"'backbone' is missing"),
+        ("data.classes", ["a"], r"'data.classes'"),
+        ("data.classes", ["a", "a"], r"class names must differ"),
+        ("data.source", "dicm", r"'data.source' is \"dicm\""),
+        ("data.augment", ["flap"], r"flap"),
+        ("partition.kind", "natural", r"partition.kind 'natural' needs data.source 'csv'"),
+        ("name", "../../etc", r"'name'"),
+        ("name", "..", r"'name'"),
+        ("federation.sites", ["../../evil", "x"], r"'federation.sites.0' is \"../../evil\""),
+        ("federation.sites", ["server", "x"], r"'server' is the server's own name"),
+        ("backbone.name", "hf-hub:timm/vit", r"'backbone.name'"),
+        ("backbone.kwargs", {"checkpoint_path": "/etc/passwd"}, r"'checkpoint_path' may not be set here"),
+        ("backbone.kwargs", {"img_size": 64}, r"'img_size' may not be set here"),
+        ("backbone.mean", [0.5, float("nan"), 0.5], r"'backbone.mean.1'"),
+        ("backbone.kwargs", {"init_values": float("inf")}, r"'backbone.kwargs.init_values' is not a finite number"),
+        ("method.options", {"lora": {"alpha": float("nan")}}, r"'method.options.lora.alpha' is not a finite number"),
+        ("a\nb", 1, r"'a\\nb' is unknown"),
+        ("data.images_per_site", {"val": 3}, r"'train' must be among the splits"),
+    ],
+)
+def test_errors_name_field_value_and_remedy(write, field, value, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Experiment.read(write(field, value))
+    assert "experiment.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '"x"', b"\xff\xfe", '{"a": 1, "a": 2}', "[" * 10**5, "9" * 5000]
+)
+def test_a_file_that_is_no_experiment(tmp_path, content):
+    path = tmp_path / "experiment.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match="experiment.json"):
+        Experiment.read(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        Experiment.read(tmp_path / "none.json")
+
+
+def test_site_paths_start_at_its_file(tmp_path):
+    path = tmp_path / "site.json"
+    path.write_text('{"data": {"images": "images.zip", "table": "/else/t.csv"}, "backbone": "w.safetensors"}')
+    site = Site.read(path)
+    assert site.data.images == str(tmp_path / "images.zip")
+    assert site.data.table == "/else/t.csv"
+    with pytest.raises(UserError, match="field 'data.images' is .*, which does not exist"):
+        site.existing("data.images")
+    with pytest.raises(UserError, match="field 'data.npz' is not set"):
+        site.existing("data.npz")

@@ -1,0 +1,51 @@
+"""What the server takes from one site, whatever it aggregates by."""
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.server_optimizers import ServerOptimizer
+from pt_peft.exchange.tensors import TensorError, TensorSpec
+from pt_peft.federation.server import LARGEST, FederationServer
+
+SPECS = {"l.lora_A": TensorSpec((2, 6), "float32"), "l.lora_B": TensorSpec((8, 2), "float32")}
+
+
+def server(experiment, aggregation, optimizer):
+    fields = {"aggregation": TypeAdapter(Aggregation).validate_python(aggregation)}
+    fields["server_optimizer"] = TypeAdapter(ServerOptimizer).validate_python(optimizer)
+    start = {key: np.ones(spec.shape, np.float32) for key, spec in SPECS.items()}
+    return FederationServer(experiment.model_copy(update=fields), Exchange(SPECS, frozenset(SPECS)), start)
+
+
+@pytest.mark.parametrize("value", [LARGEST * 1.01, 3.4e38])
+def test_values_that_are_absurd_are_refused_and_add_nothing(value, tiny):
+    found = server(tiny, {"name": "mean"}, {"name": "none"})
+    opened = found.start_round(0)
+    bad = {key: np.full(spec.shape, -value, np.float32) for key, spec in SPECS.items()}
+    with pytest.raises(TensorError, match="tensor 'l.lora_A' has values up to .*; at most 1e\\+06 would be right"):
+        opened.add("site-1", bad, 10)
+    opened.add("site-2", found.tensors, 10)
+    found.finish_round(opened, 2)
+    assert all((value == 1).all() for value in found.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "optimizer"),
+    [({"name": "mean"}, {"name": name}) for name in ("none", "fedavgm", "fedadagrad", "fedadam", "fedyogi")]
+    + [({"name": name}, {"name": "none"}) for name in ("lora_product", "lora_fair", "norm_bounded_mean", "median")],
+)
+def test_the_largest_that_one_site_may_send_keeps_all_finite(aggregation, optimizer, tiny):
+    """Twenty rounds long, with a factor that is zero as well."""
+    found = server(tiny, aggregation, optimizer)
+    for number in range(20):
+        opened = found.start_round(number)
+        sign = LARGEST if number % 2 else -LARGEST
+        opened.add(
+            "liar", {"l.lora_A": np.zeros((2, 6), np.float32), "l.lora_B": np.full((8, 2), sign, np.float32)}, 2**40 - 1
+        )
+        opened.add("site-2", {key: np.full(spec.shape, sign, np.float32) for key, spec in SPECS.items()}, 10)
+        found.finish_round(opened, 2)
+        assert all(np.isfinite(value).all() for value in found.tensors.values())

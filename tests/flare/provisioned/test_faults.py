@@ -1,0 +1,214 @@
+"""Faults in a real federation: provisioned, mTLS, a process for every part."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from conftest import wait
+from helpers import assert_equal, changed
+from pt_peft.experiment.site import Site
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.worker.local_adapter import LOCAL_ADAPTER
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_worker_costs_its_site_the_round(lead, experiment):
+    run = lead.submit(changed(experiment, name="worker"))
+    run.wait_for_round(1)
+    run.wait_for_training("hospital-2").kill()
+    record = run.finish()
+    assert record["status"] == "finished"
+    missed = [one["round"] for one in record["rounds"] if "hospital-2" in one["left_out"]]
+    assert len(missed) == 1
+    assert "hospital-2" in record["rounds"][-1]["sites"]
+    assert not record["final"]["left_out"]
+
+
+def test_a_killed_job_process_is_back_for_the_same_round(lead, experiment):
+    run = lead.submit(changed(experiment, name="process"))
+    run.wait_for_training("hospital-2")
+    run.processes("hospital-2")[0].kill()
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert all(len(one["sites"]) == 3 for one in record["rounds"])
+    assert "started again" in (lead.federation.kit("hospital-2") / "log.txt").read_text()
+
+
+def test_a_killed_site_joins_again(lead, experiment):
+    run = lead.submit(
+        changed(experiment, name="site", federation={"rounds": 5, "round_timeout_s": 60, "site_timeout_s": 50})
+    )
+    run.wait_for_training("hospital-3")
+    lead.federation.kill("hospital-3")
+    run.wait_for_round(1)
+    assert run.record()["rounds"][0]["left_out"].keys() == {"hospital-3"}
+    lead.federation.start("hospital-3")
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert run.state == "FINISHED:COMPLETED"
+    assert "hospital-3" in record["rounds"][-1]["sites"]
+    assert not record["final"]["left_out"]
+
+
+@pytest.mark.parametrize("head", ["exchanged", "local"])
+def test_a_killed_server_resumes(head, lead, experiment):
+    """With a local head, each site's own goes on too."""
+    method = {**experiment.method.model_dump(), "head": head}
+    experiment = changed(experiment, name=f"server_{head}", federation={"rounds": 4}, method=method)
+    run = lead.submit(experiment)
+    run.wait_for_round(2)
+    lead.federation.kill("server")
+    restart_server(lead)
+    assert lead.session.get_job_status(run.job) == "FINISHED:ABNORMAL"
+    again = lead.clone(run)
+    record = again.finish()
+    assert record["status"] == "finished"
+    assert record["continues"] == run.job
+    assert [one["round"] for one in record["rounds"]] == [0, 1, 2, 3]
+    sites = load_sites(experiment, Site(), list(lead.federation.sites))
+    oracle = federate(make_trainer(experiment, Site()), sites)
+    assert_equal(again.results / "adapter.safetensors", oracle.tensors)
+    for name, kept in oracle.kept.items():
+        assert bool(kept) == (head == "local")
+        own = lead.federation.kit(name) / again.job / LOCAL_ADAPTER
+        assert_equal(own, {**load_adapter(own)[0], **kept})
+    left = {path.stem for path in (lead.federation.kit("server") / "checkpoints").iterdir()}
+    assert not left & {run.job, again.job}
+
+
+def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
+    run = lead.submit(changed(experiment, name="hang", federation={"site_timeout_s": 45, "round_timeout_s": 90}))
+    worker = run.wait_for_training("hospital-1")
+    worker.suspend()
+    run.wait_for_round(1)
+    assert not worker.is_running()
+    assert run.record()["rounds"][0]["left_out"].keys() == {"hospital-1"}
+    slow = run.wait_for_training("hospital-1")
+    while len(run.record()["rounds"]) < 2:
+        with suppress(psutil.NoSuchProcess):
+            slow.suspend()
+            time.sleep(0.9)
+            slow.resume()
+        time.sleep(0.1)
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert not record["rounds"][1]["left_out"]
+    assert not record["final"]["left_out"]
+
+
+def test_a_process_that_hangs_costs_its_site_the_round(lead, experiment):
+    run = lead.submit(
+        changed(experiment, name="stopped", federation={"site_timeout_s": 50, "round_timeout_s": 60, "rounds": 4})
+    )
+    run.wait_for_training("hospital-1")
+    job = run.processes("hospital-1")[0]
+    job.suspend()
+    run.wait_for_round(1)
+    assert run.record()["rounds"][0]["left_out"] == {"hospital-1": "no answer within 60 s"}
+    job.resume()
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert "hospital-1" in record["rounds"][-1]["sites"]
+
+
+def test_a_link_that_drops_for_thirty_seconds(lead, experiment):
+    run = lead.submit(changed(experiment, name="link"))
+    run.wait_for_training("hospital-2")
+    lead.links["hospital-2"].cut()
+    time.sleep(30)
+    lead.links["hospital-2"].mend()
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert "hospital-2" in record["rounds"][-1]["sites"]
+    assert not record["final"]["left_out"]
+
+
+@contextmanager
+def small_disk(lead, megabytes: int) -> Iterator[Path]:
+    """The server's kit on a file system of its own, which goes away with all that was written to it since."""
+    kit = lead.federation.kit("server")
+    content = kit.with_name("server below")
+    lead.federation.kill("server")
+    shutil.copytree(kit, content, symlinks=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", kit], capture_output=True, text=True
+    )
+    try:
+        if mounted.returncode:
+            pytest.skip(f"a file system of its own cannot be mounted here: {mounted.stderr.strip()}")
+        shutil.copytree(content, kit, symlinks=True, dirs_exist_ok=True)
+        restart_server(lead)
+        yield kit
+    finally:
+        lead.federation.kill("server")
+        if not mounted.returncode:
+            subprocess.run(["umount", "--lazy", kit], check=True)
+        restart_server(lead)
+
+
+def fill(folder: Path) -> Path:
+    """Takes all the space that is left. Returns the file that has it."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    return filler
+
+
+def restart_server(lead) -> None:
+    lead.federation.start("server")
+    lead.connect()
+    lead.federation.wait_for(lead.session)
+
+
+def test_a_full_disk_at_the_server(lead, experiment):
+    with small_disk(lead, 64) as kit:
+        run = lead.submit(changed(experiment, name="disk", federation={"rounds": 4}))
+        run.wait_for_round(2)
+        filler = fill(kit)
+        wait(lambda: not run.processes("server"), 200, "the end of the job")
+        filler.unlink()
+        wait(lambda: lead.session.get_job_status(run.job) != "RUNNING", 60, "the job to be listed as ended")
+        again = lead.clone(run)
+        record = again.finish()
+        assert record["status"] == "finished"
+        assert record["continues"] == run.job
+        assert [one["round"] for one in record["rounds"]] == [0, 1, 2, 3]
+
+
+def test_clocks_that_are_an_hour_behind_and_ahead(lead, quick):
+    shifted = {"hospital-1": -3600, "hospital-2": 3600}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "shifted_clock"), os.environ.get("PYTHONPATH")]))
+    for name, seconds in shifted.items():
+        lead.federation.kill(name)
+        lead.federation.environment[name] = {"PYTHONPATH": path, "PT_PEFT_CLOCK_SHIFT": str(seconds)}
+        lead.federation.start(name)
+    try:
+        lead.federation.wait_for(lead.session, since=time.time())
+        run = lead.submit(changed(quick, name="clocks", federation={"min_sites": 3}))
+        record = run.finish()
+        assert record["status"] == "finished"
+        assert not record["final"]["left_out"]
+        times = {
+            name: datetime.fromisoformat(json.loads(line)["time"])
+            for name in lead.federation.sites
+            for line in (lead.federation.kit(name) / run.job / "egress.jsonl").read_text().splitlines()
+        }
+        assert times["hospital-2"] - times["hospital-1"] > timedelta(minutes=110), "else the clocks were not shifted"
+    finally:
+        for name in shifted:
+            lead.federation.kill(name)
+            del lead.federation.environment[name]
+            lead.federation.start(name)
+        lead.federation.wait_for(lead.session, since=time.time())

@@ -1,0 +1,118 @@
+"""Several jobs, jobs that a site refuses, jobs that nobody may submit, and jobs that are stopped."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
+
+from conftest import Run, wait
+from helpers import changed
+from pt_peft.experiment.limits import Limits
+from pt_peft_flare.commands.status import status, table
+
+pytestmark = pytest.mark.slow
+PATIENT = {"round_timeout_s": 400, "site_timeout_s": 300}
+"""Eight processes import torch at the same time."""
+
+
+@pytest.fixture
+def picky(lead):
+    """hospital-1 takes part in nothing but bitfit."""
+    path = lead.federation.kit("hospital-1") / "local" / "site.json"
+    before = path.read_text()
+    path.write_text(
+        json.dumps({**json.loads(before), "limits": Limits(methods=("bitfit",)).model_dump(exclude_defaults=True)})
+    )
+    yield
+    path.write_text(before)
+
+
+def test_two_jobs_at_once_and_a_site_that_refuses_one(lead, quick, picky):
+    both = [
+        lead.submit(
+            changed(quick, name=f"at_once_{method}", method={"name": method, "options": {}}, federation=PATIENT)
+        )
+        for method in ("bitfit", "norm")
+    ]
+    seen = wait(lambda: (now := status(lead.session, None)) and len(now["jobs"]) == 2 and now, 120, "both to run")
+    assert all(job.job in table(seen) for job in both)
+    taken, refused = (run.finish() for run in both)
+    assert taken["status"] == refused["status"] == "finished"
+    assert all(len(one["sites"]) == 3 for one in taken["rounds"])
+    for one in refused["rounds"]:
+        reason = one["left_out"]["hospital-1"]
+        assert "by field 'methods' of its limits: it asks for method norm; allowed: bitfit" in reason
+        assert one["sites"].keys() == {"hospital-2", "hospital-3"}
+
+
+def test_after_an_abort_nothing_is_left(lead, experiment):
+    run = lead.submit(changed(experiment, name="abort", federation={"rounds": 50}))
+    workers = [run.wait_for_training(site) for site in lead.federation.sites]
+    lead.session.abort_job(run.job)
+    names = ("server", *lead.federation.sites)
+    wait(lambda: not any(run.processes(name) for name in names), 60, "its processes to end")
+    wait(
+        lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers),
+        10,
+        "workers to end",
+    )
+    wait(lambda: lead.session.get_job_status(run.job) == "FINISHED:ABORTED", 30, "the job to be listed as aborted")
+    assert run.job not in status(lead.session, None)["jobs"]
+    assert {client.name for client in lead.session.get_system_info().client_info} == {*lead.federation.sites}
+
+
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_an_apps_name_is_no_path(lead, quick):
+    for number, app in enumerate(["../../app", "/tmp/app", ".."]):
+        folder = lead.write(changed(quick, name=f"path_{number}"))
+        edit(folder / "meta.json", deploy_map={app: ["@ALL"]})
+        with pytest.raises(InvalidJobDefinition):
+            lead.session.submit_job(str(folder))
+
+
+def test_an_experiments_name_is_no_path(lead, quick):
+    folder = lead.write(changed(quick, name="name"))
+    edit(folder / "app" / "config" / "experiment.json", name="../../name")
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    record = run.finish()
+    assert run.state != "FINISHED:COMPLETED"
+    assert "field 'name'" in (run.results / "log.txt").read_text()
+    assert not record
+
+
+def test_code_that_comes_with_a_job_is_refused(lead, quick):
+    folder = lead.write(changed(quick, name="code"))
+    (folder / "app" / "custom").mkdir()
+    (folder / "app" / "custom" / "helper.py").write_text("print('here')")
+    job = lead.session.submit_job(str(folder))
+    wait(lambda: lead.session.get_job_status(job) == "FINISHED:FAILED_TO_RUN", 60, "the job to be refused")
+    assert "BYOC not permitted" in (lead.federation.kit("server") / "log.txt").read_text()
+    assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
+
+
+def test_other_classes_are_not_built(lead, quick):
+    folder = lead.write(changed(quick, name="class"))
+    command = {"path": "subprocess.Popen", "args": {"args": "touch /tmp/pt_peft_was_here", "shell": True}}
+    edit(folder / "app" / "config" / "config_fed_client.json", components=[{"id": "command", **command}])
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    run.finish()
+    assert not Path("/tmp/pt_peft_was_here").exists()
+    assert "is not in allow_list" in (lead.federation.kit("hospital-1") / run.job / "log.txt").read_text()
+
+
+def test_a_job_without_the_egress_filter_trains_nowhere(lead, quick):
+    folder = lead.write(changed(quick, name="no_filter"))
+    edit(folder / "app" / "config" / "config_fed_client.json", task_result_filters=[])
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    record = run.finish()
+    assert run.state != "FINISHED:COMPLETED"
+    assert not record["rounds"]
+    assert "'task_result_filters' must end with" in record["reason"]
+    assert not any(
+        (lead.federation.kit(name) / run.job / "local_adapter.safetensors").exists() for name in lead.federation.sites
+    )

@@ -1,0 +1,102 @@
+"""The job writer and the committed job folders."""
+
+import json
+
+import pytest
+
+from helpers import JOBS, ROOT, changed
+from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
+from pt_peft.presets import COMMITTED, demo, override, preset
+from pt_peft_flare.__main__ import main
+from pt_peft_flare.job_folder import write_job, write_workspace
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("method", COMMITTED)
+def test_committed_jobs_are_what_the_writer_writes(method, tmp_path):
+    write_job(demo(method)[0], tmp_path / method)
+    assert files(tmp_path / method) == files(JOBS / method)
+
+
+def test_no_other_jobs_are_committed_and_they_differ_in_the_experiment_alone():
+    assert {path.name for path in JOBS.iterdir()} == set(COMMITTED)
+    shared = [
+        {
+            name: content
+            for name, content in files(JOBS / method).items()
+            if not name.endswith(("experiment.json", "meta.json"))
+        }
+        for method in COMMITTED
+    ]
+    assert all(one == shared[0] for one in shared)
+
+
+def test_bundle_holds_both_packages(tiny, tmp_path):
+    write_job(tiny, tmp_path / "job", bundle=True)
+    custom = tmp_path / "job" / "app" / "custom"
+    for package, source in (("pt_peft", ROOT / "pt_peft"), ("pt_peft_flare", ROOT / "custom" / "pt_peft_flare")):
+        wanted = {name: content for name, content in files(source).items() if "__pycache__" not in name}
+        assert files(custom / package) == wanted
+
+
+def test_sites_are_deployed_by_name(tiny, tmp_path):
+    write_job(changed(tiny, federation={"sites": ["east", "west"]}), tmp_path / "job")
+    assert json.loads((tmp_path / "job" / "meta.json").read_text())["deploy_map"] == {"app": ["server", "east", "west"]}
+
+
+def test_a_folder_that_is_no_job_is_left_alone(tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "meta.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a job folder"):
+        write_job(tiny, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_job_that_was_submitted_is_written_anew(tiny, tmp_path):
+    write_job(tiny, tmp_path / "job")
+    (tmp_path / "job" / ".__nvfl_sig.json").write_text("{}")
+    write_job(changed(tiny, name="other"), tmp_path / "job")
+    assert not (tmp_path / "job" / ".__nvfl_sig.json").exists()
+    assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").name == "other"
+
+
+def test_a_site_file_that_says_something_else_is_left_alone(tmp_path):
+    write_workspace(Site(threads=2), tmp_path)
+    write_workspace(Site(threads=2), tmp_path)
+    with pytest.raises(UserError, match="site.json exists and says something else"):
+        write_workspace(Site(threads=3), tmp_path)
+    assert Site.read(tmp_path / "local" / "site.json").threads == 2
+
+
+def test_override(tiny):
+    assert override(tiny, ["federation.rounds=7", "name=other"]).federation.rounds == 7
+    with pytest.raises(UserError, match="'rounds' is not of the form"):
+        override(tiny, ["rounds"])
+    with pytest.raises(UserError, match="--set: field 'federation.rond' is unknown"):
+        override(tiny, ["federation.rond=7"])
+    with pytest.raises(UserError, match="goes through 'name'"):
+        override(tiny, ["name.x=7"])
+
+
+def test_command(tiny, tmp_path, capsys):
+    (tmp_path / "experiment.json").write_text(tiny.to_json())
+    assert main(["job", str(tmp_path / "experiment.json"), "--out", str(tmp_path / "job"), "--set", "seed=3"]) == 0
+    assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
+    assert "nvflare simulator" in capsys.readouterr().out
+    assert main(["job", "lorra_vpt", "--out", str(tmp_path / "job")]) == 1
+    assert (
+        "'lorra_vpt' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method (adaptformer, "
+        in capsys.readouterr().err
+    )
+    assert main(["job", "dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
+    assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"
+
+
+def test_a_job_has_no_path_of_a_site(shared, tmp_path):
+    write_job(preset("ham10000")[0], tmp_path / "job", bundle=True)
+    assert not [name for name, content in files(tmp_path / "job").items() if str(shared).encode() in content]

@@ -1,0 +1,22 @@
+"""Every committed job by its literal command. Minutes each."""
+
+import shutil
+
+import pytest
+
+from helpers import JOBS, simulate
+from pt_peft.model.adapter_file import load_adapter
+from pt_peft.presets import COMMITTED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", COMMITTED)
+def test_the_literal_command(method, shared_host, tmp_path):
+    shutil.copytree(JOBS / method, tmp_path / method)
+    run = simulate(tmp_path / method, None, cwd=tmp_path, host=shared_host, timeout=590)
+    assert run.exit_code == 0, run.output
+    assert run.metrics["status"] == "finished"
+    assert len(run.metrics["rounds"]) == 3
+    assert load_adapter(run.server / "adapter.safetensors")[1]["model"]["method"]["name"] == method
+    # Four classes: chance is 0.25.
+    assert run.metrics["final"]["test"]["pooled"]["balanced_accuracy"] > 0.6

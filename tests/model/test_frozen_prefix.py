@@ -1,0 +1,158 @@
+"""What the frozen part of a model makes of images is computed once, and training from there is the same training."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from helpers import changed
+from pt_peft.data import features
+from pt_peft.data.site_data import SiteData
+from pt_peft.model.adapted_model import build_model
+from pt_peft.model.frozen_prefix import frozen_prefix
+from pt_peft.training.trainer import LocalTrainer
+
+NAMES = ["site-1", "site-2"]
+LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}
+PROBE = {"name": "linear_probe", "options": {}}
+PLAIN = {"augment": []}
+
+
+@pytest.fixture
+def cached_site(site, tmp_path):
+    return site.model_copy(update={"cache": str(tmp_path / "cache")})
+
+
+def not_cached(sites: dict[str, SiteData]) -> dict[str, SiteData]:
+    """The same images from no cache, for which no features can be kept."""
+    splits = ("train", "val", "test")
+    return {
+        name: SiteData(*(replace(getattr(data, split), cached=None) for split in splits))
+        for name, data in sites.items()
+    }
+
+
+def kept(site) -> list[Path]:
+    return sorted(Path(site.cache).glob("*/features.npy"))
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "blocks"),
+    [
+        (PROBE, {}, "all"),
+        (LAST, {}, 1),
+        ({"name": "norm", "options": {}}, {}, None),
+        ({"name": "lora", "options": {}}, {}, None),
+        ({"name": "vpt_shallow", "options": {}}, {}, None),
+        ({"name": "full", "options": {}}, {}, None),
+        ({"name": "lora", "options": {"lora": {"last_blocks": 1}}, "roles": {"*": "frozen"}}, {}, 1),
+        (LAST, {"kwargs": {"proj_drop_rate": 0.1}}, None),
+        (LAST, {"kwargs": {"drop_path_rate": 0.1}}, 1),  # timm's first block has none of it
+        (PROBE, {"kwargs": {"drop_path_rate": 0.1}}, None),
+        (PROBE, {"kwargs": {"drop_rate": 0.1}}, "all"),  # before the head
+        (PROBE, {"name": "eva02_tiny_patch14_224", "kwargs": {"patch_size": 8}}, "all"),
+        (LAST, {"name": "eva02_tiny_patch14_224", "kwargs": {"patch_size": 8}}, None),
+    ],
+)
+def test_what_is_frozen(tiny, method, backbone, blocks):
+    fields = {**tiny.backbone.model_dump(mode="json"), **backbone}
+    fields["kwargs"] = {**({} if "name" in backbone else tiny.backbone.kwargs), **backbone.get("kwargs", {})}
+    prefix = frozen_prefix(build_model(changed(tiny, method=method, backbone=fields).model, None))
+    assert (prefix and ("all" if prefix.blocks is None else prefix.blocks)) == blocks
+
+
+@pytest.mark.parametrize("method", [PROBE, LAST, {"name": "vera", "options": {"vera": {"last_blocks": 1}}}])
+@pytest.mark.parametrize("training", [{}, {"precision": "bfloat16"}, {"ditto": 0.1, "imbalance": "weighted_sampler"}])
+def test_it_is_the_same_training(tiny, cached_site, method, training):
+    experiment = changed(tiny, method=method, data=PLAIN, training=training)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
+    without = federate(trainer, not_cached(sites))
+    assert not kept(cached_site)
+    cold = federate(trainer, sites)
+    assert len(kept(cached_site)) == 2  # of the training images; nothing was evaluated
+    tolerance = 1e-2 if training.get("precision") else 1e-6
+    for key, value in cold.tensors.items():
+        np.testing.assert_allclose(value, without.tensors[key], rtol=0, atol=tolerance, err_msg=key)
+    for again in ("warm", "damaged", "deleted"):
+        if again == "damaged":
+            kept(cached_site)[0].write_bytes(kept(cached_site)[0].read_bytes()[:-4])
+        elif again == "deleted":
+            shutil.rmtree(cached_site.cache)
+            sites = load_sites(experiment, cached_site, NAMES)
+        other = federate(make_trainer(experiment, cached_site), sites)
+        for key, value in cold.tensors.items():
+            np.testing.assert_array_equal(value, other.tensors[key], err_msg=f"{again}: {key}")
+
+
+def test_metrics_are_the_same_too(tiny, cached_site):
+    experiment = changed(tiny, method=LAST, data=PLAIN)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
+    found = trainer.predict(trainer.initial, sites["site-1"].val)[0]
+    assert len(kept(cached_site)) == 1
+    without = trainer.predict(trainer.initial, not_cached(sites)["site-1"].val)[0]
+    np.testing.assert_allclose(found, without, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": {"augment": ["flip"]}},
+        {"data": PLAIN, "privacy": {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}},
+    ],
+)
+def test_images_that_change_or_are_drawn_in_secret_have_none(tiny, cached_site, fields):
+    experiment = changed(tiny, method=PROBE, **fields)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
+    trainer.train("site-1", sites["site-1"].train, trainer.initial, 0)
+    assert not kept(cached_site)
+
+
+def test_each_model_and_each_split_has_its_own(tiny, cached_site):
+    sizes = []
+    for fields in (
+        {},
+        {"backbone": {"mean": [0.4, 0.4, 0.4]}},
+        {"method": LAST},
+        {"training": {"precision": "bfloat16"}},
+    ):
+        experiment = changed(tiny, **{"method": PROBE, "data": PLAIN, **fields})
+        trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
+        for split in ("train", "val"):
+            trainer.predict(trainer.initial, getattr(sites["site-1"], split))
+        sizes.append(len(kept(cached_site)))
+    assert sizes == [2, 4, 6, 8]
+
+
+def test_a_cache_that_is_too_small_costs_time_alone(tiny, cached_site, caplog):
+    experiment = changed(tiny, method=LAST, data=PLAIN)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
+    images = sites["site-1"].train
+    expected = trainer.train("site-1", images, trainer.initial, 0).tensors
+    (made,) = kept(cached_site)
+    needed = images.images.nbytes + 40 * 17 * 32 * 4  # both, without the file's header
+    shutil.rmtree(made.parent)
+    for too_little in (0.99 * needed, 0.5 * images.images.nbytes):
+        place = replace(images.cached, limit_gb=too_little / 1e9)
+        found = trainer.train("site-1", replace(images, cached=place), trainer.initial, 0).tensors
+        assert "computed anew each time" in caplog.text
+        assert "cache_gb" in caplog.text
+        assert not kept(cached_site)
+        assert images.cached.entry.is_dir()
+        caplog.clear()
+    for key, value in expected.items():
+        np.testing.assert_allclose(value, found[key], rtol=0, atol=1e-6)
+
+
+def test_it_is_computed_once(tiny, cached_site, monkeypatch):
+    counted = []
+    compute = LocalTrainer._features
+    monkeypatch.setattr(
+        LocalTrainer, "_features", lambda self, images: counted.append(len(images)) or compute(self, images)
+    )
+    monkeypatch.setattr(features, "BATCH", 16)
+    experiment = changed(tiny, method=PROBE, data=PLAIN, federation={"rounds": 3})
+    federate(make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES))
+    assert counted == [16, 16, 8] * len(NAMES)

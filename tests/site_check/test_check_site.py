@@ -1,0 +1,303 @@
+"""`check-site` finds what is wrong with a site's images, and its exit code says whether the site can join."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import ROOT, changed
+from pt_peft.__main__ import main
+from pt_peft.privacy.accounting import epsilon
+from pt_peft.privacy.plan import steps_of_a_round
+
+CLASSES = ("benign", "malignant")
+
+
+@pytest.fixture
+def site(tmp_path, tiny, tiny_weights):
+    """Makes a site of ten good images a class in a table, on the tiny ViT at 32 px; `add` adds files and rows."""
+
+    class Made:
+        folder = tmp_path / "images"
+        rows: list[dict]
+        data = {"source": "csv", "classes": list(CLASSES), "columns": {"group": "patient"}}
+        settings: dict = {}
+        privacy: dict = {}
+
+        def __init__(self):
+            self.folder.mkdir()
+            self.rows = []
+            random = np.random.default_rng(0)
+            for index in range(20):
+                split = {8: "val", 9: "test"}.get(index % 10, "train")
+                self.add(
+                    f"{index}.png", Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)), split=split
+                )
+
+        def add(self, name: str, image: Image.Image | bytes, label=None, split="train", patient=None, **save):
+            path = self.folder / name
+            if isinstance(image, bytes):
+                path.write_bytes(image)
+            else:
+                image.save(path, **save)
+            label = label or CLASSES[len(self.rows) % 2]
+            self.rows.append({"file": name, "label": label, "split": split, "patient": patient or name})
+
+        def check(self, capsys, *options) -> tuple[int, str, str]:
+            with open(tmp_path / "table.csv", "w", newline="") as file:
+                writer = csv.DictWriter(file, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
+            site = {"data": {"table": "table.csv", "images": "images"}, "backbone": str(tiny_weights), "cache": "cache"}
+            (tmp_path / "site.json").write_text(json.dumps(site | self.settings))
+            (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
+            code = main(["check-site", str(tmp_path / "site.json"), *options])
+            return code, *capsys.readouterr()
+
+        def report(self, capsys) -> dict:
+            code, out, _ = self.check(capsys, "--no-timing", "--json")
+            report = json.loads(out)
+            assert code == bool(report["errors"])
+            return report
+
+    return Made()
+
+
+def kinds(findings: list[dict]) -> dict[str, int]:
+    return {one["kind"]: one["count"] for one in findings}
+
+
+def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
+    code, out, err = site.check(capsys)
+    assert code == 0
+    assert "error" not in err
+    assert "train       16" in out
+    assert "width   48 to 48 pixels, median 48" in out
+    assert "cache   0.00 GB" in out
+    code, out, _ = site.check(capsys, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert not report["errors"]
+    assert not report["warnings"]
+    assert report["images"]["train"] == {"images": 16, "classes": {"benign": 8, "malignant": 8}}
+    assert report["cache"]["bytes"] == 20 * 3 * 32 * 32
+    # LoRA of rank 4 on two blocks of width 32, three prompts a block, and the head, float32.
+    parameters = 2 * 4 * (32 + 96) + 2 * 3 * 32 + 2 * 33
+    assert report["round"]["bytes_out"] == report["round"]["bytes_in"] == 4 * parameters
+    assert report["round"]["steps"] == 1
+    assert 0 < report["round"]["seconds"] < 60
+
+
+def test_a_job_outside_the_sites_own_limits(site, capsys):
+    site.settings = {"limits": {"methods": ["bitfit"]}}
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"limits": 1}
+    site.settings = {"limits": {"bytes_per_round": 100}}
+    code, out, _ = site.check(capsys, "--json")
+    (error,) = json.loads(out)["errors"]
+    assert code == 1
+    assert error["kind"] == "limits"
+    assert "'bytes_per_round'" in json.dumps(error)
+
+
+def test_what_privacy_will_cost(site, capsys, tiny):
+    site.privacy = {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}
+    site.settings = {"limits": {"max_epsilon": 100.0}}
+    report = site.report(capsys)
+    experiment = changed(tiny, privacy=site.privacy)
+    expected = epsilon(
+        experiment.federation.rounds * steps_of_a_round(experiment, report["images"]["train"]["images"]), 1e-5
+    )
+    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2}
+    assert not report["errors"]
+    site.settings = {"limits": {"max_epsilon": 0.9 * expected}}
+    code, out, _ = site.check(capsys, "--no-timing")
+    assert code == 1
+    assert "error: limits (1)" in out
+    assert f"its 2 round(s) cost epsilon {expected:.3g} at delta 1e-05; allowed:" in out
+    assert f"privacy epsilon {expected:.3g} at delta 1e-05 for 2 round(s)" in out
+
+
+def test_each_kind_of_bad_image(site, capsys):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    good = site.folder / "whole.png"
+    Image.fromarray(noise).save(good)
+    whole = good.read_bytes()
+    good.unlink()
+    site.add("truncated.png", whole[: len(whole) // 2])
+    site.add("empty.png", b"")
+    site.add("text.jpg", b"not an image")
+    site.add("cmyk.jpg", Image.fromarray(noise).convert("CMYK"))
+    site.add("one_pixel.png", Image.fromarray(noise[:1, :1]))
+    site.add("twelve_bits.png", Image.fromarray(np.linspace(0, 4095, 1600).reshape(40, 40).astype(np.uint16)))
+    site.add("long.png", Image.fromarray(noise[:20]))
+    site.add("blank.png", Image.new("L", (40, 40), 7))
+    site.add("gone.png", b"")
+    (site.folder / "gone.png").unlink()
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"unreadable image": 4}
+    examples = "\n".join(report["errors"][0]["examples"])
+    for name in (
+        "'truncated.png' (train): ",
+        "'empty.png' (train): ",
+        "'text.jpg'",
+        "'gone.png' (train): there is no such file",
+    ):
+        assert name in examples
+    warnings = kinds(report["warnings"])
+    # One pixel is blank as well.
+    assert warnings == {
+        "long image": 1,
+        "tiny image": 1,
+        "dark 16-bit image": 1,
+        "blank image": 1,
+        "enlarged images": 1,
+    }
+    assert "'twelve_bits.png' goes from 0 to 4095 of 65535" in json.dumps(report["warnings"])
+    assert report["looks"]["modes"]["CMYK"] == 1
+    assert report["looks"]["stored_range"] == [0, 4095]
+    # Few enough, and the site goes on without them.
+    site.settings = {"max_unreadable": 0.2}
+    report = site.report(capsys)
+    assert not report["errors"]
+    assert kinds(report["warnings"])["unreadable image"] == 4
+
+
+def test_each_kind_of_bad_row(site, capsys):
+    site.add("odd.png", Image.new("RGB", (40, 40), "red"), label="maybe")
+    site.rows.append({**site.rows[0]})
+    site.rows.append({"file": "../secret.png", "label": "benign", "split": "train", "patient": "x"})
+    site.rows.append({"file": "5.png", "label": "benign", "split": "dev", "patient": "x"})
+    site.rows.pop(5)
+    site.rows[7]["patient"] = site.rows[2]["patient"]  # 8.png is for validation, 2.png for training
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {
+        "group in two splits": 1,
+        "unknown label": 1,
+        "listed twice": 1,
+        "path": 1,
+        "unknown split": 1,
+    }
+    code, out, err = site.check(capsys, "--no-timing")
+    assert code == 1
+    assert "site.json: 5 error(s) must be mended before this site can join 'tiny'." in err
+    assert "error: unknown label (1)" in out
+    assert "line 21: column 'label' is 'maybe'" in out
+
+
+def test_copies(site, capsys):
+    image = Image.open(site.folder / "0.png")
+    site.add("copy.png", image, label="benign")
+    site.add("other_label.png", image, label="malignant")
+    site.add("leak.png", image, label="benign", split="test")
+    (site.folder / "not_listed.png").write_bytes(b"")
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"same image in two splits": 1}
+    assert kinds(report["warnings"]) == {"image without a row": 1, "same image twice": 2, "same image, other label": 1}
+
+
+def test_splits_and_classes_that_are_empty(site, capsys):
+    site.rows = [row for row in site.rows if row["split"] == "train" and row["label"] == "benign"]
+    warnings = site.report(capsys)["warnings"]
+    assert kinds(warnings) == {"image without a row": 12, "empty split": 1, "class without images": 1}
+
+
+def test_images_unlike_what_the_backbone_knows(site, capsys):
+    for row in site.rows:
+        Image.fromarray(np.full((40, 40), 3, np.uint8) + np.eye(40, dtype=np.uint8)).save(site.folder / row["file"])
+    assert "unusual intensities" in kinds(site.report(capsys)["warnings"])
+
+
+def test_a_cache_and_weights_that_do_not_fit(site, capsys, tmp_path):
+    site.settings = {"cache_gb": 1e-6, "backbone": "other.safetensors"}
+    (tmp_path / "other.safetensors").write_bytes(b"other")
+    code, out, _ = site.check(capsys)
+    assert code == 1
+    assert "error: cache limit (1)" in out
+    assert "error: other backbone (1)" in out
+    assert "has SHA-256" in out
+
+
+def test_an_image_folder(site, capsys, tmp_path):
+    for name in ("benign", "malignant", "unsure"):
+        (site.folder / name).mkdir()
+    for index, row in enumerate(site.rows):
+        folder = "unsure" if index == 3 else row["label"]
+        (site.folder / row["file"]).rename(site.folder / folder / row["file"])
+    site.data = {"source": "image_folder", "classes": list(CLASSES), "columns": {}}
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"unknown label": 1}
+    assert not report["warnings"]
+    assert sum(split["images"] for split in report["images"].values()) == 19
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.json"], "nowhere.json: cannot be read"),
+        (
+            ["site.json"],
+            "experiment.json: does not exist. Classes and backbone are the experiment's: name the job folder",
+        ),
+        (["site.json", "nowhere"], "nowhere: is neither an experiment.json nor a job folder"),
+    ],
+)
+def test_what_cannot_be_checked(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("site.json").write_text("{}")
+    assert main(["check-site", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_demo_has_no_files_to_check(tmp_path, capsys):
+    (tmp_path / "site.json").write_text("{}")
+    job = ROOT / "jobs" / "lora_vpt"
+    assert main(["check-site", str(tmp_path / "site.json"), str(job), "--no-timing", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"]["train"]["images"] == 384
+    assert report["looks"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "counts", "errors", "warnings"),
+    [
+        pytest.param(
+            "chest_xray_kermany_224",
+            {"source": "csv", "classes": ["normal", "pneumonia"], "columns": {"label": "class", "group": "patient"}},
+            {"train": 4691, "val": 525, "test": 624},
+            {},
+            {"same image twice": 32},
+            marks=pytest.mark.slow,
+        ),
+        (
+            "cifar10_subset_32",
+            {"source": "csv", "classes": list("0123456789")},
+            {"train": 9000, "val": 1000, "test": 2000},
+            {},
+            {},
+        ),
+        (
+            "pneumoniamnist_28",
+            {"source": "npz", "classes": ["normal", "pneumonia"]},
+            {"train": 4708, "val": 524, "test": 624},
+            {},
+            {"same image in two splits": 8, "same image twice": 21, "enlarged images": 1},
+        ),
+    ],
+)
+def test_real_images(shared, tiny, tmp_path, capsys, name, data, counts, errors, warnings):
+    folder = shared / name
+    locations = {"npz": str(folder / "pneumoniamnist.npz")}
+    if data["source"] == "csv":
+        locations = {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}
+    (tmp_path / "site.json").write_text(json.dumps({"data": locations, "cache": str(tmp_path)}))
+    (tmp_path / "experiment.json").write_text(changed(tiny, data=data).to_json())
+    code = main(["check-site", str(tmp_path / "site.json"), "--no-timing", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert {split: one["images"] for split, one in report["images"].items()} == counts
+    assert kinds(report["errors"]) == errors
+    assert kinds(report["warnings"]) == warnings
