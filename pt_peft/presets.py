@@ -8,7 +8,8 @@ from pt_peft import schema
 from pt_peft.data.lesions import CLASSES
 from pt_peft.data.medmnist import medmnist
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone, Columns, Data, Experiment, Federation, Method, Partition, Training
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Backbone, Columns, Data, Federation, Method, Partition, Training
 from pt_peft.experiment.site import Site, SiteData
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import EMBEDDED

@@ -44,7 +44,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
         else:
             reason = first["msg"].removeprefix("Value error, ")
             shown, named = _shown(first["input"]), f"field '{field}'" if field else "the top level"
-            if first["type"] == "value_error" and isinstance(first["input"], dict) and shown.endswith("…"):
+            if first["type"] == "value_error" and not first["loc"]:
+                message = reason  # it names the fields, see `pt_peft.experiment.rules`
+            elif first["type"] == "value_error" and isinstance(first["input"], dict) and shown.endswith("…"):
                 message = f"{named}: {reason}"  # which names what is wrong of all that
             else:
                 message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"

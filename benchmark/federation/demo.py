@@ -13,7 +13,8 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from benchmark.federation.provisioned import LEAD, Federation
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment, Partition
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Partition
 from pt_peft.experiment.site import Site
 from pt_peft.presets import demo, ham10000
 from pt_peft_flare.commands.status import status, table

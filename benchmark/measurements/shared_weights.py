@@ -24,7 +24,7 @@ from torch import nn
 from benchmark.measurements.origin import provenance
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.experiment.sections import Backbone, Method, ModelSpec
 from pt_peft.files import check_place, write_atomically
 from pt_peft.model.adapted_model import build_model, canonical_parameters
 from pt_peft.schema import parse

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from benchmark.oracle.evaluation import Predictions, joined
 from pt_peft.data.site_data import SiteData, Split
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 
 BASELINES = ("pooled", "local")
 """What is trained without a federation: one model on all images, and one at each site."""

@@ -10,7 +10,7 @@ from pt_peft.data.items import SplitName
 from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
-from pt_peft.experiment.experiment import Task
+from pt_peft.experiment.sections import Task
 from pt_peft.federation.local_round import as_received, starting_model
 from pt_peft.training.metrics import evaluate_predictions
 from pt_peft.training.trainer import LocalTrainer

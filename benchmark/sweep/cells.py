@@ -16,7 +16,8 @@ from benchmark.sweep.trials import Trial, trials
 from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment, Method
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Method
 from pt_peft.experiment.site import Site, SiteData
 from pt_peft.files import sha256_of, write_atomically
 from pt_peft.model.method import components

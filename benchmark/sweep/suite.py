@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 from benchmark.sweep.trials import Tuning
 from pt_peft import schema
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Method, Partition, SiteName
+from pt_peft.experiment.sections import Method, Partition, SiteName
 from pt_peft.experiment.site import SiteData
 from pt_peft.model.method import components
 from pt_peft.schema import Strict

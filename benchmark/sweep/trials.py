@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, JsonValue
 
-from pt_peft.experiment.experiment import Method
+from pt_peft.experiment.sections import Method
 from pt_peft.model.method import components
 from pt_peft.presets import starting_rate
 from pt_peft.schema import Strict

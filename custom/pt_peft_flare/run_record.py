@@ -8,7 +8,8 @@ import numpy as np
 
 from pt_peft import __version__
 from pt_peft.exchange.tensors import TensorSpec
-from pt_peft.experiment.experiment import Experiment, Task
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics

@@ -9,7 +9,7 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 from pt_peft.federation.reports import SplitMetrics
 
 SCALARS = (

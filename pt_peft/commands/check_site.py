@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> None:
     """Raises UserError if there are errors; warnings stop nothing."""
     from pydantic import TypeAdapter, ValidationError
 
-    from pt_peft.experiment.experiment import Experiment, SiteName
+    from pt_peft.experiment.experiment import Experiment
+    from pt_peft.experiment.sections import SiteName
     from pt_peft.experiment.site import Site
 
     try:

@@ -47,7 +47,7 @@ def list_methods(backbone: str, image_size: int | None, classes: int) -> list[di
     import timm
     import torch
 
-    from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+    from pt_peft.experiment.sections import Backbone, Method, ModelSpec
     from pt_peft.model.adapted_model import build_model
     from pt_peft.model.backbone import create_backbone
     from pt_peft.model.method import get_method, method_names

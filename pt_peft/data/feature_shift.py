@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from pt_peft.experiment.experiment import FeatureShift
+from pt_peft.experiment.sections import FeatureShift
 from pt_peft.seeds import derive_seed
 
 HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))

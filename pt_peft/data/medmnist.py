@@ -3,7 +3,7 @@ tasks, as the data sets' own ``INFO`` has them. The files, of any size, are the 
 """
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data, Task
+from pt_peft.experiment.sections import Data, Task
 
 _ORGANS = (
     "bladder",

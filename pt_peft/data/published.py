@@ -12,7 +12,7 @@ from pt_peft.data.items import Item, SplitName
 from pt_peft.data.problems import Report, stop
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 
 ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 """Columns of the ground truth, in the order of FLamby's ``target``; ``UNK`` has no training image."""

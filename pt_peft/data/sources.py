@@ -19,7 +19,8 @@ from pt_peft.data.published import read_published
 from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data, Experiment, FeatureShift
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Data, FeatureShift
 from pt_peft.experiment.site import Site
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 
 _LEAVES_FOLDER = re.compile(r"^$|\x00|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """An empty or absolute path, or one with ``..``, by the rules of either family of systems."""

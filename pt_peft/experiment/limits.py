@@ -1,4 +1,4 @@
-"""What a site allows jobs to ask of it. Imports no torch."""
+"""The section ``limits`` of `site.json`: what a site allows jobs to ask of it."""
 
 from typing import Annotated
 
@@ -12,17 +12,18 @@ from pt_peft.schema import Strict
 
 
 class Limits(Strict):
-    """The section ``limits`` of `site.json`; null allows anything."""
+    """Bounds on jobs; a field that is null allows anything."""
 
     methods: tuple[str, ...] | None = None
-    """Names of methods as an experiment writes them; of ``lora+norm``, both."""
+    """Names of allowed methods; a job with ``lora+norm`` needs both."""
     bytes_per_round: int | None = Field(default=None, ge=1)
     """Most bytes of tensors, or of their ciphertexts, that leave in a round."""
     backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
-    """SHA-256 of weights files that a job may be about."""
+    """SHA-256 of the weights files that a job may use."""
     max_epsilon: float | None = Field(default=None, gt=0)
     """The most that all jobs together may cost, by what the site does itself (see `pt_peft.privacy.budget`), at the
-    experiment's delta: for each training image with ``privacy.sample``, else by the site's own share of the noise on its update."""
+    experiment's delta: for each training image with ``privacy.sample``, else by the site's own share of the noise on
+    its update."""
 
     def check(self, experiment: Experiment) -> None:
         """Raises OutsideLimits, in words that may leave the site, if `experiment` is outside the limits."""

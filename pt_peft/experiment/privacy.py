@@ -1,4 +1,4 @@
-"""The section ``privacy`` of `experiment.json`. Imports no torch."""
+"""The section ``privacy`` of `experiment.json`: differential privacy for images, for sites, or both."""
 
 from typing import Annotated, Literal
 
@@ -12,30 +12,31 @@ Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
 
 
 class SamplePrivacy(Strict):
-    """DP-SGD (Abadi et al. 2016, arXiv:1607.00133) at every site, on all tensors that train: for each training image."""
+    """Protects each training image by DP-SGD on all trained tensors (Abadi et al. 2016, arXiv:1607.00133)."""
 
     noise_multiplier: NoiseMultiplier
     """Standard deviation of the Gaussian noise on the sum of clipped gradients, over ``max_grad_norm``."""
     max_grad_norm: Norm
     """Euclidean norm to which each image's gradient, over all tensors that train together, is clipped."""
     delta: Delta
-    """Of (epsilon, delta); must be below 1 / training images at every site."""
+    """delta of (epsilon, delta); must be below 1 / training images at every site."""
     accountant: Literal["rdp", "prv"] = "rdp"
-    """``rdp``: Rényi divergences (Mironov et al. 2019, arXiv:1908.10530); ``prv``: privacy loss variables (Gopi et al. 2021,
-    arXiv:2106.02848), tighter, which needs Opacus at the sites."""
+    """``rdp``: Rényi divergences (Mironov et al. 2019, arXiv:1908.10530); ``prv``: privacy loss variables (Gopi et al.
+    2021, arXiv:2106.02848), tighter, which needs Opacus at the sites."""
 
 
 class ClientPrivacy(Strict):
-    """DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963) without sampling of sites: for all that a site has."""
+    """Protects all images of a site together by DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963), without sampling."""
 
     noise_multiplier: NoiseMultiplier
     """Standard deviation of the Gaussian noise on the sum of clipped updates, over ``max_update_norm``."""
     max_update_norm: Norm
-    """Euclidean norm to which what a site has changed in a round, all tensors together, is clipped."""
+    """Euclidean norm to which a site's update of a round, all tensors together, is clipped."""
     delta: Delta
+    """delta of (epsilon, delta)."""
     where: Literal["server", "sites"]
-    """``server``: the server clips and adds the noise, and sees the updates without it. ``sites``: each site clips and adds
-    1 / ``federation.min_sites`` of the noise's variance, so that so many honest sites give all of it."""
+    """``server``: the server clips and adds the noise, and sees the updates without it. ``sites``: each site clips and
+    adds 1 / ``federation.min_sites`` of the noise's variance, so that so many honest sites give all of it."""
 
     def share(self, min_sites: int) -> float:
         """The noise multiplier of one site's own noise."""
@@ -43,19 +44,19 @@ class ClientPrivacy(Strict):
 
 
 class Privacy(Strict):
-    """What is kept from whom. Both kinds together are two guarantees, each with its own epsilon."""
+    """Kinds of differential privacy; both together are two guarantees, each with its own epsilon."""
 
     sample: SamplePrivacy | None = None
-    """null: none for single images."""
+    """Privacy of single images; null: none."""
     client: ClientPrivacy | None = None
-    """null: none for whole sites."""
+    """Privacy of whole sites; null: none."""
     randomness: Literal["secret", "insecure_from_public_seed"] = "secret"
-    """Where noise and batches come from. ``insecure_from_public_seed`` is for tests: runs are equal, everybody who has the
-    experiment can subtract the noise, and no privacy is claimed."""
+    """Source of noise and batches. ``insecure_from_public_seed`` is for tests: runs are repeatable, everybody who has
+    the experiment can subtract the noise, and no privacy is claimed."""
 
     @property
     def asked(self) -> bool:
-        """Whether the experiment asks for any."""
+        """Whether the experiment asks for any privacy."""
         return self.sample is not None or self.client is not None
 
     @property
@@ -65,5 +66,5 @@ class Privacy(Strict):
 
     @property
     def by_sites(self) -> bool:
-        """Whether each site ensures some itself, whatever the server does."""
+        """Whether each site ensures privacy itself, without trust in the server."""
         return self.sample is not None or (self.client is not None and self.client.where == "sites")

@@ -13,11 +13,11 @@ from pt_peft.experiment.limits import Limits
 from pt_peft.schema import Strict
 
 TIMM_PREFIX = "timm:"
-"""What stands before the name of published weights, where a file's path would stand."""
+"""Prefix of the name of published weights, in place of a file's path."""
 
 
 Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
-"""A path, as the operating system takes them."""
+"""A path of the operating system."""
 
 
 class SiteData(Strict):
@@ -35,23 +35,26 @@ class Site(Strict):
     """A site's own settings; every field has a default, so that a simulation needs no file."""
 
     data: SiteData = SiteData()
+    """Places of the images."""
     backbone: Location | None = None
-    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm fetches
-    once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
+    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
+    fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of training and evaluation; ``auto`` takes a GPU where there is one."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """torch threads; null takes 1 in a simulation (results then do not depend on ``-t``), else all cores."""
+    """Threads of torch; null takes 1 in a simulation, where results then do not depend on ``-t``, else all cores."""
     cache: Location | None = None
     """Folder of the preprocessed-image cache; null takes ``$XDG_CACHE_HOME/pt_peft`` or ``~/.cache/pt_peft``."""
     cache_gb: float = Field(default=50.0, gt=0, le=1e6)
-    """Most disk that the cache takes, 10^9 bytes; images that were not used for longest give way to new ones."""
+    """Largest size of the cache, 10^9 bytes. Least recently used images are evicted."""
     encryption_contexts: Location | None = None
-    """Folder with FLARE's ``client_context.tenseal``, or at the server ``server_context.tenseal``, for jobs with ``encryption``;
-    null takes the ``startup`` folder of a provisioned kit."""
+    """Folder with FLARE's ``client_context.tenseal``, or at the server ``server_context.tenseal``, for jobs with
+    ``encryption``; null takes the ``startup`` folder of a provisioned kit."""
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
-    """Part of the site's images that may turn out to be unreadable: each costs a warning and itself. More stop the site."""
+    """Largest share of the site's images that may be unreadable. They are skipped with a warning; a larger share stops
+    the site."""
     limits: Limits = Limits()
-    """What jobs may ask of the site."""
+    """Bounds on what jobs may ask of the site."""
 
     @classmethod
     def read(cls, path: Path) -> "Site":
@@ -75,10 +78,10 @@ class Site(Strict):
         Raises:
             UserError: if the field is not set or what it names is not there.
         """
-        value = self
+        value: object = self
         for part in field.split("."):
             value = getattr(value, part)
-        if value is None:
+        if not isinstance(value, str):
             raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
         try:
             there = Path(value).exists()
@@ -89,7 +92,7 @@ class Site(Strict):
         return Path(value)
 
     def allowed_unreadable(self, images: int) -> int:
-        """How many of so many images may be unreadable."""
+        """The number of unreadable images that the site accepts among `images`."""
         return math.floor(self.max_unreadable * images + 1e-9)
 
     def cache_folder(self) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pt_peft import schema
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.tensors import TensorError, check_tensors
-from pt_peft.experiment.experiment import Backbone, ModelSpec
+from pt_peft.experiment.sections import Backbone, ModelSpec
 from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
 from pt_peft.model.adapter_file import load_adapter, save_adapter

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pt_peft.experiment.experiment import ModelSpec
+from pt_peft.experiment.sections import ModelSpec
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K), both on the CPU."""

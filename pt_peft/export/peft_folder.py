@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import ModelSpec
+from pt_peft.experiment.sections import ModelSpec
 from pt_peft.export.adapter import backbone_file, open_adapter, read_spec
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
 from pt_peft.model.backbone import create_backbone, head_name

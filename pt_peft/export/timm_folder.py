@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import ModelSpec
+from pt_peft.experiment.sections import ModelSpec
 from pt_peft.export.adapter import open_adapter, read_spec
 from pt_peft.model.backbone import create_backbone
 from pt_peft.schema import read_json

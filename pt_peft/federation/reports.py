@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data, Experiment
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Data
 from pt_peft.schema import Strict
 from pt_peft.training.metrics import confusion_metrics
 

@@ -14,7 +14,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.lora_pairs import RESIDUAL
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec
-from pt_peft.experiment.experiment import ModelSpec, Role
+from pt_peft.experiment.sections import ModelSpec, Role
 from pt_peft.model.backbone import create_backbone, freeze, head_name
 from pt_peft.model.method import PeftMethod, components
 from pt_peft.schema import Strict

@@ -48,7 +48,7 @@ def load_adapter(path: Path) -> tuple[Tensors, dict]:
         UserError: if the file is not there, is not safetensors, or has no header of ours.
     """
     with _opened(path) as (file, header):
-        return {key: file.get_tensor(key) for key in file}, header
+        return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118  # safe_open is no mapping
 
 
 def load_header(path: Path) -> dict:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
-from pt_peft.experiment.experiment import Backbone
+from pt_peft.experiment.sections import Backbone
 from pt_peft.experiment.site import TIMM_PREFIX, Site
 from pt_peft.files import sha256_of
 from pt_peft.model.weights.loading import load_weights

@@ -12,7 +12,7 @@ from torch import nn
 
 from pt_peft import methods, schema
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Method
+from pt_peft.experiment.sections import Method
 from pt_peft.schema import Strict
 
 

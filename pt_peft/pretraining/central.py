@@ -16,7 +16,8 @@ from tqdm import tqdm
 from pt_peft import __version__
 from pt_peft.data.site_data import Split, load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment, Partition
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Partition
 from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.model.backbone import head_name, pinned_weights

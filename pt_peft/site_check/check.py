@@ -11,7 +11,8 @@ from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.sources import listed_items, site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
-from pt_peft.experiment.experiment import PUBLISHED, Experiment
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import PUBLISHED
 from pt_peft.experiment.site import Site
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import Findings

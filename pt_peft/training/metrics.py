@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pt_peft.experiment.experiment import Task
+from pt_peft.experiment.sections import Task
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,8 @@ from helpers import changed, simulate
 from pt_peft.data.medmnist import CLASSES
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment, Method
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Method
 from pt_peft.experiment.site import Site, SiteData
 from pt_peft.presets import preset
 from pt_peft.training.metrics import evaluate_predictions

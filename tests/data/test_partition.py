@@ -17,7 +17,7 @@ from pt_peft.data.partition import partition
 from pt_peft.data.partition.proportions import dirichlet
 from pt_peft.data.splits import assign_splits
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import FeatureShift, Partition
+from pt_peft.experiment.sections import FeatureShift, Partition
 
 groups = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(SPLITS)), min_size=1, max_size=25)
 sites = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)
@@ -80,7 +80,7 @@ def test_iid_is_the_same_in_another_process():
 import json, sys
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
-from pt_peft.experiment.experiment import Partition
+from pt_peft.experiment.sections import Partition
 items = [Item(*fields) for fields in json.load(sys.stdin)]
 print(json.dumps([item.file for item in partition(Partition(kind="iid"), items, name="b", names=["c", "a", "b"], seed=7)]))
 """
@@ -232,7 +232,7 @@ def test_a_minimum_of_images_is_met_or_refused():
 
 def test_the_real_sites_of_ham10000_and_a_dirichlet_split_of_it(shared):
     from pt_peft.data.table import read_table
-    from pt_peft.experiment.experiment import Columns, Data
+    from pt_peft.experiment.sections import Columns, Data
 
     classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     columns = Columns(label="dx", group="lesion_id", site="site")

@@ -8,7 +8,7 @@ from PIL import Image
 from pt_peft.data.published import read_published
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")

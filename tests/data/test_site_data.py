@@ -16,7 +16,7 @@ from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Columns, Data
+from pt_peft.experiment.sections import Columns, Data
 from pt_peft.experiment.site import Site
 
 

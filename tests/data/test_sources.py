@@ -12,7 +12,7 @@ from helpers import split_counts
 from pt_peft.data.sources import site_images
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 
 RED = Data(source="csv", classes=("red", "blue"))
 NPZ = {"source": "npz", "classes": ["normal", "pneumonia"]}
@@ -264,10 +264,10 @@ def test_several_labels_in_an_npz(make_experiment, make_npz_site):
     [
         (
             {"source": "image_folder"},
-            "'multilabel' needs source 'csv' or 'npz'; 'image_folder' gives each image one label",
+            "'data.source' must be 'csv' or 'npz' with data.task 'multilabel'",
         ),
-        ({"no_finding": "mass"}, "no_finding is for task 'multilabel', and none of the classes"),
-        ({"task": "multiclass"}, "no_finding is for task 'multilabel'"),
+        ({"no_finding": "mass"}, "'data.no_finding' must be none of the classes"),
+        ({"task": "multiclass"}, "'data.no_finding' must be null with data.task 'multiclass'"),
     ],
 )
 def test_labels_that_a_source_cannot_have(make_experiment, change, message):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation
 from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
-from pt_peft.experiment.experiment import Data
+from pt_peft.experiment.sections import Data
 
 
 def decoded(image: Image.Image, size: int, format: str = "PNG", **save) -> np.ndarray:

@@ -188,35 +188,38 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
         ({"method": {"name": "bitfit", "options": {}}, "aggregation": {"name": "lora_fair"}}, "exchanges no such pair"),
         (
             {"aggregation": {"name": "fedex_lora"}},
-            "'method.options.lora.residual' is false, but aggregation 'fedex_lora' needs it",
+            "'method.options.lora.residual' must be true with aggregation.name 'fedex_lora'",
         ),
-        ({"method": {"options": {"lora": {"residual": True}}}}, "is true, but aggregation 'mean' has no use for it"),
+        (
+            {"method": {"options": {"lora": {"residual": True}}}},
+            "'method.options.lora.residual' must be false with aggregation.name 'mean'",
+        ),
         (
             {"federation": {"lora_ranks": {"site-1": 5}}},
-            "'federation.lora_ranks.site-1' is 5, but method 'lora' has tensors of rank 4",
+            "'federation.lora_ranks' must be at most 4 for each site with method.name 'lora'",
         ),
         (
             {"method": {"name": "bitfit", "options": {}}, "federation": {"lora_ranks": {"site-1": 1}}},
-            "exchanges no factor of LoRA",
+            "'federation.lora_ranks' must be empty with method.name 'bitfit'",
         ),
         (
             {"method": {"name": "sba", "options": {}}, "training": {"control_variates": True}},
-            "trains other tensors in each round",
+            "'training.control_variates' must be false with method.name 'sba'",
         ),
         (
             {"aggregation": {"name": "lora_product"}, "server_optimizer": {"name": "fedadam"}},
-            "server_optimizer must be 'none'",
+            "'server_optimizer.name' must be 'none'",
         ),
         (
             {"method": {"name": "pissa", "options": {}}, "federation": {"lora_ranks": {"site-1": 2}}},
-            "what method 'pissa' starts from is the backbone only with all of its components",
+            "'federation.lora_ranks' must be empty with method.name 'pissa': fewer components",
         ),
         (
             {
                 "method": {"options": {"lora": {"residual": True}}, "roles": {"*_residual": "local"}},
                 "aggregation": {"name": "fedex_lora"},
             },
-            "field 'method.roles' makes 'blocks.0.attn.qkv.lora_residual' something else than exchanged",
+            "'method.roles' must be 'exchanged' for lora_residual",
         ),
         (
             {"method": {"head": "frozen", "roles": {"*": "frozen"}}},
@@ -224,7 +227,7 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
         ),
         (
             {"federation": {"sites": NAMES, "lora_ranks": {"site-9": 1}}},
-            "lora_ranks names 'site-9', which is none of the sites",
+            "'federation.lora_ranks' must be for names among the sites",
         ),
     ],
 )

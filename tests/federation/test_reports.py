@@ -8,7 +8,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Data, Training
+from pt_peft.experiment.sections import Data, Training
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.presets import demo
 from pt_peft.schema import parse

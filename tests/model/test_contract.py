@@ -8,7 +8,7 @@ from torch.nn import functional
 from helpers import changed
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.experiment.sections import Backbone, Method, ModelSpec
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapted_model import build_model, canonical_parameters
 from pt_peft.model.backbone import create_backbone, head_name

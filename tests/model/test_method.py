@@ -14,7 +14,7 @@ import torch
 
 from helpers import ROOT, changed
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone, Method, ModelSpec
+from pt_peft.experiment.sections import Backbone, Method, ModelSpec
 from pt_peft.methods.sba import Sba, drawn_blocks
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import create_backbone

@@ -14,7 +14,7 @@ from helpers import changed
 from pt_peft.__main__ import main
 from pt_peft.data.site_data import Split
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone
+from pt_peft.experiment.sections import Backbone
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import create_backbone
 from pt_peft.pretraining import central

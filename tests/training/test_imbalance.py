@@ -83,15 +83,15 @@ def test_several_labels(tiny):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"training": {"imbalance": "balanced_softmax", "label_smoothing": 0.1}}, "label_smoothing must be 0"),
+        ({"training": {"imbalance": "balanced_softmax", "label_smoothing": 0.1}}, "label_smoothing' must be 0"),
         (
             {
                 "training": {"imbalance": "balanced_softmax"},
                 "data": {"source": "npz", "task": "multilabel", "classes": ["a", "b"]},
             },
-            "needs labels that exclude one another",
+            "labels that exclude one another",
         ),
-        ({"select_by": "quadratic_kappa"}, "needs data.task 'ordinal'"),
+        ({"select_by": "quadratic_kappa"}, "'select_by' must be another metric than 'quadratic_kappa'"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny, sections, message):

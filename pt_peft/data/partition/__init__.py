@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pt_peft.data.items import Item
 from pt_peft.data.partition import even, skewed
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Partition
+from pt_peft.experiment.sections import Partition
 
 _KINDS = {"none": even.everything, "iid": even.equal_shares, "natural": even.site_column}
 """Kinds that give a site its items directly."""

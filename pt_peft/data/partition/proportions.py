@@ -4,7 +4,7 @@ import numpy as np
 
 from pt_peft.data.splits import shuffled
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Partition
+from pt_peft.experiment.sections import Partition
 from pt_peft.seeds import derive_seed
 
 

@@ -7,7 +7,7 @@ from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.partition.proportions import PROPORTIONS
 from pt_peft.data.splits import group_strata, shuffled
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Partition
+from pt_peft.experiment.sections import Partition
 
 Groups = dict[str, list[Item]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Backbone
+from pt_peft.experiment.sections import Backbone
 from pt_peft.model.weights.formats import read_file
 from pt_peft.model.weights.layouts import Encoder, find_encoder
 from pt_peft.model.weights.npz import read_npz

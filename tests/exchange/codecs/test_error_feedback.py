@@ -101,7 +101,9 @@ def test_a_site_of_smaller_rank_sends_and_keeps_no_more_than_its_components():
 
 def test_what_components_made_anew_cannot_keep():
     fields = {"aggregation": {"name": "lora_product"}, "payload": {"up": {"name": "int8"}}}
-    with pytest.raises(ValueError, match="payload.up.error_feedback must be false with aggregation 'lora_product'"):
+    with pytest.raises(
+        ValueError, match=r"'payload.up.error_feedback' must be false with aggregation.name 'lora_product'"
+    ):
         changed(demo("lora")[0], **fields)
     fields["payload"]["up"]["error_feedback"] = False
     assert changed(demo("lora")[0], **fields).payload.up.remembers is False

@@ -3,7 +3,7 @@
 import timm
 import torch
 
-from pt_peft.experiment.experiment import Backbone
+from pt_peft.experiment.sections import Backbone
 from pt_peft.model.backbone import create_backbone
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}

@@ -1,0 +1,307 @@
+"""What does not go together in an experiment: every rule in one place, each with its reason.
+
+`RULES` need the experiment alone and are checked when it is read. `MODEL_RULES` also need the tensors that its method
+exchanges, and are checked when the exchange is planned (`pt_peft.model.planned_exchange`). The documentation's table is
+made from both.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from pydantic import BaseModel
+
+from pt_peft.exchange.codecs import Payload
+from pt_peft.exchange.lora_pairs import pairs, rank_axis
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.fields import ExperimentFields
+from pt_peft.experiment.sections import PUBLISHED
+
+_SHOWN = 100
+"""Characters of a value that a message shows at most."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment, and what its method exchanges with its backbone."""
+
+    experiment: ExperimentFields
+    exchange: Exchange
+    """The tensors that the method exchanges, before control variates are added."""
+    residuals: frozenset[str]
+    """Keys of the method's residual tensors (`pt_peft.exchange.lora_pairs.RESIDUAL`), whatever their role."""
+    starts_from_all_components: bool
+    """Whether the model equals the backbone at the start only with all components of its LoRA pairs."""
+
+    @property
+    def rank(self) -> int:
+        """The smallest rank of the exchanged LoRA factors; 0 if there are none."""
+        axes = ((spec, rank_axis(key)) for key, spec in self.exchange.specs.items())
+        return min((spec.shape[axis] for spec, axis in axes if axis is not None), default=0)
+
+
+Subject = TypeVar("Subject", ExperimentFields, Planned)
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Subject]):
+    """Two fields that do not go together, or a field that does not go with what the method exchanges."""
+
+    field: str
+    """The field to change, dotted."""
+    must_be: str
+    """What it must be, in words."""
+    given: str
+    """The field, dotted, whose value asks for that."""
+    when: str
+    """The values of `given` to which the rule applies, in words, for the documentation's table."""
+    because: str
+    """The reason."""
+    breaks: Callable[[Subject], bool]
+    """Whether an experiment breaks the rule."""
+    exactly: Callable[[Subject], str] | None = None
+    """`must_be` in words for one experiment, where a number says more."""
+
+    def message(self, subject: Subject) -> str:
+        """One sentence that names both fields, the values seen and what would be right."""
+        experiment = subject.experiment if isinstance(subject, Planned) else subject
+        must_be = self.exactly(subject) if self.exactly else self.must_be
+        return (
+            f"field '{self.field}' must be {must_be} with {self.given}{_value(experiment, self.given)}: "
+            f"{self.because}; it is{_value(experiment, self.field) or ' set'}"
+        )
+
+
+def broken(rules: Iterable[Rule[Subject]], subject: Subject) -> Rule[Subject] | None:
+    """The first of `rules` that `subject` breaks; None if it breaks none."""
+    return next((rule for rule in rules if rule.breaks(subject)), None)
+
+
+def _value(experiment: ExperimentFields, field: str) -> str:
+    """The value of `field` as a message shows it, after a blank; empty for a whole section."""
+    value: object = experiment
+    for part in field.split("."):
+        value = cast("dict[str, object]", value).get(part) if isinstance(value, dict) else getattr(value, part, None)
+    if isinstance(value, BaseModel):
+        return ""
+    if isinstance(value, str):
+        return f" '{value}'"
+    text = json.dumps(value)
+    return f" {text}" if len(text) <= _SHOWN else f" {text[:_SHOWN]}…"
+
+
+def _weighting(experiment: ExperimentFields) -> str | None:
+    return getattr(experiment.aggregation, "weighting", None)
+
+
+def _changes_server_model(experiment: ExperimentFields) -> bool:
+    return experiment.server_optimizer.name != "none"
+
+
+def _knows_sites(experiment: ExperimentFields) -> bool:
+    data = experiment.data
+    return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
+
+
+_NO_OPINION = "components that a site of a smaller rank does not have would count as its opinion that they are zero"
+_ENCRYPTED = "the server can only add what it cannot read, and "
+_ONE_SUM = "its noise is made for a sum in which every site counts once"
+_ROTATES = "a method that trains other tensors in each round, such as 'sba'"
+
+RULES: tuple[Rule[ExperimentFields], ...] = (
+    Rule(
+        "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",
+        "the site of each image must be known",
+        lambda e: e.partition.kind == "natural" and not _knows_sites(e),
+    ),
+    Rule(
+        "partition.kind", "'none'", "data.source", "'lesions'", "each site draws its own images",
+        lambda e: e.data.source == "lesions" and e.partition.kind != "none",
+    ),
+    Rule(
+        "data.source", "'csv' or 'npz'", "data.task", "'multilabel'", "other sources give each image one label",
+        lambda e: e.data.task == "multilabel" and e.data.source not in ("csv", "npz"),
+    ),
+    Rule(
+        "data.no_finding", "null", "data.task", "'multiclass' or 'ordinal'", "each image has a class",
+        lambda e: e.data.no_finding is not None and e.data.task != "multilabel",
+    ),
+    Rule(
+        "data.no_finding", "none of the classes", "data.classes", "a list that has it", "it says that no class applies",
+        lambda e: e.data.no_finding in e.data.classes,
+    ),
+    Rule(
+        "training.imbalance", "another than 'balanced_softmax'", "data.task", "'multilabel'",
+        "the softmax is for labels that exclude one another",
+        lambda e: e.training.imbalance == "balanced_softmax" and e.data.task == "multilabel",
+    ),
+    Rule(
+        "training.label_smoothing", "0", "training.imbalance", "'balanced_softmax'",
+        "absent classes have no probability",
+        lambda e: e.training.imbalance == "balanced_softmax" and e.training.label_smoothing > 0,
+    ),
+    Rule(
+        "select_by", "another metric than 'quadratic_kappa'", "data.task", "'multiclass' or 'multilabel'",
+        "kappa weighs the distance between grades",
+        lambda e: e.select_by == "quadratic_kappa" and e.data.task != "ordinal",
+    ),
+    Rule(
+        "federation.site_timeout_s", "at most round_timeout_s", "federation.round_timeout_s", "a shorter deadline",
+        "the server would leave the site out before it gives up",
+        lambda e: e.federation.site_timeout_s > e.federation.round_timeout_s,
+    ),
+    Rule(
+        "federation.min_sites", "at most the number of sites", "federation.sites", "fewer names",
+        "the quorum could never be met",
+        lambda e: 0 < len(e.federation.sites) < e.federation.min_sites,
+    ),
+    Rule(
+        "federation.lora_ranks", "for names among the sites", "federation.sites", "other names",
+        "no other site takes part",
+        lambda e: bool(e.federation.sites) and not e.federation.lora_ranks.keys() <= set(e.federation.sites),
+    ),
+    Rule(
+        "federation.min_sites", "at least the number of results that the rule needs", "aggregation.name",
+        "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'", "fewer results cannot outvote one that lies",
+        lambda e: e.federation.min_sites < e.aggregation.sites_needed,
+        exactly=lambda e: f"at least {e.aggregation.sites_needed}",
+    ),
+    Rule(
+        "server_optimizer.name", "'none'", "aggregation.name", "'lora_product', 'fedex_lora', 'lora_fair'",
+        "it moves parts of an update from one tensor to another, so that differences from round to round mean nothing",
+        lambda e: e.aggregation.refactors and _changes_server_model(e),
+    ),
+    Rule(
+        "training.control_variates", "false", "aggregation.name",
+        "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'",
+        "control variates are averaged, and those of one site would correct the gradients of all",
+        lambda e: e.aggregation.robust and e.training.control_variates,
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "aggregation.name",
+        "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'", _NO_OPINION,
+        lambda e: bool(e.federation.lora_ranks) and e.aggregation.robust,
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "aggregation.weighting", "'inverse_variance'", _NO_OPINION,
+        lambda e: bool(e.federation.lora_ranks) and _weighting(e) == "inverse_variance",
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "server_optimizer.name", "all but 'none'", _NO_OPINION,
+        lambda e: bool(e.federation.lora_ranks) and _changes_server_model(e),
+    ),
+    Rule(
+        "payload.up.error_feedback", "false", "aggregation.name", "'lora_product'",
+        "it makes LoRA's components anew in each round, so that what a site has kept of the old ones fits none of them",
+        lambda e: e.payload.up.remembers and not e.aggregation.keeps_components,
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "encryption", "set",
+        _ENCRYPTED + "other rules compare or change the sites' tensors",
+        lambda e: e.encryption is not None and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set", _ENCRYPTED + "a variance is no sum",
+        lambda e: e.encryption is not None and _weighting(e) == "inverse_variance",
+    ),
+    Rule(
+        "server_optimizer.name", "'none'", "encryption", "set", _ENCRYPTED + "an optimizer needs to read the mean",
+        lambda e: e.encryption is not None and _changes_server_model(e),
+    ),
+    Rule(
+        "training.control_variates", "false", "encryption", "set",
+        _ENCRYPTED + "the server's steps with variates read them",
+        lambda e: e.encryption is not None and e.training.control_variates,
+    ),
+    Rule(
+        "privacy.client.where", "'sites'", "encryption", "set", _ENCRYPTED + "to clip it would have to read",
+        lambda e: e.encryption is not None and e.privacy.client is not None and e.privacy.client.where == "server",
+    ),
+    Rule(
+        "payload", "float32 both ways", "encryption", "set", "what travels is ciphertexts",
+        lambda e: e.encryption is not None and e.payload != Payload(),
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "encryption", "set", "tensors that differ in shape do not add up",
+        lambda e: e.encryption is not None and bool(e.federation.lora_ranks),
+    ),
+    Rule(
+        "privacy.randomness", "'secret'", "privacy", "without sample and client", "there is no noise to draw",
+        lambda e: not e.privacy.asked and e.privacy.randomness != "secret",
+    ),
+    Rule(
+        "training.imbalance", "'none'", "privacy.sample", "set", "it counts the labels of the images, without noise",
+        lambda e: e.privacy.sample is not None and e.training.imbalance != "none",
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "privacy.client", "set", _ONE_SUM,
+        lambda e: e.privacy.client is not None and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'uniform'", "privacy.client", "set", _ONE_SUM,
+        lambda e: e.privacy.client is not None and _weighting(e) not in (None, "uniform"),
+    ),
+    Rule(
+        "training.control_variates", "false", "privacy.client", "set",
+        "each site would send a second vector, its mean gradient, without noise",
+        lambda e: e.privacy.client is not None and e.training.control_variates,
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "privacy.client", "set",
+        "sites of a smaller rank add no noise to the components that they do not send",
+        lambda e: e.privacy.client is not None and bool(e.federation.lora_ranks),
+    ),
+)  # fmt: skip
+
+MODEL_RULES: tuple[Rule[Planned], ...] = (
+    Rule(
+        "aggregation.name", "a rule for any tensors", "method.name", "a method without LoRA's factors A and B",
+        "the method exchanges no such pair",
+        lambda p: p.experiment.aggregation.refactors and not pairs(p.exchange.specs),
+    ),
+    Rule(
+        "method.roles", "'exchanged' for lora_residual", "aggregation.name", "'fedex_lora'",
+        "the server computes it and every site needs it",
+        lambda p: p.experiment.aggregation.computes_residual and bool(p.residuals - p.exchange.computed),
+    ),
+    Rule(
+        "method.options.lora.residual", "true", "aggregation.name", "'fedex_lora'",
+        "the server sends what the factors do not hold as a tensor besides",
+        lambda p: p.experiment.aggregation.computes_residual and not p.residuals,
+    ),
+    Rule(
+        "method.options.lora.residual", "false", "aggregation.name", "all but 'fedex_lora'",
+        "no other rule computes it",
+        lambda p: not p.experiment.aggregation.computes_residual and bool(p.exchange.computed),
+    ),
+    Rule(
+        "federation.lora_ranks", "at most the method's rank", "method.name",
+        "a method of a smaller rank, or without LoRA's factors",
+        "a site trains the first components of those that the method has",
+        lambda p: max(p.experiment.federation.lora_ranks.values(), default=0) > p.rank,
+        exactly=lambda p: f"at most {p.rank} for each site" if p.rank else "empty",
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "method.name", "one that starts from all of its components, such as 'pissa'",
+        "fewer components would start from another model than the backbone; method 'lora' would do",
+        lambda p: bool(p.experiment.federation.lora_ranks) and p.starts_from_all_components,
+    ),
+    Rule(
+        "encryption", "null", "method.name", _ROTATES, "what differs from round to round does not add up",
+        lambda p: p.experiment.encryption is not None and bool(p.exchange.rotating),
+    ),
+    Rule(
+        "encryption", "null", "method.name", "one that exchanges nothing, as it is set up",
+        "there is nothing to encrypt",
+        lambda p: p.experiment.encryption is not None and not p.exchange.specs,
+    ),
+    Rule(
+        "privacy.client", "null", "method.name", _ROTATES, "its noise is not made for that",
+        lambda p: p.experiment.privacy.client is not None and bool(p.exchange.rotating),
+    ),
+    Rule(
+        "training.control_variates", "false", "method.name", _ROTATES, "a variate needs a gradient in every round",
+        lambda p: p.experiment.training.control_variates and bool(p.exchange.rotating),
+    ),
+)  # fmt: skip

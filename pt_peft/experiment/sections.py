@@ -1,0 +1,264 @@
+"""The sections of `experiment.json` that describe the model, the data, the training and the federation.
+
+The other sections are defined beside what they choose: `aggregation`, `payload` and `server_optimizer` in
+`pt_peft.exchange`, `privacy` and `encryption` in this package.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from pt_peft.schema import Strict
+
+Images = Annotated[int, Field(ge=1, le=10**7)]
+ChannelMean = Annotated[float, Field(ge=-10, le=10)]
+Std = Annotated[float, Field(ge=1e-3, le=10)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Task = Literal["multiclass", "multilabel", "ordinal"]
+"""``multiclass``: one class of several; ``multilabel``: any number of classes; ``ordinal``: one grade of an order."""
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+"""A pattern of names, with ``*``, ``?`` and ``[…]`` as in `fnmatch`."""
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
+"""A site's name; it becomes a folder and an address in FLARE."""
+
+PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
+"""Data sets that are read in their published layouts, see `pt_peft.data.published`."""
+
+FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable", "exportable")
+"""Arguments of ``timm.create_model`` that may not be set: they follow from other fields, or read files of the site."""
+
+MAX_DEPTH = 256
+"""Most blocks of a backbone: a typing error would fill a site's memory."""
+
+
+class Backbone(Strict):
+    """The Vision Transformer all sites start from."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
+    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``, which would reach out."""
+    kwargs: dict[str, JsonValue] = Field(default={})
+    """Arguments passed on to ``timm.create_model``."""
+    image_size: int = Field(ge=16, le=1024)
+    """Side of the square input in pixels; position embeddings are resampled to it."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the weights file. A site whose file differs refuses to train."""
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel of images scaled to [0, 1]."""
+    std: tuple[Std, Std, Std] = (0.5, 0.5, 0.5)
+    """Divides each channel after that."""
+    allow_missing: tuple[Pattern, ...] = ()
+    """Tensors that the weights file may lack, as patterns of timm's keys such as ``fc_norm.*``. The seed draws them,
+    the same at every site."""
+    allow_unused: tuple[Pattern, ...] = ()
+    """Tensors of the weights file that may stay unused, as patterns of their names there. Heads always may."""
+
+    @field_validator("kwargs")
+    @classmethod
+    def _allowed_kwargs(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in value:
+            if name in FIXED_KWARGS or name.startswith("pretrained"):
+                raise ValueError(f"'{name}' may not be set here")
+        depth = value.get("depth", 1)
+        if not (isinstance(depth, int) and 1 <= depth <= MAX_DEPTH):
+            raise ValueError(f"'depth' must be a number of blocks from 1 to {MAX_DEPTH}")
+        return value
+
+
+class Columns(Strict):
+    """Column names of a site's CSV table; a column that is null is not used."""
+
+    file: Name = "file"
+    """Column with the image's path inside the folder or zip archive."""
+    label: Name = "label"
+    """Column with the class name, one of ``data.classes``; for ``multilabel`` names joined by ``|``, or nothing."""
+    split: Name | None = "split"
+    """Column with ``train``, ``val`` or ``test``; null: the seed draws the splits."""
+    group: Name | None = None
+    """Column with the patient or lesion: images of one group stay in one split."""
+    site: Name | None = None
+    """Column with the site an image comes from, for ``partition.kind = natural``."""
+
+
+class Data(Strict):
+    """What the images are. Each site's `site.json` says where they lie."""
+
+    source: Literal["lesions", "csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"]
+    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``image_folder``: a
+    folder or zip with a sub-folder for each class, optionally below train, val and test; ``npz``: MedMNIST's files; the
+    other names: data sets in their published layouts."""
+    task: Task = "multiclass"
+    """``multilabel`` trains one sigmoid for each class with binary cross-entropy; ``ordinal`` trains as ``multiclass``
+    and reports the metrics of graded labels besides."""
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    """Class names in the order of the head's outputs; for ``ordinal`` from the lowest grade to the highest."""
+    columns: Columns = Columns()
+    """Columns of the table; used by ``csv``."""
+    no_finding: Name | None = None
+    """Word in the label column of a ``multilabel`` table for images of no class; an empty cell says the same."""
+    intensity: Literal["type", "image"] = "type"
+    """How 16-bit grey images are scaled to 0 … 255: ``type`` maps the whole range of their type, ``image`` each image's
+    own lowest to highest value (12-bit data in 16-bit files would else be nearly black)."""
+    images_per_site: dict[Literal["train", "val", "test"], Images] = Field(
+        default={"train": 256, "val": 128, "test": 256}
+    )
+    """Images that a site draws in each split; used by ``lesions``."""
+    max_images_per_site: dict[Literal["train", "val", "test"], Images] = Field(default={})
+    """Most images of a split that a site uses, drawn by the seed from all that it has; used by the other sources."""
+    augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
+    """Random transforms of training images, drawn anew for every batch."""
+    test_time_flips: Literal["none", "horizontal", "all"] = "none"
+    """Evaluation averages the logits of the image and its mirror image (``horizontal``), or of its four flips
+    (``all``)."""
+
+    @field_validator("images_per_site")
+    @classmethod
+    def _some_to_train(cls, value: dict[str, int]) -> dict[str, int]:
+        if "train" not in value:
+            raise ValueError("'train' must be among the splits")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("class names must differ from one another")
+        return value
+
+
+Strength = Annotated[float, Field(ge=0, le=2)]
+"""Strength of a feature shift: 0 changes nothing, 1 is what different devices may do."""
+
+
+class FeatureShift(Strict):
+    """How much the images of sites differ; each site draws its own change once (`pt_peft.data.feature_shift`)."""
+
+    intensity: Strength = 0.0
+    """Strength of the change of the gamma curve."""
+    colour: Strength = 0.0
+    """Strength of the change of each channel's gain."""
+    stain: Strength = 0.0
+    """Strength of the change of haematoxylin, eosin and DAB, for histology."""
+    blur: Strength = 0.0
+    """Strength of the change of focus."""
+
+
+class Partition(Strict):
+    """Which images each simulated site has, and how they look."""
+
+    kind: Literal["none", "iid", "natural", "dirichlet", "shards", "quantity"] = "none"
+    """``none``: a site uses all its images (real federations, ``lesions``); ``iid``: equal random shares; ``natural``:
+    the images whose ``data.columns.site`` is the site's name; ``dirichlet``: label skew; ``shards``: a few classes for
+    each site; ``quantity``: the same mix of classes in very different numbers."""
+    alpha: float = Field(default=0.5, gt=0, le=10_000)
+    """Concentration of ``dirichlet``: at 0.05 most classes are at one or two sites, at 100 sites are nearly IID."""
+    classes_per_site: int = Field(default=2, ge=1, le=1000)
+    """Classes of a site under ``shards``."""
+    exponent: float = Field(default=1.0, ge=0, le=10)
+    """Exponent of ``quantity``: the i-th site's size is proportional to i ** -exponent."""
+    iid_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the images that the three skewed kinds deal equally, so that both are mixed."""
+    min_images: int = Field(default=1, ge=0, le=10**6)
+    """Fewest training images of a site; the skewed kinds move as few as needed from the largest sites."""
+    feature_shift: FeatureShift | None = None
+    """Changes every image of a site, in all splits; goes with any kind."""
+
+
+Role = Literal["exchanged", "local", "frozen"]
+"""``exchanged``: the tensor trains and travels; ``local``: it trains and stays at its site; ``frozen``: it keeps its
+start, the same at all sites."""
+
+
+class Method(Strict):
+    """The PEFT method."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """A name of the registry, or several joined by ``+``."""
+    options: dict[str, dict[str, JsonValue]] = Field(default={})
+    """Options of each method that takes part, by its name: ``{"lora": {"rank": 4}}``."""
+    head: Role = "exchanged"
+    """Role of the classifier's tensors."""
+    roles: dict[Pattern, Role] = Field(default={})
+    """Roles of the method's own tensors, by patterns of their keys; the others are exchanged. ``{"*.lora_A":
+    "frozen"}`` is FFA-LoRA (Sun et al. 2024, arXiv:2403.12313), ``{"*.lora_B": "local"}`` is FedSA-LoRA (Guo et al.
+    2025, arXiv:2410.01463)."""
+
+
+class Training(Strict):
+    """Local training in a round."""
+
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images in a step."""
+    local_epochs: int = Field(default=1, ge=1, le=1000)
+    """Passes over the site's training images in a round."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    """Peak step size of AdamW for adapters."""
+    head_learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """Peak step size of AdamW for the head; null takes ``learning_rate``."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Decoupled weight decay of AdamW, on tensors of two or more dimensions."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass, by autocast; tensors that train and travel are float32 in either case."""
+    proximal: float = Field(default=0.0, ge=0, le=1000)
+    """mu of FedProx (Li et al. 2020, arXiv:1812.06127): adds mu/2 times the squared distance of the exchanged tensors
+    from where the round started to the loss."""
+    control_variates: bool = False
+    """SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): each step's gradient is corrected by how much the site's
+    mean gradient differs from all sites'. Doubles what travels. See `pt_peft.federation.local_round`."""
+    ditto: float = Field(default=0.0, ge=0, le=1000)
+    """lambda of Ditto (Li et al. 2021, arXiv:2012.04221): above 0, each site also trains a model of its own, pulled
+    towards the federation's as in FedProx; it stays at the site and doubles its work."""
+    imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
+    """How a site treats rare classes (`pt_peft.training.imbalance`): ``weighted_loss`` weighs a class by the inverse of
+    its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
+    ``weighted_sampler`` draws images of rare classes more often, with replacement."""
+
+
+class Federation(Strict):
+    """Rounds, sites, quorum and deadlines."""
+
+    rounds: int = Field(default=3, ge=1, le=100_000)
+    """Rounds of training and aggregation."""
+    min_sites: int = Field(default=2, ge=1)
+    """Quorum: valid results that a round needs. With fewer the job stops, with a checkpoint."""
+    round_timeout_s: int = Field(default=3600, ge=1, le=10**7)
+    """Deadline of a round at the server in seconds; sites that have not answered by then are left out of it."""
+    site_timeout_s: int = Field(default=1800, ge=1, le=10**7)
+    """Deadline of a site's own work in a round in seconds; a site that hangs gives up the round and takes part in the
+    next."""
+    sites: tuple[SiteName, ...] = ()
+    """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
+    lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = Field(default={})
+    """Ranks of sites that train LoRA at a smaller rank than the method's; they exchange that many components."""
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("site names must differ from one another")
+        return value
+
+    @field_validator("sites")
+    @classmethod
+    def _no_server(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "server" in value:
+            raise ValueError("'server' is the server's own name")
+        return value
+
+
+class ModelSpec(Strict):
+    """The part of an experiment that defines its model; every adapter file carries it."""
+
+    seed: int = Field(ge=0, lt=2**31)
+    """Seed that draws the head and the adapters before the first round."""
+    backbone: Backbone
+    """The frozen backbone."""
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    """Class names in the order of the head's outputs."""
+    task: Task = "multiclass"
+    """How logits become probabilities: one softmax, or for ``multilabel`` one sigmoid for each class."""
+    method: Method
+    """The PEFT method."""

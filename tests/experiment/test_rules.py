@@ -1,0 +1,216 @@
+"""What does not go together: every pair of choices is accepted, or refused by a rule that says why."""
+
+import itertools
+import json
+import re
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from helpers import changed
+from pt_peft.errors import UserError
+from pt_peft.exchange.aggregation import Aggregation
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.fields import ExperimentFields
+from pt_peft.experiment.rules import MODEL_RULES, RULES
+from pt_peft.model.adapted_model import build_model
+from pt_peft.model.method import method_names
+from pt_peft.model.planned_exchange import planned_exchange
+from pt_peft.schema import parse
+
+SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
+CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
+CHOICES = {
+    "data.source": ["csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"],
+    "data.columns": [{"site": "hospital"}],
+    "data.task": ["multilabel", "ordinal"],
+    "data.no_finding": ["none", "a"],
+    "partition.kind": ["iid", "natural", "dirichlet", "shards", "quantity"],
+    "method.name": ["lora", "bitfit", "sba"],
+    "training.label_smoothing": [0.1],
+    "training.proximal": [0.1],
+    "training.ditto": [0.1],
+    "training.control_variates": [True],
+    "training.imbalance": ["weighted_loss", "balanced_softmax", "weighted_sampler"],
+    "federation.site_timeout_s": [1000],
+    "federation.min_sites": [1, 3, 5],
+    "federation.sites": [["a"], ["a", "b", "c", "d", "e"]],
+    "federation.lora_ranks": [{"a": 1}, {"z": 1}],
+    "aggregation": [
+        {"name": "mean", "weighting": "uniform"},
+        {"name": "mean", "weighting": "inverse_variance"},
+        {"name": "median"},
+        {"name": "trimmed_mean"},
+        {"name": "norm_bounded_mean"},
+        {"name": "norm_bounded_mean", "bound": 1.0},
+        {"name": "multi_krum"},
+        {"name": "lora_product"},
+        {"name": "fedex_lora"},
+        {"name": "lora_fair"},
+    ],
+    "server_optimizer": [{"name": "fedavgm"}, {"name": "fedadam"}, {"name": "fedyogi"}],
+    "payload": [
+        {"up": {"name": "int8"}},
+        {"up": {"name": "int8", "error_feedback": False}},
+        {"up": {"name": "top_k"}},
+        {"up": {"name": "float16"}, "down": {"name": "bfloat16"}},
+    ],
+    "encryption": [{"scheme": "ckks"}],
+    "privacy": [
+        {"sample": SAMPLE},
+        {"client": CLIENT},
+        {"client": {**CLIENT, "where": "sites"}},
+        {"randomness": "insecure_from_public_seed"},
+    ],
+    "select_by": ["quadratic_kappa"],
+}
+BASES = [
+    {"method": {"options": {}}},
+    {"method": {"options": {}}, "aggregation": {"name": "mean", "weighting": "uniform"}},
+    {"method": {"options": {}}, "data": {"source": "csv", "task": "multilabel"}},
+]
+REFUSED = re.compile(r"^test: field '([a-z_.]+)' must be .+ with ([a-z_.]+).*: .+; it is .+\.$")
+
+
+def with_choice(content: dict, field: str, value: object) -> dict:
+    """`content` with one field of CHOICES replaced, or merged where both are sections."""
+    content = json.loads(json.dumps(content))
+    *parents, last = field.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    if isinstance(value, dict) and "name" not in value and section[last] is not None and last != "lora_ranks":
+        value = section[last] | value
+    section[last] = value
+    return content
+
+
+def said(message: str) -> tuple[str, ...]:
+    """The two fields that a message names."""
+    found = REFUSED.match(message)
+    assert found, message
+    return found.groups()
+
+
+def refusal(content: dict) -> str | None:
+    """The message that refuses an experiment; None for a valid one."""
+    try:
+        parse(Experiment, content, "test")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def refusals(tiny):
+    """By pair of choices, the message that refuses it, or None."""
+    single = [(field, value) for field, values in CHOICES.items() for value in values]
+    pairs = [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
+    found = {}
+    for number, base in enumerate(BASES):
+        start = changed(tiny, **base).model_dump(mode="json")
+        for pair in [*((one,) for one in single), *pairs]:
+            content = start
+            for field, value in pair:
+                content = with_choice(content, field, value)
+            found[f"{number} {json.dumps(pair)}"] = refusal(content)
+    return found
+
+
+def test_a_pair_is_accepted_or_refused_by_a_rule(refusals):
+    fields = {(rule.field, rule.given) for rule in RULES}
+    assert {said(message) for message in refusals.values() if message} <= fields
+    accepted = [message is None for message in refusals.values()]
+    assert sum(accepted) > len(accepted) / 4, "most choices go together"
+
+
+def test_every_rule_refuses_a_pair(refusals):
+    seen = {said(message) for message in refusals.values() if message}
+    assert {(rule.field, rule.given) for rule in RULES} == seen
+
+
+@pytest.mark.parametrize(
+    "rule", [one for one in RULES if one.given == "aggregation.name"], ids=lambda one: f"{one.field} {one.when}"
+)
+def test_the_documentation_names_the_aggregations_that_a_rule_is_about(tiny, rule):
+    """`when` names just those with which some pair breaks the rule."""
+    broken = set()
+    base = tiny.model_dump(mode="json")
+    for section in [{"name": "mean"}, *CHOICES["aggregation"]]:
+        for field, values in CHOICES.items():
+            for value in values:
+                content = with_choice(with_choice(base, field, value), "aggregation", section)
+                try:
+                    fields = ExperimentFields.model_validate_json(json.dumps(content))
+                except ValidationError:
+                    continue
+                if rule.breaks(fields):
+                    broken.add(section["name"])
+    assert broken == set(re.findall(r"'(\w+)'", rule.when))
+
+
+def test_messages_name_fields_that_exist(tiny):
+    content = tiny.model_dump(mode="json")
+    optional = {
+        "payload.up.error_feedback",
+        "aggregation.weighting",
+        "privacy.client.where",
+        "method.options.lora.residual",
+    }
+    for rule in (*RULES, *MODEL_RULES):
+        for field in {rule.field, rule.given} - optional:
+            section = content
+            for part in field.split("."):
+                assert part in section, field
+                section = section[part]
+
+
+SETTINGS = [
+    {"aggregation": {"name": "lora_product"}},
+    {"aggregation": {"name": "fedex_lora"}},
+    {"method": {"options": {"lora": {"residual": True}}}},
+    {"method": {"options": {"lora": {"residual": True}}}, "aggregation": {"name": "fedex_lora"}},
+    {
+        "method": {"options": {"lora": {"residual": True}}, "roles": {"*_residual": "local"}},
+        "aggregation": {"name": "fedex_lora"},
+    },
+    {"federation": {"lora_ranks": {"a": 2}}},
+    {"federation": {"lora_ranks": {"a": 9}}},
+    {"encryption": {"scheme": "ckks"}},
+    {"privacy": {"client": {**CLIENT, "where": "sites"}}, "aggregation": {"name": "mean", "weighting": "uniform"}},
+    {"training": {"control_variates": True}},
+]
+
+
+def test_methods_are_planned_or_refused_by_a_model_rule(tiny):
+    seen, planned = set(), 0
+    fields = {(rule.field, rule.given) for rule in MODEL_RULES}
+    for name in method_names():
+        for setting in SETTINGS:
+            method = {"name": name, "options": {}, **setting.get("method", {})}
+            if name != "lora" and "lora" in method["options"]:
+                continue
+            experiment = changed(tiny, **{**setting, "method": method})
+            model = build_model(experiment.model, None)
+            try:
+                planned_exchange(model, experiment)
+            except UserError as error:
+                seen.add(said(str(error).replace("experiment:", "test:", 1)))
+            else:
+                planned += 1
+    assert planned > len(method_names()), "most methods go with most settings"
+    assert seen == fields
+
+
+def test_an_experiment_that_exchanges_nothing_is_not_encrypted(tiny):
+    nothing = {"name": "sba", "options": {}, "head": "frozen"}
+    experiment = changed(tiny, method=nothing, encryption={"scheme": "ckks"})
+    with pytest.raises(UserError, match=r"'encryption' must be null with method\.name 'sba'"):
+        planned_exchange(build_model(experiment.model, None), experiment)
+
+
+def test_aggregations_of_the_table_are_all_there_are():
+    union, _ = get_args(Aggregation)
+    names = {get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(union)}
+    assert names == {section["name"] for section in CHOICES["aggregation"]}
