@@ -130,14 +130,17 @@ def test_a_pair_for_trials(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"aggregation": {"name": "lora_product"}}, "needs aggregation 'mean', not 'lora_product'"),
-        ({"aggregation": {"weighting": "inverse_variance"}}, "not 'inverse_variance'"),
-        ({"server_optimizer": {"name": "fedadam"}}, "needs server_optimizer 'none', not 'fedadam'"),
-        ({"training": {"control_variates": True}}, "needs training.control_variates false"),
-        ({"federation": {"lora_ranks": {"site-1": 1}}}, "needs federation.lora_ranks empty"),
+        ({"aggregation": {"name": "lora_product"}}, "'aggregation.name' must be 'mean' with encryption"),
+        (
+            {"aggregation": {"weighting": "inverse_variance"}},
+            "'aggregation.weighting' must be 'samples' or 'uniform' with encryption",
+        ),
+        ({"server_optimizer": {"name": "fedadam"}}, "'server_optimizer.name' must be 'none' with encryption"),
+        ({"training": {"control_variates": True}}, "'training.control_variates' must be false with encryption"),
+        ({"federation": {"lora_ranks": {"site-1": 1}}}, "'federation.lora_ranks' must be empty with encryption"),
         ({"encryption": {"scheme": "bfv"}}, "scheme"),
         ({"encryption": {"scheme": "ckks", "largest_value": 0}}, "largest_value"),
-        ({"method": {"name": "sba"}}, "'encryption' is set, but method 'sba' trains other tensors in each round"),
+        ({"method": {"name": "sba"}}, "'encryption' must be null with method.name 'sba'"),
         ({"method": {"name": "linear_probe", "head": "local"}}, "exchanges nothing"),
     ],
 )
@@ -152,7 +155,7 @@ def test_robust_aggregation_compares_what_it_cannot_read(name, experiment):
     content = {**experiment.model_dump(mode="json"), "aggregation": {"name": name}}
     content["federation"]["min_sites"] = 5
     with pytest.raises(
-        UserError, match=f"needs aggregation 'mean', not '{name}', which compares or changes the sites' tensors"
+        UserError, match=f"must be 'mean' with encryption: .* compare or change the sites' tensors; it is '{name}'"
     ):
         parse(Experiment, content, "experiment.json")
 
