@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up on a machine with Python 3.11 or newer and nothing else.
+# `make demo` and `make test` install what they need on a machine with Python 3.11 or newer and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PT_PEFT_SHARED ?= ../shared
 export PT_PEFT_SHARED
 
-.PHONY: install demo federation test test-slow fuzz clean
+.PHONY: install demo federation lint format test test-slow fuzz docs docs-serve clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,18 @@ demo: install
 federation: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmark federation
 
+# Style, types and directions of import.
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+# Mends what a machine can mend.
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 # A file at a time on each of two processes: most of a simulation is waiting.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -34,5 +46,11 @@ test-slow: install
 fuzz: install
 	PT_PEFT_FUZZ_CASES=10000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
+docs-serve: install
+	$(BIN)/mkdocs serve
+
 clean:
-	rm -rf $(VENV) simulator_workspace federation build *.egg-info
+	rm -rf $(VENV) simulator_workspace federation build site *.egg-info
