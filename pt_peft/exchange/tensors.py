@@ -1,17 +1,22 @@
-"""Exchanged tensors as they travel: named numpy arrays, checked on arrival. Imports no torch."""
+"""Exchanged tensors: named numpy arrays, checked on arrival. Imports no torch."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.numpy
 
-Tensors = dict[str, np.ndarray]
+Array = npt.NDArray[Any]
+"""A numpy array of any shape and dtype."""
+Tensors = dict[str, Array]
+"""Arrays by key. Exchanged tensors have the keys that `pt_peft.exchange.schedule.Exchange` lists."""
 
 
 class TensorError(Exception):
-    """Tensors that are not what they should be; names the tensor, what it is and what is right."""
+    """Tensors are not what they should be. The message names the tensor, what it is and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,25 @@ class TensorSpec:
         return self.size * np.dtype(self.dtype).itemsize
 
 
-def check_tensors(tensors: object, specs: Mapping[str, TensorSpec]) -> Tensors:
-    """Returns `tensors` if they are exactly what `specs` says, with finite values.
+def mapping_of(payload: object, expected: str) -> Mapping[object, object]:
+    """Returns `payload` if it is a mapping, whatever its keys and values are.
 
     Raises:
-        TensorError: for something that is no mapping of arrays, a missing or an extra key, a wrong shape or dtype, or
-            a value that is not finite.
+        TensorError: if it is not; the message says that `expected` by key would be right.
     """
-    if not isinstance(tensors, Mapping):
-        raise TensorError(f"payload is a {type(tensors).__name__}, not tensors by key")
+    if not isinstance(payload, Mapping):
+        raise TensorError(f"payload is a {type(payload).__name__}, not {expected} by key")
+    return cast(Mapping[object, object], payload)  # isinstance tells pyright nothing about keys and values
+
+
+def check_tensors(payload: object, specs: Mapping[str, TensorSpec]) -> Tensors:
+    """Returns `payload` as tensors if it is exactly what `specs` says, with finite values.
+
+    Raises:
+        TensorError: if it is no mapping of arrays, a key is missing or not allowed, a shape or dtype is wrong, or a
+            value is not finite.
+    """
+    tensors = mapping_of(payload, "tensors")
     for kind, keys in (("missing", specs.keys() - tensors.keys()), ("not allowed", tensors.keys() - specs.keys())):
         if keys:
             named = ", ".join(repr(key)[:100] for key in sorted(keys, key=str)[:3])
@@ -57,16 +72,25 @@ def check_tensors(tensors: object, specs: Mapping[str, TensorSpec]) -> Tensors:
             raise TensorError(f"tensor '{key}' has dtype {seen.dtype}, not {spec.dtype}")
         if not np.isfinite(value).all():
             raise TensorError(f"tensor '{key}' has {int((~np.isfinite(value)).sum())} value(s) that are not finite")
-    return dict(tensors)
+    return cast(Tensors, dict(tensors))  # each key and value was checked above
 
 
-def payload_bytes(tensors: Mapping[str, np.ndarray]) -> int:
-    """Raw size of the tensors in bytes, without any framing."""
-    return sum(value.nbytes for value in tensors.values())
+class Sized(Protocol):
+    """An array, or the spec of one."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        ...
 
 
-def payload_sha256(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over key, dtype, shape and bytes of each tensor in the order of their keys."""
+def payload_bytes(payload: Mapping[str, Sized]) -> int:
+    """Bytes of a payload without any framing, from its arrays or from their specs."""
+    return sum(value.nbytes for value in payload.values())
+
+
+def payload_sha256(tensors: Mapping[str, Array]) -> str:
+    """SHA-256 in hex over key, dtype, shape and bytes of each tensor, in the order of their keys."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         value = np.ascontiguousarray(tensors[key])
@@ -75,12 +99,12 @@ def payload_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def payload_l2_norm(tensors: Mapping[str, np.ndarray]) -> float:
+def payload_l2_norm(tensors: Mapping[str, Array]) -> float:
     """Euclidean norm over all values, accumulated in float64."""
     return float(np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in tensors.values())))
 
 
 def safetensors_bytes(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
-    """`tensors` as the content of a safetensors file."""
-    # What is not contiguous it would write in another order; `ascontiguousarray` would give numbers an axis.
+    """Returns the content of a safetensors file that holds `tensors`."""
+    # safetensors writes what is not contiguous in another order; `ascontiguousarray` would give numbers an axis.
     return safetensors.numpy.save({key: value.copy(order="C") for key, value in tensors.items()}, metadata)
