@@ -159,7 +159,7 @@ def _demo(private: Context, public: Context, repeats: int) -> dict:
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"images_per_site": IMAGES})})
     trainer = make_trainer(experiment, site)
     data = load_sites(experiment, site, list(NAMES))
-    specs = trainer.exchange.sent(0)
+    specs = trainer.exchange.up(0)
     cipher, start = Cipher(private, Layout(specs), 1e4), initial_exchanged(trainer.exchange, trainer.initial)
     turns, training, error = [], [], 0.0
     for _ in range(repeats):

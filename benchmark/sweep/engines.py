@@ -16,6 +16,7 @@ from benchmark.sweep import kill_with_parent
 from benchmark.sweep.cells import Cell
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
+from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.federation.local_round import LocalRound
 from pt_peft.model.adapter_file import load_adapter
@@ -156,26 +157,20 @@ class _Recorder:
 
     def trained(self, round_number: int, site: str, result: LocalRound) -> None:
         experiment = self._trainer.experiment
-        exchange, payload = (
-            self._trainer.exchange.at_rank(experiment.federation.lora_ranks.get(site)),
-            experiment.payload,
-        )
+        exchange = self._trainer.exchange.at_rank(experiment.federation.lora_ranks.get(site))
+        nbytes = round_bytes(exchange, experiment.payload, round_number, since=max(0, round_number - 1))
         self._reports[site] = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
             "seconds": time.monotonic() - self._since,
             "val": self._val,
-            "bytes_in": _nbytes(payload.down.specs(exchange.payload(max(0, round_number - 1), round_number))),
-            "bytes_out": _nbytes(payload.up.specs(exchange.sent(round_number))),
+            "bytes_in": nbytes.down,
+            "bytes_out": nbytes.up,
         }
         if len(self._reports) == len(self._sites):
             seconds = sum(report["seconds"] for report in self._reports.values())
             self.rounds.append(_round(round_number, seconds, self._reports))
             self._reports = {}
-
-
-def _nbytes(specs: Mapping) -> int:
-    return sum(spec.nbytes for spec in specs.values())
 
 
 def _round(number: int, seconds: float, reports: Mapping[str, dict]) -> dict:

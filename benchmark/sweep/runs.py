@@ -136,7 +136,7 @@ def _federated(
             final["test"] = _reported(test.metrics(cell.experiment.data.task))
     bytes_in = sum(one["bytes_in"] for one in outcome.rounds)
     bytes_out = sum(one["bytes_out"] for one in outcome.rounds)
-    sent = sum(spec.size for spec in trainer.exchange.sent(0).values())
+    sent = sum(spec.size for spec in trainer.exchange.up(0).values())
     found = (sent, bytes_in + bytes_out, bytes_in, bytes_out, outcome.rounds, final, verification)
     return dict(zip(FIELDS, found, strict=True)), test and _packed(test)
 

@@ -19,7 +19,7 @@ from pt_peft_flare.run_context import read_site
 def site_cipher(experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
     """A site's. Raises UserError if tenseal is not installed, or the site has no key that can be used."""
     return Cipher(
-        _context(SITE_FILE, site_context, fl_ctx), Layout(exchange.sent(0)), experiment.encryption.largest_value
+        _context(SITE_FILE, site_context, fl_ctx), Layout(exchange.up(0)), experiment.encryption.largest_value
     )
 
 

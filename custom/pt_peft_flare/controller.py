@@ -15,8 +15,9 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
 from pt_peft.errors import UserError
+from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, payload_bytes
+from pt_peft.exchange.tensors import TensorError, Tensors, payload_bytes
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
@@ -118,15 +119,16 @@ class PeftFedAvg(FedAvg):
             self._server = encrypted_server(self._experiment, self._exchange, self.fl_ctx)
         else:
             self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
-        a_round = self._exchange.sent(0)
-        nbytes = _nbytes(self._experiment.payload.up.specs(a_round))
+        a_round = self._exchange.up(0)
+        encrypted = self._experiment.encryption is not None
+        nbytes = round_bytes(self._exchange, self._experiment.payload, 0, encrypted=encrypted).up
         self._record = RunRecord(
             run_dir(self.fl_ctx), self._experiment, self.fl_ctx.get_job_id(), sites, a_round, nbytes
         )
         console.info(
             "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
             self._experiment.name, len(sites), federation.rounds, len(a_round), nbytes / 1000,
-            ", encrypted, which makes them larger" if self._experiment.encryption else "",
+            " at most, encrypted" if encrypted else "",
         )  # fmt: skip
         done = self._resume()
         if len(sites) < federation.min_sites:
@@ -362,10 +364,6 @@ class PeftFedAvg(FedAvg):
 
 def _there(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _nbytes(specs: Mapping[str, TensorSpec]) -> int:
-    return sum(spec.nbytes for spec in specs.values())
 
 
 def _unexpected(result: FLModel) -> Strict:

@@ -95,7 +95,7 @@ class EgressFilter(Filter):
             report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
             report.check(experiment)
             fields = report.model_dump(mode="json")
-            specs = exchange.sent(round_number)
+            specs = exchange.up(round_number)
             if experiment.encryption:
                 weight = weight_of(experiment.aggregation.weighting, report.num_samples)
                 tensors, norm = self._known_cipher(experiment, exchange, fl_ctx).check_own(_weights(dxo), weight)

@@ -20,7 +20,7 @@ class EncryptedServer:
         self.tensors: Tensors = {}
         """Empty before the first round: every site knows by itself where that starts."""
         self.optimizer = experiment.server_optimizer.start()
-        self._layout = Layout(exchange.sent(0))
+        self._layout = Layout(exchange.up(0))
         self._experiment = experiment
         self._weighting = experiment.aggregation.weighting
         self._context = context

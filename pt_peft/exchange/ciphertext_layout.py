@@ -1,4 +1,4 @@
-"""Which values stand in which ciphertext, and what ciphertexts look like from outside. Imports no torch and no tenseal."""
+"""Which values are in which ciphertext, and what a ciphertext's bytes look like. Imports no torch and no tenseal."""
 
 import math
 from collections.abc import Mapping
@@ -6,56 +6,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec
+from pt_peft.exchange.tensors import Array, TensorError, Tensors, TensorSpec, mapping_of
 
 DEGREE = 8192
-"""Of the polynomials."""
+"""Degree of the polynomials."""
 PRIME_BITS = (60, 40, 40)
-"""Of the coefficient modulus; ciphertexts have all but the last, which is for switching keys."""
+"""Bits of the primes of the coefficient modulus. Ciphertexts use all but the last, which is for switching keys."""
 SCALE = 2.0**40
-"""What values are multiplied by before they are rounded."""
+"""CKKS multiplies values by this before it rounds them."""
 SLOTS = DEGREE // 2
-"""Values in a ciphertext."""
+"""Values that a ciphertext holds."""
 MOST_BYTES = 2 * DEGREE * (len(PRIME_BITS) - 1) * 8 + 1024
-"""Of a ciphertext as it travels: two polynomials, a prime's remainder in eight bytes, and some framing."""
+"""Most bytes of a ciphertext: two polynomials, eight bytes for each prime's remainder, and some framing."""
 FEWEST_BYTES = 2 * DEGREE * sum(PRIME_BITS[:-1]) * 99 // 800
-"""What looks random cannot be compressed: anything much shorter than its remainders is no encryption, but plain values in a
-ciphertext's clothes, or polynomials of zeros that would fill the reader's memory."""
+"""Fewest bytes of a ciphertext. What looks random cannot be compressed: anything much shorter holds plain values framed
+as a ciphertext, or polynomials of zeros that would fill the reader's memory."""
 WEIGHT = "weight"
-"""The key, beside a sum, of the sum of the weights, float64 (1,)."""
+"""Key of the sum of the sites' weights, float64 (1,), which travels beside the sum of their ciphertexts."""
 _LENGTH_DELIMITED, _FIXED_64 = 2, 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of tensors as one flat vector in the order of their keys, in as many ciphertexts as it takes; zeros fill the last."""
+    """Places tensors in ciphertexts: one flat vector in the order of their keys, cut into pieces of `SLOTS` values."""
 
     specs: Mapping[str, TensorSpec]
 
     @property
     def values(self) -> int:
-        """Without the filling."""
+        """Number of values of all tensors, without the zeros that fill the last ciphertext."""
         return sum(spec.size for spec in self.specs.values())
 
     @property
     def keys(self) -> list[str]:
-        """Of the ciphertexts, in order."""
+        """Keys of the ciphertexts, in order."""
         return [f"ciphertext/{index:06d}" for index in range(math.ceil(self.values / SLOTS))]
 
     @property
     def most_bytes(self) -> int:
-        """Of all ciphertexts together."""
+        """Most bytes of all ciphertexts together."""
         return len(self.keys) * MOST_BYTES
 
-    def pack(self, tensors: Tensors) -> np.ndarray:
-        """float64 (ciphertexts, SLOTS)."""
+    def pack(self, tensors: Tensors) -> Array:
+        """Writes `tensors` as rows, float64 (ciphertexts, SLOTS)."""
         rows = np.zeros(len(self.keys) * SLOTS)
         rows[: self.values] = np.concatenate([tensors[key].ravel() for key in sorted(self.specs)], dtype=np.float64)
         return rows.reshape(-1, SLOTS)
 
-    def unpack(self, rows: np.ndarray) -> Tensors:
-        """What `pack` has packed, in the tensors' own shapes and dtypes."""
-        flat, tensors, start = rows.ravel(), {}, 0
+    def unpack(self, rows: Array) -> Tensors:
+        """Reads the tensors, in their own shapes and dtypes, from rows as `pack` writes them."""
+        flat, start = rows.ravel(), 0
+        tensors: Tensors = {}
         for key in sorted(self.specs):
             spec = self.specs[key]
             tensors[key] = flat[start : start + spec.size].reshape(spec.shape).astype(spec.dtype)
@@ -63,24 +64,26 @@ class Layout:
         return tensors
 
     def check(self, payload: object) -> dict[str, bytes]:
-        """The ciphertexts of `payload` by key, if they are of the right number, sizes and framing: enough to hand them to
-        tenseal. Whether they are sound is found there.
+        """Returns the bytes of the ciphertexts in `payload` by key, once their number, sizes and framing are right.
+
+        That is enough to hand them to tenseal, which finds out whether they are sound.
 
         Raises:
-            TensorError: if they are not.
+            TensorError: if they are not right.
         """
-        if not isinstance(payload, Mapping):
-            raise TensorError(f"payload is a {type(payload).__name__}, not ciphertexts by key")
-        if payload.keys() != set(self.keys):
-            others = ", ".join(sorted(repr(key)[:100] for key in payload.keys() - set(self.keys))[:3])
+        ciphertexts = mapping_of(payload, "ciphertexts")
+        if set(ciphertexts) != set(self.keys):
+            extra = ", ".join(sorted(repr(key)[:100] for key in ciphertexts.keys() - set(self.keys))[:3])
             raise TensorError(
-                f"payload has {len(payload)} entries, not just {len(self.keys)} ciphertexts{f'; not allowed: {others}' if others else ''}"
+                f"payload has {len(ciphertexts)} entries, not just {len(self.keys)} ciphertexts"
+                + (f"; not allowed: {extra}" if extra else "")
             )
-        return {key: _content(key, payload[key]) for key in self.keys}
+        return {key: _content(key, ciphertexts[key]) for key in self.keys}
 
     def check_sum(self, payload: object) -> tuple[dict[str, bytes], float]:
-        """As `check`, of a sum: the ciphertexts, and the sum of the weights. Raises TensorError."""
-        weight = payload.get(WEIGHT) if isinstance(payload, Mapping) else None
+        """Checks a sum as `check` does, and returns its ciphertexts and the sum of the weights. Raises TensorError."""
+        content = mapping_of(payload, "ciphertexts")
+        weight = content.get(WEIGHT)
         if (
             type(weight) is not np.ndarray
             or weight.shape != (1,)
@@ -88,9 +91,9 @@ class Layout:
             or not 1 <= weight[0] < 2**63
         ):
             raise TensorError(
-                f"tensor '{WEIGHT}' is not the sum of weights, one number of 1 or more, without which a sum says nothing"
+                f"tensor '{WEIGHT}' is not the sum of weights, one float64 of 1 or more, which a mean needs"
             )
-        return self.check({key: value for key, value in payload.items() if key != WEIGHT}), float(weight[0])
+        return self.check({key: value for key, value in content.items() if key != WEIGHT}), float(weight[0])
 
 
 def _content(key: str, value: object) -> bytes:
@@ -99,7 +102,7 @@ def _content(key: str, value: object) -> bytes:
     if not FEWEST_BYTES <= value.size <= MOST_BYTES:
         raise TensorError(f"tensor '{key}' has {value.size} bytes; a ciphertext has {FEWEST_BYTES} to {MOST_BYTES}")
     content = value.tobytes()
-    # A message of this length could also hold thousands of polynomials of zeros, which grow to gigabytes as they are read.
+    # A message of this length could also hold thousands of polynomials of zeros, which take gigabytes once read.
     fields = _fields(content)
     expected = [(1, _LENGTH_DELIMITED), (2, _LENGTH_DELIMITED), (3, _FIXED_64)]
     if [field[:2] for field in fields] != expected or fields[0][2] != _varint(SLOTS):
@@ -108,10 +111,13 @@ def _content(key: str, value: object) -> bytes:
 
 
 def _fields(content: bytes) -> list[tuple[int, int, bytes]]:
-    """Number, wire type and content of the fields of a protobuf message (https://protobuf.dev/programming-guides/encoding), as
-    far as it has such as a ciphertext has; empty if it has others.
+    """Reads number, wire type and content of the fields of a protobuf message.
+
+    See https://protobuf.dev/programming-guides/encoding. Returns nothing for a message that has wire types which a
+    ciphertext has not.
     """
-    fields, start = [], 0
+    fields: list[tuple[int, int, bytes]] = []
+    start = 0
     try:
         while start < len(content) and len(fields) < 4:
             number, kind = content[start] >> 3, content[start] & 7

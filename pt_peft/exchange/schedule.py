@@ -1,18 +1,40 @@
-"""Which tensors travel in which round. Imports no torch."""
+"""Which tensors travel in which round. Imports no torch.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+Two payloads travel in a round: *down*, from the server to a site, and *up*, from the site to the server.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.tensors import TensorSpec
 
 
+class TensorJson(TypedDict):
+    """A `TensorSpec` as JSON."""
+
+    shape: list[int]
+    dtype: str
+
+
+class ExchangeJson(TypedDict):
+    """An `Exchange` as JSON. Sets of keys are lists of positions in ``tensors``."""
+
+    tensors: dict[str, TensorJson]
+    rotating: list[list[int]]
+    always: list[int]
+    computed: list[int]
+    control: list[int]
+
+
 @dataclass(frozen=True)
 class Exchange:
-    """What an experiment exchanges, known alike to the server, to every site and to its egress filter.
+    """What an experiment exchanges. Server, sites and egress filters compute the same from the experiment alone.
 
-    Some methods train other tensors in each round. Those *rotating* tensors travel only when they were trained, and a site
-    keeps the last aggregate of each; all others travel in every round, both ways unless they are *computed*.
+    Some methods train other tensors in each round. Those *rotating* tensors travel only when they were trained, and a
+    site keeps the last aggregate of each. All other tensors travel in every round, both ways unless they are
+    *computed*.
     """
 
     specs: Mapping[str, TensorSpec]
@@ -22,60 +44,73 @@ class Exchange:
     rotating: tuple[frozenset[str], ...] = ()
     """For each round the other keys that train in it; empty if no tensor rotates."""
     computed: frozenset[str] = frozenset()
-    """Of `always`, keys of the model that only the server changes: they travel to the sites alone."""
+    """Those of `always` that only the server changes: they travel down alone."""
     control: frozenset[str] = frozenset()
-    """Of `always`, keys that are no tensors of the model: SCAFFOLD's control variates."""
+    """Those of `always` that are no tensors of the model: SCAFFOLD's control variates."""
 
     def trained(self, round_number: int) -> dict[str, TensorSpec]:
-        """What a site trains in a round, counted from 0."""
-        return self._among(self._sent(round_number) - self.control)
+        """Specs of the exchanged tensors that get gradients in a round. Rounds count from 0."""
+        return self._specs_of(self._keys_up(round_number) - self.control)
 
-    def sent(self, round_number: int) -> dict[str, TensorSpec]:
-        """What a site sends after a round."""
-        return self._among(self._sent(round_number))
+    def up(self, round_number: int) -> dict[str, TensorSpec]:
+        """Specs of the tensors that a site sends after it has trained in a round."""
+        return self._specs_of(self._keys_up(round_number))
 
-    def payload(self, since: int, round_number: int) -> dict[str, TensorSpec]:
-        """What a site that holds the aggregate of `since` finished rounds needs before round `round_number`.
+    def down(self, since: int, round_number: int) -> dict[str, TensorSpec]:
+        """Specs of the tensors that the server sends to a site before a round.
 
-        ``payload(0, n)`` is also all that n rounds have changed.
+        ``down(0, n)`` is also everything that n rounds have changed.
+
+        Args:
+            since: number of finished rounds whose aggregate the site holds already.
+            round_number: the round that the site will train in, from 0.
         """
-        return self._among(self.always.union(*self.rotating[since:round_number]))
+        return self._specs_of(self.always.union(*self.rotating[since:round_number]))
 
     def changed(self, rounds: int) -> dict[str, TensorSpec]:
-        """The tensors of the model that so many rounds have changed."""
-        return self._among(self.always.union(*self.rotating[:rounds]) - self.control)
+        """Specs of the model's tensors that the first `rounds` rounds have changed."""
+        return self._specs_of(self.always.union(*self.rotating[:rounds]) - self.control)
 
     def at_rank(self, rank: int | None) -> "Exchange":
-        """As a site exchanges that trains LoRA at `rank`; None for the rank of the experiment."""
+        """The exchange of a site that trains LoRA at `rank`; None for the rank of the experiment."""
         if rank is None:
             return self
         return replace(self, specs={key: lora_pairs.spec_at_rank(key, spec, rank) for key, spec in self.specs.items()})
 
-    def _sent(self, round_number: int) -> frozenset[str]:
+    def _keys_up(self, round_number: int) -> frozenset[str]:
         return self.always.union(*self.rotating[round_number : round_number + 1]) - self.computed
 
-    def _among(self, keys: frozenset[str]) -> dict[str, TensorSpec]:
+    def _specs_of(self, keys: Collection[str]) -> dict[str, TensorSpec]:
         return {key: spec for key, spec in self.specs.items() if key in keys}
 
-    def to_json(self) -> dict:
-        """JSON-serialisable fields that `from_json` takes back. Sets are lists of positions in ``tensors``."""
+    def to_json(self) -> ExchangeJson:
+        """JSON-serialisable fields that `from_json` takes back."""
         position = {key: index for index, key in enumerate(self.specs)}
+
+        def positions(keys: Collection[str]) -> list[int]:
+            return sorted(position[key] for key in keys)
+
         return {
             "tensors": {key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in self.specs.items()},
-            "rotating": [sorted(position[key] for key in keys) for keys in self.rotating],
-            **{name: sorted(position[key] for key in getattr(self, name)) for name in _SETS},
+            "rotating": [positions(keys) for keys in self.rotating],
+            "always": positions(self.always),
+            "computed": positions(self.computed),
+            "control": positions(self.control),
         }
 
     @classmethod
-    def from_json(cls, content: dict) -> "Exchange":
-        """Raises KeyError, TypeError, IndexError or AttributeError for anything but what `to_json` returns."""
+    def from_json(cls, content: Mapping[str, Any]) -> "Exchange":
+        """Reads what `to_json` returns. Raises KeyError, TypeError, IndexError or AttributeError for anything else."""
         specs = {key: TensorSpec(tuple(spec["shape"]), str(spec["dtype"])) for key, spec in content["tensors"].items()}
         keys = list(specs)
+
+        def keys_at(positions: list[int]) -> frozenset[str]:
+            return frozenset(keys[position] for position in positions)
+
         return cls(
             specs,
-            rotating=tuple(frozenset(keys[index] for index in indices) for indices in content["rotating"]),
-            **{name: frozenset(keys[index] for index in content[name]) for name in _SETS},
+            always=keys_at(content["always"]),
+            rotating=tuple(keys_at(positions) for positions in content["rotating"]),
+            computed=keys_at(content["computed"]),
+            control=keys_at(content["control"]),
         )
-
-
-_SETS = tuple(field.name for field in fields(Exchange) if field.name not in ("specs", "rotating"))

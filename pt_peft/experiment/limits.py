@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pt_peft.errors import OutsideLimits
-from pt_peft.exchange.ciphertext_layout import Layout
+from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import Strict
@@ -48,13 +48,9 @@ class Limits(Strict):
                 raise _refused("max_epsilon", asked, allowed)
 
     def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
-        """Raises OutsideLimits if what leaves in a round, as it travels, is more than the limit."""
-        specs = exchange.sent(round_number)
-        if experiment.encryption:
-            nbytes = Layout(specs).most_bytes
-        else:
-            nbytes = sum(spec.nbytes for spec in experiment.payload.up.specs(specs).values())
-        self.check_nbytes(nbytes)
+        """Raises OutsideLimits if the payload that leaves in a round, as it travels, has more bytes than the limit."""
+        encrypted = experiment.encryption is not None
+        self.check_nbytes(round_bytes(exchange, experiment.payload, round_number, encrypted=encrypted).up)
 
     def check_nbytes(self, nbytes: int) -> None:
         """Raises OutsideLimits if so many bytes at once are more than the limit of a round."""

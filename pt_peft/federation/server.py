@@ -43,7 +43,7 @@ class FederationServer:
         Raises:
             UserError: if ``payload.down`` cannot write a value.
         """
-        tensors = {key: self.tensors[key] for key in self._exchange.payload(since, round_number)}
+        tensors = {key: self.tensors[key] for key in self._exchange.down(since, round_number)}
         return self._experiment.payload.down.encode(lora_pairs.sliced(tensors, self.rank(site)))
 
     def result(self, tensors: Tensors, finished_rounds: int) -> Tensors:
@@ -52,11 +52,11 @@ class FederationServer:
 
     def state(self, finished_rounds: int) -> Tensors:
         """What a server needs that goes on after so many rounds."""
-        return {key: self.tensors[key] for key in self._exchange.payload(0, finished_rounds)}
+        return {key: self.tensors[key] for key in self._exchange.down(0, finished_rounds)}
 
     def take_over(self, state: Tensors, finished_rounds: int) -> None:
         """Goes on from the `state` of a server after so many rounds. Raises TensorError if it is not one of this experiment."""
-        self.tensors = {**self.tensors, **check_tensors(state, self._exchange.payload(0, finished_rounds))}
+        self.tensors = {**self.tensors, **check_tensors(state, self._exchange.down(0, finished_rounds))}
 
     def header(self) -> dict:
         """What a file says that `result` is kept in, beside the usual."""
@@ -116,7 +116,7 @@ class OpenRound:
         than `LARGEST`.
         """
         exchange = self._server.exchange(site)
-        tensors = self._payload.up.decode(payload, exchange.sent(self.number))
+        tensors = self._payload.up.decode(payload, exchange.up(self.number))
         if self._payload.changes:
             tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self.number)})
         for key, value in tensors.items():

@@ -25,7 +25,7 @@ def received(
     Raises:
         TensorError: if `payload` is not what it should be.
     """
-    specs = exchange.at_rank(experiment.federation.lora_ranks.get(site)).payload(since, round_number)
+    specs = exchange.at_rank(experiment.federation.lora_ranks.get(site)).down(since, round_number)
     return lora_pairs.padded(experiment.payload.down.decode(payload, specs), exchange.specs)
 
 

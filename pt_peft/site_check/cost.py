@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from pt_peft.data.cache_space import pixel_bytes
 from pt_peft.data.site_data import Split
+from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
@@ -58,7 +59,7 @@ def cache_cost(experiment: Experiment, site: Site, images: int, findings: Findin
 
 
 def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: int) -> JsonValue:
-    """What a site sends and receives in the first round (raw tensors, bytes), and the seconds and the memory that it takes,
+    """What a site sends and receives in the first round (bytes of the payloads), and the seconds and the memory that it takes,
     from a few steps of the real model on noise, on this machine.
 
     Args:
@@ -74,7 +75,8 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
     weights = pinned_weights(experiment.backbone, site)
     torch.set_num_threads(site.threads or os.cpu_count() or 1)
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
-    payload, exchange = experiment.payload, trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
+    exchange = trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
+    nbytes = round_bytes(exchange, experiment.payload, 0, encrypted=experiment.encryption is not None)
     site.limits.check_bytes(experiment, exchange, 0)
     batch = min(experiment.training.batch_size, train)
     _timed(lambda: trainer.train("check", _noise(experiment, batch), {}, 0))  # the first step allocates
@@ -85,8 +87,8 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
     )
     evaluation = _timed(lambda: trainer.evaluate({}, _noise(experiment, batch))) / batch
     return {
-        "bytes_in": sum(spec.nbytes for spec in payload.down.specs(exchange.payload(0, 0)).values()),
-        "bytes_out": sum(spec.nbytes for spec in payload.up.specs(exchange.sent(0)).values()),
+        "bytes_in": nbytes.down,
+        "bytes_out": nbytes.up,
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

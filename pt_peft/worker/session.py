@@ -132,7 +132,7 @@ class Session:
         exchange, round_number, since = self._trainer.exchange, message["round"], message["since"]
         if since is None:  # from elsewhere than our server: all there is, as it is
             since = 0
-            tensors = check_tensors(tensors, exchange.at_rank(self._rank).payload(since, round_number))
+            tensors = check_tensors(tensors, exchange.at_rank(self._rank).down(since, round_number))
             tensors = lora_pairs.padded(tensors, exchange.specs)
         else:
             tensors = transfer.received(self.experiment, exchange, self.name, tensors, since, round_number)

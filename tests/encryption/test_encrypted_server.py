@@ -52,7 +52,7 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
     trainer, data = make_trainer(experiment, site), load_sites(experiment, site, NAMES)
     expected = federate(trainer, data).tensors
     exchange = trainer.exchange
-    cipher = Cipher(site_context(read_file(keys / SITE_FILE), "site"), Layout(exchange.sent(0)), 1e4)
+    cipher = Cipher(site_context(read_file(keys / SITE_FILE), "site"), Layout(exchange.up(0)), 1e4)
     public = server_context(read_file(keys / SERVER_FILE), "server")
     server = EncryptedServer(experiment, exchange, public)
     assert not server.payload("site-1", 0, 0)
@@ -163,14 +163,14 @@ def test_robust_aggregation_compares_what_it_cannot_read(name, experiment):
 def test_uniform_weights_and_sites_that_keep_tensors_are_fine(experiment, site):
     fields = {"aggregation": {"name": "mean", "weighting": "uniform"}, "method": {"roles": {"*.lora_B": "local"}}}
     made = changed(experiment, **fields, training={"proximal": 0.1, "ditto": 0.1})
-    assert make_trainer(made, site).exchange.sent(0)
+    assert make_trainer(made, site).exchange.up(0)
     assert weight_of("uniform", 40) == 1
     assert weight_of("samples", 40) == 40
 
 
 def test_the_limit_is_of_what_leaves(experiment, site):
     exchange = make_trainer(experiment, site).exchange
-    plain = sum(spec.nbytes for spec in exchange.sent(0).values())
+    plain = sum(spec.nbytes for spec in exchange.up(0).values())
     Limits(bytes_per_round=plain).check_bytes(experiment.model_copy(update={"encryption": None}), exchange, 0)
     with pytest.raises(OutsideLimits, match=f"asks for {MOST_BYTES} bytes a round"):
         Limits(bytes_per_round=plain).check_bytes(experiment, exchange, 0)

@@ -81,7 +81,7 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
         assert max(np.abs(tensors[key] - expected[key]).max() for key in expected) <= 1e-6
         assert all(np.array_equal(tensors[key], finals[0][0][key]) for key in expected)
 
-    layout = Layout(trainer.exchange.sent(0))
+    layout = Layout(trainer.exchange.up(0))
     for name in NAMES:
         lines = run.ledger(name)
         trained = [line for line in lines if line["task"] == "train" and "held_back" not in line]

@@ -99,7 +99,7 @@ def test_scaffold_changes_training_but_not_the_adapter_file(lora, site, sites, p
     final = federate(trainer, sites, absent={("site-3", 1)})
     assert final.tensors.keys() == plain.keys()
     assert max(np.abs(final.tensors[key] - plain[key]).max() for key in plain) > 1e-5
-    sent = trainer.exchange.sent(0)
+    sent = trainer.exchange.up(0)
     assert len(sent) == 2 * len(trainer.exchange.trained(0)) == 2 * len(plain)
 
 
@@ -139,7 +139,7 @@ def test_sites_of_smaller_rank(rule, lora, site, sites):
     pair = pairs(final)[0]
     assert final[pair.a].shape[0] == 4
     assert final[pair.a][3].any()
-    specs = trainer.exchange.at_rank(1).sent(0)
+    specs = trainer.exchange.at_rank(1).up(0)
     assert specs[pair.a].shape == (1, 32)
     assert specs[pair.b].shape == (96, 1)
 
@@ -178,8 +178,8 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
         mean = sum(count / total * product[pair] for count, product in products[0])
         np.testing.assert_allclose(starts[1][pair.b] @ starts[1][pair.a] + starts[1][pair.residual], mean, atol=1e-5)
     assert any(final[pair.residual].any() for pair in pairs(final))
-    assert not any("residual" in key for key in trainer.exchange.sent(0))
-    assert any("residual" in key for key in trainer.exchange.payload(0, 0))
+    assert not any("residual" in key for key in trainer.exchange.up(0))
+    assert any("residual" in key for key in trainer.exchange.down(0, 0))
 
 
 @pytest.mark.parametrize(

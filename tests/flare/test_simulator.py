@@ -196,7 +196,7 @@ def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, works
 
     codec = experiment.payload.up
     for name in names:
-        specs = codec.specs(trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name)).sent(0))
+        specs = codec.specs(trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name)).up(0))
         nbytes = sum(spec.nbytes for spec in specs.values())
         lines = [line for line in run.ledger(name) if line["task"] == "train"]
         assert len(lines) == 3
@@ -212,7 +212,7 @@ def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, works
         assert all(np.allclose(kept[key], value, atol=1e-6) for key, value in unsent.items())
 
     # What the sites have evaluated is what they were sent of the final adapter.
-    read = codec.decode(codec.encode(expected.tensors), trainer.exchange.sent(0))
+    read = codec.decode(codec.encode(expected.tensors), trainer.exchange.up(0))
     loss = trainer.evaluate(read, sites["site-1"].test)["loss"]
     assert run.metrics["final"]["sites"]["site-1"]["test"]["loss"] == pytest.approx(loss, abs=1e-5)
 
@@ -251,7 +251,7 @@ def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, head
         assert all(line["tensors"].keys() == exchange.trained(line["round"]).keys() for line in lines)
 
     def nbytes(since, number):
-        return sum(spec.nbytes for spec in exchange.payload(since, number).values())
+        return sum(spec.nbytes for spec in exchange.down(since, number).values())
 
     for entry in run.metrics["rounds"]:
         number = entry["round"]

@@ -304,8 +304,8 @@ def test_exchange_of_a_round_dependent_method(tiny):
     assert {len(keys) for keys in exchange.rotating} == {4}
     assert len(set(exchange.rotating)) == 2
     assert exchange.trained(0).keys() == exchange.always | exchange.rotating[0]
-    assert exchange.payload(2, 2).keys() == exchange.always
-    assert exchange.payload(1, 3).keys() == exchange.always | exchange.rotating[1] | exchange.rotating[2]
+    assert exchange.down(2, 2).keys() == exchange.always
+    assert exchange.down(1, 3).keys() == exchange.always | exchange.rotating[1] | exchange.rotating[2]
     assert type(exchange).from_json(json.loads(json.dumps(exchange.to_json()))) == exchange
 
 

@@ -89,12 +89,12 @@ def test_a_site_that_lost_what_it_held(host, opening):
     exchange = Exchange.from_json(fields)
 
     def train(number, since):
-        payload = {key: state[key] for key in exchange.payload(since, number)}
+        payload = {key: state[key] for key in exchange.down(since, number)}
         return worker.call("train", {"round": number, "since": since}, payload)
 
     _, first = train(0, 0)
     assert first.keys() == exchange.trained(0).keys()
-    assert not exchange.payload(0, 0)
+    assert not exchange.down(0, 0)
     state.update(first)
     _, second = train(1, 0)
     assert second.keys().isdisjoint(first)

@@ -1,6 +1,6 @@
-"""How the sites' results of a round become one: the section ``aggregation`` of `experiment.json`. Imports no torch.
+"""The section ``aggregation`` of `experiment.json`: how the server combines the sites' results of a round.
 
-A file for each; a new one joins the union below.
+Each rule has a file; a new one joins the union below. Imports no torch.
 """
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What turns the sites' results of a round into one."""
+"""What all rules that combine the sites' results of a round share."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -7,76 +7,83 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.exchange.tensors import Array, Tensors
 from pt_peft.schema import Strict
 
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What one site gives for a round."""
+    """The result of one site in a round."""
 
     site: str
     tensors: Tensors
-    """After its local training, checked by the caller."""
+    """The model's exchanged tensors after local training, by canonical key; checked by the caller."""
     num_samples: int
-    """Training images, 1 or more: the site's own word."""
+    """Training images, 1 or more, as the site reports them."""
 
 
 class Rule(Strict):
-    """The settings of one way to aggregate; its ``name`` tells it from others."""
+    """The settings of one aggregation rule; its ``name`` selects it."""
 
     refactors: ClassVar[bool] = False
-    """Whether it is about LoRA's products B A and may give other factors of them than the sites have sent."""
+    """Whether the rule combines LoRA's products B A, and may factor them otherwise than the sites do."""
     computes_residual: ClassVar[bool] = False
-    """Whether it gives a tensor besides, for what the factors do not hold."""
+    """Whether the rule also computes LoRA's residual tensors."""
     robust: ClassVar[bool] = False
-    """Whether it is for sites that lie."""
+    """Whether the rule withstands sites that lie."""
     keeps_components: ClassVar[bool] = True
-    """Whether the i-th component of LoRA's factors stays what it is from round to round."""
+    """Whether the i-th component of LoRA's factors stays the same component from round to round."""
 
     @property
     def sites_needed(self) -> int:
-        """The fewest results that it makes sense of."""
+        """Fewest results in a round that the rule can combine."""
         return 1
 
     @abstractmethod
     def start(self, before: Tensors) -> "Aggregator":
-        """For one round, which started from `before`."""
+        """Starts to aggregate one round.
+
+        Args:
+            before: the exchanged tensors that the round started from.
+        """
 
 
 class Aggregator(Protocol):
-    """Takes results as they arrive, in any order."""
+    """Combines the results of one round, which arrive in any order."""
 
     def add(self, result: SiteResult) -> None:
         """Adds one site's result."""
+        ...
 
     def result(self) -> Tensors:
-        """The aggregate in the tensors' own dtypes. Raises ValueError if nothing was added."""
+        """Returns the aggregate in the tensors' own dtypes. Raises ValueError if nothing was added."""
+        ...
 
 
 class Collected:
-    """Keeps all results, for a statistic that needs them together: one copy of the exchanged state a site."""
+    """Keeps all results for a statistic that needs them together, one copy of the exchanged tensors a site."""
 
     def __init__(self) -> None:
         self._results: list[SiteResult] = []
 
     def add(self, result: SiteResult) -> None:
+        """Adds one site's result."""
         self._results.append(result)
 
     def results(self) -> list[SiteResult]:
-        """By the sites' names, so that the order of arrival changes nothing. Raises ValueError if there are none."""
+        """All results, sorted by site so that the order of arrival changes nothing. Raises ValueError if none came."""
         if not self._results:
             raise ValueError("no results to aggregate")
         return sorted(self._results, key=lambda result: result.site)
 
 
-def stacked(results: Sequence[SiteResult], key: str) -> np.ndarray:
-    """The sites' tensors of one key, float64, along a new first axis."""
+def stacked(results: Sequence[SiteResult], key: str) -> Array:
+    """Stacks the sites' tensors of one key along a new first axis, float64."""
     return np.stack([result.tensors[key].astype(np.float64) for result in results])
 
 
-def squared_distances(results: Sequence[SiteResult]) -> np.ndarray:
-    """Squared Euclidean distances between the sites' tensors taken as one vector each, float64 (N,N)."""
+def squared_distances(results: Sequence[SiteResult]) -> Array:
+    """Squared Euclidean distances between the sites, float64 (N, N); a site's tensors count as one vector."""
     distances = np.zeros((len(results), len(results)))
     for key in results[0].tensors:
         values = stacked(results, key).reshape(len(results), -1)

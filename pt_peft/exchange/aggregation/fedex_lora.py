@@ -1,4 +1,4 @@
-r"""FedEx-LoRA (Singhal et al. 2025, arXiv:2410.09432): the means of the factors, and what they miss besides.
+r"""FedEx-LoRA (Singhal et al. 2025, arXiv:2410.09432): the means of the factors, and a residual for what they miss.
 
     A = mean(A),  B = mean(B),    R <- R + mean(B A) - mean(B) mean(A)
 
@@ -6,8 +6,6 @@ so that B A + R has changed by exactly the mean of the sites' changes of it.
 """
 
 from typing import ClassVar, Literal
-
-import numpy as np
 
 from pt_peft.exchange.aggregation.base import Aggregator
 from pt_peft.exchange.aggregation.lora_factors import Factors
@@ -17,8 +15,10 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class FedExLora(LoraRule):
-    """Needs ``method.options.lora.residual``: R is a tensor (d_out, d_in) for each layer that the server sends in every round
-    and no site sends back.
+    """The means of LoRA's factors, and the exact residual R.
+
+    It needs ``method.options.lora.residual``. R is a tensor (d_out, d_in) for each layer, which the server sends in
+    every round and no site sends back.
     """
 
     computes_residual: ClassVar[bool] = True
@@ -26,7 +26,9 @@ class FedExLora(LoraRule):
     name: Literal["fedex_lora"]
 
     def start(self, before: Tensors) -> Aggregator:
-        def combine(pair: Pair, factors: Factors) -> dict[str, np.ndarray]:
+        """Adds the round's residual to that in `before`."""
+
+        def combine(pair: Pair, factors: Factors) -> Tensors:
             p, q = factors.residual()
             return {pair.residual: before[pair.residual] + p @ q}
 

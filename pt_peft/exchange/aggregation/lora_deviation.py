@@ -1,4 +1,4 @@
-"""How far the means of LoRA's factors are from the mean of their products."""
+"""How far the product of the means of LoRA's factors is from the mean of their products."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from pt_peft.exchange.lora_pairs import pairs
 
 
 class LoraDeviation:
-    """Keeps the sites' factors of a round, and nothing else of what they have sent."""
+    """Keeps the sites' LoRA factors of a round, and nothing else that they sent."""
 
     def __init__(self) -> None:
         self._results: list[SiteResult] = []
@@ -19,8 +19,9 @@ class LoraDeviation:
         self._results.append(SiteResult(result.site, factors, result.num_samples))
 
     def value(self) -> float | None:
-        """‖mean(B A) - mean(B) mean(A)‖ / ‖mean(B A)‖ over all layers (Frobenius), with the sites weighed by their images; None if
-        no layer has both factors exchanged, or the products are zero.
+        """‖mean(B A) - mean(B) mean(A)‖ / ‖mean(B A)‖ over all layers (Frobenius norm).
+
+        Sites weigh by their training images. None if no layer has both factors exchanged, or all products are zero.
         """
         results = sorted(self._results, key=lambda result: result.site)
         if not results:

@@ -1,4 +1,4 @@
-r"""The sites' factors of one LoRA update, and means of them without the d_out x d_in product.
+r"""The sites' factors of one LoRA update, and their means, which never form the d_out x d_in product.
 
 mean(B A) = sum_k w_k B_k A_k = P Q,    P = [w_1 B_1 ... w_K B_K],  Q = [A_1; ...; A_K]
 """
@@ -10,52 +10,53 @@ import numpy as np
 
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.lora_pairs import Pair
+from pt_peft.exchange.tensors import Array
 
 
-def weights_of(results: Sequence[SiteResult], by_samples: bool) -> np.ndarray:
-    """float64 (K,), with sum 1."""
+def weights_of(results: Sequence[SiteResult], by_samples: bool) -> Array:
+    """Weights of the sites, float64 (K,) with sum 1: by their training images, or all alike."""
     weights = np.array([result.num_samples if by_samples else 1 for result in results], dtype=np.float64)
     return weights / weights.sum()
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Of K sites, at ranks that are alike (zero where a site trains a smaller one)."""
+    """The factors of K sites at one rank r; components that a site of smaller rank lacks are zero."""
 
-    a: np.ndarray
+    a: Array
     """float64 (K, r, d_in)."""
-    b: np.ndarray
+    b: Array
     """float64 (K, d_out, r)."""
-    weights: np.ndarray
+    weights: Array
     """float64 (K,), with sum 1."""
 
     @classmethod
-    def of(cls, results: Sequence[SiteResult], pair: Pair, weights: np.ndarray) -> "Factors":
-        """What the sites have sent for one layer."""
+    def of(cls, results: Sequence[SiteResult], pair: Pair, weights: Array) -> "Factors":
+        """Takes the factors of one layer from the sites' results."""
         a, b = (np.stack([result.tensors[key] for result in results]).astype(np.float64) for key in (pair.a, pair.b))
         return cls(a, b, weights)
 
     @property
-    def mean_a(self) -> np.ndarray:
-        """float64 (r, d_in)."""
+    def mean_a(self) -> Array:
+        """mean(A), float64 (r, d_in)."""
         return np.tensordot(self.weights, self.a, axes=1)
 
     @property
-    def mean_b(self) -> np.ndarray:
-        """float64 (d_out, r)."""
+    def mean_b(self) -> Array:
+        """mean(B), float64 (d_out, r)."""
         return np.tensordot(self.weights, self.b, axes=1)
 
-    def product_mean(self) -> tuple[np.ndarray, np.ndarray]:
+    def product_mean(self) -> tuple[Array, Array]:
         """P (d_out, K r) and Q (K r, d_in) with P Q = mean(B A)."""
         p = np.concatenate(list(self.b * self.weights[:, None, None]), axis=1)
         return p, np.concatenate(list(self.a), axis=0)
 
-    def residual(self) -> tuple[np.ndarray, np.ndarray]:
-        """P (d_out, K r) and Q (K r, d_in) with P Q = mean(B A) - mean(B) mean(A), the covariance of the two over sites."""
+    def residual(self) -> tuple[Array, Array]:
+        """P (d_out, K r) and Q (K r, d_in) with P Q = mean(B A) - mean(B) mean(A), their covariance over sites."""
         p = np.concatenate(list((self.b - self.mean_b) * self.weights[:, None, None]), axis=1)
         return p, np.concatenate(list(self.a - self.mean_a), axis=0)
 
 
-def squared_norm(p: np.ndarray, q: np.ndarray) -> float:
-    """‖P Q‖² (Frobenius) = trace(PᵀP QQᵀ)."""
+def squared_norm(p: Array, q: Array) -> float:
+    """‖P Q‖² (Frobenius norm) = trace(PᵀP QQᵀ)."""
     return float(np.einsum("ij,ji->", p.T @ p, q @ q.T))

@@ -1,10 +1,10 @@
-r"""LoRA-FAIR (Bian et al. 2025, arXiv:2411.14961): the means of the factors, with B corrected towards the mean of the products.
+r"""LoRA-FAIR (Bian et al. 2025, arXiv:2411.14961): the means of the factors, B corrected towards the mean product.
 
     A = mean(A),  B = mean(B) + D,    D = argmin ‖mean(B A) - (mean(B) + D) A‖² + lambda ‖D‖²
                                         = (mean(B A) - mean(B) A) Aᵀ (A Aᵀ + lambda I)⁻¹
 
-The paper leaves the measure of distance open and takes the cosine, by gradient descent; with the Frobenius norm, as here, the
-minimum has a closed form.
+The paper leaves the measure of distance open and minimises the cosine distance by gradient descent. With the Frobenius
+norm, as here, the minimum has a closed form.
 """
 
 from typing import Literal
@@ -20,12 +20,16 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class LoraFair(LoraRule):
+    """The means of LoRA's factors, with B corrected."""
+
     name: Literal["lora_fair"]
     regularization: float = Field(default=0.01, gt=0, le=1000)
-    """lambda: the greater, the closer to the plain means."""
+    """lambda; the greater it is, the closer the result is to the plain means."""
 
     def start(self, before: Tensors) -> Aggregator:
-        def combine(pair: Pair, factors: Factors) -> dict[str, np.ndarray]:
+        """Corrects B of each layer from that layer's factors alone."""
+
+        def combine(pair: Pair, factors: Factors) -> Tensors:
             a = factors.mean_a
             p, q = factors.residual()
             gram = a @ a.T + self.regularization * np.eye(len(a))

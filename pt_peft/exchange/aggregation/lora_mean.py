@@ -1,4 +1,4 @@
-"""What the means for LoRA share: the mean of everything, and then something else for each layer's pair of factors."""
+"""What the LoRA rules share: they average everything, then replace the means of each layer's pair of factors."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -10,12 +10,12 @@ from pt_peft.exchange.aggregation.lora_factors import Factors, weights_of
 from pt_peft.exchange.lora_pairs import Pair, pairs
 from pt_peft.exchange.tensors import Tensors
 
-Combine = Callable[[Pair, Factors], dict[str, np.ndarray]]
-"""What takes the place of the means of one pair, by key, from the sites' factors."""
+Combine = Callable[[Pair, Factors], Tensors]
+"""Computes from the sites' factors of one pair the tensors, by key, that replace or join the means."""
 
 
 class LoraRule(Rule):
-    """A mean in which the tensors other than LoRA's factors are averaged as usual."""
+    """A rule that averages all tensors but LoRA's factors as `Mean` does."""
 
     refactors: ClassVar[bool] = True
 
@@ -24,7 +24,7 @@ class LoraRule(Rule):
 
 
 class PairwiseMean(Collected):
-    """In float64, over all results together."""
+    """Averages all results in float64, then lets `combine` replace the means of each pair."""
 
     def __init__(self, by_samples: bool, before: Tensors, combine: Combine):
         super().__init__()
@@ -33,6 +33,7 @@ class PairwiseMean(Collected):
         self._combine = combine
 
     def result(self) -> Tensors:
+        """Returns the aggregate in the dtypes of `before`. Raises ValueError if nothing was added."""
         results = self.results()
         weights = weights_of(results, self._by_samples)
         mean = {key: np.tensordot(weights, stacked(results, key), axes=1) for key in results[0].tensors}

@@ -3,7 +3,7 @@ r"""The mean of LoRA's products (FlexLoRA, Bai et al. 2024, arXiv:2402.11505; HL
     P Q = mean(B A),    P = Q_1 R_1,  Qᵀ = Q_2 R_2,    R_1 R_2ᵀ = U S Vᵀ    (K r x K r)
     B = Q_1 U_r S_r,    A = V_rᵀ Q_2ᵀ
 
-the best approximation of rank r, exact where mean(B A) has no greater rank. The product itself is never formed.
+the best approximation of rank r, which is exact if mean(B A) has no greater rank. The product itself is never formed.
 """
 
 from typing import ClassVar, Literal
@@ -18,8 +18,10 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class LoraProduct(LoraRule):
-    """Sites of smaller rank are sent the strongest components. The rows of A come out orthonormal, also those that the
-    product does not need, so that every component goes on to learn.
+    """The mean of the products, factored anew with the strongest component first.
+
+    Sites of smaller rank are sent the strongest components. All rows of A are orthonormal, also those that the product
+    does not need, so that every component goes on to learn.
     """
 
     keeps_components: ClassVar[bool] = False
@@ -27,11 +29,12 @@ class LoraProduct(LoraRule):
     name: Literal["lora_product"]
 
     def start(self, before: Tensors) -> Aggregator:
+        """Factors the mean product of each layer by `refactored`."""
         return PairwiseMean(self.weighting == "samples", before, refactored)
 
 
-def refactored(pair: Pair, factors: Factors) -> dict[str, np.ndarray]:
-    """The factors of the mean product's best approximation of their rank r, strongest component first."""
+def refactored(pair: Pair, factors: Factors) -> Tensors:
+    """Factors of the best approximation of rank r to the mean product, strongest component first."""
     rank = factors.a.shape[1]
     p, q = factors.product_mean()
     p_basis, p_triangle = np.linalg.qr(p)

@@ -1,6 +1,6 @@
 """Means over sites: FedAvg's (McMahan et al. 2017, arXiv:1602.05629) and two other weightings."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -9,33 +9,36 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class Mean(Rule):
-    r"""sum_k w_k x_k / sum_k w_k over the sites' tensors x_k."""
+    """The weighted mean sum_k w_k x_k / sum_k w_k over the sites' tensors x_k."""
 
     name: Literal["mean"] = "mean"
     weighting: Literal["samples", "uniform", "inverse_variance"] = "samples"
-    """w_k: ``samples`` the number of training images; ``uniform`` 1; ``inverse_variance`` 1 / s_k², where s_k² is the mean
-    square of the site's deviation from the unweighted mean over all its values, so that a site far from the others weighs
-    less (what meta-analysis does with known variances)."""
+    """w_k: ``samples`` the number of training images; ``uniform`` 1; ``inverse_variance`` 1 / s_k², where s_k² is the
+    mean square of the site's deviation from the unweighted mean over all its values, so that a site far from the others
+    weighs less (as in a meta-analysis with known variances)."""
 
     def start(self, before: Tensors) -> Aggregator:
+        """Sums results as they arrive; ``inverse_variance`` keeps them all."""
         return (
             InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")
         )
 
 
 class RunningMean:
-    """Sums in float64, where a float32 times an integer below 2**29 is exact: the order in which results arrive moves the sum
-    by parts in 2**53, far below what the float32 mean shows. Holds one float64 copy of the state, whatever the number of
-    sites.
+    """Adds up results in float64, which takes one copy of the exchanged tensors for any number of sites.
+
+    A float32 times an integer below 2**29 is exact in float64: the order in which results arrive moves the sum by parts
+    in 2**53, far below what the float32 mean shows.
     """
 
     def __init__(self, by_samples: bool) -> None:
         self._by_samples = by_samples
-        self._sums: dict[str, np.ndarray] = {}
-        self._dtypes: dict[str, np.dtype] = {}
+        self._sums: Tensors = {}
+        self._dtypes: dict[str, np.dtype[Any]] = {}
         self._weight = 0
 
     def add(self, result: SiteResult) -> None:
+        """Adds one site's result."""
         weight = result.num_samples if self._by_samples else 1
         for key, value in result.tensors.items():
             term = value.astype(np.float64) * weight
@@ -46,17 +49,21 @@ class RunningMean:
         self._weight += weight
 
     def result(self) -> Tensors:
+        """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
         if not self._weight:
             raise ValueError("no results to aggregate")
         return {key: (value / self._weight).astype(self._dtypes[key]) for key, value in self._sums.items()}
 
 
 class InverseVarianceMean(Collected):
-    """Two passes over all results. A site that agrees with the mean to the last bit would weigh infinitely much; variances
-    are bounded from below by a millionth of their mean.
+    """Weighs sites by their distance from the unweighted mean, in two passes over all results.
+
+    A site that equals the mean to the last bit would weigh infinitely much: variances are at least a millionth of their
+    mean.
     """
 
     def result(self) -> Tensors:
+        """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
         results = self.results()
         squares, count = np.zeros(len(results)), 0
         for key in results[0].tensors:

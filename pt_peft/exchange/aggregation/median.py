@@ -9,24 +9,29 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class Median(Rule):
-    """The median of each value over the sites, each of which counts once: their numbers of images are not taken on trust."""
+    """The median of each value over the sites.
+
+    Every site counts once, because a site that lies may also lie about its number of images.
+    """
 
     robust: ClassVar[bool] = True
     name: Literal["median"] = "median"
 
     @property
     def sites_needed(self) -> int:
-        """Of two results it is the mean."""
+        """3: the median of two results is their mean."""
         return 3
 
     def start(self, before: Tensors) -> Aggregator:
+        """Collects the results of a round."""
         return CoordinateMedian()
 
 
 class CoordinateMedian(Collected):
-    """Stays between honest values as long as fewer than half of the sites lie."""
+    """Takes the median, which stays between honest values as long as fewer than half of the sites lie."""
 
     def result(self) -> Tensors:
+        """Returns the median in the tensors' own dtypes. Raises ValueError if nothing was added."""
         results = self.results()
         return {
             key: np.median(stacked(results, key), axis=0).astype(value.dtype)

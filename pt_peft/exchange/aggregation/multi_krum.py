@@ -11,8 +11,10 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class MultiKrum(Rule):
-    """The mean of the results that lie closest to others. A result's score is the sum of the squared distances to its
-    n - f - 2 nearest of n results; the n - f with the lowest scores are taken, and every one counts once.
+    """The mean of the results that are closest to others.
+
+    The score of one of n results is the sum of the squared distances to its n - f - 2 nearest. The n - f results with
+    the lowest scores are averaged, and each counts once.
     """
 
     robust: ClassVar[bool] = True
@@ -26,21 +28,26 @@ class MultiKrum(Rule):
         return 2 * self.f + 3
 
     def start(self, before: Tensors) -> Aggregator:
+        """Collects the results of a round."""
         return NearestMean(self.f)
 
 
 class NearestMean(Collected):
+    """Averages the n - f results with the lowest scores."""
+
     def __init__(self, f: int):
         super().__init__()
         self._f = f
 
     def result(self) -> Tensors:
+        """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
         results = self.results()
         nearest = len(results) - self._f - 2
         # The first of each sorted row is the result's distance to itself.
         scores = np.sort(squared_distances(results), axis=1)[:, 1 : nearest + 1].sum(axis=1)
-        chosen = np.argsort(scores, kind="stable")[: len(results) - self._f]
+        chosen = set(np.argsort(scores, kind="stable")[: len(results) - self._f].tolist())
         mean = RunningMean(by_samples=False)
-        for index in sorted(chosen):
-            mean.add(results[index])
+        for index, result in enumerate(results):
+            if index in chosen:
+                mean.add(result)
         return mean.result()

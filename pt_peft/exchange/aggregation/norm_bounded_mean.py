@@ -1,4 +1,4 @@
-"""Mean of updates whose norms are bounded (Sun et al. 2019, arXiv:1911.07963)."""
+"""The mean of changes whose norms are bounded (Sun et al. 2019, arXiv:1911.07963)."""
 
 from typing import ClassVar, Literal
 
@@ -7,35 +7,42 @@ from pydantic import Field
 
 from pt_peft.exchange.aggregation.base import Aggregator, Collected, Rule, SiteResult
 from pt_peft.exchange.aggregation.mean import RunningMean
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.exchange.tensors import Array, Tensors
 
 
 class NormBoundedMean(Rule):
-    """What a site has changed is scaled down to a Euclidean norm of at most ``bound`` over all its values; then the mean, in
-    which every site counts once. Against updates that are scaled up; a bounded lie still counts like a bounded truth.
+    """The mean of the sites' changes, each scaled down to a Euclidean norm of at most ``bound`` over all its values.
+
+    Every site counts once. This defends against changes that are scaled up; a bounded lie still counts like a bounded
+    truth.
     """
 
     robust: ClassVar[bool] = True
     name: Literal["norm_bounded_mean"]
     bound: float | None = Field(default=None, gt=0)
-    """null takes the median of the sites' norms in each round, which fewer than half of them cannot move far."""
+    """Greatest norm, above 0; null takes the median of the sites' norms in each round, which fewer than half of them
+    cannot move far."""
 
     @property
     def sites_needed(self) -> int:
-        """The median of two norms is half the liar's."""
+        """3 without a fixed bound: of two norms one liar moves the median."""
         return 3 if self.bound is None else 1
 
     def start(self, before: Tensors) -> Aggregator:
+        """Collects the results of a round and bounds their distances from `before`."""
         return BoundedMean(self.bound, before)
 
 
 class BoundedMean(Collected):
+    """Bounds the sites' changes of `before`, then averages."""
+
     def __init__(self, bound: float | None, before: Tensors):
         super().__init__()
         self._bound = bound
         self._before = before
 
     def result(self) -> Tensors:
+        """Returns the mean in the dtypes of `before`. Raises ValueError if nothing was added."""
         results = self.results()
         norms = [self._norm(result) for result in results]
         bound = float(np.median(norms)) if self._bound is None else self._bound
@@ -46,7 +53,7 @@ class BoundedMean(Collected):
             mean.add(SiteResult(result.site, tensors, 1))
         return {key: value.astype(self._before[key].dtype) for key, value in mean.result().items()}
 
-    def _change(self, result: SiteResult, key: str) -> np.ndarray:
+    def _change(self, result: SiteResult, key: str) -> Array:
         return result.tensors[key].astype(np.float64) - self._before[key]
 
     def _norm(self, result: SiteResult) -> float:

@@ -10,7 +10,7 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class TrimmedMean(Rule):
-    """The mean of each value over the sites without its f largest and f smallest; every site counts once."""
+    """The mean of each value over the sites without its f largest and f smallest. Every site counts once."""
 
     robust: ClassVar[bool] = True
     name: Literal["trimmed_mean"]
@@ -19,18 +19,23 @@ class TrimmedMean(Rule):
 
     @property
     def sites_needed(self) -> int:
+        """2 f + 1, so that one value is left."""
         return 2 * self.f + 1
 
     def start(self, before: Tensors) -> Aggregator:
+        """Collects the results of a round."""
         return CoordinateTrimmedMean(self.f)
 
 
 class CoordinateTrimmedMean(Collected):
+    """Sorts each value over the sites and averages the middle ones."""
+
     def __init__(self, f: int):
         super().__init__()
         self._f = f
 
     def result(self) -> Tensors:
+        """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
         results = self.results()
         kept = slice(self._f, len(results) - self._f)
         return {

@@ -1,19 +1,19 @@
-"""How tensors are written for the way: the section ``payload`` of `experiment.json`. Imports no torch.
+"""The section ``payload`` of `experiment.json`: how each payload is written. Imports no torch.
 
-A file for each codec; a new one joins a union below.
+Each codec has a file; a new one joins a union below.
 
-**Up**, from a site to the server, travels what the site has changed in a round, since changes are small and alike in size. The
-server adds it to its own tensors. What int8 and top-k lose of a change the site keeps and adds to the next one (error feedback:
-Seide et al. 2014, doi:10.21437/Interspeech.2014-274; Karimireddy et al. 2019, arXiv:1901.09847), so that the sum of what was
-read is the sum of what was meant but for the last round's loss.
+**Up**, a site sends by how much it has changed each tensor in the round, since changes are small and alike in size. The
+server adds the changes to its own tensors. The site keeps what int8 and top-k lose of a change and adds it to the next
+one (error feedback: Seide et al. 2014, doi:10.21437/Interspeech.2014-274; Karimireddy et al. 2019, arXiv:1901.09847).
+Over all rounds the server then reads all that the site meant, but for the last round's loss.
 
-**Down**, from the server to its sites, travel the tensors themselves, rounded to nearest. The server's own stay in full, and as
-changes are added to those, not to what was sent, no rounding error ever enters them: they are the server's error feedback, and
-no other is needed. What is sent is a function of the tensor alone. So sites of one rank are sent the same; a site that has
-missed rounds needs to know nothing of them; and a tensor that a site holds from an earlier round is what it would be sent now.
-The final adapter is the server's own; sites evaluate what they are sent.
+**Down**, the server sends the tensors themselves, rounded to nearest. Its own tensors stay exact: sites' changes are
+added to those, not to what was sent, so that no rounding error ever enters them and the server needs no error feedback.
+The payload is a function of the tensors alone. So sites of one rank are sent the same, a site that missed rounds needs
+to know nothing of them, and a tensor that a site holds from an earlier round equals what it would be sent now. The
+final adapter holds the server's own tensors; sites evaluate what they are sent.
 
-With float32 both ways nothing is changed: sites send tensors, not changes of them.
+With float32 both ways nothing is lost, and sites send tensors, not changes.
 """
 
 from typing import Annotated
@@ -29,14 +29,15 @@ from pt_peft.schema import Strict
 
 
 class Payload(Strict):
-    """How tensors travel."""
+    """The codecs of the two payloads of a round."""
 
     up: Annotated[Float32 | Float16 | BFloat16 | Int8 | TopK, Field(discriminator="name")] = Float32()
-    """From a site to the server."""
+    """Codec of the payload from a site to the server."""
     down: Annotated[Float32 | Float16 | BFloat16 | Int8, Field(discriminator="name")] = Float32()
-    """From the server to its sites. Not ``top_k``: a site that missed a round would lack the rest."""
+    """Codec of the payload from the server to its sites. ``top_k`` is left out: a site that missed a round would lack
+    the rest."""
 
     @property
     def changes(self) -> bool:
-        """Whether sites send by how much they have changed tensors, not the tensors."""
+        """Whether sites send changes of tensors instead of the tensors."""
         return not (isinstance(self.up, Float32) and isinstance(self.down, Float32))

@@ -6,27 +6,33 @@ from typing import Literal
 import numpy as np
 
 from pt_peft.exchange.codecs.base import Codec, too_large
-from pt_peft.exchange.tensors import TensorSpec
+from pt_peft.exchange.tensors import Array, Tensors, TensorSpec
 
 LARGEST = 65504.0
+"""Largest value that can be written."""
 
 
 class Float16(Codec):
-    """Two bytes a value, to nearest: within 2^-11 of the value, and of a value below 2^-14 within 2^-25. A value that would
-    round beyond 65504 is an error, as it would be infinite.
+    """Two bytes a value.
+
+    A value is read within 2^-11 of itself, and one below 2^-14 within 2^-25 in absolute terms. A value that would round
+    beyond 65504 is an error, as it would become infinite.
     """
 
     name: Literal["float16"]
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        """One part of two bytes a value."""
         return {"": TensorSpec(spec.shape, "float16")}
 
-    def write(self, key: str, value: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def write(self, key: str, value: Array, random: np.random.Generator | None) -> Tensors:
+        """Rounds to nearest. Raises UserError for values beyond `LARGEST`."""
         with np.errstate(over="ignore"):
             written = value.astype(np.float16)
         if not np.isfinite(written).all():
             raise too_large(key, int(np.isinf(written).sum()), self.name, LARGEST)
         return {"": written}
 
-    def read(self, key: str, parts: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
+    def read(self, key: str, parts: Mapping[str, Array], spec: TensorSpec) -> Array:
+        """Widens the values to float32."""
         return parts[""].astype(np.float32)

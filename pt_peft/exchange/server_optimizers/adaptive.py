@@ -1,4 +1,4 @@
-r"""FedAdagrad, FedAdam and FedYogi (Reddi et al. 2021, arXiv:2003.00295, Algorithm 2), without bias correction as there.
+r"""FedAdagrad, FedAdam and FedYogi (Reddi et al. 2021, arXiv:2003.00295, Algorithm 2, without bias correction).
 
     d = mean - x,    m <- beta1 m + (1 - beta1) d,    x <- x + learning_rate m / (sqrt(v) + tau)
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.exchange.server_optimizers.base import Optimizer
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.exchange.tensors import Array, Tensors
 from pt_peft.schema import Strict
 
 
@@ -26,46 +26,59 @@ class Adaptive(Strict):
     learning_rate: float = Field(default=0.01, gt=0, le=100)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     tau: float = Field(default=1e-3, gt=0, le=1)
-    """How adaptive: the larger, the closer to momentum with a constant step size."""
+    """Adaptivity, in (0, 1]; the larger it is, the closer the step is to momentum with a constant step size."""
 
 
 class FedAdagrad(Adaptive):
+    """Adagrad: v is the sum of squared changes."""
+
     name: Literal["fedadagrad"]
 
     def start(self) -> Optimizer:
+        """Starts with an empty state."""
         return AdaptiveOptimizer(self, lambda v, square: v + square)
 
 
 class FedAdam(Adaptive):
+    """Adam: v is a moving average of squared changes."""
+
     name: Literal["fedadam"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
 
     def start(self) -> Optimizer:
+        """Starts with an empty state."""
         return AdaptiveOptimizer(self, lambda v, square: self.beta2 * v + (1 - self.beta2) * square)
 
 
 class FedYogi(Adaptive):
+    """Yogi: v moves towards the squared change by a step that does not depend on how far it is."""
+
     name: Literal["fedyogi"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
 
     def start(self) -> Optimizer:
+        """Starts with an empty state."""
         return AdaptiveOptimizer(self, lambda v, square: v - (1 - self.beta2) * square * np.sign(v - square))
 
 
 class AdaptiveOptimizer:
-    """In float64; `state` has ``m/KEY`` and ``v/KEY`` of every tensor that has trained."""
+    """Computes in float64. `state` has ``m/KEY`` and ``v/KEY`` of every tensor that has trained."""
 
-    def __init__(self, config: Adaptive, second_moment: Callable[[np.ndarray, np.ndarray], np.ndarray]):
-        """Args:
-        second_moment: the new v from the old one and d squared.
+    def __init__(self, config: Adaptive, second_moment: Callable[[Array, Array], Array]):
+        """Starts without a state.
+
+        Args:
+            config: the settings.
+            second_moment: computes the new v from the old v and d².
         """
         self._config = config
         self._second_moment = second_moment
         self.state: Tensors = {}
 
     def step(self, before: Tensors, mean: Tensors) -> Tensors:
+        """Returns x for the next round, see `Optimizer.step`."""
         beta1, tau = self._config.beta1, self._config.tau
-        after = {}
+        after: Tensors = {}
         for key, value in mean.items():
             start = before[key].astype(np.float64)
             change = value - start

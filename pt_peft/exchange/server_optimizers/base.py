@@ -1,4 +1,4 @@
-"""What the server makes of the mean: an optimiser whose gradient is the federation's change in a round."""
+"""What all server optimisers share. Their gradient is the change that a round's aggregate makes."""
 
 from typing import Protocol
 
@@ -6,18 +6,16 @@ from pt_peft.exchange.tensors import Tensors
 
 
 class Optimizer(Protocol):
-    """Has a state, which a job that continues another takes over."""
+    """Makes the next round's start from the aggregate. A job that continues another takes over its state."""
 
     state: Tensors
     """Arrays by name; empty at first."""
 
     def step(self, before: Tensors, mean: Tensors) -> Tensors:
-        """What the next round starts from.
+        """Returns the tensors that the next round starts from, with the keys, shapes and dtypes of `mean`.
 
         Args:
-            before: what this round started from, by canonical key; more keys than those of `mean` do not matter.
-            mean: the aggregate of what trained in this round.
-
-        Returns:
-            Tensors of the keys, shapes and dtypes of `mean`.
+            before: the tensors that this round started from, by canonical key; may have more keys than `mean`.
+            mean: the aggregate of the tensors that trained in this round.
         """
+        ...

@@ -14,16 +14,19 @@ from pt_peft.schema import Strict
 
 
 class FedAvgM(Strict):
+    """Momentum with a constant learning rate."""
+
     name: Literal["fedavgm"]
     learning_rate: float = Field(default=1.0, gt=0, le=100)
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
     def start(self) -> Optimizer:
+        """Starts with an empty state."""
         return Momentum(self.learning_rate, self.momentum)
 
 
 class Momentum:
-    """In float64; `state` has ``m`` of every tensor that has trained."""
+    """Computes in float64. `state` has m of every tensor that has trained, by its key."""
 
     def __init__(self, learning_rate: float, momentum: float):
         self._learning_rate = learning_rate
@@ -31,7 +34,8 @@ class Momentum:
         self.state: Tensors = {}
 
     def step(self, before: Tensors, mean: Tensors) -> Tensors:
-        after = {}
+        """Returns x for the next round, see `Optimizer.step`."""
+        after: Tensors = {}
         for key, value in mean.items():
             start = before[key].astype(np.float64)
             m = self._momentum * self.state.get(key, 0.0) + (value - start)

@@ -1,4 +1,4 @@
-"""FedAvg: the aggregate is where the next round starts."""
+"""FedAvg: the next round starts from the aggregate."""
 
 from typing import Literal
 
@@ -8,15 +8,21 @@ from pt_peft.schema import Strict
 
 
 class NoOptimizer(Strict):
+    """No server optimiser."""
+
     name: Literal["none"] = "none"
 
     def start(self) -> Optimizer:
+        """Returns an optimiser that never has a state."""
         return Replacement()
 
 
 class Replacement:
+    """Takes the aggregate as it is."""
+
     def __init__(self) -> None:
         self.state: Tensors = {}
 
     def step(self, before: Tensors, mean: Tensors) -> Tensors:
+        """Returns `mean`."""
         return mean

@@ -75,9 +75,9 @@ class InSessions:
                     continue
                 payload = self.server.payload(name, held[name], number)
                 exchange, written = self.server.exchange(name), self.experiment.payload
-                assert specs_of(payload) == written.down.specs(exchange.payload(held[name], number))
+                assert specs_of(payload) == written.down.specs(exchange.down(held[name], number))
                 report, sent = self.sessions[name].train({"round": number, "since": held[name]}, payload)
-                assert specs_of(sent) == written.up.specs(exchange.sent(number))
+                assert specs_of(sent) == written.up.specs(exchange.up(number))
                 opened.add(name, sent, report["num_samples"])
                 held[name] = number
             self.server.finish_round(opened, len(NAMES))
@@ -168,7 +168,7 @@ def test_with_other_ways_to_train_and_aggregate(way, lora, site, sites):
     one, other = federate(trainer, sites), federate(make_trainer(experiment, site), sites)
     assert one.tensors.keys() == other.tensors.keys()
     assert 0 < apart(one.tensors, other.tensors) <= 0.02
-    sent = trainer.exchange.sent(0)
+    sent = trainer.exchange.up(0)
     assert {f"unsent/{key}" for key in sent} == {key for key in one.kept["site-1"] if key.startswith("unsent/")}
     assert any(key.startswith(CONTROL) for key in sent) == (way == "scaffold")
 
@@ -179,7 +179,7 @@ def test_a_site_counts_the_bytes_that_leave(lora, site, sites, tmp_path):
     payload = federation.server.payload("site-1", 0, 0)
     _, sent = federation.session("site-1").train({"round": 0, "since": 0}, payload)
     nbytes = payload_bytes(sent)
-    exact = sum(spec.nbytes for spec in federation.exchange.sent(0).values())
+    exact = sum(spec.nbytes for spec in federation.exchange.up(0).values())
     assert nbytes < 0.5 * exact
     assert payload_bytes(payload) == nbytes
     for most, refused in ((nbytes, False), (nbytes - 1, True)):
