@@ -166,7 +166,7 @@ def _demo(private: Context, public: Context, repeats: int) -> dict:
         results = {}
         for name in NAMES:
             started = time.perf_counter()
-            results[name] = local_round(trainer, name, data[name].train, start, {}, 0).sent
+            results[name] = local_round(trainer, name, data[name].train, start, {}, 0).payload
             training.append(time.perf_counter() - started)
         turns.append(_turns(results, cipher, public, specs, IMAGES["train"]))
         error = max(error, turns[-1][2])

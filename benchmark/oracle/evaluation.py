@@ -11,7 +11,7 @@ from pt_peft.data.site_data import SiteData, Split
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.sections import Task
-from pt_peft.federation.local_round import as_received, starting_model
+from pt_peft.federation.local_round import at_site_rank, starting_model
 from pt_peft.training.metrics import evaluate_predictions
 from pt_peft.training.trainer import LocalTrainer
 
@@ -54,7 +54,7 @@ def predict(
     """
 
     def logits(name: str) -> np.ndarray:
-        model = starting_model(trainer, as_received(trainer, name, tensors), kept.get(name, {}))
+        model = starting_model(trainer, at_site_rank(trainer, name, tensors), kept.get(name, {}))
         return trainer.predict(model, getattr(sites[name], split))[0].numpy()
 
     return joined({name: getattr(data, split) for name, data in sites.items()}, logits)

@@ -86,13 +86,13 @@ def federate(
             if (name, round_number) in absent:
                 continue
             payload = server.payload(name, 0, round_number)
-            received = transfer.received(trainer.experiment, exchange, name, payload, 0, round_number)
+            received = transfer.decode_down(trainer.experiment, exchange, name, payload, 0, round_number)
             if observer:
                 observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
             result = local_round(trainer, name, data.train, received, kept[name], round_number)
             if observer:
                 observer.trained(round_number, name, result)
-            sent = tamper(name, received, result.sent) if tamper else result.sent
+            sent = tamper(name, received, result.payload) if tamper else result.payload
             opened.add(name, sent, result.num_samples)
             kept[name] = result.kept
         server.finish_round(opened, len(sites))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -18,6 +19,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors, payload_bytes
+from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
@@ -116,7 +118,7 @@ class PeftFedAvg(FedAvg):
         initial = self.persistor.load(self.fl_ctx)
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
         if self._experiment.encryption:
-            self._server = encrypted_server(self._experiment, self._exchange, self.fl_ctx)
+            self._server: Server[Any] = encrypted_server(self._experiment, self._exchange, self.fl_ctx)
         else:
             self._server = FederationServer(self._experiment, self._exchange, initial[ModelLearnableKey.WEIGHTS])
         a_round = self._exchange.up(0)

@@ -12,7 +12,6 @@ from nvflare.app_common.app_constant import AppConstants
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors, payload_bytes
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
@@ -97,7 +96,7 @@ class EgressFilter(Filter):
             fields = report.model_dump(mode="json")
             specs = exchange.up(round_number)
             if experiment.encryption:
-                weight = weight_of(experiment.aggregation.weighting, report.num_samples)
+                weight = experiment.aggregation.weight(report.num_samples)
                 tensors, norm = self._known_cipher(experiment, exchange, fl_ctx).check_own(_weights(dxo), weight)
                 told = ledger.encrypted_entry(tensors, specs, norm)
             else:

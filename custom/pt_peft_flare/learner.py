@@ -15,7 +15,6 @@ import pt_peft_flare.wire  # noqa: F401  (so that FLARE can read what the server
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError, Tensors
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.client import Patience, WorkerError
@@ -107,9 +106,7 @@ class PeftLearner(Executor):
     def _train(self, shareable: Shareable, abort_signal: Signal) -> DXO:
         report, tensors = self._call("train", shareable, abort_signal)
         if self._cipher:
-            tensors = self._cipher.encrypt(
-                tensors, weight_of(self._experiment.aggregation.weighting, report["num_samples"])
-            )
+            tensors = self._cipher.encrypt(tensors, self._experiment.aggregation.weight(report["num_samples"]))
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 

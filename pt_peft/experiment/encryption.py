@@ -19,8 +19,3 @@ class Encryption(Strict):
     largest_value: float = Field(default=1e4, gt=0, le=1e6)
     """Largest magnitude of a value of the adapter. Sites refuse to train on a sum that decrypts to more: it is damaged,
     and the server cannot see that."""
-
-
-def weight_of(weighting: str, num_samples: int) -> int:
-    """The weight of a site: its training images, or 1 if ``uniform``; sites divide by the sum of all weights."""
-    return num_samples if weighting == "samples" else 1

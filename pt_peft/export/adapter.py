@@ -95,7 +95,7 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
             f"{path}: its header's field 'round' is {rounds!r}; the number of finished rounds would be right."
         )
     # A round-dependent method leaves those tensors out that were not drawn so far: they are the backbone's.
-    needed = model.exchange(rounds).payload(0, rounds).keys() | model.personal
+    needed = model.exchange(rounds).down(0, rounds).keys() | model.personal
     specs = {key: one for key, one in model.specs().items() if key in tensors or key in needed}
     try:
         model.load(check_tensors(tensors, specs))

@@ -1,12 +1,16 @@
-r"""A site's part of a federation, whatever carries its messages.
+r"""The site's end of a round, whatever carries its messages.
 
-SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): with c_k the mean gradient of site k's last round and c the mean of all
-sites' c_k, each step's gradient g becomes
+`transfer.decode_down` decodes what the server sends. `local_round` trains from it and returns the payload up, which
+`transfer.encode_up` has encoded, and what the site keeps for its next round. `pt_peft.federation.server` is the
+server's end.
+
+SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): with c_k the mean gradient of site k's last round and c the mean
+of all sites' c_k, each step's gradient g becomes
 
     g - c_k + c
 
-The site's new c_k is the mean of the uncorrected gradients of the round, which under plain gradient descent is the paper's
-option II, and means the same under AdamW. It sends by how much c_k has changed.
+The site's new c_k is the mean of the uncorrected gradients of the round. Under plain gradient descent that is the
+paper's option II, and it means the same under AdamW. The site sends by how much c_k has changed.
 """
 
 from dataclasses import dataclass
@@ -25,69 +29,73 @@ from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.training.trainer import LocalTrainer
 
 _OWN_CONTROL, _OWN_MODEL = "own control/", "own model/"
-"""What stands before the keys of c_k, and of Ditto's model, in what a site keeps."""
+"""Prefixes of the keys under which a site keeps c_k and Ditto's model."""
 
 
 @dataclass(frozen=True)
 class LocalRound:
-    """What a round makes of a site."""
+    """What one round of local training gives."""
 
-    sent: Tensors
-    """For the server, as it travels."""
+    payload: Tensors
+    """What travels up to the server, encoded."""
     kept: Tensors
-    """For the site's next round, by names of its own: nobody else sees it."""
-    trained: Tensors
-    """All tensors of the model after training, by canonical key."""
+    """What the site keeps for its next round, under keys of its own; nobody else sees it."""
+    state: Tensors
+    """All tensors of the model that training changed, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch."""
     loss: float | None
     """Mean training loss over the round's steps; None under differential privacy: it has no noise."""
 
 
-def as_received(trainer: LocalTrainer, site: str, tensors: Tensors) -> Tensors:
-    """The server's `tensors` as they come to a site that may train LoRA at a smaller rank: other components are zero."""
+def at_site_rank(trainer: LocalTrainer, site: str, tensors: Tensors) -> Tensors:
+    """The server's `tensors` as a site decodes them: components beyond the site's LoRA rank are zero."""
     rank = trainer.experiment.federation.lora_ranks.get(site)
     return lora_pairs.padded(lora_pairs.sliced(tensors, rank), trainer.exchange.specs)
 
 
-def starting_model(trainer: LocalTrainer, received: Tensors, kept: Tensors) -> Tensors:
-    """The federation's model as the site has it: what came in, and its own tensors.
+def starting_model(trainer: LocalTrainer, aggregate: Tensors, kept: Tensors) -> Tensors:
+    """The federation's model as the site has it: the aggregate, and the tensors that never leave the site.
 
     Args:
-        received: from the server, at the rank of the experiment.
-        kept: of the site's last round; empty before the first.
+        trainer: the site's.
+        aggregate: the server's tensors as `transfer.decode_down` returns them.
+        kept: what the site kept from its last round; empty before the first.
     """
     model = trainer.model
-    return {key: value for key, value in {**received, **kept}.items() if key in model.trained}
+    return {key: value for key, value in {**aggregate, **kept}.items() if key in model.trained}
 
 
 def own_model(kept: Tensors) -> Tensors:
-    """Ditto's model of the site's own; empty if there is none (yet)."""
+    """The site's own model, which Ditto trains beside the federation's; empty if the site has none yet."""
     return _below(kept, _OWN_MODEL)
 
 
 def local_round(
-    trainer: LocalTrainer, site: str, split: Split, received: Tensors, kept: Tensors, round_number: int
+    trainer: LocalTrainer, site: str, split: Split, aggregate: Tensors, kept: Tensors, round_number: int
 ) -> LocalRound:
-    """One round of local training.
+    """Trains a site for one round.
 
     Args:
+        trainer: the site's.
+        site: its name.
         split: the site's training images, one or more.
-        received, kept: as in `starting_model`.
+        aggregate: the server's tensors, as in `starting_model`.
+        kept: what the site kept from its last round, as in `starting_model`.
         round_number: counted from 0.
 
     Raises:
-        UserError, TensorError: as `LocalTrainer.train` and `transfer.sent` do.
+        UserError, TensorError: as `LocalTrainer.train` and `transfer.encode_up` do.
     """
     training = trainer.experiment.training
-    start = starting_model(trainer, received, kept)
+    start = starting_model(trainer, aggregate, kept)
     limit = [partial(RankLimit, rank)] if (rank := trainer.experiment.federation.lora_ranks.get(site)) else []
     pulled = trainer.exchange.trained(round_number)
     pull = [partial(Pull, training.proximal, keys=pulled)] if training.proximal else []
-    correction = None
+    correction, own_control = None, Tensors()
     if training.control_variates:
         own_control = _below(kept, _OWN_CONTROL) or {key: np.zeros_like(start[key]) for key in pulled}
-        shift = {key: received[CONTROL + key] - value for key, value in own_control.items()}
+        shift = {key: aggregate[CONTROL + key] - value for key, value in own_control.items()}
         correction = Correction(shift)
     result = trainer.train(
         site, split, start, round_number, adjust=[*([correction.attach] if correction else []), *pull, *limit]
@@ -109,10 +117,11 @@ def local_round(
         towards = partial(Pull, training.ditto, keys=pulled, towards=start)
         own = trainer.train(site, split, {**start, **own_model(kept)}, round_number, adjust=[towards, *limit])
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
-    sent, unsent = transfer.sent(trainer.experiment, site, round_number, made, kept)
+    payload, unsent = transfer.encode_up(trainer.experiment, site, round_number, made, kept)
     loss = None if privacy.asked else result.loss
-    return LocalRound(sent, {**after, **unsent}, result.tensors, result.num_samples, loss)
+    return LocalRound(payload, {**after, **unsent}, result.tensors, result.num_samples, loss)
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose keys have `prefix`, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What a site reports beside its tensors: the only other thing that leaves it. Validated at both ends.
+"""What a site reports beside its payload; nothing else leaves the site. Both ends validate it.
 
 Imports no torch.
 """
@@ -25,29 +25,32 @@ class SplitMetrics(Strict):
     """Metrics of one model on one split, see `pt_peft.training.metrics`."""
 
     count: Annotated[int, Field(ge=1, le=10**7)]
-    """Images."""
+    """Number of images."""
     loss: Loss
-    """Mean cross-entropy, nats; binary for ``multilabel``."""
+    """Mean cross-entropy in nats; binary cross-entropy for ``multilabel``."""
     accuracy: Share
     balanced_accuracy: Share
     macro_f1: Share
     auroc: Share | None
     """Null where no class has both positives and negatives."""
     class_auroc: Annotated[list[Share | None], Field(max_length=1000)]
-    """Of each class against the rest; null where it has no positives or no negatives."""
+    """Area under the ROC curve of each class against the rest; null where it has no positives or no negatives."""
     ece: Share
-    """Expected calibration error, 15 bins."""
+    """Expected calibration error over 15 bins."""
     confusion: Annotated[list[Annotated[list[Count], Field(max_length=1000)]], Field(max_length=1000)]
-    """Images by label (rows) and prediction (columns); for ``multilabel`` a row a label: true negatives, false positives,
-    false negatives, true positives."""
+    """Images by label (rows) and prediction (columns). For ``multilabel`` one row for each label: true negatives, false
+    positives, false negatives, true positives."""
     quadratic_kappa: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
-    """Of ``ordinal``."""
+    """Quadratically weighted kappa; only for ``ordinal``."""
     mean_absolute_error: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
-    """Of ``ordinal``, grades."""
+    """Mean distance between label and prediction in grades; only for ``ordinal``."""
 
     def check(self, data: Data) -> None:
-        """Raises UserError unless there is one of everything for each of ``data.classes``, the confusion counts have every image
-        once (once a label for ``multilabel``), and they give the metrics that are reported beside them.
+        """Checks that the metrics fit the task and one another.
+
+        Raises:
+            UserError: unless there is an entry for each of ``data.classes``, the confusion counts have every image once
+                (once for each label for ``multilabel``), and they give the metrics that are reported beside them.
         """
         classes = len(data.classes)
         multilabel = data.task == "multilabel"
@@ -56,13 +59,14 @@ class SplitMetrics(Strict):
         sums = [sum(row) for row in self.confusion] if multilabel else [sum(map(sum, self.confusion))]
         if shape != [width] * classes or set(sums) != {self.count}:
             raise UserError(
-                f"report: the confusion counts have rows of {shape} counts that sum to {sums}; {classes} rows of {width} counts "
-                f"that sum to {self.count}{' each' if multilabel else ''} would be right."
+                f"report: the confusion counts have rows of {shape} counts that sum to {sums}; {classes} rows of "
+                f"{width} counts that sum to {self.count}{' each' if multilabel else ''} would be right."
             )
         if len(self.class_auroc) != classes:
             raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
         known = [area for area in self.class_auroc if area is not None]
-        derived = confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
+        derived: dict[str, float | None] = {}
+        derived |= confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
         derived["auroc"] = sum(known) / len(known) if known else None
         for name in ("quadratic_kappa", "mean_absolute_error"):
             derived.setdefault(name, None)
@@ -76,22 +80,26 @@ class TrainingReport(Strict):
     """A site's report of a round."""
 
     num_samples: Annotated[int, Field(ge=1, lt=2**40)]
-    """Training images of one local epoch."""
+    """Number of training images of one local epoch."""
     train_loss: Loss | None
-    """Null under differential privacy: it has no noise."""
+    """Mean training loss; null under differential privacy, as it has no noise."""
     seconds: Seconds
     """Wall time of the site's work in the round."""
     val: SplitMetrics | None
-    """Of the model the round started from; null if the site has no validation images."""
+    """Metrics of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
-    """The same of the site's own model, if ``training.ditto`` gives it one and there was a round before."""
+    """The same for the site's own model, if ``training.ditto`` gives it one and there was a round before."""
     epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
-    """What the site's part in the job has cost so far, by its own noise alone: for each training image with ``privacy.sample``,
-    else, where the sites add the noise of ``privacy.client``, for the site. Null where it adds none that counts."""
+    """Epsilon that the site's part in the job has cost so far, by its own noise alone: for each training image with
+    ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
+    noise that counts."""
 
     def check(self, experiment: Experiment) -> None:
-        """Raises UserError as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report names an
-        epsilon, and no training loss, just where ``experiment.privacy`` asks for that.
+        """Checks the report against the experiment.
+
+        Raises:
+            UserError: as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report has
+                an epsilon, and no training loss, exactly where ``experiment.privacy`` asks for that.
         """
         _check_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
@@ -104,13 +112,13 @@ class TrainingReport(Strict):
 
 
 class EvaluationReport(Strict):
-    """A site's report of an evaluation; null for a split without images."""
+    """A site's report of an evaluation. Metrics are null for a split without images."""
 
     val: SplitMetrics | None = None
     test: SplitMetrics | None = None
     own_val: SplitMetrics | None = None
     own_test: SplitMetrics | None = None
-    """Of the site's own model, as in `TrainingReport`."""
+    """Metrics of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
 
     def check(self, experiment: Experiment) -> None:

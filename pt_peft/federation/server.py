@@ -1,6 +1,12 @@
-"""The server's part of a federation, whatever carries its messages. Imports no torch."""
+"""The server's end of a round, whatever carries its messages. Imports no torch.
+
+`FederationServer.payload` encodes the server's tensors for one site. `FederationRound.add` decodes and checks what the
+site sends back and hands it to the aggregation rule. `FederationServer.finish_round` gives the aggregate to the server
+optimiser, whose result the next round starts from. `pt_peft.federation.local_round` is the site's end.
+"""
 
 import numpy as np
+from pydantic import JsonValue
 
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.aggregation.base import Aggregator, SiteResult
@@ -14,15 +20,20 @@ from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.update_noise import NoisyMean
 
 LARGEST = 1e6
-"""Magnitude of a value that a site may send. No sum or product of such overflows: one site cannot make the aggregate infinite."""
+"""Greatest magnitude of a value that a site may send. No sum or product of such values overflows: one site cannot make
+the aggregate infinite."""
 
 
 class FederationServer:
-    """Holds the exchanged tensors from round to round."""
+    """A `Server` that reads what the sites send, and holds the exchanged tensors in float32."""
 
     def __init__(self, experiment: Experiment, exchange: Exchange, tensors: Tensors):
-        """Args:
-        tensors: all exchanged tensors before the first round, by canonical key.
+        """Starts before the first round.
+
+        Args:
+            experiment: whose server this is.
+            exchange: the experiment's.
+            tensors: all exchanged tensors before the first round, by canonical key.
         """
         self.tensors = tensors
         self.optimizer = experiment.server_optimizer.start()
@@ -30,75 +41,76 @@ class FederationServer:
         self._exchange = exchange
 
     def rank(self, site: str) -> int | None:
-        """At which the site trains LoRA, if that is not the experiment's."""
+        """The rank at which the site trains LoRA; None for the experiment's."""
         return self._experiment.federation.lora_ranks.get(site)
 
     def exchange(self, site: str) -> Exchange:
-        """What the site exchanges."""
+        """What the site exchanges, at its own rank."""
         return self._exchange.at_rank(self.rank(site))
 
     def payload(self, site: str, since: int, round_number: int) -> Tensors:
-        """What to send to a site that holds the aggregate of `since` finished rounds.
+        """Encodes what has changed since the `since` finished rounds whose aggregate the site holds.
 
         Raises:
-            UserError: if ``payload.down`` cannot write a value.
+            UserError: if the codec ``payload.down`` cannot write a value.
         """
         tensors = {key: self.tensors[key] for key in self._exchange.down(since, round_number)}
         return self._experiment.payload.down.encode(lora_pairs.sliced(tensors, self.rank(site)))
 
     def result(self, tensors: Tensors, finished_rounds: int) -> Tensors:
-        """What of `tensors` so many rounds have changed; the rest is the backbone's."""
+        """Selects from `tensors` those that the finished rounds have changed; others are the backbone's."""
         return {key: tensors[key] for key in self._exchange.changed(finished_rounds)}
 
     def state(self, finished_rounds: int) -> Tensors:
-        """What a server needs that goes on after so many rounds."""
+        """Selects the tensors that another server needs to go on after the finished rounds."""
         return {key: self.tensors[key] for key in self._exchange.down(0, finished_rounds)}
 
     def take_over(self, state: Tensors, finished_rounds: int) -> None:
-        """Goes on from the `state` of a server after so many rounds. Raises TensorError if it is not one of this experiment."""
+        """Goes on from the `state` of another server. Raises TensorError if it is not a state of this experiment."""
         self.tensors = {**self.tensors, **check_tensors(state, self._exchange.down(0, finished_rounds))}
 
-    def header(self) -> dict:
-        """What a file says that `result` is kept in, beside the usual."""
+    def header(self) -> dict[str, JsonValue]:
+        """No fields: an adapter file says what its tensors are."""
         return {}
 
-    def start_round(self, round_number: int) -> "OpenRound":
-        """A round, counted from 0, that waits for results."""
-        return OpenRound(self, self._experiment, self._exchange, round_number)
+    def start_round(self, round_number: int) -> "FederationRound":
+        """Opens a round, counted from 0."""
+        return FederationRound(self, self._experiment, self._exchange, round_number)
 
-    def finish_round(self, finished: "OpenRound", sites: int) -> dict[str, float]:
-        """Makes `tensors` those that the next round starts from.
+    def finish_round(self, finished: "FederationRound", sites: int) -> dict[str, float]:
+        """Aggregates a round, and makes `tensors` what the next round starts from.
 
         Args:
-            sites: how many there are, with those that gave no result.
+            finished: the round.
+            sites: number of all sites, with those that gave no result.
 
         Returns:
-            What there is to say about the aggregation, by name: ``lora_deviation``, see `LoraDeviation.value`; with
-            ``privacy.client`` instead ``client_epsilon``, see `pt_peft.privacy.plan.client_epsilon`.
+            ``lora_deviation``, see `LoraDeviation.value`, if any LoRA factors are exchanged; with ``privacy.client``
+            instead ``client_epsilon``, see `pt_peft.privacy.plan.client_epsilon`.
 
         Raises:
             ValueError: if the round has no result.
         """
         step = self.optimizer.step(self.tensors, finished.aggregator.result())
         if self._exchange.control:
-            # Sites without a result keep their variate: their change is zero.
+            # Sites without a result keep their control variate: their change is zero.
             share = finished.results / sites
             step |= {key: self.tensors[key] + share * change for key, change in finished.control.result().items()}
         self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}
-        if self._experiment.privacy.client:  # says nothing of the updates but what the noise lets through
+        if self._experiment.privacy.client:  # LoRA's deviation would tell of the updates without noise
             return privacy_note(self._experiment, finished.number)
         deviation = finished.deviation.value()
         return {} if deviation is None else {"lora_deviation": deviation}
 
 
 def privacy_note(experiment: Experiment, round_number: int) -> dict[str, float]:
-    """What the aggregates have cost the sites after a round, by name; empty if the experiment claims nothing for sites."""
+    """The epsilon that all aggregates up to a round have cost a site; empty if the experiment promises sites none."""
     spent = client_epsilon(experiment, round_number + 1)
     return {} if spent is None else {"client_epsilon": spent}
 
 
-class OpenRound:
-    """Takes the results of one round."""
+class FederationRound:
+    """A `Round` that decodes and checks the payloads of the sites."""
 
     def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
         self.results = 0
@@ -112,8 +124,11 @@ class OpenRound:
         """From 0."""
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
-        """Takes the result of a site. Raises TensorError, and adds nothing, if it is not what the site has to send, or larger
-        than `LARGEST`.
+        """Decodes the payload of a site, checks it, and hands it to the aggregation rule.
+
+        Raises:
+            TensorError: if it is not what the site has to send, or has values larger than `LARGEST`. Nothing is then
+                added.
         """
         exchange = self._server.exchange(site)
         tensors = self._payload.up.decode(payload, exchange.up(self.number))
@@ -132,7 +147,7 @@ class OpenRound:
         self.results += 1
 
     def _changed(self, site: str, changes: Tensors) -> Tensors:
-        """The server's own tensors with the changes of a site, at the rank of both."""
+        """Adds a site's changes to the server's own tensors, at the site's rank."""
         before = lora_pairs.sliced({key: self._server.tensors[key] for key in changes}, self._server.rank(site))
         with np.errstate(over="ignore"):
             after = {key: np.asarray(before[key] + change) for key, change in changes.items()}

@@ -1,26 +1,34 @@
-"""A site's ends of the way: what it makes of what it is sent, and what it sends. Imports no torch."""
+"""How a site decodes the payload down and encodes the payload up. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import Tensors, TensorSpec
+from pt_peft.exchange.tensors import Array, Tensors, TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.seeds import derive_seed
 
 _UNSENT = "unsent/"
-"""What stands before the keys of what a codec has lost, in what a site keeps."""
+"""Prefix of the keys under which a site keeps what its codec lost."""
 
 
-def received(
+def decode_down(
     experiment: Experiment, exchange: Exchange, site: str, payload: object, since: int, round_number: int
 ) -> Tensors:
-    """The tensors of a payload to a site that holds the aggregate of `since` finished rounds, at the experiment's rank.
+    """Decodes and checks what the server sends to a site.
 
     Args:
+        experiment: whose round it is.
         exchange: the experiment's.
+        site: the site's name, which tells its LoRA rank.
+        payload: as it arrived.
+        since: number of finished rounds whose aggregate the site holds already.
+        round_number: the round that the site will train in, from 0.
+
+    Returns:
+        The server's tensors by key, at the experiment's rank: components that a site of smaller rank lacks are zero.
 
     Raises:
         TensorError: if `payload` is not what it should be.
@@ -29,14 +37,20 @@ def received(
     return lora_pairs.padded(experiment.payload.down.decode(payload, specs), exchange.specs)
 
 
-def sent(
+def encode_up(
     experiment: Experiment, site: str, round_number: int, tensors: Tensors, kept: Tensors
 ) -> tuple[Tensors, Tensors]:
-    """What a site sends, and what it keeps of that for its next round.
+    """Encodes what a site sends to the server.
 
     Args:
-        tensors: what a round has made, at the experiment's rank: changes if ``payload.changes`` says so.
-        kept: of the site's last round, see `pt_peft.federation.local_round`.
+        experiment: whose round it is.
+        site: the site's name, which tells its LoRA rank and its random draws.
+        round_number: counted from 0.
+        tensors: what the site's training gave, at the experiment's rank: changes if ``payload.changes`` says so.
+        kept: what the site kept from its last round, see `pt_peft.federation.local_round`.
+
+    Returns:
+        The payload, and what the site keeps of it for its next round: what the codec lost, if it has error feedback.
 
     Raises:
         TensorError: if a tensor is not finite, and the codec would hide that.
@@ -48,16 +62,18 @@ def sent(
         return codec.encode(tensors, _draw(experiment, site, round_number)), {}
     unsent = {key.removeprefix(_UNSENT): value for key, value in kept.items() if key.startswith(_UNSENT)}
     # As arrays: numpy makes plain numbers of sums of tensors without axes.
-    meant = {key: np.asarray(value + unsent[key]) if key in unsent else value for key, value in tensors.items()}
+    meant: Tensors = {
+        key: np.asarray(value + unsent[key]) if key in unsent else value for key, value in tensors.items()
+    }
     encoded = codec.encode(meant, _draw(experiment, site, round_number))
-    told = codec.decode(encoded, _specs(meant))
-    unsent |= {key: np.asarray(value - told[key]) for key, value in meant.items()}
+    read = codec.decode(encoded, _specs(meant))
+    unsent |= {key: np.asarray(value - read[key]) for key, value in meant.items()}
     return encoded, {_UNSENT + key: value for key, value in unsent.items()}
 
 
-def _draw(experiment: Experiment, site: str, round_number: int):
+def _draw(experiment: Experiment, site: str, round_number: int) -> Callable[[str], np.random.Generator]:
     return lambda key: np.random.default_rng(derive_seed(experiment.seed, "rounding", site, round_number, key))
 
 
-def _specs(tensors: Mapping[str, np.ndarray]) -> dict[str, TensorSpec]:
+def _specs(tensors: Mapping[str, Array]) -> dict[str, TensorSpec]:
     return {key: TensorSpec(value.shape, str(value.dtype)) for key, value in tensors.items()}

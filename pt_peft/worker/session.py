@@ -88,7 +88,7 @@ class Session:
         result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
-        self.local_adapter.save({**_among(result.trained, changed), **result.kept}, header)
+        self.local_adapter.save({**_among(result.state, changed), **result.kept}, header)
         if own := own_model(result.kept):
             needed = changed.keys() | self._trainer.model.personal
             save_adapter(self.run_dir / OWN_ADAPTER, _among(own, needed), {**header, "round": number + 1})
@@ -99,7 +99,7 @@ class Session:
             **validation,
             "seconds": time.monotonic() - started,
         }
-        return reply, result.sent
+        return reply, result.payload
 
     def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
         """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
@@ -135,7 +135,7 @@ class Session:
             tensors = check_tensors(tensors, exchange.at_rank(self._rank).down(since, round_number))
             tensors = lora_pairs.padded(tensors, exchange.specs)
         else:
-            tensors = transfer.received(self.experiment, exchange, self.name, tensors, since, round_number)
+            tensors = transfer.decode_down(self.experiment, exchange, self.name, tensors, since, round_number)
         if exchange.rotating:
             tensors = {**self._held(since, round_number), **tensors}
             rotating = _among(tensors, tensors.keys() - exchange.always)

@@ -11,9 +11,9 @@ from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context, write_pair
 from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.tensors import TensorError
-from pt_peft.experiment.encryption import weight_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -65,10 +65,10 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
                 else initial_exchanged(exchange, trainer.initial)
             )
             result = local_round(trainer, name, data[name].train, received, {}, number)
-            weight = weight_of("samples", result.num_samples)
+            weight = experiment.aggregation.weight(result.num_samples)
             with pytest.raises(TensorError):
-                opened.add(name, result.sent, result.num_samples)
-            opened.add(name, cipher.encrypt(result.sent, weight), result.num_samples)
+                opened.add(name, result.payload, result.num_samples)
+            opened.add(name, cipher.encrypt(result.payload, weight), result.num_samples)
         assert server.finish_round(opened, len(NAMES)) == {}
         kept, server = server.state(number + 1), EncryptedServer(experiment, exchange, public)
         save_adapter(tmp_path / "checkpoint.safetensors", kept, {})
@@ -164,8 +164,8 @@ def test_uniform_weights_and_sites_that_keep_tensors_are_fine(experiment, site):
     fields = {"aggregation": {"name": "mean", "weighting": "uniform"}, "method": {"roles": {"*.lora_B": "local"}}}
     made = changed(experiment, **fields, training={"proximal": 0.1, "ditto": 0.1})
     assert make_trainer(made, site).exchange.up(0)
-    assert weight_of("uniform", 40) == 1
-    assert weight_of("samples", 40) == 40
+    assert Mean(weighting="uniform").weight(40) == 1
+    assert Mean(weighting="samples").weight(40) == 40
 
 
 def test_the_limit_is_of_what_leaves(experiment, site):

@@ -34,7 +34,7 @@ def trained(tiny, tiny_weights, tmp_path):
         generator = np.random.default_rng(0)
         noise = {key: generator.normal(size=value.shape, scale=0.1) for key, value in model.state().items()}
         state = {key: (value + noise[key]).astype(np.float32) for key, value in model.state().items()}
-        changed_keys = model.exchange(2).payload(0, 2).keys()
+        changed_keys = model.exchange(2).down(0, 2).keys()
         model.load({key: value for key, value in state.items() if key in changed_keys})
         run = tmp_path / "run"
         sent = {key: value for key, value in model.state().items() if key in changed_keys}

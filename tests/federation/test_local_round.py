@@ -88,10 +88,10 @@ def test_scaffold_under_plain_descent(lora, site, sites):
         kept = result.kept
         steps = -(-len(sites["site-1"].train) // 16)
         for key in trainer.exchange.trained(number):
-            own, moved = f"own control/{key}", received[key] - result.trained[key]
+            own, moved = f"own control/{key}", received[key] - result.state[key]
             wanted = before.get(own, 0) - received[CONTROL + key] + moved / (steps * rate)
             np.testing.assert_allclose(kept[own], wanted, atol=2e-5)
-            np.testing.assert_allclose(result.sent[CONTROL + key], kept[own] - before.get(own, 0), atol=1e-7)
+            np.testing.assert_allclose(result.payload[CONTROL + key], kept[own] - before.get(own, 0), atol=1e-7)
 
 
 def test_scaffold_changes_training_but_not_the_adapter_file(lora, site, sites, plain):
@@ -126,7 +126,7 @@ def test_sites_of_smaller_rank(rule, lora, site, sites):
             self.check(name, tensors)
 
         def trained(self, number, name, result):
-            self.check(name, result.trained)
+            self.check(name, result.state)
 
         def check(self, name, tensors):
             rank = {"site-1": 1, "site-2": 2, "site-3": 4}[name]
@@ -149,7 +149,7 @@ def test_a_frozen_factor_does_not_lend_its_other_components(lora, site, sites):
     result = local_round(
         (trainer := make_trainer(experiment, site)), "site-1", sites["site-1"].train, trainer.initial, {}, 0
     )
-    trained = [value for key, value in result.trained.items() if key.endswith("lora_B")]
+    trained = [value for key, value in result.state.items() if key.endswith("lora_B")]
     assert trained
     assert all(value[:, :1].any() and not value[:, 1:].any() for value in trained)
 
@@ -167,7 +167,7 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
             starts[number] = tensors
 
         def trained(self, number, name, result):
-            trained = result.trained
+            trained = result.state
             products[number].append(
                 (result.num_samples, {pair: trained[pair.b] @ trained[pair.a] for pair in pairs(trained)})
             )

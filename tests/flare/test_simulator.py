@@ -24,7 +24,7 @@ from pt_peft.exchange.tensors import payload_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.export.adapter import open_adapter
-from pt_peft.federation.local_round import as_received, own_model, starting_model
+from pt_peft.federation.local_round import at_site_rank, own_model, starting_model
 from pt_peft.files import sha256_of
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.client import WorkerHost
@@ -162,7 +162,7 @@ def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_p
         kept = expected.kept[name]
         assert all(np.allclose(own[key], value, atol=1e-6) for key, value in kept.items())
         reported = run.metrics["final"]["sites"][name]
-        model = starting_model(trainer, as_received(trainer, name, expected.tensors), kept)
+        model = starting_model(trainer, at_site_rank(trainer, name, expected.tensors), kept)
         assert reported["test"]["loss"] == pytest.approx(trainer.evaluate(model, sites[name].test)["loss"], abs=1e-5)
         ditto = own_model(kept)
         assert reported["own_test"]["loss"] == pytest.approx(

@@ -39,6 +39,10 @@ class Rule(Strict):
         """Fewest results in a round that the rule can combine."""
         return 1
 
+    def weight(self, num_samples: int) -> int:
+        """Weight of a site with `num_samples` training images in a weighted mean; 1 if all sites count alike."""
+        return 1
+
     @abstractmethod
     def start(self, before: Tensors) -> "Aggregator":
         """Starts to aggregate one round.

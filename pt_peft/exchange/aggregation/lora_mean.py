@@ -22,6 +22,10 @@ class LoraRule(Rule):
     weighting: Literal["samples", "uniform"] = "samples"
     """A site's weight: the number of its training images, or 1."""
 
+    def weight(self, num_samples: int) -> int:
+        """`num_samples` for ``samples``, else 1."""
+        return num_samples if self.weighting == "samples" else 1
+
 
 class PairwiseMean(Collected):
     """Averages all results in float64, then lets `combine` replace the means of each pair."""

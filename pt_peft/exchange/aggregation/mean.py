@@ -17,6 +17,10 @@ class Mean(Rule):
     mean square of the site's deviation from the unweighted mean over all its values, so that a site far from the others
     weighs less (as in a meta-analysis with known variances)."""
 
+    def weight(self, num_samples: int) -> int:
+        """`num_samples` for ``samples``, else 1."""
+        return num_samples if self.weighting == "samples" else 1
+
     def start(self, before: Tensors) -> Aggregator:
         """Sums results as they arrive; ``inverse_variance`` keeps them all."""
         return (

@@ -30,7 +30,7 @@ def told(experiment, rounds=ROUNDS, tensors=changes):
     meant, read, kept = {}, {}, {}
     for number in range(rounds):
         made = tensors(number)
-        payload, kept = transfer.sent(experiment, "site-1", number, made, kept)
+        payload, kept = transfer.encode_up(experiment, "site-1", number, made, kept)
         for key, value in experiment.payload.up.decode(payload, {key: SPECS[key] for key in made}).items():
             meant[key] = meant.get(key, 0) + made[key].astype(np.float64)
             read[key] = read.get(key, 0) + value.astype(np.float64)
@@ -74,11 +74,11 @@ def test_tensors_that_take_turns_keep_what_is_theirs():
 def test_each_round_and_site_rounds_by_draws_of_its_own():
     experiment = with_payload(up={"name": "int8"})
     made = changes(0)
-    one, _ = transfer.sent(experiment, "site-1", 0, made, {})
-    again, _ = transfer.sent(experiment, "site-1", 0, made, {})
+    one, _ = transfer.encode_up(experiment, "site-1", 0, made, {})
+    again, _ = transfer.encode_up(experiment, "site-1", 0, made, {})
     assert all(np.array_equal(one[key], again[key]) for key in one)
     for site, number in (("site-2", 0), ("site-1", 1)):
-        other, _ = transfer.sent(experiment, site, number, made, {})
+        other, _ = transfer.encode_up(experiment, site, number, made, {})
         assert any(not np.array_equal(one[key], other[key]) for key in SHAPES)
 
 
@@ -88,12 +88,12 @@ def test_a_site_of_smaller_rank_sends_and_keeps_no_more_than_its_components():
     )
     made = changes(0)
     made[A][1:], made[B][:, 1:] = 0, 0
-    payload, kept = transfer.sent(experiment, "site-1", 0, made, {})
+    payload, kept = transfer.encode_up(experiment, "site-1", 0, made, {})
     assert payload[A].shape == (1, 20)
     assert payload[f"{B}/scale"].shape == (1,)
     assert kept[f"unsent/{B}"].shape == (30, 1)
     exchange = Exchange(SPECS, frozenset(SPECS))
-    got = transfer.received(experiment, exchange, "site-1", payload, 0, 0)
+    got = transfer.decode_down(experiment, exchange, "site-1", payload, 0, 0)
     assert all(got[key].shape == SHAPES[key] for key in SHAPES)
     assert not got[A][1:].any()
     assert got[A][0].any()
