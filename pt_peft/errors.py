@@ -1,15 +1,17 @@
-"""The errors a user is meant to see."""
+"""The errors that a user sees."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one sentence that names the field or file, the value seen and what would be
-    right. Commands print it without a traceback and exit non-zero; federated components stop the job with it.
+    """A mistake in what the user gave.
+
+    Its message is one sentence that names the field or file, the value seen and what would be right. Commands print it
+    without a traceback and exit non-zero; federated components stop the job with it.
     """
 
 
 class BackboneMismatch(UserError):
-    """Backbone weights other than those the experiment pins: no site's result can be of use."""
+    """The backbone's weights are not those that the experiment pins, so that no result of the site can be used."""
 
 
 class OutsideLimits(UserError):
-    """A site's `site.json` does not allow what the experiment asks of it."""
+    """The limits in a site's `site.json` do not allow what the experiment asks of the site."""

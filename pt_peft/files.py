@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writes files so that a reader never sees half of one, and tells files apart by their content."""
 
 import hashlib
 import os
@@ -16,10 +16,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: if the folder cannot be written or the disk is full; `path` is then as it was.
     """
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        # Not `tempfile`, whose files nobody else may read: an adapter is made to be passed on.
+        # Not `tempfile`, whose files only the owner can read: an adapter is made to be passed on.
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
@@ -30,13 +29,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Returns the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(files: Iterable[Path]) -> str:
-    """SHA-256 over the content of several files in the order of their names, in hex."""
+    """Returns the SHA-256 over the content of several files in the order of their paths, in hex."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -44,7 +43,7 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Raises UserError, in terms of the option ``--out``, unless a file could be written as `path`."""
+    """Raises UserError, which names the option ``--out``, unless a file can be written as `path`."""
     folder = path.resolve().parent
     if path.is_dir():
         raise UserError(f"--out: {path} is a folder; the name of a file would be right.")

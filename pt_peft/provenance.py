@@ -1,19 +1,31 @@
-"""What a written file says of the software and the machine that it comes from."""
+"""The software and the machine that a result comes from."""
 
 import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict
+
+
+class Machine(TypedDict):
+    """A machine's hardware."""
+
+    cpu: str
+    """The processor's name."""
+    cores: int | None
+    """Logical cores; None where the system does not say."""
+    memory_gib: float
+    """Memory in GiB."""
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python and `packages`."""
+    """Versions of Python and of `packages`."""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def machine() -> dict:
-    """Processor, cores and memory."""
+def machine() -> Machine:
+    """Describes this machine."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -1,12 +1,13 @@
-"""Reading a JSON file into a pydantic model, with errors a user can act on."""
+"""Reads JSON files into pydantic models, with errors that a user can act on."""
 
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from pt_peft.errors import UserError
 
@@ -18,24 +19,34 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
+"""Where pydantic found an error: names of fields and indices, from the outside in."""
 
 
 def parse(model: type[Model], value: object, source: str) -> Model:
-    """Validates `value` (decoded JSON) as `model`.
+    """Validates decoded JSON as a record.
 
     Args:
-        source: what the value was read from, for the error.
+        model: the record's class.
+        value: the decoded JSON.
+        source: what it was read from, for errors.
 
     Raises:
-        UserError: naming the first offending field, the value seen and what would be right, and how many more.
+        UserError: naming the first offending field, the value seen and what would be right, and the number of further
+            offending fields.
     """
     try:
-        # Through JSON so that strict mode takes a list for a tuple, as JSON has no tuples.
-        parsed = model.model_validate_json(json.dumps(value))
+        text = json.dumps(value)
+        content: JsonValue = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{source}: is not plain JSON ({error}).") from None
+    try:
+        # From text, so that strict mode takes a list for a tuple: JSON has no tuples.
+        parsed = model.model_validate_json(text)
     except ValidationError as error:
         errors = error.errors()
         first = errors[0]
-        field = ".".join(map(str, _place(value, first["loc"])))
+        field = ".".join(str(part) for part in _path_in_file(content, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, first["loc"][:-1])
             message = f"field '{field}' is unknown{_suggestion(str(first['loc'][-1]), known)}"
@@ -47,15 +58,13 @@ def parse(model: type[Model], value: object, source: str) -> Model:
             if first["type"] == "value_error" and not first["loc"]:
                 message = reason  # it names the fields, see `pt_peft.experiment.rules`
             elif first["type"] == "value_error" and isinstance(first["input"], dict) and shown.endswith("…"):
-                message = f"{named}: {reason}"  # which names what is wrong of all that
+                message = f"{named}: {reason}"  # the reason names what is wrong in so large a value
             else:
                 message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stop = "" if (message + more).endswith("?") else "."
         raise UserError(f"{source}: {_one_line(message)}{more}{stop}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{source}: is not plain JSON ({error}).") from None
-    if (field := _not_finite(value)) is not None:
+    if (field := _not_finite(content)) is not None:
         raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.")
     return parsed
 
@@ -64,33 +73,39 @@ def read(model: type[Model], path: Path) -> Model:
     """Reads the JSON file `path` as `model`.
 
     Raises:
-        UserError: if the file is not there, is not JSON, or is not a valid `model`.
+        UserError: if the file does not exist, is not JSON, or is not a valid `model`.
     """
     return parse(model, read_json(path), str(path))
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> JsonValue:
     """Decodes the JSON file `path`.
 
     Raises:
-        UserError: if the file is not there or is not JSON.
+        UserError: if the file does not exist or is not JSON.
     """
     try:
         # utf-8-sig: editors on Windows begin a file with a byte order mark.
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}).") from None
 
 
-def _not_finite(value: object, field: str = "") -> str | None:
-    """The path of a number in decoded JSON that is NaN or infinite, where a schema leaves anything open."""
+def _not_finite(value: JsonValue, field: str = "") -> str | None:
+    """The path of the first number that is NaN or infinite, where a schema allows any JSON; None if all are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return field
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    found = (_not_finite(child, f"{field}.{name}".lstrip(".")) for name, child in children)
+    found = (_not_finite(child, f"{field}.{name}".lstrip(".")) for name, child in _children(value).items())
     return next((one for one in found if one is not None), None)
+
+
+def _children(value: JsonValue) -> Mapping[str | int, JsonValue]:
+    """The values in an object by name, or in a list by index; none for anything else."""
+    if isinstance(value, dict):
+        return {**value}
+    return dict(enumerate(value)) if isinstance(value, list) else {}
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -107,20 +122,19 @@ def _shown(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def _place(value: object, location: tuple) -> list:
-    """`location` without the names of the variants of a section, which pydantic puts in and no file has."""
-    place = []
+def _path_in_file(value: JsonValue, location: Location) -> list[str | int]:
+    """`location` without the names of a section's variants, which pydantic inserts and no file has."""
+    path: list[str | int] = []
     for part in location:
         if isinstance(value, dict) and part not in value and part == value.get("name"):
             continue
-        place.append(part)
-        children = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        value = children.get(part)
-    return place
+        path.append(part)
+        value = _children(value).get(part)
+    return path
 
 
 def _one_line(text: str) -> str:
-    """`text` with escapes for whatever cannot be printed: names of fields are anything that JSON allows."""
+    """Escapes what cannot be printed: a field's name in JSON may be any text."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
@@ -131,7 +145,8 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"; known fields are {', '.join(known)}" if known else ""
 
 
-def _fields_at(model: type[BaseModel], location: tuple) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+    """Names of the fields of the nested record at `location`."""
     for part in location:
         field = model.model_fields.get(str(part))
         nested = field.annotation if field else None

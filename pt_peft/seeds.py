@@ -1,10 +1,10 @@
-"""Every random draw of a run comes from one seed."""
+"""One seed gives every random draw of a run."""
 
 import hashlib
 
 
 def derive_seed(seed: int, purpose: str, *path: str | int) -> int:
-    """The seed of one random draw: a pure function, the same in every process and on every machine.
+    """Derives the seed of one random draw: a pure function, the same in every process and on every machine.
 
     Args:
         seed: the experiment's seed.
@@ -12,7 +12,7 @@ def derive_seed(seed: int, purpose: str, *path: str | int) -> int:
         *path: what tells this draw from others of its purpose, usually the site's name and the round.
 
     Returns:
-        The first 32 bits of SHA-256 over the arguments, which every seeding API takes (numpy's needs < 2**32).
+        The first 32 bits of SHA-256 over the arguments. Every seeding function takes them (numpy's needs < 2**32).
     """
     text = "\x1f".join(str(part) for part in (seed, purpose, *path))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -1,1 +1,1 @@
-"""Aggregation of tensors that the server cannot read."""
+"""Encryption of what sites send, which the server adds up without reading it."""

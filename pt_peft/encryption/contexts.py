@@ -1,29 +1,32 @@
-"""Keys and parameters, in files as FLARE's ``HEBuilder`` puts them into kits. Imports tenseal where it is needed.
+"""Keys and parameters, in files as FLARE's ``HEBuilder`` writes them into kits. Imports tenseal only where needed.
 
-They are tenseal's protocol buffers, read by its own code in C++; nothing is unpickled.
+The files are tenseal's protocol buffers, which its own C++ code reads; nothing is unpickled.
 """
 
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE
 
-SITE_FILE = "client_context.tenseal"
-"""With the secret key."""
-SERVER_FILE = "server_context.tenseal"
-"""Without."""
-MOST_BYTES = 4 * 2**20
-"""Of such a file: FLARE's have 0.7 MB."""
+if TYPE_CHECKING:
+    import tenseal
 
-Context = Any
-"""A ``tenseal.Context``."""
+SITE_FILE = "client_context.tenseal"
+"""The sites' file, with the secret key."""
+SERVER_FILE = "server_context.tenseal"
+"""The server's file, without the secret key."""
+MOST_BYTES = 4 * 2**20
+"""Most bytes of such a file; FLARE's have 0.7 MB."""
+
+Context: TypeAlias = "tenseal.Context"
+"""tenseal's keys and parameters."""
 
 
 def import_tenseal() -> ModuleType:
-    """Raises UserError where it is not installed."""
+    """Imports tenseal. Raises UserError if it is not installed."""
     try:
         import tenseal
     except ImportError as error:
@@ -35,7 +38,7 @@ def import_tenseal() -> ModuleType:
 
 
 def new_context() -> Context:
-    """With a new secret key, as FLARE's builder makes it: without it, nothing can be encrypted."""
+    """Makes a context with a new secret key, as FLARE's builder does: even encrypting needs the secret key."""
     tenseal = import_tenseal()
     context = tenseal.context(
         tenseal.SCHEME_TYPE.CKKS,
@@ -48,8 +51,14 @@ def new_context() -> Context:
 
 
 def site_context(content: bytes, source: str) -> Context:
-    """A site's, from the content of a file named `source`. Raises UserError if it is damaged, has no secret key, or has other
-    parameters.
+    """Reads a site's context.
+
+    Args:
+        content: of the file.
+        source: the file's name, for errors.
+
+    Raises:
+        UserError: if the content is damaged, has no secret key, or has other parameters than `new_context`.
     """
     context = _read(content, source)
     if not context.is_private():
@@ -60,17 +69,18 @@ def site_context(content: bytes, source: str) -> Context:
 
 
 def server_context(content: bytes, source: str) -> Context:
-    """The server's, likewise. Raises UserError also if it has the secret key."""
+    """Reads the server's context as `site_context` does. Raises UserError also if it has the secret key."""
     context = _read(content, source)
     if context.is_private():
         raise UserError(
-            f"{source}: has the sites' secret key, which the server must not have; take it away from here and leave {SERVER_FILE}."
+            f"{source}: has the sites' secret key, which the server must not have; take it away from here and leave "
+            f"{SERVER_FILE}."
         )
     return context
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a context's file. Raises UserError if it cannot be read, or is too large to be one."""
+    """Reads a context's file, at most one byte more than `MOST_BYTES`. Raises UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -80,7 +90,12 @@ def read_file(path: Path) -> bytes:
 
 
 def write_pair(folder: Path) -> None:
-    """Both files for trials, with a new key, into `folder`. Raises UserError if one is there, and OSError."""
+    """Writes both files, with a new key, into `folder`: for trials without FLARE's provisioning.
+
+    Raises:
+        UserError: if one of them exists.
+        OSError: if they cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     context = new_context()
     for name, private in ((SITE_FILE, True), (SERVER_FILE, False)):
@@ -113,7 +128,8 @@ def _read(content: bytes, source: str) -> Context:
     # The identity is a hash of scheme, degree and primes.
     if scale != SCALE or parameters != new_context().seal_context().data.key_parms_id():
         raise UserError(
-            f"{source}: has other parameters than CKKS with degree {DEGREE}, primes of {', '.join(map(str, PRIME_BITS))} bits and a "
-            f"scale of {SCALE:.0f}, which are the defaults of FLARE's HEBuilder."
+            f"{source}: has other parameters than CKKS with degree {DEGREE}, primes of "
+            f"{', '.join(map(str, PRIME_BITS))} bits and a scale of {SCALE:.0f}, which are the defaults of FLARE's "
+            "HEBuilder."
         )
     return context

@@ -1,4 +1,4 @@
-"""Decrypting the file that the server keeps."""
+"""Decrypts the adapter file that the server keeps."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from pt_peft.exchange.tensors import TensorError, TensorSpec
 from pt_peft.model.adapter_file import load_adapter, save_adapter
 
 LARGEST_VALUE = 1e6
-"""The loosest bound that an experiment can set."""
+"""Greatest value that any experiment's ``encryption.largest_value`` allows."""
 
 
 def decrypt_file(encrypted: Path, context: Path, out: Path) -> None:
-    """Writes the adapter in `encrypted`, decrypted by the key in `context`, to `out`.
+    """Decrypts the adapter in `encrypted` with the key in `context`, and writes it to `out`.
 
     Raises:
-        UserError: if the one is no encrypted adapter, or not by this key, or the other has no key.
+        UserError: if `encrypted` is no adapter that this key encrypted, or `context` has no key.
         OSError: if `out` cannot be written.
     """
     payload, header = load_adapter(encrypted)

@@ -1,1 +1,1 @@
-"""Differential privacy: the section ``privacy`` of `experiment.json`, what it costs, and how it is done."""
+"""Differential privacy: what adds the noise that ``privacy`` of `experiment.json` asks for, and what that costs."""

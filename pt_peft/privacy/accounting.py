@@ -1,11 +1,11 @@
-r"""What Gaussian noise on Poisson-sampled sums costs. Imports no torch.
+r"""The epsilon that Gaussian noise on Poisson-sampled sums costs. Imports no torch.
 
 The Rényi divergence of one step with sampling rate q and noise multiplier s (Mironov et al. 2019, arXiv:1908.10530) is
 
     R(a) = log E[((1 - q) + q exp((2 z - 1) / (2 s²)))^a] / (a - 1),    z ~ N(0, s²)
 
-taken here by the trapezoidal rule, which converges exponentially for such integrands, so that orders a need not be integers.
-Steps add up, and (Canonne et al. 2020, arXiv:2004.00010, proposition 12)
+computed here by the trapezoidal rule, which converges exponentially for such integrands, so that orders a need not be
+integers. Steps add up, and (Canonne et al. 2020, arXiv:2004.00010, proposition 12)
 
     epsilon = min over a of  R(a) + log((a - 1) / a) - (log delta + log a) / (a - 1)
 
@@ -14,8 +14,8 @@ arXiv:1805.06530)
 
     delta = Phi(m / 2 - epsilon / m) - exp(epsilon) Phi(-m / 2 - epsilon / m)
 
-is exact. Neighbours: two data sets of which one has one image (or one site's update) replaced by nothing, with the number of
-images known to all.
+is exact. Neighbours are two data sets, one of which has one image (or one site's update) replaced by nothing; the
+number of images is known to all.
 """
 
 import math
@@ -27,52 +27,61 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.errors import UserError
+from pt_peft.exchange.tensors import Array
 from pt_peft.schema import Strict
 
 ORDERS = (*(1 + step / 10 for step in range(1, 100)), *range(11, 65), *(2**power for power in range(7, 11)))
-"""Rényi orders; a few great ones are for much noise and few steps."""
+"""Rényi orders. The few large ones are for much noise and few steps."""
 
 
 class Steps(Strict):
-    """Equal steps of one mechanism."""
+    """A number of equal steps of one mechanism."""
 
     rate: Annotated[float, Field(ge=1e-12, le=1)]
-    """With which each image is drawn; 1 where there is no sampling."""
+    """Probability with which each image is in a step's batch; 1 without sampling."""
     noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
+    """Standard deviation of the noise over the sensitivity of the sum."""
     count: Annotated[int, Field(ge=0, le=10**12)]
+    """Number of steps."""
+
+
+Accountant = Literal["rdp", "prv"]
+"""How costs are bounded: by Rényi divergences, or by privacy loss variables."""
 
 
 def epsilon(
-    steps: Sequence[Steps], delta: float, accountant: Literal["rdp", "prv"] = "rdp", orders: Sequence[float] = ORDERS
+    steps: Sequence[Steps], delta: float, accountant: Accountant = "rdp", orders: Sequence[float] = ORDERS
 ) -> float:
-    """An upper bound of what all of `steps` cost together at `delta`. Exact, whatever the accountant, where nothing is sampled.
+    """An upper bound of what all of `steps` cost together at `delta`.
+
+    It is exact, with either accountant, if no step samples.
 
     Raises:
         UserError: if the accountant is ``prv`` and Opacus is not installed, or cannot compute it.
     """
-    there = [one for one in steps if one.count]
-    if not there:
+    taken = [one for one in steps if one.count]
+    if not taken:
         return 0.0
-    if all(one.rate == 1 for one in there):
-        return _gaussian_epsilon(math.sqrt(sum(one.count / one.noise_multiplier**2 for one in there)), delta)
+    if all(one.rate == 1 for one in taken):
+        return _gaussian_epsilon(math.sqrt(sum(one.count / one.noise_multiplier**2 for one in taken)), delta)
     if accountant == "prv":
-        return _prv_epsilon(there, delta)
-    totals = sum(one.count * _divergences(one.rate, one.noise_multiplier, tuple(orders)) for one in there)
+        return _prv_epsilon(taken, delta)
+    totals = sum(one.count * _divergences(one.rate, one.noise_multiplier, tuple(orders)) for one in taken)
     order = np.array(orders, dtype=np.float64)
     bounds = totals + np.log1p(-1 / order) - (math.log(delta) + np.log(order)) / (order - 1)
     return max(0.0, float(bounds.min()))
 
 
 @lru_cache(maxsize=64)
-def _divergences(rate: float, noise_multiplier: float, orders: tuple[float, ...]) -> np.ndarray:
-    """R(a) of each order, float64."""
+def _divergences(rate: float, noise_multiplier: float, orders: tuple[float, ...]) -> Array:
+    """R(a) for each order, float64 (orders,)."""
     return np.array([_divergence(rate, noise_multiplier, order) for order in orders])
 
 
 def _divergence(rate: float, noise: float, order: float) -> float:
     if rate == 1:
         return order / (2 * noise**2)
-    # The mass lies around 0 and around the order, ten deviations on either side of both: the rest is below 1e-22 of it.
+    # The mass is within ten deviations of 0 and of the order: the rest is below 1e-22 of it.
     z = np.arange(-12 * noise, order + 12 * noise, noise / 40)
     ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * z - 1) / (2 * noise**2))
     logs = order * ratio - z**2 / (2 * noise**2)
@@ -82,7 +91,7 @@ def _divergence(rate: float, noise: float, order: float) -> float:
 
 
 def _gaussian_epsilon(ratio: float, delta: float) -> float:
-    """For the sensitivity over the noise's deviation."""
+    """Epsilon of one Gaussian, by bisection. `ratio` is the sensitivity over the noise's standard deviation."""
 
     def delta_at(value: float) -> float:
         below = math.exp(_log_normal(ratio / 2 - value / ratio))
@@ -98,7 +107,7 @@ def _gaussian_epsilon(ratio: float, delta: float) -> float:
 
 
 def _log_normal(x: float) -> float:
-    """Log Phi(x)."""
+    """The logarithm of Phi(x)."""
     if x > -30:
         return math.log(math.erfc(-x / math.sqrt(2)) / 2)
     return -(x**2) / 2 - math.log(-x * math.sqrt(2 * math.pi)) + math.log1p(-1 / x**2 + 3 / x**4)
@@ -121,6 +130,6 @@ def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
         return float(accountant.get_epsilon(delta))
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"experiment: field 'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta {delta:g} "
-            f"({' '.join(str(error).split())}); 'rdp' would be right."
+            f"experiment: field 'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta "
+            f"{delta:g} ({' '.join(str(error).split())}); 'rdp' would be right."
         ) from None

@@ -1,4 +1,4 @@
-"""What a site has spent, kept at the site: it survives restarts, and jobs. Imports no torch."""
+"""The site's account of what it has spent, which survives restarts and jobs. Imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,46 +17,57 @@ FILE_NAME = "privacy_spent.json"
 
 
 class Spent(Strict):
-    """One training."""
+    """What one round of training cost."""
 
     job: str
+    """The job's id."""
     continues: str | None
-    """The job that this one went on with."""
+    """The job that this job continues, if any."""
     round: int
+    """Counted from 0."""
     steps: tuple[Steps, ...]
+    """The noisy steps of the round."""
 
 
 class SpentFile(Strict):
     """The content of `FILE_NAME`."""
 
     spent: tuple[Spent, ...] = ()
+    """All rounds of all jobs, in order."""
 
 
 class Budget:
     """A site's account of all private jobs.
 
-    What was spent on a training is written before it begins: one that broke off may have been seen, and costs. Jobs on the
-    same images add up, so the account is one for all jobs of the site; whoever runs the site may remove the file when the
-    images are others.
+    The cost of a round is written before its training begins: what others saw of a training that broke off costs too.
+    Jobs on the same images add up, so all jobs of the site share one account. The site's operator may remove the file
+    when the images are others.
     """
 
     def __init__(self, folder: Path, job: str, continues: str | None):
-        """Args:
-        folder: the site's workspace.
-        continues: the job that `job` goes on with, if it does.
+        """Opens the account for one job.
+
+        Args:
+            folder: the site's workspace.
+            job: the job's id.
+            continues: the job that `job` continues, if any.
         """
         self._path = folder / FILE_NAME
         self._job, self._continues = job, continues
 
     def charge(self, experiment: Experiment, a_round: Sequence[Steps], number: int, limit: float | None) -> float:
-        """Writes down that the site trains round `number` (from 0) of `experiment`, which costs `a_round`.
+        """Writes down the cost of a round that the site is about to train.
 
         Args:
-            limit: ``limits.max_epsilon``. With its first training a job has to fit in with all the rounds that it has left,
-                later with the one.
+            experiment: the job's.
+            a_round: the noisy steps of the round.
+            number: of the round, from 0.
+            limit: ``limits.max_epsilon``. In its first round at the site a job has to fit with all the rounds that it
+            has
+                left, later with the one round.
 
         Returns:
-            Epsilon of the job's rounds so far, this one and those of the jobs that it continues among them.
+            Epsilon of the job's rounds so far, with this one and those of the jobs that it continues.
 
         Raises:
             OutsideLimits: if the limit would be exceeded; nothing is then written.
@@ -76,20 +87,20 @@ class Budget:
                     before = epsilon(earlier, delta, accountant)
                     what = "a further round" if begun else f"{rounds} round(s)"
                     raise OutsideLimits(
-                        f"the site refuses the job by field 'max_epsilon' of its limits: with {what} its epsilon would be "
-                        f"{total:.3g} at delta {delta:g}, of which {before:.3g} is spent already; allowed: {limit:g}"
+                        f"the site refuses the job by field 'max_epsilon' of its limits: with {what} its epsilon would "
+                        f"be {total:.3g} at delta {delta:g}, of which {before:.3g} is spent already; allowed: {limit:g}"
                     )
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))
-            of_the_job = epsilon(
-                self._of_the_job(file), delta, accountant
-            )  # before it is paid: it may be more than can be told
+            # Before the file is written: the accountant may fail.
+            of_the_job = epsilon(self._of_the_job(file), delta, accountant)
             write_atomically(self._path, (file.model_dump_json(indent=1) + "\n").encode())
         return of_the_job
 
     def _of_the_job(self, file: SpentFile) -> list[Steps]:
         came_from = {one.job: one.continues for one in file.spent}
-        jobs, job = set(), self._job
+        jobs: set[str] = set()
+        job: str | None = self._job
         while job is not None and job not in jobs:
             jobs.add(job)
             # A job in which this site never trained has no entry: the chain then ends there.

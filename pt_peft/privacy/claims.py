@@ -1,21 +1,26 @@
-"""What may be said of the privacy of an adapter. Imports no torch."""
+"""What an adapter's header claims about privacy. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import JsonValue
 
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.plan import client_epsilon
 
 
-def claim(experiment: Experiment, rounds: Iterable[Mapping]) -> dict | None:
-    """For the header of an adapter and the ledger; None if the experiment asks for no privacy.
+def claim(experiment: Experiment, rounds: Iterable[Mapping[str, Any]]) -> dict[str, JsonValue] | None:
+    """The privacy claim of an adapter; None if the experiment asks for no privacy.
 
     Args:
-        rounds: those so far, with their ``sites``' reports (as JSON), as `metrics.json` has them.
+        experiment: that the adapter was trained in.
+        rounds: all rounds so far with the ``sites``' reports, as `metrics.json` has them.
 
     Returns:
-        The settings of ``sample`` and ``client`` with their ``epsilon`` so far: of ``sample`` the greatest that a site has
-        reported; of ``client`` that of the aggregates, and as ``epsilon_of_own_noise`` the greatest that a site's own noise
-        alone amounts to, which is what a curious server is up against. They are null where the noise is not secret.
+        The settings of ``sample`` and ``client`` with their ``epsilon`` so far. ``sample`` has the greatest that a site
+        has reported. ``client`` has that of the aggregates, and as ``epsilon_of_own_noise`` the greatest that a site's
+        own noise alone amounts to, which protects it from a curious server. They are null where the noise is not
+        secret.
     """
     privacy = experiment.privacy
     if not privacy.asked:

@@ -1,22 +1,26 @@
-"""What an experiment's rounds cost a site. Imports no torch."""
+"""The steps and the epsilon of an experiment's rounds. Imports no torch."""
 
 import math
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.privacy.accounting import Steps, epsilon
+from pt_peft.privacy.accounting import Accountant, Steps, epsilon
 
 
 def sampling_rate(experiment: Experiment, images: int) -> float:
-    """With which each of a site's training images is in a step's batch."""
+    """Probability with which each of a site's training images is in a step's batch."""
     return min(1.0, experiment.training.batch_size / images)
 
 
 def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
-    """What one round costs a site with so many training images, by what the site does itself; empty if that is nothing.
+    """The noisy steps that a site itself takes in one round; empty if it adds no noise.
 
-    With both kinds of privacy a site's own noise on its update comes on top of what is private for each image already, and
-    costs that image nothing.
+    With both kinds of privacy, the site's noise on its update comes on top of what is private for each image already,
+    and costs that image nothing.
+
+    Args:
+        experiment: the job's.
+        images: number of the site's training images.
 
     Raises:
         UserError: if ``delta`` is no promise for so few images.
@@ -25,8 +29,9 @@ def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
     if sample := privacy.sample:
         if sample.delta * images >= 1:
             raise UserError(
-                f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training images: who "
-                f"gives away one of them in clear keeps such a promise; less than {1 / images:.2g} would be right."
+                f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training "
+                f"images: who gives away one of them in clear keeps such a promise; less than {1 / images:.2g} would "
+                "be right."
             )
         trainings = 2 if training.ditto else 1  # Ditto's own model is trained on the same images
         count = math.ceil(images / training.batch_size) * training.local_epochs * trainings
@@ -36,19 +41,23 @@ def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
     return []
 
 
-def accountant_of(experiment: Experiment) -> str:
-    """For what a site does itself."""
+def accountant_of(experiment: Experiment) -> Accountant:
+    """The accountant of what a site does itself."""
     return experiment.privacy.sample.accountant if experiment.privacy.sample else "rdp"
 
 
 def delta_of(experiment: Experiment) -> float:
-    """For what a site does itself. The experiment must have a private section."""
-    return (experiment.privacy.sample or experiment.privacy.client).delta
+    """The delta of what a site does itself. Raises ValueError if the experiment asks for no privacy."""
+    private = experiment.privacy.sample or experiment.privacy.client
+    if private is None:
+        raise ValueError("the experiment asks for no privacy")
+    return private.delta
 
 
 def client_epsilon(experiment: Experiment, rounds: int) -> float | None:
-    """Of so many rounds' aggregates for a whole site, if ``federation.min_sites`` sites and, for ``where`` ``server``, the
-    server have done what they should; None if the experiment does not claim any.
+    """Epsilon of the first `rounds` rounds' aggregates for a whole site; None if the experiment claims none.
+
+    It holds if ``federation.min_sites`` sites, and for ``where`` ``server`` the server, have added their noise.
     """
     client = experiment.privacy.client
     if client is None or not experiment.privacy.claimed:

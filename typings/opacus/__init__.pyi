@@ -1,0 +1,1 @@
+"""What `pt_peft.privacy` uses of Opacus, whose own types are incomplete."""

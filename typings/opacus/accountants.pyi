@@ -1,0 +1,3 @@
+class PRVAccountant:
+    history: list[tuple[float, float, int]]
+    def get_epsilon(self, delta: float) -> float: ...
