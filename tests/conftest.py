@@ -10,7 +10,7 @@ from helpers import ROOT
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
-from pt_peft.worker.client import WorkerHost
+from pt_peft.worker.host_process import WorkerHost
 from pt_peft_flare.job_folder import write_workspace
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()

@@ -11,7 +11,8 @@ from benchmark.oracle.reference import greatest_difference
 from pt_peft.data.items import SPLITS
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import load_adapter
-from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
+from pt_peft.worker.host_lookup import HOST_VARIABLE
+from pt_peft.worker.host_process import WorkerHost
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "jobs"

@@ -22,7 +22,8 @@ from pt_peft.federation.local_round import LocalRound
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
-from pt_peft.worker.client import HOST_VARIABLE, WorkerHost
+from pt_peft.worker.host_lookup import HOST_VARIABLE
+from pt_peft.worker.host_process import WorkerHost
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
 from pt_peft_flare.job_folder import write_job, write_workspace
 from pt_peft_flare.learner import FINAL_ADAPTER

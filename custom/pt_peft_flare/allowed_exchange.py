@@ -9,7 +9,7 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.files import write_atomically
-from pt_peft.worker.client import Patience
+from pt_peft.worker.handle import Patience
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.site_worker import RespawningWorker
 

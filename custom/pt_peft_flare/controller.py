@@ -24,7 +24,7 @@ from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
 from pt_peft.schema import Strict, parse
-from pt_peft.worker.client import WorkerError
+from pt_peft.worker.handle import WorkerError
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.console import console, quiet_console

@@ -17,7 +17,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import adapter_header, save_adapter
-from pt_peft.worker.client import Patience, WorkerError
+from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console

@@ -9,7 +9,7 @@ from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.model_desc import ModelDescriptor
 
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
-from pt_peft.worker.client import Patience
+from pt_peft.worker.handle import Patience
 from pt_peft_flare.run_context import read_experiment, read_site, run_dir
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 

@@ -1,1 +1,1 @@
-"""Training in a process of its own, which whoever asked for it can stop at any time."""
+"""Trains in a process of its own, which its user can stop at any time."""

@@ -1,25 +1,29 @@
-"""What goes over the socket between a worker and its user: a JSON object and named tensors, never a pickle."""
+"""The messages on the socket between a worker and its user: a JSON object and named tensors, never a pickle."""
 
 import json
 import socket
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import safetensors.numpy
 
 from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 
+Frame = tuple[dict[str, Any], Tensors]
+"""One message: its JSON object and its tensors."""
 _LENGTHS = struct.Struct(">QQ")
 
 
-def send(connection: socket.socket, message: dict, tensors: Tensors | None = None) -> None:
+def send(connection: socket.socket, message: Mapping[str, object], tensors: Tensors | None = None) -> None:
     """Sends `message` (JSON-serialisable) and `tensors`. Raises OSError if the other side is gone."""
     text = json.dumps(message).encode()
     blob = safetensors_bytes(tensors or {})
     connection.sendall(_LENGTHS.pack(len(text), len(blob)) + text + blob)
 
 
-def receive(connection: socket.socket) -> tuple[dict, Tensors]:
-    """Waits for one message. Raises EOFError if the other side is gone, TimeoutError as the socket's timeout says."""
+def receive(connection: socket.socket) -> Frame:
+    """Waits for one message. Raises EOFError if the other side is gone, TimeoutError by the socket's timeout."""
     text_length, blob_length = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
     message = json.loads(_exactly(connection, text_length))
     return message, safetensors.numpy.load(_exactly(connection, blob_length))

@@ -1,13 +1,14 @@
-"""The worker host: imports torch, timm and peft once, builds the model of a job, and forks a worker for each connection.
+"""The worker host imports torch, timm and peft, builds the model of a job, and forks a worker for each connection.
 
     python -m pt_peft.worker.host LISTENER FOLDER [WORK.json] < pipe
 
-``LISTENER`` is the descriptor of a listening socket, ``FOLDER`` the host's own, ``WORK.json`` what `pt_peft.worker.prepared.prepare`
-takes. All sites that run on a machine in one simulation share the imports and their memory; a FLARE client process needs no
-torch of its own. The host ends, with its workers, when its standard input does.
+``LISTENER`` is the descriptor of a listening socket, ``FOLDER`` the host's own folder, ``WORK.json`` what
+`pt_peft.worker.prepared.prepare` takes. All sites that run on a machine in one simulation share the imports and their
+memory; a FLARE client process needs no torch of its own. The host ends, with its workers, when its standard input does.
 """
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -25,10 +26,11 @@ from pathlib import Path
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
 from pt_peft.worker import frames
+from pt_peft.worker.requests import Work
 from pt_peft.worker.turns import Turns
 
 COMPUTING = ("train", "evaluate")
-"""Requests that take a turn."""
+"""Requests that wait for a turn, see `pt_peft.worker.turns`."""
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
             shutil.rmtree(folder, ignore_errors=True)
-            # The host leads its process group, see `client.WorkerHost`; this ends its workers and itself.
+            # The host leads its process group, see `host_process.WorkerHost`: this ends its workers and itself.
             os.killpg(0, signal.SIGKILL)
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -52,38 +54,39 @@ def main() -> None:
         connection.close()
 
 
-def _make_ready(work: str | None) -> None:
-    """What each worker would spend seconds on."""
-    gc.disable()  # it looks through all modules time and again
+def _make_ready(work_file: str | None) -> None:
+    """Does once what each worker would spend seconds on."""
+    gc.disable()  # a collection looks through all modules
     import torch
 
-    import pt_peft.worker.session
     from pt_peft.worker.prepared import prepare
 
+    importlib.import_module("pt_peft.worker.request_handler")
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
-    content = json.loads(Path(work).read_text(encoding="utf-8")) if work else None
-    if content is None or content["experiment"]["data"]["augment"]:
-        import pt_peft.data.augmentation  # noqa: F401
-    if content:
-        prepare(content)
-    gc.freeze()  # what is there stays in the memory that all workers share
+    work: Work | None = json.loads(Path(work_file).read_text(encoding="utf-8")) if work_file else None
+    if work is None or work["experiment"]["data"]["augment"]:
+        importlib.import_module("pt_peft.data.augmentation")
+    if work:
+        prepare(work)
+    gc.freeze()  # all objects so far stay in the memory that the workers share
     gc.enable()
 
 
 def _work(connection: socket.socket, folder: Path) -> None:
-    from pt_peft.worker.session import Session
+    """Answers the requests of one connection, in a fork."""
+    from pt_peft.worker.request_handler import RequestHandler
 
     frames.send(connection, {"pid": os.getpid()})
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
-    session, turns = Session(), Turns(folder)
+    received: queue.SimpleQueue[frames.Frame] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, received), daemon=True).start()
+    handler, turns = RequestHandler(), Turns(folder)
     while True:
-        message, tensors = requests.get()
+        message, tensors = received.get()
         if message["request"] == "open":
-            _prepare_process(message)
+            _prepare_process(message["threads"], message["run_dir"])
         try:
             with turns.turn() if message["request"] in COMPUTING else nullcontext():
-                reply, result = session.requests[message["request"]](message, tensors)
+                reply, result = handler.requests[message["request"]](message, tensors)
         except (UserError, TensorError) as error:
             reply, result = {"error": str(error), "kind": type(error).__name__}, {}
         except Exception as error:
@@ -92,22 +95,23 @@ def _work(connection: socket.socket, folder: Path) -> None:
         frames.send(connection, reply, result)
 
 
-def _read(connection: socket.socket, requests: queue.SimpleQueue) -> None:
-    """Takes requests off the connection even while one is worked on, so that the end of the user ends the worker."""
+def _read(connection: socket.socket, received: queue.SimpleQueue[frames.Frame]) -> None:
+    """Reads requests even while one is worked on, so that the worker ends with its user."""
     try:
         while True:
-            requests.put(frames.receive(connection))
+            received.put(frames.receive(connection))
     finally:
-        # Whatever came that could not be read ends the worker too: it would never answer.
+        # What cannot be read ends the worker too: it would never answer.
         os._exit(0)
 
 
-def _prepare_process(message: dict) -> None:
+def _prepare_process(threads: int, run_dir: str) -> None:
+    """Sets torch's threads, and sends all output to the log in `run_dir`."""
     import torch
 
-    torch.set_num_threads(message["threads"])
-    os.makedirs(message["run_dir"], exist_ok=True)
-    log_file = os.open(os.path.join(message["run_dir"], "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    torch.set_num_threads(threads)
+    os.makedirs(run_dir, exist_ok=True)
+    log_file = os.open(os.path.join(run_dir, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log_file, 1)
     os.dup2(log_file, 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", force=True)

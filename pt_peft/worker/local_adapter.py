@@ -1,7 +1,8 @@
-"""A site's model after its local trainings, its own tensors included, which outlives the worker."""
+"""The files in which a site's model, with the tensors that it keeps, outlives the worker."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
@@ -10,58 +11,63 @@ from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 log = logging.getLogger(__name__)
 
 LOCAL_ADAPTER = "local_adapter.safetensors"
-"""After the last training."""
+"""The model after the last training."""
 PREVIOUS = "previous_local_adapter.safetensors"
-"""After the training of an earlier round: the last round may have to be done again."""
+"""The model after the training of an earlier round, as the last round may have to be done again."""
 
 
 class LocalAdapter:
-    """The files of a job at one site."""
+    """The files of one job at one site."""
 
     def __init__(self, folder: Path, earlier: Path | None):
-        """Args:
-        earlier: the folder of the job that this one continues, if it does.
+        """Names the folders.
+
+        Args:
+            folder: the job's.
+            earlier: the folder of the job that this job continues, if any.
         """
         self._folder = folder
         self._earlier = earlier
 
-    def save(self, tensors: Tensors, header: dict) -> None:
-        """Keeps what the training of ``header["round"]`` has made. Raises OSError."""
+    def save(self, tensors: Tensors, header: dict[str, Any]) -> None:
+        """Keeps the model after the training of ``header["round"]``. Raises OSError."""
         path = self._folder / LOCAL_ADAPTER
-        there = _round(path)
-        if there is not None and there < header["round"]:
+        last = _round(path)
+        if last is not None and last < header["round"]:
             path.replace(self._folder / PREVIOUS)
         save_adapter(path, tensors, header)
 
-    def last(self) -> tuple[Tensors, dict]:
-        """What the last training has made, and its header. Raises UserError if there is none."""
+    def last(self) -> tuple[Tensors, dict[str, Any]]:
+        """The model after the last training, and its header. Raises UserError if there is none."""
         return load_adapter(self._folder / LOCAL_ADAPTER)
 
     def before(self, round_number: int) -> Tensors:
-        """What the last training before that round has made; empty if there is none. A damaged file counts as none, with a
-        warning: its site goes on without what it kept, instead of being out of the job.
+        """The model after the last training before that round; empty if there is none.
+
+        A damaged file is skipped with a warning: the site goes on without what it kept, instead of being out of the
+        job.
         """
         folders = [self._folder, self._earlier] if self._earlier else [self._folder]
-        rounds = {path: _round(path) for folder in folders for path in (folder / LOCAL_ADAPTER, folder / PREVIOUS)}
-        usable = [path for path, number in rounds.items() if number is not None and number < round_number]
-        for path in sorted(usable, key=rounds.get, reverse=True):
+        paths = [folder / name for folder in folders for name in (LOCAL_ADAPTER, PREVIOUS)]
+        usable = {path: number for path in paths if (number := _round(path)) is not None and number < round_number}
+        for path in sorted(usable, key=lambda path: usable[path], reverse=True):
             try:
                 return load_adapter(path)[0]
             except UserError as error:
-                log.warning("%s It counts as none.", error)
+                log.warning("%s It is skipped.", error)
         return {}
 
 
 def _round(path: Path) -> int | None:
-    """After which round the file was written; None if it is not there, or damaged."""
+    """The round whose training wrote the file; None if the file does not exist or is damaged."""
     if not path.exists():
         return None
     try:
         number = load_header(path)["round"]
         if isinstance(number, int):
             return number
-        reason = f"{path}: its header's field 'round' is no number."
+        reason = f"{path}: its header's field 'round' is not a whole number."
     except (UserError, KeyError, TypeError) as error:
         reason = str(error)
-    log.warning("%s It counts as none.", reason)
+    log.warning("%s It is skipped.", reason)
     return None

@@ -1,4 +1,4 @@
-"""What a host makes once, before it forks, for all its workers."""
+"""The trainer that a host builds once, before it forks, for all its workers."""
 
 import logging
 import os
@@ -10,21 +10,21 @@ from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.schema import parse
 from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.worker.requests import Work
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 
 
-def prepare(work: dict) -> None:
-    """Builds the trainer of ``work["experiment"]`` with the backbone of ``work["site"]`` (their JSON), on the CPU. Where there is
-    a GPU, whatever is used, there is none: neither it nor the threads that autograd starts for it outlive a fork. What is wrong
-    with either is left for a worker to say.
+def prepare(work: Work) -> None:
+    """Builds the trainer for `work` on the CPU.
+
+    On a machine with a GPU, used or not, nothing is built: neither the GPU nor the threads that autograd starts for it
+    survive a fork. Errors in `work` are left for a worker to report.
     """
     global _prepared
     try:
-        experiment, site = (
-            parse(Experiment, work["experiment"], "experiment.json"),
-            parse(Site, work["site"], "site.json"),
-        )
+        experiment = parse(Experiment, work["experiment"], "experiment.json")
+        site = parse(Site, work["site"], "site.json")
         if not _finds_gpu():
             device = pick_device(site.device)
             weights = pinned_weights(experiment.backbone, site)
@@ -34,17 +34,17 @@ def prepare(work: dict) -> None:
 
 
 def prepared_trainer(experiment: Experiment, site: Site) -> LocalTrainer | None:
-    """The trainer of just these, if it was prepared."""
+    """Returns the prepared trainer if it is for exactly this experiment and site."""
     return _prepared[2] if _prepared and _prepared[:2] == (experiment, site) else None
 
 
 def _finds_gpu() -> bool:
-    """Asked in a process of its own: a process that has asked cannot use the GPU in its forks."""
+    """Whether torch finds a GPU, asked in a fork: a process that has asked cannot use the GPU in its forks."""
     asking = os.fork()
     if not asking:
         found = True
         try:
             found = torch.cuda.is_available()
-        finally:  # or else there would be two hosts
+        finally:  # else the fork would go on as a second host
             os._exit(found)
     return bool(os.waitpid(asking, 0)[1])

@@ -10,9 +10,9 @@ import pytest
 from nvflare.apis.fl_constant import ProcessType
 
 from pt_peft.errors import UserError
-from pt_peft.worker.client import HOST_VARIABLE
+from pt_peft.worker.host_lookup import HOST_VARIABLE, HOSTS
 from pt_peft_flare import site_worker as workers
-from pt_peft_flare.site_worker import SHARED_HOST, RespawningWorker, close_host, start_host
+from pt_peft_flare.site_worker import ANNOUNCEMENT, RespawningWorker, close_host, start_host
 
 
 @pytest.fixture
@@ -33,18 +33,18 @@ def site_ctx(tmp_path, monkeypatch):
 @pytest.fixture
 def said(tmp_path):
     """Where the simulated server says which host it has."""
-    path = tmp_path / "server" / "simulate_job" / SHARED_HOST
+    path = tmp_path / "server" / "simulate_job" / ANNOUNCEMENT
     path.parent.mkdir(parents=True)
     return path
 
 
 def test_a_simulated_site_uses_the_servers(tiny, site, site_ctx, said, shared_host, tmp_path):
     start_host(site_ctx)
-    assert workers._started is None
+    assert HOSTS.started is None
     worker = RespawningWorker(tiny, site, tmp_path / "run", site_ctx)
     said.write_text(shared_host.socket)  # which may be after the site has started
     assert worker.call("exchange")[0]["tensors"]
-    assert workers._started is None
+    assert HOSTS.started is None
     worker.close()
 
 
@@ -55,7 +55,7 @@ def test_a_simulated_site_waits_for_what_the_server_starts_in_its_place(
     threading.Timer(0.5, said.write_text, [shared_host.socket]).start()
     worker = RespawningWorker(tiny, site, tmp_path / "run", site_ctx)
     assert worker.call("exchange")[0]["tensors"]
-    assert workers._started is None
+    assert HOSTS.started is None
     worker.close()
 
 
@@ -66,18 +66,18 @@ def test_a_simulated_server_replaces_a_host_that_was_killed(tiny, site, site_ctx
     monkeypatch.setattr(workers, "read_site", lambda fl_ctx: site)
     start_host(site_ctx)
     first = said.read_text()
-    assert first == workers._started.socket
-    os.kill(workers._started._process.pid, signal.SIGKILL)
+    assert first == HOSTS.started.socket
+    os.kill(HOSTS.started._process.pid, signal.SIGKILL)
     until = time.monotonic() + 10
     while (second := said.read_text()) == first and time.monotonic() < until:
         time.sleep(0.05)
-    assert second == workers._started.socket != first
+    assert second == HOSTS.started.socket != first
     worker = RespawningWorker(tiny, site, tmp_path / "run", site_ctx)
     assert worker.call("exchange")[0]["tensors"]
     worker.close()
     close_host()
     time.sleep(0.5)
-    assert workers._started is None
+    assert HOSTS.started is None
     assert said.read_text() == second
 
 
@@ -95,9 +95,9 @@ def test_if_that_is_gone_all_of_a_process_share_one_of_its_own(tiny, site, site_
     said.write_text(str(tmp_path / "gone"))
     first, second = (RespawningWorker(tiny, site, tmp_path / name, site_ctx) for name in ("one", "two"))
     assert first.call("exchange")[0]["tensors"]
-    own = workers._started
+    own = HOSTS.started
     assert second.call("exchange") == first.call("exchange")  # by the same workers as before
-    assert workers._started is own
+    assert HOSTS.started is own
     assert own.runs
     first.close()
     second.close()

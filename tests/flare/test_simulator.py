@@ -27,7 +27,7 @@ from pt_peft.export.adapter import open_adapter
 from pt_peft.federation.local_round import at_site_rank, own_model, starting_model
 from pt_peft.files import sha256_of
 from pt_peft.model.adapter_file import load_adapter
-from pt_peft.worker.client import WorkerHost
+from pt_peft.worker.host_process import WorkerHost
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 

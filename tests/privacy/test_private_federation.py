@@ -19,7 +19,7 @@ from pt_peft.privacy.budget import FILE_NAME
 from pt_peft.privacy.draws import PublicDraws
 from pt_peft.privacy.plan import client_epsilon, steps_of_a_round
 from pt_peft.privacy.update_noise import NoisyMean, bounded, noisy_update
-from pt_peft.worker.session import Session
+from pt_peft.worker.request_handler import RequestHandler
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 NAMES = ["site-1", "site-2"]
@@ -97,8 +97,8 @@ def test_the_plain_loop(privacy, lora, site):
     assert all(not np.array_equal(value, secret[key]) and np.isfinite(secret[key]).all() for key, value in one.items())
 
 
-def opened(experiment, site, folder) -> Session:
-    session = Session()
+def opened(experiment, site, folder) -> RequestHandler:
+    session = RequestHandler()
     message = {"name": "site-1", "names": NAMES, "run_dir": str(folder), "threads": 1, "continues": None}
     session.open(
         {**message, "experiment": experiment.model_dump(mode="json"), "site": site.model_dump(mode="json")}, {}

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pt_peft.errors import UserError
-from pt_peft.worker.client import WorkerHost
+from pt_peft.worker.host_process import WorkerHost
 
 
 def test_what_killed_hosts_have_left_is_removed(tmp_path_factory, monkeypatch):

@@ -61,6 +61,6 @@ def test_a_damaged_file_counts_as_none(damage, tmp_path, caplog):
     else:
         save_adapter(path, {}, {"round": "x"})
     assert before(kept, 2) == {"head": 0}
-    assert "It counts as none" in caplog.text
+    assert "It is skipped" in caplog.text
     trained(kept, 2)
     assert before(kept, 3) == {"head": 2}

@@ -17,7 +17,8 @@ from pt_peft.exchange.tensors import TensorError
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker import prepared
-from pt_peft.worker.client import HostGone, Patience, Worker, WorkerError, WorkerHost
+from pt_peft.worker.handle import HostGone, Patience, Worker, WorkerError
+from pt_peft.worker.host_process import WorkerHost
 
 
 @pytest.fixture

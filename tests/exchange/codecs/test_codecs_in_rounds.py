@@ -13,7 +13,7 @@ from pt_peft.exchange.tensors import TensorError, TensorSpec, payload_bytes
 from pt_peft.federation.server import FederationServer
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import CONTROL, initial_exchanged
-from pt_peft.worker.session import Session
+from pt_peft.worker.request_handler import RequestHandler
 
 NAMES = ["site-1", "site-2"]
 INT8 = {"up": {"name": "int8"}, "down": {"name": "int8"}}
@@ -41,7 +41,7 @@ def apart(one, other):
     return max(float(np.abs(one[key] - other[key]).max()) for key in one)
 
 
-class InSessions:
+class InWorkers:
     """The federation as FLARE's sites run it, in this process: each answers from what it was sent and what its folder holds."""
 
     def __init__(self, experiment, site, folder):
@@ -56,7 +56,7 @@ class InSessions:
         self.sessions = {}
 
     def session(self, name):
-        session = Session()
+        session = RequestHandler()
         fields = {"experiment": self.experiment.model_dump(mode="json"), "site": self.site.model_dump(mode="json")}
         session.open(
             {**fields, "name": name, "names": NAMES, "run_dir": str(self.folder / name), "continues": None}, {}
@@ -106,7 +106,7 @@ def test_the_sites_sessions_are_equal_to_the_oracle(fields, absent, lora, site, 
     experiment = changed(lora, **fields)
     trainer = make_trainer(experiment, site)
     expected = federate(trainer, sites, absent=absent)
-    final = InSessions(experiment, site, tmp_path).run(absent, restarts=True)
+    final = InWorkers(experiment, site, tmp_path).run(absent, restarts=True)
     assert final.keys() == expected.tensors.keys()
     assert apart(final, expected.tensors) <= 1e-6
     for name in NAMES:
@@ -175,7 +175,7 @@ def test_with_other_ways_to_train_and_aggregate(way, lora, site, sites):
 
 def test_a_site_counts_the_bytes_that_leave(lora, site, sites, tmp_path):
     rounded = changed(lora, payload=INT8)
-    federation = InSessions(rounded, site, tmp_path)
+    federation = InWorkers(rounded, site, tmp_path)
     payload = federation.server.payload("site-1", 0, 0)
     _, sent = federation.session("site-1").train({"round": 0, "since": 0}, payload)
     nbytes = payload_bytes(sent)
@@ -193,7 +193,7 @@ def test_a_site_counts_the_bytes_that_leave(lora, site, sites, tmp_path):
 
 
 def test_what_is_malformed_is_refused_at_both_ends(lora, site, tmp_path):
-    federation = InSessions(changed(lora, payload=INT8), site, tmp_path)
+    federation = InWorkers(changed(lora, payload=INT8), site, tmp_path)
     payload = federation.server.payload("site-1", 0, 0)
     session = federation.session("site-1")
     _, sent = session.train({"round": 0, "since": 0}, payload)
@@ -226,7 +226,7 @@ def test_a_value_that_cannot_be_written_says_so(lora, site):
 
 def test_tensors_from_elsewhere_come_as_they_are(lora, site, tmp_path):
     """FLARE's cross-site evaluation sends what stands in an adapter file."""
-    federation = InSessions(changed(lora, payload=INT8), site, tmp_path)
+    federation = InWorkers(changed(lora, payload=INT8), site, tmp_path)
     message = {"round": 3, "since": None, "splits": ["test"]}
     report, _ = federation.session("site-1").evaluate(message, federation.server.tensors)
     assert report["test"]["count"] == 16

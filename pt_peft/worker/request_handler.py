@@ -1,9 +1,10 @@
-"""What a worker does for its user: the requests of one connection."""
+"""What a worker does for its user: it answers the requests of one connection."""
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.errors import UserError
@@ -24,18 +25,22 @@ from pt_peft.schema import parse
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
+from pt_peft.worker.requests import Evaluation, Opening, RoundStart
 
 RECEIVED = "received.safetensors"
-"""The aggregate of the tensors that do not travel in every round."""
+"""File with the last aggregate of each tensor that does not travel in every round."""
 OWN_ADAPTER = "own_adapter.safetensors"
-"""Ditto's model of the site's own, after its last training."""
+"""File with the site's own model, which Ditto trains, after its last training."""
+
+Reply = tuple[Mapping[str, object], Tensors]
+"""The reply's JSON part and its tensors."""
 
 
-class Session:
-    """Answers the requests of one user. `open` comes first; the rest builds what it needs on first use."""
+class RequestHandler:
+    """Answers the requests of one user. `open` comes first; other requests build what they need on first use."""
 
     def __init__(self) -> None:
-        self.requests: dict[str, Callable[[dict, Tensors], tuple[dict, Tensors]]] = {
+        self.requests: dict[str, Callable[[Any, Tensors], Reply]] = {
             "open": self.open,
             "exchange": self.exchange,
             "initial_state": self.initial_state,
@@ -43,11 +48,10 @@ class Session:
             "evaluate": self.evaluate,
             "local_state": self.local_state,
         }
+        """The requests by name; `pt_peft.worker.requests` has the types of their JSON parts."""
 
-    def open(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """Takes ``experiment`` and ``site`` (their JSON), the site's ``name``, all ``names``, ``run_dir``, ``threads``, and as
-        ``continues`` the folder of the job that is continued, or null.
-        """
+    def open(self, message: Opening, _: Tensors) -> Reply:
+        """Takes what all further requests are about. Raises UserError for an invalid experiment or site."""
         self.experiment = parse(Experiment, message["experiment"], "experiment.json")
         components(self.experiment.method)
         self.site = parse(Site, message["site"], "site.json")
@@ -58,14 +62,14 @@ class Session:
         self.budget = Budget(self.run_dir.parent, self.run_dir.name, earlier and earlier.name)
         return {}, {}
 
-    def exchange(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """Which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
+    def exchange(self, _message: Mapping[str, object], _: Tensors) -> Reply:
+        """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
         if ready := self._prepared:
             return ready.exchange.to_json(), {}
         return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
-    def initial_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """The exchanged tensors before the first round, a pure function of the experiment, and the `exchange`."""
+    def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
+        """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""
         if ready := self._prepared:
             return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
@@ -74,24 +78,37 @@ class Session:
         exchange = planned_exchange(model, self.experiment)
         return exchange.to_json(), initial_exchanged(exchange, model.state())
 
-    def train(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
-        """One round from `tensors`: validation of what came in, then local training."""
+    def train(self, message: RoundStart, tensors: Tensors) -> Reply:
+        """Trains for one round.
+
+        It decodes the payload down, validates the federation's model, pays for the round's privacy, trains, keeps what
+        stays at the site, and returns the report and the payload up.
+
+        Args:
+            message: which round.
+            tensors: the payload down.
+
+        Raises:
+            TensorError: if the payload is not what it should be.
+            UserError: if the site has no training images, or cannot train with its settings.
+            OutsideLimits: if the site's limits do not allow the round.
+        """
         started = time.monotonic()
         number, exchange = message["round"], self._trainer.exchange
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
-        received = self._received(message, tensors)
+        aggregate = self._aggregate(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.")
         kept = self._kept(number)
-        validation = self._evaluate(received, kept, "val")
+        validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
-        result = local_round(self._trainer, self.name, self._data.train, received, kept, number)
+        result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number)
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
-        self.local_adapter.save({**_among(result.state, changed), **result.kept}, header)
+        self.local_adapter.save({**_with_keys(result.state, changed), **result.kept}, header)
         if own := own_model(result.kept):
             needed = changed.keys() | self._trainer.model.personal
-            save_adapter(self.run_dir / OWN_ADAPTER, _among(own, needed), {**header, "round": number + 1})
+            save_adapter(self.run_dir / OWN_ADAPTER, _with_keys(own, needed), {**header, "round": number + 1})
         reply = {
             "num_samples": result.num_samples,
             "train_loss": result.loss,
@@ -101,36 +118,38 @@ class Session:
         }
         return reply, result.payload
 
-    def evaluate(self, message: dict, tensors: Tensors) -> tuple[dict, Tensors]:
-        """Metrics of `tensors` on each of the ``splits`` that has images; None for one that has not."""
+    def evaluate(self, message: Evaluation, tensors: Tensors) -> Reply:
+        """Evaluates the payload down on each of the ``splits``; metrics are null for a split without images."""
         started = time.monotonic()
-        received, kept = self._received(message, tensors), self._kept(message["round"])
-        metrics = {}
+        aggregate, kept = self._aggregate(message, tensors), self._kept(message["round"])
+        metrics: dict[str, object] = {}
         for split in message["splits"]:
-            metrics |= self._evaluate(received, kept, split)
+            metrics |= self._evaluate(aggregate, kept, split)
         return {**metrics, "seconds": time.monotonic() - started}, {}
 
-    def local_state(self, message: dict, _: Tensors) -> tuple[dict, Tensors]:
-        """The site's exchanged tensors after its last local training, also across a restart."""
+    def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
+        """Returns the site's exchanged tensors after its last local training, also across a restart."""
         if self.experiment.privacy.client:
             raise UserError(
                 "the site's own tensors have no noise that protects the site, so that they stay where they are."
             )
         tensors, header = self.local_adapter.last()
         exchange, rounds = self._trainer.exchange, header["round"] + 1
-        tensors = lora_pairs.sliced(_among(tensors, exchange.changed(rounds)), self._rank)
+        tensors = lora_pairs.sliced(_with_keys(tensors, exchange.changed(rounds)), self._rank)
         return {"round": header["round"]}, check_tensors(tensors, exchange.at_rank(self._rank).changed(rounds))
 
-    def _received(self, message: dict, tensors: Tensors) -> Tensors:
-        """What the server says at the start of ``round``, at the experiment's rank: what came in, and what is held of earlier
-        rounds.
+    def _aggregate(self, message: RoundStart, tensors: Tensors) -> Tensors:
+        """Decodes the payload down, and adds what the site holds of earlier rounds.
+
+        Returns:
+            The server's tensors by key, at the experiment's rank.
 
         Raises:
-            TensorError: if `tensors` are not what has changed ``since`` that many finished rounds.
+            TensorError: if `tensors` are not what has changed since ``since`` finished rounds.
             UserError: if the site does not hold the aggregate of ``since`` finished rounds.
         """
         exchange, round_number, since = self._trainer.exchange, message["round"], message["since"]
-        if since is None:  # from elsewhere than our server: all there is, as it is
+        if since is None:  # not from our server: everything, and not encoded
             since = 0
             tensors = check_tensors(tensors, exchange.at_rank(self._rank).down(since, round_number))
             tensors = lora_pairs.padded(tensors, exchange.specs)
@@ -138,45 +157,47 @@ class Session:
             tensors = transfer.decode_down(self.experiment, exchange, self.name, tensors, since, round_number)
         if exchange.rotating:
             tensors = {**self._held(since, round_number), **tensors}
-            rotating = _among(tensors, tensors.keys() - exchange.always)
+            rotating = _with_keys(tensors, tensors.keys() - exchange.always)
             save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
         return tensors
 
     def _kept(self, round_number: int) -> Tensors:
-        """What the site has kept to itself from the last training before that round."""
+        """What the site kept to itself in the last training before that round."""
         exchanged = self._trainer.exchange.specs
         return {key: value for key, value in self.local_adapter.before(round_number).items() if key not in exchanged}
 
     def _held(self, since: int, round_number: int) -> Tensors:
-        """The rotating tensors of earlier rounds, as they came in."""
+        """The rotating tensors of earlier rounds, as the site decoded them."""
         try:
             held, header = load_adapter(self.run_dir / RECEIVED)
             rounds = header["rounds"]
-        except UserError:  # not there, or damaged
-            held, rounds = {}, 0
-        if rounds > round_number:  # of a future that a restarted server knows nothing of
-            held, rounds = {}, 0
+        except UserError:  # the file does not exist or is damaged
+            held, rounds = Tensors(), 0
+        if rounds > round_number:  # the server was restarted from an earlier round
+            held, rounds = Tensors(), 0
         if rounds < since:
             raise UserError(
-                f"site {self.name} holds the aggregate of {rounds} finished rounds, but was sent only what has changed since "
-                f"{since}; it will be sent all in the next round."
+                f"site {self.name} holds the aggregate of {rounds} finished rounds, but was sent only what has changed "
+                f"since {since}; it will be sent all in the next round."
             )
         return held
 
-    def _evaluate(self, received: Tensors, kept: Tensors, name: str) -> dict[str, dict | None]:
-        """Metrics on the split `name`, under its name those of the federation's model, and of the site's own if it has one."""
+    def _evaluate(self, aggregate: Tensors, kept: Tensors, name: str) -> dict[str, object]:
+        """Metrics of the federation's model on the split `name`, and of the site's own model if it has one."""
         split = getattr(self._data, name)
         if not len(split):
             return {name: None}
-        model = starting_model(self._trainer, received, kept)
-        found = {name: self._trainer.evaluate(model, split)}
+        model = starting_model(self._trainer, aggregate, kept)
+        found: dict[str, object] = {name: self._trainer.evaluate(model, split)}
         if own := own_model(kept):
             found[f"own_{name}"] = self._trainer.evaluate({**model, **own}, split)
         return found
 
     def _spend(self, number: int) -> float | None:
-        """Pays for the training of round `number` before it begins. Returns the report's ``epsilon``. Raises as
-        `Budget.charge`.
+        """Pays for the training of round `number` before it begins, and returns the report's ``epsilon``.
+
+        Raises:
+            OutsideLimits, UserError, OSError: as `Budget.charge` does.
         """
         if not (self.experiment.privacy.claimed and self.experiment.privacy.by_sites):
             return None
@@ -204,5 +225,5 @@ class Session:
         return self._prepared or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
 
 
-def _among(tensors: Tensors, keys: Container[str]) -> Tensors:
+def _with_keys(tensors: Tensors, keys: Container[str]) -> Tensors:
     return {key: value for key, value in tensors.items() if key in keys}
