@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_a_site_that_sends_nonsense_is_seen_after_decryption(cipher, public):
 def test_what_others_would_refuse_is_not_sent(value, cipher):
     tensors = values(0)
     tensors["a"][2] = value
-    with pytest.raises(UserError, match="'encryption.largest_value' is 10000"):
+    with pytest.raises(UserError, match=r"'encryption\.largest_value' is 10000"):
         cipher.encrypt(tensors, 1)
 
 
@@ -252,7 +253,10 @@ class Touch:
         (lambda content: b"junk", "is damaged"),
         (lambda content: pickle.dumps(Touch()), "is damaged"),
         (lambda content: b"\0" * (MOST_BYTES + 1), "has more than 4194304 bytes"),
-        (lambda content: other_parameters().serialize(save_secret_key=True, save_galois_keys=False), "has other parameters than CKKS with degree 8192"),
+        (
+            lambda content: other_parameters().serialize(save_secret_key=True, save_galois_keys=False),
+            "has other parameters than CKKS with degree 8192",
+        ),
     ],
 )  # fmt: skip
 def test_files_that_are_no_context(content, words, keys):
@@ -278,8 +282,8 @@ def test_flares_own_files(tmp_path):
     """As its builder serialises them, with the relinearisation keys that a sum has no use for."""
     from nvflare.lighter.impl.he import HEBuilder
 
-    builder = HEBuilder()
-    builder.initialize(None, None)
+    builder, unused = HEBuilder(), cast(Any, None)
+    builder.initialize(unused, unused)
     theirs, ours = builder.get_serialized_context(is_client=True), builder.get_serialized_context()
     assert max(len(theirs), len(ours)) < MOST_BYTES
     cipher = Cipher(site_context(theirs, "theirs"), LAYOUT, LARGEST)
@@ -289,5 +293,7 @@ def test_flares_own_files(tmp_path):
 
 def test_without_tenseal(monkeypatch):
     monkeypatch.setitem(sys.modules, "tenseal", None)
-    with pytest.raises(UserError, match="'encryption' needs the package tenseal.*`pip install tenseal` would be right"):
+    with pytest.raises(
+        UserError, match=r"'encryption' needs the package tenseal.*`pip install tenseal` would be right"
+    ):
         import_tenseal()

@@ -47,8 +47,7 @@ def site(tiny_weights):
 
 
 def test_as_the_plain_loop(experiment, site, keys, tmp_path):
-    """To 1e-6, also for a server that is replaced after the first round by one that knows what was kept; and the file that is
-    left gives the adapter."""
+    """To 1e-6, also for a server that is replaced after the first round; the file that it leaves can be decrypted."""
     trainer, data = make_trainer(experiment, site), load_sites(experiment, site, NAMES)
     expected = federate(trainer, data).tensors
     exchange = trainer.exchange

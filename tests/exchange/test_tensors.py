@@ -35,7 +35,7 @@ def test_good_tensors_pass():
         ({**GOOD, "a": np.ones((2, 3), np.float64)}, "'a' has dtype float64, not float32"),
         ({**GOOD, "b": np.array([0, np.nan, np.inf, 0], np.float32)}, r"'b' has 2 value\(s\) that are not finite"),
         ({**GOOD, "b": [0.0] * 4}, "'b' is a list, not an array"),
-        ({**GOOD, "b": np.ma.masked_array([0, 0, 0, np.nan], [0, 0, 0, 1], np.float32)}, "'b' is a MaskedArray"),
+        ({**GOOD, "b": np.ma.masked_invalid(np.array([0, 0, 0, np.nan], np.float32))}, "'b' is a MaskedArray"),
         ([], "payload is a list"),
         (None, "payload is a NoneType"),
     ],

@@ -73,7 +73,7 @@ def test_roles_that_cannot_be(roles, words, lora, site):
 
 
 def test_scaffold_under_plain_descent(lora, site, sites):
-    """The new variate is the paper's option II, c_k - c + (x - y) / (K eta), if the step is y <- y - eta (g - c_k + c)."""
+    """The new variate is the paper's option II, c_k - c + (x - y) / (K eta), for steps y <- y - eta (g - c_k + c)."""
     experiment = changed(lora, training={"control_variates": True, "schedule": "constant", "weight_decay": 0.0})
     trainer, rate = make_trainer(experiment, site), 0.1
     trainer._optimizer = lambda keys: torch.optim.SGD(trainer.model.activate(keys), lr=rate)
@@ -122,11 +122,11 @@ def test_sites_of_smaller_rank(rule, lora, site, sites):
     trainer = make_trainer(experiment, site)
 
     class Observer:
-        def starts(self, number, name, tensors):
-            self.check(name, tensors)
+        def starts(self, round_number, site, tensors):
+            self.check(site, tensors)
 
-        def trained(self, number, name, result):
-            self.check(name, result.state)
+        def trained(self, round_number, site, result):
+            self.check(site, result.state)
 
         def check(self, name, tensors):
             rank = {"site-1": 1, "site-2": 2, "site-3": 4}[name]
@@ -163,13 +163,13 @@ def test_fedex_gives_every_site_the_mean_of_the_products(lora, site, sites):
     starts = {}
 
     class Observer:
-        def starts(self, number, name, tensors):
-            starts[number] = tensors
+        def starts(self, round_number, site, tensors):
+            starts[round_number] = tensors
 
-        def trained(self, number, name, result):
-            trained = result.state
-            products[number].append(
-                (result.num_samples, {pair: trained[pair.b] @ trained[pair.a] for pair in pairs(trained)})
+        def trained(self, round_number, site, result):
+            state = result.state
+            products[round_number].append(
+                (result.num_samples, {pair: state[pair.b] @ state[pair.a] for pair in pairs(state)})
             )
 
     final = federate(trainer, sites, observer=Observer()).tensors

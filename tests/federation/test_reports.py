@@ -115,5 +115,5 @@ def test_what_a_site_says_is_one_printable_line_for_the_server():
 def test_metrics_of_a_model_that_no_site_has():
     report = parse(TrainingReport, {**TRAINING, "own_val": SPLIT}, "report")
     report.check(WITH_OWN_MODELS)
-    with pytest.raises(UserError, match="own_val is there, but training.ditto is 0"):
+    with pytest.raises(UserError, match=r"own_val is there, but training\.ditto is 0"):
         report.check(EXPERIMENT)

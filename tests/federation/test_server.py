@@ -14,8 +14,10 @@ SPECS = {"l.lora_A": TensorSpec((2, 6), "float32"), "l.lora_B": TensorSpec((8, 2
 
 
 def server(experiment, aggregation, optimizer):
-    fields = {"aggregation": TypeAdapter(Aggregation).validate_python(aggregation)}
-    fields["server_optimizer"] = TypeAdapter(ServerOptimizer).validate_python(optimizer)
+    fields = {
+        "aggregation": TypeAdapter(Aggregation).validate_python(aggregation),
+        "server_optimizer": TypeAdapter(ServerOptimizer).validate_python(optimizer),
+    }
     start = {key: np.ones(spec.shape, np.float32) for key, spec in SPECS.items()}
     return FederationServer(experiment.model_copy(update=fields), Exchange(SPECS, frozenset(SPECS)), start)
 
@@ -25,7 +27,7 @@ def test_values_that_are_absurd_are_refused_and_add_nothing(value, tiny):
     found = server(tiny, {"name": "mean"}, {"name": "none"})
     opened = found.start_round(0)
     bad = {key: np.full(spec.shape, -value, np.float32) for key, spec in SPECS.items()}
-    with pytest.raises(TensorError, match="tensor 'l.lora_A' has values up to .*; at most 1e\\+06 would be right"):
+    with pytest.raises(TensorError, match=r"tensor 'l\.lora_A' has values up to .*; at most 1e\+06 would be right"):
         opened.add("site-1", bad, 10)
     opened.add("site-2", found.tensors, 10)
     found.finish_round(opened, 2)

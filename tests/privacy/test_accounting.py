@@ -1,4 +1,4 @@
-"""Epsilon, against the accountants of Opacus and of Google, which are written independently of ours and of each other."""
+"""Epsilon against the accountants of Opacus and of Google, which are independent of ours and of each other."""
 
 import sys
 import warnings
@@ -44,7 +44,7 @@ def test_prv_is_that_of_opacus_and_tighter(case):
 def test_against_googles_accountants(case):
     """Rényi's but for what other orders make; loss distributions give the truth, which ours bounds from above."""
     accounting = pytest.importorskip("dp_accounting")
-    from dp_accounting import pld, rdp
+    pld, rdp = accounting.pld, accounting.rdp
 
     rate, noise, count = case
     event = accounting.PoissonSampledDpEvent(rate, accounting.GaussianDpEvent(noise))
@@ -61,7 +61,7 @@ def test_against_googles_accountants(case):
 @pytest.mark.parametrize(("noise", "count"), [(1.1, 30), (10.0, 3), (0.5, 2), (100.0, 1), (1.0, 0)])
 def test_without_sampling_it_is_exact(noise, count):
     accounting = pytest.importorskip("dp_accounting")
-    from dp_accounting import pld
+    pld = accounting.pld
 
     ours = epsilon([steps(1.0, noise, count)], DELTA)
     if not count:
@@ -89,5 +89,5 @@ def test_great_epsilons_do_not_overflow():
 
 def test_prv_without_opacus_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    with pytest.raises(UserError, match="needs Opacus at the sites .* pip install pt-peft.privacy., or 'rdp'"):
+    with pytest.raises(UserError, match=r"needs Opacus at the sites .* pip install pt-peft.privacy., or 'rdp'"):
         epsilon([steps(*CASES[0])], DELTA, "prv")

@@ -95,7 +95,7 @@ def test_what_the_accountant_cannot_tell_is_not_paid(private, tmp_path):
     pytest.importorskip("opacus.accountants")
     hard = changed(private, privacy={"sample": {**SAMPLE, "delta": 1e-15, "accountant": "prv"}})
     with pytest.raises(
-        UserError, match="'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta 1e-15"
+        UserError, match=r"'privacy\.sample.accountant' is 'prv', which cannot tell what is spent at delta 1e-15"
     ):
         Budget(tmp_path, "job", None).charge(hard, [Steps(rate=0.01, noise_multiplier=1.0, count=1000)], 0, None)
     assert not (tmp_path / FILE_NAME).exists()

@@ -20,6 +20,7 @@ from pt_peft.privacy.draws import PublicDraws
 from pt_peft.privacy.plan import client_epsilon, steps_of_a_round
 from pt_peft.privacy.update_noise import NoisyMean, bounded, noisy_update
 from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Opening
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 NAMES = ["site-1", "site-2"]
@@ -53,7 +54,9 @@ def test_updates_are_bounded_and_their_sum_is_noisy():
     sent = [noisy_update(after, before, client, 4, PublicDraws(seed)) for seed in range(4)]
     assert sent[0]["b"].dtype == np.float32
     assert (sent[0]["b"] - 1)[1:].std() == pytest.approx(2.0 / 2, rel=0.05), "a quarter of the variance"
-    assert sum(one["b"] - 1 for one in sent)[1:].std() == pytest.approx(2.0, rel=0.05), "four sites have all of it"
+    assert np.sum([one["b"] - 1 for one in sent], axis=0)[1:].std() == pytest.approx(2.0, rel=0.05), (
+        "four sites have all of it"
+    )
 
     means = []
     for order in (range(3), (2, 0, 1)):
@@ -83,10 +86,10 @@ def test_the_plain_loop(privacy, lora, site):
         losses = []
 
         class Observer:
-            def starts(self, number, name, tensors):
+            def starts(self, round_number, site, tensors):
                 pass
 
-            def trained(self, number, name, result, losses=losses):
+            def trained(self, round_number, site, result, losses=losses):
                 losses.append(result.loss)
 
         trainer = make_trainer(experiment, site)
@@ -98,12 +101,18 @@ def test_the_plain_loop(privacy, lora, site):
 
 
 def opened(experiment, site, folder) -> RequestHandler:
-    session = RequestHandler()
-    message = {"name": "site-1", "names": NAMES, "run_dir": str(folder), "threads": 1, "continues": None}
-    session.open(
-        {**message, "experiment": experiment.model_dump(mode="json"), "site": site.model_dump(mode="json")}, {}
-    )
-    return session
+    handler = RequestHandler()
+    opening: Opening = {
+        "experiment": experiment.model_dump(mode="json"),
+        "site": site.model_dump(mode="json"),
+        "name": "site-1",
+        "names": NAMES,
+        "run_dir": str(folder),
+        "threads": 1,
+        "continues": None,
+    }
+    handler.open(opening, {})
+    return handler
 
 
 def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_path):

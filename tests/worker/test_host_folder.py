@@ -34,6 +34,6 @@ def test_a_path_too_long_for_a_socket(tmp_path, monkeypatch):
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    with pytest.raises(UserError, match="cannot be started .*path too long.* a short path, as TMPDIR"):
+    with pytest.raises(UserError, match=r"cannot be started .*path too long.* a short path, as TMPDIR"):
         WorkerHost(tmp_path / "host.log")
     assert not list(folder.iterdir())

@@ -45,6 +45,7 @@ def test_the_order(lookup, announcement, tmp_path, monkeypatch):
     assert lookup.started is None
     monkeypatch.delenv(HOST_VARIABLE)
     own = lookup.find(tmp_path, None, tmp_path / "nothing announced")
+    assert lookup.started
     assert own == lookup.started.socket
     monkeypatch.setenv(HOST_VARIABLE, "given")
     assert lookup.find(tmp_path, None, announcement) == own

@@ -52,12 +52,12 @@ def test_a_killed_worker_gives_its_turn_back(tmp_path, one_core):
         for _ in range(PER_CORE)
     ]
     for holder in holders:
+        assert holder.stdout
         assert holder.stdout.readline() == "mine\n"
     assert Turns(tmp_path)._free() is None
     for holder in holders:
         holder.kill()
-        holder.wait()
-        holder.stdout.close()
+        holder.communicate()
     started = time.monotonic()
     with Turns(tmp_path).turn():
         assert time.monotonic() - started < 5

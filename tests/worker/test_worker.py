@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker import prepared
 from pt_peft.worker.handle import HostGone, Patience, Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft.worker.requests import Opening, Work
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def host(shared_host):
 
 
 @pytest.fixture
-def opening(tiny, tiny_weights, tmp_path):
+def opening(tiny, tiny_weights, tmp_path) -> Opening:
     return {
         "experiment": tiny.model_dump(mode="json"),
         "site": Site(backbone=str(tiny_weights), cache=str(tmp_path / "cache")).model_dump(mode="json"),
@@ -121,7 +123,7 @@ def test_a_site_that_lost_what_it_held(host, opening):
 def test_tensors_are_checked_on_arrival(worker):
     _, initial = worker.call("initial_state")
     initial["head.bias"][0] = np.nan
-    with pytest.raises(TensorError, match="'head.bias' has 1 value"):
+    with pytest.raises(TensorError, match=r"'head\.bias' has 1 value"):
         worker.call("train", {"round": 0, "since": 0}, initial)
 
 
@@ -138,7 +140,7 @@ def test_a_host_that_hangs_is_given_up(opening, tmp_path):
     host = WorkerHost(tmp_path / "host.log")
     Worker(host.socket, opening).kill()
     os.kill(host._process.pid, signal.SIGSTOP)
-    with pytest.raises(HostGone, match="does not answer .not within 0.5 s"):
+    with pytest.raises(HostGone, match=r"does not answer .not within 0.5 s"):
         Worker(host.socket, opening, Patience(0.5))
     with pytest.raises(WorkerError, match="stopped"):
         Worker(host.socket, opening, Patience(stopped=lambda: True))
@@ -179,7 +181,7 @@ def test_workers_end_with_their_host(opening, tmp_path):
 
 def test_mistakes_of_the_user_keep_their_words(host, opening, tmp_path):
     opening["experiment"]["training"]["learning_rate"] = -1
-    with pytest.raises(UserError, match="'training.learning_rate' is -1"):
+    with pytest.raises(UserError, match=r"'training\.learning_rate' is -1"):
         Worker(host.socket, opening)
 
 
@@ -200,7 +202,7 @@ def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
     own = tmp_path / "weights.safetensors"
     own.write_bytes(tiny_weights.read_bytes())
     opening["site"]["backbone"] = str(own)
-    work = {key: opening[key] for key in ("experiment", "site")}
+    work: Work = {"experiment": opening["experiment"], "site": opening["site"]}
     results = []
     for given in (None, work):
         host = WorkerHost(tmp_path / "host.log", given)
@@ -232,7 +234,7 @@ def test_what_a_host_has_prepared(opening, tiny_weights, tmp_path):
 def test_with_a_gpu_nothing_is_prepared(device, opening, tiny, monkeypatch):
     """Even if it is not used: autograd's threads for it would be missing in the forks. Nor if it is missed."""
     opening["site"]["device"] = device
-    work = {key: opening[key] for key in ("experiment", "site")}
+    work: Work = {"experiment": opening["experiment"], "site": opening["site"]}
     for gpu in (True, False):
         monkeypatch.setattr(prepared, "_prepared", None)
         monkeypatch.setattr(prepared, "_finds_gpu", lambda gpu=gpu: gpu)
@@ -246,11 +248,11 @@ def test_with_a_gpu_nothing_is_prepared(device, opening, tiny, monkeypatch):
     "damage", [lambda work: work["experiment"]["method"].update(name="none"), lambda work: work.update(site=[])]
 )
 def test_what_cannot_be_prepared_is_left_to_the_worker(damage, opening, tmp_path):
-    work = copy.deepcopy({key: opening[key] for key in ("experiment", "site")})
+    work: Work = copy.deepcopy({"experiment": opening["experiment"], "site": opening["site"]})
     damage(work)
     host = WorkerHost(tmp_path / "host.log", work)
     with pytest.raises(UserError, match=r"method|site.json"):
-        Worker(host.socket, {**opening, **work})
+        Worker(host.socket, cast(Opening, {**opening, **work}))  # pyright sees no TypedDict in a spread of two
     worker = Worker(host.socket, opening)
     assert worker.call("exchange")[0]["tensors"]
     worker.kill()

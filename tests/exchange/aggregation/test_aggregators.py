@@ -98,8 +98,8 @@ def test_norms_are_bounded_over_all_tensors():
     """Changes of norm 5 and 10 from a start that is not zero; the bound is 5, the first site's own norm."""
     before = {"x": np.array([1.0, 1.0], np.float32), "y": np.array([1.0], np.float32)}
     results = [
-        SiteResult("a", {"x": before["x"] + np.float32([3, 0]), "y": before["y"] + np.float32([4])}, 1),
-        SiteResult("b", {"x": before["x"] + np.float32([0, 6]), "y": before["y"] + np.float32([8])}, 99),
+        SiteResult("a", {"x": np.array([4.0, 1.0], np.float32), "y": np.array([5.0], np.float32)}, 1),
+        SiteResult("b", {"x": np.array([1.0, 7.0], np.float32), "y": np.array([9.0], np.float32)}, 99),
     ]
     result = aggregate({"name": "norm_bounded_mean", "bound": 5}, results, before)
     np.testing.assert_allclose(result["x"], [1 + 1.5, 1 + 1.5])
@@ -125,7 +125,7 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("kind", [one for one in KINDS if one["name"] not in ("mean",)], ids=lambda kind: str(kind))
 def test_one_liar_of_five(kind, attack):
-    """Honest updates are a common direction with noise; what comes out is close to their mean where the mean itself is not."""
+    """Honest updates are a common direction with noise; the aggregate is close to their mean, which the mean is not."""
     random = np.random.default_rng(0)
     truth = random.normal(0, 0.02, 400)
     honest = [truth + random.normal(0, 0.005, 400) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Whole federations whose payloads are rounded: in the plain loop, and by the sites' own sessions with restarts in between."""
+"""Whole federations whose payloads are rounded: in the plain loop, and by sites' workers that are restarted."""
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from pt_peft.federation.server import FederationServer
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import CONTROL, initial_exchanged
 from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Evaluation, Opening
 
 NAMES = ["site-1", "site-2"]
 INT8 = {"up": {"name": "int8"}, "down": {"name": "int8"}}
@@ -42,41 +43,46 @@ def apart(one, other):
 
 
 class InWorkers:
-    """The federation as FLARE's sites run it, in this process: each answers from what it was sent and what its folder holds."""
+    """The federation as FLARE's sites run it, in this process: each site answers from its payload and its folder."""
 
     def __init__(self, experiment, site, folder):
         self.experiment = experiment
         self.site = site
         self.folder = folder
-        session = self.session("server")
-        fields, tensors = session.initial_state({}, {})
+        fields, tensors = self.opened("server").initial_state({}, {})
         self.exchange = make_trainer(experiment, site).exchange
         assert fields == self.exchange.to_json()
         self.server = FederationServer(experiment, self.exchange, tensors)
-        self.sessions = {}
+        self.handlers = {}
 
-    def session(self, name):
-        session = RequestHandler()
-        fields = {"experiment": self.experiment.model_dump(mode="json"), "site": self.site.model_dump(mode="json")}
-        session.open(
-            {**fields, "name": name, "names": NAMES, "run_dir": str(self.folder / name), "continues": None}, {}
-        )
-        return session
+    def opened(self, name):
+        handler = RequestHandler()
+        opening: Opening = {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "site": self.site.model_dump(mode="json"),
+            "name": name,
+            "names": NAMES,
+            "run_dir": str(self.folder / name),
+            "continues": None,
+            "threads": 1,
+        }
+        handler.open(opening, {})
+        return handler
 
     def run(self, absent=(), restarts=False):
         held = dict.fromkeys(NAMES, 0)
         for number in range(self.experiment.federation.rounds):
             opened = self.server.start_round(number)
             for name in NAMES:
-                if restarts or name not in self.sessions:
-                    self.sessions[name] = self.session(name)
+                if restarts or name not in self.handlers:
+                    self.handlers[name] = self.opened(name)
                 if (name, number) in absent:
                     held[name] = 0
                     continue
                 payload = self.server.payload(name, held[name], number)
                 exchange, written = self.server.exchange(name), self.experiment.payload
                 assert specs_of(payload) == written.down.specs(exchange.down(held[name], number))
-                report, sent = self.sessions[name].train({"round": number, "since": held[name]}, payload)
+                report, sent = self.handlers[name].train({"round": number, "since": held[name]}, payload)
                 assert specs_of(sent) == written.up.specs(exchange.up(number))
                 opened.add(name, sent, report["num_samples"])
                 held[name] = number
@@ -177,14 +183,14 @@ def test_a_site_counts_the_bytes_that_leave(lora, site, sites, tmp_path):
     rounded = changed(lora, payload=INT8)
     federation = InWorkers(rounded, site, tmp_path)
     payload = federation.server.payload("site-1", 0, 0)
-    _, sent = federation.session("site-1").train({"round": 0, "since": 0}, payload)
+    _, sent = federation.opened("site-1").train({"round": 0, "since": 0}, payload)
     nbytes = payload_bytes(sent)
     exact = sum(spec.nbytes for spec in federation.exchange.up(0).values())
     assert nbytes < 0.5 * exact
     assert payload_bytes(payload) == nbytes
     for most, refused in ((nbytes, False), (nbytes - 1, True)):
         federation.site = site.model_copy(update={"limits": site.limits.model_copy(update={"bytes_per_round": most})})
-        session = federation.session("site-1")
+        session = federation.opened("site-1")
         if refused:
             with pytest.raises(OutsideLimits, match=f"asks for {nbytes} bytes a round"):
                 session.train({"round": 0, "since": 0}, payload)
@@ -195,10 +201,10 @@ def test_a_site_counts_the_bytes_that_leave(lora, site, sites, tmp_path):
 def test_what_is_malformed_is_refused_at_both_ends(lora, site, tmp_path):
     federation = InWorkers(changed(lora, payload=INT8), site, tmp_path)
     payload = federation.server.payload("site-1", 0, 0)
-    session = federation.session("site-1")
+    session = federation.opened("site-1")
     _, sent = session.train({"round": 0, "since": 0}, payload)
     bad = {**payload, "head.bias/scale": -np.ones(1, np.float32)}
-    with pytest.raises(TensorError, match="'head.bias/scale' has 1 negative"):
+    with pytest.raises(TensorError, match=r"'head\.bias/scale' has 1 negative"):
         session.train({"round": 1, "since": 0}, bad)
     opened = federation.server.start_round(0)
     for bad, message in (
@@ -220,13 +226,15 @@ def test_a_value_that_cannot_be_written_says_so(lora, site):
     trainer = make_trainer(experiment, site)
     tensors = initial_exchanged(trainer.exchange, trainer.initial)
     tensors["head.bias"] = np.full(4, 1e5, np.float32)
-    with pytest.raises(UserError, match="'head.bias' has 4 value.s. beyond 65504"):
+    with pytest.raises(UserError, match=r"'head\.bias' has 4 value.s. beyond 65504"):
         FederationServer(experiment, trainer.exchange, tensors).payload("site-1", 0, 0)
 
 
 def test_tensors_from_elsewhere_come_as_they_are(lora, site, tmp_path):
     """FLARE's cross-site evaluation sends what stands in an adapter file."""
     federation = InWorkers(changed(lora, payload=INT8), site, tmp_path)
-    message = {"round": 3, "since": None, "splits": ["test"]}
-    report, _ = federation.session("site-1").evaluate(message, federation.server.tensors)
-    assert report["test"]["count"] == 16
+    message: Evaluation = {"round": 3, "since": None, "splits": ["test"]}
+    report, _ = federation.opened("site-1").evaluate(message, federation.server.tensors)
+    test = report["test"]
+    assert isinstance(test, dict)
+    assert test["count"] == 16

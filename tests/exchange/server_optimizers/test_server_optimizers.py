@@ -15,9 +15,9 @@ MEANS = [0.5, 0.8, 0.75, -0.2, 0.1]
 
 def run(section):
     optimizer = TypeAdapter(ServerOptimizer).validate_python(section).start()
-    x, seen = {"x": np.float32([[0.3]]), "other": np.zeros(2, np.float32)}, []
+    x, seen = {"x": np.full((1, 1), 0.3, np.float32), "other": np.zeros(2, np.float32)}, []
     for mean in MEANS:
-        stepped = optimizer.step(x, {"x": np.float32([[mean]])})
+        stepped = optimizer.step(x, {"x": np.full((1, 1), mean, np.float32)})
         assert stepped.keys() == {"x"}
         assert stepped["x"].dtype == np.float32
         assert stepped["x"].shape == (1, 1)
@@ -65,7 +65,7 @@ def test_adaptive(name):
 @pytest.mark.parametrize("name", ["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"])
 def test_no_change_at_first_is_no_step(name):
     optimizer = TypeAdapter(ServerOptimizer).validate_python({"name": name}).start()
-    x = {"x": np.float32([1.5, -2.25])}
+    x = {"x": np.array([1.5, -2.25], np.float32)}
     np.testing.assert_array_equal(optimizer.step(x, x)["x"], x["x"])
 
 
@@ -73,7 +73,7 @@ def test_no_change_at_first_is_no_step(name):
 def test_a_state_that_is_taken_over_goes_on(name):
     section = TypeAdapter(ServerOptimizer).validate_python({"name": name})
     whole, first = section.start(), section.start()
-    x, means = {"x": np.float32([0.0])}, [{"x": np.float32([value])} for value in MEANS]
+    x, means = {"x": np.zeros(1, np.float32)}, [{"x": np.full(1, value, np.float32)} for value in MEANS]
     a = whole.step(whole.step(x, means[0]), means[1])
     b = first.step(x, means[0])
     second = section.start()
