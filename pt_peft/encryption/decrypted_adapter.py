@@ -4,13 +4,16 @@ from pathlib import Path
 
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import read_file, site_context
+from pt_peft.encryption.header import EncryptedHeader
 from pt_peft.errors import UserError
-from pt_peft.exchange.ciphertext_layout import Layout
-from pt_peft.exchange.tensors import TensorError, TensorSpec
+from pt_peft.exchange.tensors import TensorError
 from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.schema import parse
 
 LARGEST_VALUE = 1e6
 """Greatest value that any experiment's ``encryption.largest_value`` allows."""
+MOST_VALUES = 2**33
+"""Most values of an adapter: a header that claims more would fill the memory."""
 
 
 def decrypt_file(encrypted: Path, context: Path, out: Path) -> None:
@@ -22,15 +25,10 @@ def decrypt_file(encrypted: Path, context: Path, out: Path) -> None:
     """
     payload, header = load_adapter(encrypted)
     try:
-        tensors = header.pop("encrypted")["tensors"]
-        specs = {key: TensorSpec(tuple(map(int, spec["shape"])), str(spec["dtype"])) for key, spec in tensors.items()}
-        layout = Layout(specs)
-        if (
-            any(spec.dtype != "float32" or min(spec.shape, default=0) < 0 for spec in specs.values())
-            or layout.values > 2**33
-        ):
-            raise ValueError("tensors of another kind")
-    except (KeyError, TypeError, ValueError, AttributeError):
+        layout = parse(EncryptedHeader, header.pop("encrypted", None), str(encrypted)).layout
+        if layout.values > MOST_VALUES:
+            raise UserError(f"{encrypted}: claims to hold {layout.values} values.")
+    except UserError:
         raise UserError(f"{encrypted}: is no encrypted adapter; a plain one needs no decrypting.") from None
     cipher = Cipher(site_context(read_file(context), str(context)), layout, LARGEST_VALUE)
     try:

@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from pt_peft.encryption.ciphertexts import Sum
 from pt_peft.encryption.contexts import Context
+from pt_peft.encryption.header import EncryptedHeader, EncryptedTensor
 from pt_peft.exchange.aggregation.base import Rule
 from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
@@ -54,10 +55,8 @@ class EncryptedServer:
 
     def header(self) -> dict[str, JsonValue]:
         """Says how the tensors lie in the ciphertexts, which `decrypt` needs."""
-        shapes: dict[str, JsonValue] = {
-            key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in self._layout.specs.items()
-        }
-        return {"encrypted": {"scheme": "ckks", "tensors": shapes}}
+        tensors = {key: EncryptedTensor(shape=spec.shape, dtype="float32") for key, spec in self._layout.specs.items()}
+        return {"encrypted": EncryptedHeader(scheme="ckks", tensors=tensors).model_dump(mode="json")}
 
     def start_round(self, round_number: int) -> "EncryptedRound":
         """Opens a round, counted from 0."""

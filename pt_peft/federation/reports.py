@@ -66,7 +66,7 @@ class SplitMetrics(Strict):
             raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
         known = [area for area in self.class_auroc if area is not None]
         derived: dict[str, float | None] = {}
-        derived |= confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
+        derived.update(confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task))
         derived["auroc"] = sum(known) / len(known) if known else None
         for name in ("quadratic_kappa", "mean_absolute_error"):
             derived.setdefault(name, None)

@@ -173,7 +173,7 @@ class RequestHandler:
             rounds = header["rounds"]
         except UserError:  # the file does not exist or is damaged
             held, rounds = Tensors(), 0
-        if rounds > round_number:  # the server was restarted from an earlier round
+        if not isinstance(rounds, int) or rounds > round_number:  # the server was restarted from an earlier round
             held, rounds = Tensors(), 0
         if rounds < since:
             raise UserError(
