@@ -56,7 +56,7 @@ class EncryptedServer:
     def header(self) -> dict[str, JsonValue]:
         """Says how the tensors lie in the ciphertexts, which `decrypt` needs."""
         tensors = {key: EncryptedTensor(shape=spec.shape, dtype="float32") for key, spec in self._layout.specs.items()}
-        return {"encrypted": EncryptedHeader(scheme="ckks", tensors=tensors).model_dump(mode="json")}
+        return {"encrypted": EncryptedHeader(tensors=tensors).model_dump(mode="json")}
 
     def start_round(self, round_number: int) -> "EncryptedRound":
         """Opens a round, counted from 0."""

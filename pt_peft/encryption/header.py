@@ -19,7 +19,7 @@ class EncryptedTensor(Strict):
 class EncryptedHeader(Strict):
     """The field ``encrypted``: which tensors are in the ciphertexts."""
 
-    scheme: Literal["ckks"]
+    scheme: Literal["ckks"] = "ckks"
     tensors: dict[str, EncryptedTensor]
     """By canonical key."""
 

@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 from pydantic import Field
@@ -65,8 +65,8 @@ class SplitMetrics(Strict):
         if len(self.class_auroc) != classes:
             raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
         known = [area for area in self.class_auroc if area is not None]
-        derived: dict[str, float | None] = {}
-        derived.update(confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task))
+        metrics = confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
+        derived = dict(cast(Mapping[str, float | None], metrics))
         derived["auroc"] = sum(known) / len(known) if known else None
         for name in ("quadratic_kappa", "mean_absolute_error"):
             derived.setdefault(name, None)

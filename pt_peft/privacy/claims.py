@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import JsonValue
-
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.plan import client_epsilon
 
 
-def claim(experiment: Experiment, rounds: Iterable[Mapping[str, Any]]) -> dict[str, JsonValue] | None:
+def claim(experiment: Experiment, rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The privacy claim of an adapter; None if the experiment asks for no privacy.
 
     Args:
