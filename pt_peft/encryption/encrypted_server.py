@@ -20,7 +20,7 @@ class EncryptedServer:
         """Starts before the first round.
 
         Args:
-            experiment: whose server this is.
+            experiment: that the server runs.
             exchange: the experiment's.
             context: the server's, without a secret key.
         """

@@ -21,7 +21,7 @@ class EncryptedHeader(Strict):
 
     scheme: Literal["ckks"] = "ckks"
     tensors: dict[str, EncryptedTensor]
-    """By canonical key."""
+    """The tensors by canonical key."""
 
     @property
     def layout(self) -> Layout:

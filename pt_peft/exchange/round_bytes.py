@@ -13,9 +13,9 @@ class RoundBytes:
     """Bytes of one site's payloads in one round, without any framing: exact for tensors, the most for ciphertexts."""
 
     down: int
-    """From the server to the site."""
+    """Bytes that the server sends to the site."""
     up: int
-    """From the site to the server."""
+    """Bytes that the site sends to the server."""
 
 
 def round_bytes(

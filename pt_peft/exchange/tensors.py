@@ -38,7 +38,7 @@ class TensorSpec:
 
 
 def mapping_of(payload: object, expected: str) -> Mapping[object, object]:
-    """Returns `payload` if it is a mapping, whatever its keys and values are.
+    """Returns `payload` if it is a mapping; its keys and values may be anything.
 
     Raises:
         TensorError: if it is not; the message says that `expected` by key would be right.

@@ -1,4 +1,4 @@
-r"""The site's end of a round, whatever carries its messages.
+r"""The site's end of a round, independent of the transport.
 
 `transfer.decode_down` decodes what the server sends. `local_round` trains from it and returns the payload up, which
 `transfer.encode_up` has encoded, and what the site keeps for its next round. `pt_peft.federation.server` is the
@@ -39,7 +39,7 @@ class LocalRound:
     payload: Tensors
     """What travels up to the server, encoded."""
     kept: Tensors
-    """What the site keeps for its next round, under keys of its own; nobody else sees it."""
+    """What the site keeps for its next round, under keys of its own; it never leaves the site."""
     state: Tensors
     """All tensors of the model that training changed, by canonical key."""
     num_samples: int

@@ -1,4 +1,4 @@
-"""The server's end of a round, whatever carries its messages. Imports no torch.
+"""The server's end of a round, independent of the transport. Imports no torch.
 
 `FederationServer.payload` encodes the server's tensors for one site. `FederationRound.add` decodes and checks what the
 site sends back and hands it to the aggregation rule. `FederationServer.finish_round` gives the aggregate to the server
@@ -31,7 +31,7 @@ class FederationServer:
         """Starts before the first round.
 
         Args:
-            experiment: whose server this is.
+            experiment: that the server runs.
             exchange: the experiment's.
             tensors: all exchanged tensors before the first round, by canonical key.
         """
@@ -121,7 +121,7 @@ class FederationRound:
         self._payload = experiment.payload
         self._exchange = exchange
         self.number = number
-        """From 0."""
+        """Number of the round, from 0."""
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Decodes the payload of a site, checks it, and hands it to the aggregation rule.

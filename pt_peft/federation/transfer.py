@@ -20,7 +20,7 @@ def decode_down(
     """Decodes and checks what the server sends to a site.
 
     Args:
-        experiment: whose round it is.
+        experiment: that the round is part of.
         exchange: the experiment's.
         site: the site's name, which tells its LoRA rank.
         payload: as it arrived.
@@ -43,7 +43,7 @@ def encode_up(
     """Encodes what a site sends to the server.
 
     Args:
-        experiment: whose round it is.
+        experiment: that the round is part of.
         site: the site's name, which tells its LoRA rank and its random draws.
         round_number: counted from 0.
         tensors: what the site's training gave, at the experiment's rank: changes if ``payload.changes`` says so.

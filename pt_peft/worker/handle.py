@@ -124,7 +124,7 @@ class Worker:
         return reply, result
 
     def kill(self) -> None:
-        """Ends the worker at once, whatever it is doing; does nothing if the worker is known to have ended."""
+        """Ends the worker at once, even while it works; does nothing if the worker is known to have ended."""
         if self._connection.fileno() < 0:
             return
         self._connection.close()

@@ -108,7 +108,7 @@ class HostLookup:
                     return
                 try:
                     socket = self.replace(host.socket, folder, work)
-                except UserError:  # raised again to whoever needs a worker
+                except UserError:  # raised again when a worker is needed
                     return
             write_atomically(announcement, socket.encode())
 

@@ -50,7 +50,7 @@ class WorkerHost:
             arguments.append(os.path.join(self._folder.name, "work.json"))
             Path(arguments[-1]).write_text(json.dumps(work), encoding="utf-8")
         log.parent.mkdir(parents=True, exist_ok=True)
-        # The socket listens from now on: who connects before the host has imported waits for its greeting.
+        # The socket listens from now on: users that connect before the host has imported wait for its greeting.
         with open(log, "ab") as output, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.socket)
             listener.listen(128)

@@ -1,4 +1,4 @@
-"""What the server makes of the aggregate: the section ``server_optimizer`` of `experiment.json`. Imports no torch."""
+"""The section ``server_optimizer`` of `experiment.json`: what the server does with the aggregate. Imports no torch."""
 
 from typing import Annotated
 
