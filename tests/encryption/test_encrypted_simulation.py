@@ -1,6 +1,7 @@
 """Whole encrypted federations in FLARE's simulator."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed, simulate
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
 from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
+from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.__main__ import main
@@ -75,7 +77,9 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
     assert run.exit_code == 0, run.output
     assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], ["site-2"], []]
 
-    finals = [load_adapter(run.workspace / name / "simulate_job" / "final_adapter.safetensors") for name in NAMES]
+    finals: list[tuple[Tensors, Any]] = [
+        load_adapter(run.workspace / name / "simulate_job" / "final_adapter.safetensors") for name in NAMES
+    ]
     for tensors, header in finals:
         assert header["round"] == 4
         assert header["model"]["method"]["name"] == "lora_vpt"
@@ -108,9 +112,10 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
     files = {path.name for path in run.server.rglob("*.safetensors")}
     assert files == {"encrypted_adapter.safetensors", "encrypted_best_adapter.safetensors"}
     encrypted = run.server / "encrypted_adapter.safetensors"
-    sums, header = load_adapter(encrypted)
+    sums, said = load_adapter(encrypted)
+    metrics: Any = said["metrics"]
     assert sums.keys() == {*layout.keys, WEIGHT}
-    assert header["metrics"]["test"] == run.metrics["final"]["test"]
+    assert metrics["test"] == run.metrics["final"]["test"]
     out = tmp_path / "adapter.safetensors"
     assert main(["decrypt", str(encrypted), "--context", str(tmp_path / "keys" / SITE_FILE), "--out", str(out)]) == 0
     assert all(np.array_equal(value, finals[0][0][key]) for key, value in load_adapter(out)[0].items())

@@ -1,6 +1,7 @@
 """Exchanged tensors: what is let in, digests, and the adapter file."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def test_adapter_files_that_are_refused(tmp_path):
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "adapter.safetensors"
     save_adapter(path, GOOD, {"round": 1})
+    no_json: Any = object()
     with pytest.raises(TypeError):
-        save_adapter(path, GOOD, {"round": object()})
+        save_adapter(path, GOOD, {"round": no_json})
     assert load_adapter(path)[1] == {"round": 1}

@@ -1,6 +1,7 @@
 """Private rounds of whole federations: in the plain loop, in a worker, and in FLARE's simulator."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,8 +151,9 @@ def test_flare_is_equal_to_the_oracle(where, lora, site, shared_host, tmp_path):
     assert run.exit_code == 0, run.output
     tensors, header = load_adapter(run.server / "adapter.safetensors")
     assert max(float(np.abs(tensors[key] - expected[key]).max()) for key in expected) <= 1e-6
-    assert header["privacy"]["sample"]["epsilon"] is None
-    assert header["privacy"]["client"]["epsilon"] is None
+    said: Any = header["privacy"]
+    assert said["sample"]["epsilon"] is None
+    assert said["client"]["epsilon"] is None
     assert not (run.workspace / "site-1" / FILE_NAME).exists(), "nothing is spent where nothing is claimed"
 
 
@@ -170,7 +172,7 @@ def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
         for report in entry["sites"].values():
             assert report["epsilon"] == pytest.approx(epsilon((number + 1) * a_round, 1e-5))
             assert report["train_loss"] is None
-    said = load_adapter(run.server / "adapter.safetensors")[1]["privacy"]
+    said: Any = load_adapter(run.server / "adapter.safetensors")[1]["privacy"]
     assert said["sample"]["epsilon"] == pytest.approx(epsilon(2 * a_round, 1e-5))
     assert said["client"]["epsilon"] == pytest.approx(client_epsilon(experiment, 2))
     lines = [line for line in run.ledger("site-1") if line["task"] == "train"]
