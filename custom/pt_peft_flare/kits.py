@@ -1,4 +1,4 @@
-"""FLARE start-up kits for sites that run this project's jobs: builders for `nvflare provision`, named in the project file."""
+"""Builders for `nvflare provision`, named in the project file: they make start-up kits for this project's jobs."""
 
 import json
 from collections.abc import Callable
@@ -94,17 +94,20 @@ class KitBuilder(Builder):
 class BackdatedCertBuilder(CertBuilder):
     """Makes certificates that begin a day before the day of provisioning.
 
-    FLARE's begin at that moment: a site whose clock is behind would refuse the server for as long. Takes the arguments of
-    FLARE's `CertBuilder`, in the place of which it stands.
+    FLARE's begin at that moment: a site whose clock is behind would refuse the server for as long. Stands in place of
+    FLARE's `CertBuilder` and takes the same arguments.
     """
 
+    def initialize(self, project: Project, ctx: ProvisionContext) -> None:
+        """Warns if the certificates cannot be backdated."""
+        CERTIFICATES.usable()
+        super().initialize(project, ctx)
+
     @staticmethod
-    def _generate_cert(*args: Any, not_valid_before: datetime | None = None, **kwargs: Any) -> Certificate:
-        if not CERTIFICATES.usable():
-            return CertBuilder._generate_cert(*args, **kwargs)
-        return CertBuilder._generate_cert(
-            *args, not_valid_before=(not_valid_before or datetime.now(UTC)) - SLACK, **kwargs
-        )
+    def _generate_cert(*args: Any, **kwargs: Any) -> Certificate:
+        if CERTIFICATES.usable():
+            kwargs["not_valid_before"] = (kwargs.get("not_valid_before") or datetime.now(UTC)) - SLACK
+        return CertBuilder._generate_cert(*args, **kwargs)
 
 
 def _edit_server(resources: dict[str, Any]) -> None:

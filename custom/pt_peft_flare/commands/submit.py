@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     Experiment.read(app / "config" / "experiment.json")
     if code := sorted(path.name for path in (app / "custom").rglob("*.py")):
         raise UserError(
-            f"{app / 'custom'}: holds code ({code[0]}), which `nvflare job submit` would bring to sites that allow it; leave it "
-            "out for sites that have the package installed."
+            f"{app / 'custom'}: holds code ({code[0]}), which `nvflare job submit` would bring to sites that allow it; "
+            "leave it out for sites that have the package installed."
         )
     with connected(options.kit) as session, tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / options.job.resolve().name

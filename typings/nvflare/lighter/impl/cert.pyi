@@ -1,4 +1,3 @@
-from datetime import datetime
 from typing import Any
 
 from cryptography.x509 import Certificate
@@ -6,4 +5,4 @@ from nvflare.lighter.spec import Builder
 
 class CertBuilder(Builder):
     @staticmethod
-    def _generate_cert(*args: Any, not_valid_before: datetime | None = None, **kwargs: Any) -> Certificate: ...
+    def _generate_cert(*args: Any, **kwargs: Any) -> Certificate: ...
