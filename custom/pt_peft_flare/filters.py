@@ -86,7 +86,7 @@ class EgressFilter(Filter):
         return allowed
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
-        """What of a result may leave, and its line in the ledger. Raises an error for a result that has anything else."""
+        """What of a result may leave, and its line in the ledger. Raises an error if the result has anything else."""
         experiment = read_experiment(fl_ctx)
         read_site(fl_ctx).limits.check(experiment)
         if task == AppConstants.TASK_TRAIN:

@@ -17,8 +17,8 @@ WITHOUT_GUARANTEE = {
     ),
     "SVTPrivacy": (
         "its epsilon pays for the choice of values alone; the values cost noise_var each, at its defaults 0.1 for a "
-        "tenth of all numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and its "
-        "test lets more values pass than the noise was made for"
+        "tenth of all numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and "
+        "its test lets more values pass than the noise was made for"
     ),
     "ExcludeVars": "it leaves tensors out by name and adds no noise to the others",
 }

@@ -46,7 +46,9 @@ class RoundResults(Generic[Report]):
         self.left_out[site] = reason
 
     def close(self, expected: Iterable[str], deadline_s: int) -> None:
-        """Gives each site in `expected` that has not answered its reason."""
+        """Gives each site in `expected` that has not answered its reason, and sorts the reports by site."""
         for site in expected:
             if site not in self.reports:
                 self.left_out.setdefault(site, f"no answer within {deadline_s} s")
+        # Sums over them then do not depend on who was first.
+        self.reports = dict(sorted(self.reports.items()))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -73,7 +74,27 @@ class Record(TypedDict):
     rounds: list[RoundEntry]
     best: Best | None
     final: dict[str, Any] | None
-    """The evaluation of the final aggregate: `EvaluationReport` by ``sites``, ``left_out``, and a `Summary` by split."""
+    """The evaluation of the final aggregate: `EvaluationReport` by ``sites``, ``left_out``, and `Summary` by split."""
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """What the server knows of a round after it."""
+
+    number: int
+    """From 0."""
+    reports: Mapping[str, TrainingReport]
+    """Reports of the sites that took part."""
+    left_out: Mapping[str, str]
+    """Reasons of the others, by site."""
+    bytes_in: Mapping[str, int]
+    """Bytes of the payload down, raw tensors only, by site."""
+    bytes_out: Mapping[str, int]
+    """Bytes of the payload up, raw tensors only, by site."""
+    seconds: float
+    """Wall time."""
+    notes: Mapping[str, float]
+    """Measurements of the aggregation, by name."""
 
 
 def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> Summary | None:
@@ -147,41 +168,24 @@ class RunRecord:
         self._record["rounds"] = content["rounds"]
         self._record["best"] = content["best"]
 
-    def add_round(
-        self,
-        round_number: int,
-        reports: Mapping[str, TrainingReport],
-        left_out: Mapping[str, str],
-        bytes_in: Mapping[str, int],
-        bytes_out: Mapping[str, int],
-        seconds: float,
-        notes: Mapping[str, float],
-    ) -> Summary | None:
-        """Adds a finished round.
-
-        Args:
-            round_number: counted from 0.
-            reports: of the sites that took part.
-            left_out: reasons of the others, by site.
-            bytes_in: bytes of the payload down, raw tensors only, by site.
-            bytes_out: bytes of the payload up, raw tensors only, by site.
-            seconds: wall time of the round.
-            notes: measurements of the aggregation, by name.
-
-        Returns:
-            The summary of its validation, which is that of the model it started from.
-        """
-        validation = summarise({site: report.val for site, report in reports.items()}, self._task)
+    def add_round(self, finished: FinishedRound) -> Summary | None:
+        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from."""
+        validation = summarise({site: report.val for site, report in finished.reports.items()}, self._task)
+        sites = {
+            site: {
+                **report.model_dump(mode="json"),
+                "bytes_in": finished.bytes_in[site],
+                "bytes_out": finished.bytes_out[site],
+            }
+            for site, report in sorted(finished.reports.items())
+        }
         entry = {
-            "round": round_number,
-            "seconds": round(seconds, 3),
-            "sites": {
-                site: {**report.model_dump(mode="json"), "bytes_in": bytes_in[site], "bytes_out": bytes_out[site]}
-                for site, report in sorted(reports.items())
-            },
-            "left_out": dict(sorted(left_out.items())),
+            "round": finished.number,
+            "seconds": round(finished.seconds, 3),
+            "sites": sites,
+            "left_out": dict(sorted(finished.left_out.items())),
             "val_at_start": validation,
-            **notes,
+            **finished.notes,
         }
         self._record["rounds"].append(cast(RoundEntry, entry))
         self._write()
