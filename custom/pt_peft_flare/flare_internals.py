@@ -1,16 +1,15 @@
 """All names of FLARE that we use and its API does not promise, in one table.
 
 Each `Use` says why, and what happens when a later FLARE has removed or changed a name. Before a use with a fall-back,
-`Use.usable` checks the names and warns once; before one without, `Use.require` refuses in one sentence. No module of
-FLARE is imported before that. The names are those of nvflare 2.9.0, which `pyproject.toml` pins.
+`Use.usable` checks the names and warns once; before one without, `Use.require` refuses in one sentence. FLARE is not
+imported before that. The names are those of nvflare 2.9.0, which `pyproject.toml` pins.
 """
 
 import importlib
+import importlib.metadata
 import inspect
 import logging
 from dataclasses import dataclass, field
-
-import nvflare
 
 from pt_peft.errors import UserError
 
@@ -59,7 +58,8 @@ class Use:
         return FlareChanged(self._sentence(problem))
 
     def _sentence(self, problem: str) -> str:
-        return f"nvflare {nvflare.__version__} differs from {KNOWN}: {problem}; {self.otherwise}."
+        version = importlib.metadata.version("nvflare")
+        return f"nvflare {version} differs from {KNOWN}: {problem}; {self.otherwise}."
 
 
 def _problem(name: str) -> str | None:

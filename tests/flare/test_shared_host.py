@@ -87,7 +87,7 @@ def test_a_host_that_cannot_be_started_is_said_when_it_is_needed(tiny, site, sit
     monkeypatch.setattr(workers, "read_experiment", lambda fl_ctx: tiny)
     monkeypatch.setattr(workers, "read_site", lambda fl_ctx: site)
     start_host(site_ctx)
-    with pytest.raises(UserError, match="worker host cannot be started .*No such file.* as TMPDIR, would be right"):
+    with pytest.raises(UserError, match=r"worker host cannot be started .*No such file.* as TMPDIR, would be right"):
         RespawningWorker(tiny, site, tmp_path / "run", site_ctx).call("exchange")
 
 

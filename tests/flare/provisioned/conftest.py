@@ -36,7 +36,7 @@ def quick(experiment) -> Experiment:
 
 @pytest.fixture(scope="session")
 def lead(tmp_path_factory) -> Iterator[Lead]:
-    """The lead of three hospitals. Each has a line that can be cut; of hospital-3 the software is `tampered` with, which
+    """The lead of three hospitals, each with a line that can be cut. hospital-3's software is `tampered` with, which
     changes nothing until its ``faults.json`` says so."""
     folder = tmp_path_factory.mktemp("federation")
     port = free_port()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from link import Link
@@ -21,8 +22,8 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait(condition: Callable[[], object], seconds: float, what: str):
-    """What `condition` gives once it is true."""
+def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Waits until `condition` gives something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -56,7 +57,7 @@ class Run:
             log = self.lead.federation.kit(site) / self.job / "worker.log"
             hosts = [p for p in self.lead.federation.processes(site) if "pt_peft.worker.host" in " ".join(_cmdline(p))]
             forked = [p for p in hosts if "pt_peft.worker.host" in " ".join(_cmdline(p.parent()))]
-            return log.exists() and forked and forked[0]
+            return forked[0] if log.exists() and forked else None
 
         return wait(training, 120, f"a worker of {site}")
 
