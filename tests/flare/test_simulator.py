@@ -283,8 +283,9 @@ def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_
         compare([run.workspace], baselines=False, jobs=1)
 
 
-def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path):
+def test_a_bundled_job_needs_no_installed_package(tiny, workspace, tmp_path, monkeypatch):
     """In an environment that has everything but our packages."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     venv.create(tmp_path / "bare")
     python = tmp_path / "bare" / "bin" / "python"
     packages = next((tmp_path / "bare" / "lib").iterdir()) / "site-packages"
