@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from nvflare.apis.fl_context import FLContext
+from pydantic import JsonValue
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
@@ -52,9 +54,9 @@ class CheckpointFile:
         tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
         tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
         tensors |= {_OPTIMIZER + key: value for key, value in checkpoint.optimizer.items()}
-        header = {
+        header: dict[str, JsonValue] = {
             "rounds": checkpoint.rounds,
-            "record": checkpoint.record,
+            "record": cast(JsonValue, checkpoint.record),
             "experiment_sha256": self._experiment.digest(),
         }
         save_adapter(self._path, tensors, header)
@@ -69,10 +71,11 @@ class CheckpointFile:
             return
         try:
             tensors, header = load_adapter(path)
-        except UserError:
+            record = header["record"]
+        except (UserError, KeyError, TypeError):
             return
-        if isinstance(header, dict) and isinstance(header.get("record"), dict):
-            header["record"]["continues"] = earlier
+        if isinstance(record, dict):
+            record["continues"] = earlier
         save_adapter(self._path, tensors, header)
 
     def load(self) -> Checkpoint | None:
@@ -86,33 +89,42 @@ class CheckpointFile:
         tensors, header = load_adapter(self._path)
         try:
             rounds, record, digest = header["rounds"], header["record"], header["experiment_sha256"]
-            whole = 0 <= rounds <= self._experiment.federation.rounds and len(record["rounds"]) == rounds
         except (KeyError, TypeError):
             raise self._damaged() from None
-        if not whole:
+        finished = record.get("rounds") if isinstance(record, dict) else None
+        if not isinstance(rounds, int) or not isinstance(finished, list) or len(finished) != rounds:
+            raise self._damaged()
+        if rounds > self._experiment.federation.rounds:
             raise self._damaged()
         if digest != self._experiment.digest():
             raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
         now, best, optimizer = (_under(prefix, tensors) for prefix in (_NOW, _BEST, _OPTIMIZER))
-        return Checkpoint(rounds, now, best, optimizer, record)
+        return Checkpoint(rounds, now, best, optimizer, cast(Record, record))
 
     def remove(self) -> None:
         """Removes the checkpoint of a job that has finished, with those of the jobs that it has continued."""
         path: Path | None = self._path
         while path and path.exists():
-            try:
-                earlier = load_header(path)["record"]["continues"]
-            except (UserError, KeyError, TypeError):  # damaged: nobody knows what it continues
-                earlier = None
+            earlier = _continued_by(path)
             path.unlink()
             path = self._path_of(earlier) if earlier else None
 
-    def _path_of(self, job_id: object) -> Path:
+    def _path_of(self, job_id: str) -> Path:
         """The file of another job; its id is what a header says, and names no other folder."""
-        return self._path.with_name(f"{Path(str(job_id)).name}.safetensors")
+        return self._path.with_name(f"{Path(job_id).name}.safetensors")
 
     def _damaged(self) -> UserError:
         return UserError(f"{self._path}: its header is not that of a checkpoint.")
+
+
+def _continued_by(path: Path) -> str | None:
+    """The job that the one with the checkpoint `path` has continued; None also if the file is damaged."""
+    try:
+        record = load_header(path)["record"]
+    except (UserError, KeyError, TypeError):
+        return None
+    earlier = record.get("continues") if isinstance(record, dict) else None
+    return earlier if isinstance(earlier, str) else None
 
 
 def _under(prefix: str, tensors: Tensors) -> Tensors:
