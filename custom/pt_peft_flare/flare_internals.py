@@ -5,6 +5,7 @@ Each `Use` says why, and what happens when a later FLARE has removed or changed 
 imported before that. The names are those of nvflare 2.9.0, which `pyproject.toml` pins.
 """
 
+import dis
 import importlib
 import importlib.metadata
 import inspect
@@ -73,8 +74,9 @@ def _problem(name: str) -> str | None:
         return f"{module} cannot be imported ({error})"
     for one in owners:
         owner = getattr(owner, one, None)
-    if not (hasattr(owner, last) or _is_set_by_constructor(owner, last)):
-        return f"{module}.{path} is gone"
+    if not hasattr(owner, last):
+        set_later = not is_function and _is_set_by_constructor(owner, last)
+        return None if set_later else f"{module}.{path} is gone"
     if not is_function:
         return None
     found = getattr(owner, last)
@@ -86,7 +88,8 @@ def _problem(name: str) -> str | None:
 def _is_set_by_constructor(owner: object, name: str) -> bool:
     """Whether an object of the class `owner` gets the attribute `name` when it is made."""
     constructors = [vars(base).get("__init__") for base in owner.__mro__] if isinstance(owner, type) else []
-    return any(name in one.__code__.co_names for one in constructors if inspect.isfunction(one))
+    steps = (step for one in constructors if inspect.isfunction(one) for step in dis.get_instructions(one))
+    return any(step.opname == "STORE_ATTR" and step.argval == name for step in steps)
 
 
 # The simulator
