@@ -134,7 +134,7 @@ class PeftFedAvg(ModelController):
                 )
             time.sleep(self._period_s)
             if looks_often:
-                self.communicator.check_tasks()  # which FLARE does five times a second, whatever the period is
+                self.communicator.check_tasks()  # FLARE itself looks five times a second, for any period
         results.close(targets, task.timeout_s)
         return results
 

@@ -95,7 +95,7 @@ class _Best:
 
 
 class FederatedRun:
-    """One job's rounds and final evaluation, whatever carries its messages."""
+    """One job's rounds and final evaluation."""
 
     def __init__(self, fl_ctx: FLContext, persistor: AdapterPersistor, sites: Sites):
         """Makes the initial tensors and begins the record of the run.

@@ -77,7 +77,7 @@ class EgressFilter(Filter):
                 allowed = dxo.to_shareable()
                 if dropped := result.meta.keys() - _META:
                     described["dropped"] = [*sorted(str(key)[:100] for key in dropped)]
-        except Exception as error:  # fails closed, whatever it was
+        except Exception as error:  # the filter fails closed
             self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
             reason = redact(f"held back by the egress filter: {error}")
             allowed, described = failure(reason), ledger.Entry(held_back=str(error)[:MAX_REASON])
@@ -86,7 +86,7 @@ class EgressFilter(Filter):
         return allowed
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
-        """What of a result may leave, and its line in the ledger. Raises an error if the result has anything else."""
+        """The part of a result that may leave, and its line in the ledger. Raises an error for any other result."""
         experiment = read_experiment(fl_ctx)
         read_site(fl_ctx).limits.check(experiment)
         if task == AppConstants.TASK_TRAIN:
@@ -177,8 +177,8 @@ def _weights(dxo: DXO) -> object:
 def redact(reason: str) -> str:
     """`reason` as it may leave the site.
 
-    Values in quotes and paths become ``…``, but not names of fields, tensors and tasks. Where it cannot be told what is
-    quoted, everything from the first of them on is left out.
+    Values in quotes and paths become ``…``, but not names of fields, tensors and tasks. If a quote has no partner,
+    everything from the first ``…`` on is left out.
     """
     redacted = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
     if "…" in redacted and _LONE_QUOTE.search(_KEPT.sub("", redacted)):

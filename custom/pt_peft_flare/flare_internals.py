@@ -245,7 +245,7 @@ RESTARTS = Use(
 
 _MLFLOW = "nvflare.app_opt.tracking.mlflow.mlflow_receiver:MLflowReceiver"
 MLFLOW_RUNS = Use(
-    "FLARE's receiver begins runs for the sites that are there at the start; ours for whatever source comes later too",
+    "FLARE's receiver begins runs for the sites that are there at the start; ours also for sources that come later",
     "scalars of the federation as a whole, and of sites that join later, are left out of MLflow",
     (
         f"{_MLFLOW}.artifact_location",

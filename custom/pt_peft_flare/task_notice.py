@@ -1,7 +1,7 @@
 """The server gives notice of each task, and sites ask for it then.
 
 FLARE's sites ask time and again, and each round gets longer by what they wait between: in a simulation half a second,
-whatever the job's settings are. And with small adapters most of the traffic would be requests.
+for any settings of the job. And with small adapters most of the traffic would be requests.
 """
 
 import logging

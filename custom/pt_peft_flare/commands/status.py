@@ -81,7 +81,7 @@ def _job(session: Session, job: str) -> dict[str, Any]:
     except (JobNotRunning, NoReply, InternalError):  # its process is not ready yet, or about to end
         return {"status": session.get_job_status(job)}
     except AuthorizationError:
-        return {"status": state, "refused": "only who may stop it is told more"}
+        return {"status": state, "refused": "only people who may stop it may see more"}
 
 
 def table(found: Status) -> str:
