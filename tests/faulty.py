@@ -24,12 +24,12 @@ class FaultyLearner(PeftLearner):
         if fl_ctx.get_identity_name() != "site-2" or not fault:
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         if fault in ("hang", "die", "host dies"):
-            self._open(fl_ctx)
-            self._worker.call("exchange")
+            worker = self._opened(fl_ctx).worker
+            worker.call("exchange")
             if fault == "host dies":
-                host = os.getpgid(self._worker._worker.pid)
+                host = os.getpgid(worker._worker.pid)
                 os.kill(host, signal.SIGKILL)
-            os.kill(self._worker._worker.pid, signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
+            os.kill(worker._worker.pid, signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
         dxo = from_shareable(reply)

@@ -1,30 +1,39 @@
-"""What an experiment exchanges, found independently of the learner."""
+"""Finds what an experiment exchanges independently of the learner, and keeps it in the site's cache folder."""
 
+import functools
+import hashlib
+import importlib.metadata
 import json
+from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft import __version__
+import pt_peft
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.files import write_atomically
+from pt_peft.files import digest_of, write_atomically
 from pt_peft.worker.handle import Patience
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.site_worker import RespawningWorker
+
+CODE = ("model", "methods", "exchange")
+"""Packages of `pt_peft` that decide what is exchanged."""
+LIBRARIES = ("timm", "peft")
+"""Packages that build the model whose tensors are exchanged."""
 
 
 def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exchange:
     """Which tensors travel in which round of `experiment`.
 
-    Built once by a worker of its own and kept in the site's cache folder, because in a simulation with fewer threads
+    A worker of its own computes it once; later calls read it from the cache, because in a simulation with fewer threads
     than sites every task runs in a new process.
 
     Raises:
         UserError: if the experiment's method or backbone is not known.
         WorkerError: if the worker fails.
     """
-    path = site.cache_folder() / "exchanged" / f"{experiment.digest()}-{__version__}.json"
+    path = site.cache_folder() / "exchanged" / f"{cache_key(experiment)}.json"
     try:
         cached = Exchange.from_json(json.loads(path.read_text(encoding="utf-8")))
         if cached.specs:
@@ -42,3 +51,18 @@ def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exch
     except OSError:
         pass  # only a cache
     return Exchange.from_json(fields)
+
+
+def cache_key(experiment: Experiment) -> str:
+    """SHA-256, in hex, over all that an exchange depends on: the experiment, the weights that it pins, the code."""
+    parts = (experiment.digest(), experiment.backbone.sha256, _code_digest())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """SHA-256 over the modules of `CODE` and the versions of `LIBRARIES`."""
+    folder = Path(pt_peft.__path__[0])
+    code = digest_of(file for package in CODE for file in (folder / package).rglob("*.py"))
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    return hashlib.sha256("\n".join([code, *versions]).encode()).hexdigest()

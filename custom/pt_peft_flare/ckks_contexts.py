@@ -1,4 +1,4 @@
-"""Keys for a job with ``encryption``: where server and sites find them."""
+"""Finds the CKKS contexts of server and sites, for a job with ``encryption``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +12,19 @@ from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.errors import UserError
 from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.run_context import read_site
 
 
-def site_cipher(experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
-    """A site's. Raises UserError if tenseal is not installed, or the site has no key that can be used."""
-    return Cipher(
-        _context(SITE_FILE, site_context, fl_ctx), Layout(exchange.up(0)), experiment.encryption.largest_value
-    )
+def site_cipher(encryption: Encryption, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
+    """A site's cipher. Raises UserError if tenseal is not installed, or the site has no key that can be used."""
+    context = _context(SITE_FILE, site_context, fl_ctx)
+    return Cipher(context, Layout(exchange.up(0)), encryption.largest_value)
 
 
 def encrypted_server(experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> EncryptedServer:
-    """Raises UserError if tenseal is not installed, or the server has no context or one with the secret key."""
+    """The server. Raises UserError if tenseal is not installed, or it has no context or one with the secret key."""
     return EncryptedServer(experiment, exchange, _context(SERVER_FILE, server_context, fl_ctx))
 
 
@@ -36,7 +36,7 @@ def _context(file_name: str, parse: Callable[[bytes, str], Context], fl_ctx: FLC
     content, found = SecurityContentService.load_content(file_name)
     if found != LoadResult.OK:
         raise UserError(
-            f"encryption: file '{file_name}' in the kit's folder 'startup' cannot be used ({found.value}); a kit provisioned with "
-            "FLARE's HEBuilder has it, and 'encryption_contexts' of site.json may name another folder."
+            f"encryption: file '{file_name}' in the kit's folder 'startup' cannot be used ({found.value}); a kit "
+            "provisioned with FLARE's HEBuilder has it, and 'encryption_contexts' of site.json may name another folder."
         )
     return parse(content, file_name)

@@ -7,7 +7,7 @@ console = logging.getLogger("pt_peft.console")
 
 
 def quiet_console() -> None:
-    """Hides what is neither ours nor a warning from the console handlers of this process."""
+    """Hides from this process's console handlers what is neither ours nor a warning."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == console.name)

@@ -11,7 +11,8 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors, payload_bytes
+from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
+from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.schema import parse
@@ -33,19 +34,23 @@ _PRIVATE = re.compile(
 _KEPT = re.compile(r"\b(?:field|tensor|task) (['\"`]).*?\1")
 _LONE_QUOTE = re.compile(r"""(?<!\w)['"`]|['"`](?!\w)""")
 
-
 _META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND}
-"""What a result of our learner has beside its data. Anything else does not leave, and the ledger names it."""
+"""Metadata of a result of our learner. Any other does not leave, and the ledger names it."""
 
 
 class EgressFilter(Filter):
     """Task-result filter. Rebuilds each result from nothing but the allowed parts, and fails closed.
 
-    Allowed are: for ``train`` the tensors of the round, or with ``encryption`` nothing but the ciphertexts of them, and a
-    `TrainingReport`; for ``validate`` an `EvaluationReport`; for ``submit_model`` the exchanged tensors trained so far, unless
-    they have to be encrypted; from a site that failed, a reason without values and paths (the site's log has them). Which tensors
-    a method exchanges is found from the experiment, not from what the learner says. Anything else is held back: the site
-    answers with the reason instead, and the ledger has the attempt.
+    Allowed are:
+
+    - for ``train``: the tensors of the round, or with ``encryption`` nothing but their ciphertexts, and a
+      `TrainingReport`;
+    - for ``validate``: an `EvaluationReport`;
+    - for ``submit_model``: the exchanged tensors trained so far, unless they have to be encrypted;
+    - from a site that failed: a reason without values and paths (the site's log has them).
+
+    Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else is held
+    back: the site answers with the reason instead, and the ledger has the attempt.
     """
 
     def __init__(self) -> None:
@@ -59,55 +64,35 @@ class EgressFilter(Filter):
         Raises:
             OSError: if the ledger cannot be written; FLARE then sends nothing.
         """
-        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        round_number = shareable.get_header(AppConstants.CURRENT_ROUND)
-        entry = {
-            "job": fl_ctx.get_job_id(),
-            "task": task,
-            "round": round_number if isinstance(round_number, int) else None,
-        }
+        task: str = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        number = shareable.get_header(AppConstants.CURRENT_ROUND)
+        round_number: int | None = number if isinstance(number, int) else None
         try:
             if shareable.get_return_code() != ReturnCode.OK:
-                reason = public(str(shareable.get_header(REASON, shareable.get_return_code())))
-                allowed, told = failure(reason), {"reason": reason}
+                reason = redact(str(shareable.get_header(REASON, shareable.get_return_code())))
+                allowed, described = failure(reason), ledger.Entry(reason=reason)
             else:
                 result = from_shareable(shareable)
-                dxo, told = self._allowed(task, entry["round"], result, fl_ctx)
+                dxo, described = self._allowed(task, round_number, result, fl_ctx)
                 allowed = dxo.to_shareable()
                 if dropped := result.meta.keys() - _META:
-                    told["dropped"] = sorted(str(key)[:100] for key in dropped)
-        except Exception as error:  # fails closed, whatever it was
+                    described["dropped"] = [*sorted(str(key)[:100] for key in dropped)]
+        except Exception as error:  # the filter fails closed
             self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
-            reason = public(f"held back by the egress filter: {error}")
-            allowed, told = failure(reason), {"held_back": str(error)[:MAX_REASON]}
-        ledger.append(run_dir(fl_ctx), {**entry, **told})
+            reason = redact(f"held back by the egress filter: {error}")
+            allowed, described = failure(reason), ledger.Entry(held_back=str(error)[:MAX_REASON])
+        entry: ledger.Entry = {"job": fl_ctx.get_job_id(), "task": task, "round": round_number}
+        ledger.append(run_dir(fl_ctx), {**entry, **described})
         return allowed
 
-    def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, dict]:
-        experiment, limits = read_experiment(fl_ctx), read_site(fl_ctx).limits
-        limits.check(experiment)
+    def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
+        """The part of a result that may leave, and its line in the ledger. Raises an error for any other result."""
+        experiment = read_experiment(fl_ctx)
+        read_site(fl_ctx).limits.check(experiment)
         if task == AppConstants.TASK_TRAIN:
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
-            exchange = self._known_exchange(experiment, fl_ctx)
-            limits.check_bytes(experiment, exchange, round_number)
-            report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
-            report.check(experiment)
-            fields = report.model_dump(mode="json")
-            specs = exchange.up(round_number)
-            if experiment.encryption:
-                weight = experiment.aggregation.weight(report.num_samples)
-                tensors, norm = self._known_cipher(experiment, exchange, fl_ctx).check_own(_weights(dxo), weight)
-                told = ledger.encrypted_entry(tensors, specs, norm)
-            else:
-                codec = experiment.payload.up
-                tensors = check_tensors(_weights(dxo), codec.specs(specs))
-                told = ledger.tensor_entry(tensors, codec.decode(tensors, specs))
-            meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
-            told["report"] = fields
-            if experiment.privacy.asked:
-                told["privacy"] = applied(experiment, report)
-            return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta=meta), told
+            return self._allowed_training(experiment, round_number, dxo, fl_ctx)
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
@@ -116,15 +101,43 @@ class EgressFilter(Filter):
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
-            last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
-            if experiment.privacy.client:
-                raise TensorError(f"a result of '{task}' has no noise that protects the site")
-            if not isinstance(last, int):
-                raise TensorError(f"a result of '{task}' does not say in which round it was trained")
-            tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
-            limits.check_nbytes(payload_bytes(tensors))
-            return DXO(DataKind.WEIGHTS, data=WireTensors(tensors)), ledger.tensor_entry(tensors, tensors)
+            return self._allowed_model(experiment, dxo, fl_ctx)
         raise TensorError(f"nothing may leave as a result of task '{task}'")
+
+    def _allowed_training(
+        self, experiment: Experiment, round_number: int, dxo: DXO, fl_ctx: FLContext
+    ) -> tuple[DXO, ledger.Entry]:
+        exchange = self._known_exchange(experiment, fl_ctx)
+        read_site(fl_ctx).limits.check_bytes(experiment, exchange, round_number)
+        report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
+        report.check(experiment)
+        fields = report.model_dump(mode="json")
+        specs = exchange.up(round_number)
+        if experiment.encryption:
+            weight = experiment.aggregation.weight(report.num_samples)
+            cipher = self._known_cipher(experiment.encryption, exchange, fl_ctx)
+            tensors, norm = cipher.check_own(_weights(dxo), weight)
+            entry = ledger.encrypted_entry(tensors, specs, norm)
+        else:
+            codec = experiment.payload.up
+            tensors = check_tensors(_weights(dxo), codec.specs(specs))
+            entry = ledger.tensor_entry(tensors, codec.decode(tensors, specs))
+        entry["report"] = fields
+        if experiment.privacy.asked:
+            entry["privacy"] = applied(experiment, report)
+        meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
+        return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta=meta), entry
+
+    def _allowed_model(self, experiment: Experiment, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
+        task = AppConstants.TASK_SUBMIT_MODEL
+        last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
+        if experiment.privacy.client:
+            raise TensorError(f"a result of '{task}' has no noise that protects the site")
+        if not isinstance(last, int):
+            raise TensorError(f"a result of '{task}' does not say in which round it was trained")
+        tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
+        read_site(fl_ctx).limits.check_nbytes(payload_bytes(tensors))
+        return DXO(DataKind.WEIGHTS, data=WireTensors(tensors)), ledger.tensor_entry(tensors, tensors)
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
         if self._exchange is None:
@@ -132,39 +145,42 @@ class EgressFilter(Filter):
             self._exchange = read_exchange(experiment, read_site(fl_ctx), fl_ctx).at_rank(rank)
         return self._exchange
 
-    def _known_cipher(self, experiment: Experiment, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
+    def _known_cipher(self, encryption: Encryption, exchange: Exchange, fl_ctx: FLContext) -> Cipher:
         if self._cipher is None:
-            self._cipher = site_cipher(experiment, exchange, fl_ctx)
+            self._cipher = site_cipher(encryption, exchange, fl_ctx)
         return self._cipher
 
 
-def applied(experiment: Experiment, report: TrainingReport) -> dict:
-    """What the ledger says of the noise on what leaves after a training: the site's own alone. Its ``epsilon`` is that of the job
-    so far, null where noise is not secret.
+def applied(experiment: Experiment, report: TrainingReport) -> ledger.Entry:
+    """What the ledger says of the site's own noise on what leaves after a training.
+
+    Its ``epsilon`` is that of the job so far, null where noise is not secret.
     """
     privacy = experiment.privacy
-    told: dict = {"randomness": privacy.randomness, "epsilon": report.epsilon}
+    entry: ledger.Entry = {"randomness": privacy.randomness, "epsilon": report.epsilon}
     if sample := privacy.sample:
-        told["sample"] = sample.model_dump(mode="json")
+        entry["sample"] = sample.model_dump(mode="json")
     if (client := privacy.client) and client.where == "sites":
-        told["client"] = {
+        entry["client"] = {
             **client.model_dump(mode="json"),
             "own_noise_multiplier": client.share(experiment.federation.min_sites),
         }
-    return told
+    return entry
 
 
-def _weights(dxo: DXO) -> Tensors:
+def _weights(dxo: DXO) -> object:
     if dxo.data_kind != DataKind.WEIGHTS:
         raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
     return dxo.data
 
 
-def public(reason: str) -> str:
-    """`reason` as it may leave: values in quotes and paths become ``…``, but not names of fields, tensors and tasks. Where it
-    cannot be told what is quoted, all from the first of them on is left out.
+def redact(reason: str) -> str:
+    """`reason` as it may leave the site.
+
+    Values in quotes and paths become ``…``, but not names of fields, tensors and tasks. If a quote has no partner,
+    everything from the first ``…`` on is left out.
     """
-    said = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
-    if "…" in said and _LONE_QUOTE.search(_KEPT.sub("", said)):
-        said = said[: said.index("…") + 1]
-    return said[:MAX_REASON]
+    redacted = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
+    if "…" in redacted and _LONE_QUOTE.search(_KEPT.sub("", redacted)):
+        redacted = redacted[: redacted.index("…") + 1]
+    return redacted[:MAX_REASON]

@@ -1,23 +1,27 @@
-"""FLARE start-up kits for sites that run this project's jobs: a builder for `nvflare provision`, named in the project file."""
+"""Builders for `nvflare provision`, named in the project file: they make start-up kits for this project's jobs."""
 
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from cryptography.x509 import Certificate
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
 from pt_peft.files import write_atomically
+from pt_peft_flare.flare_internals import CERTIFICATES, KIT_FILES
 
 SITE_CLASSES = ("pt_peft_flare.learner.PeftLearner", "pt_peft_flare.filters.EgressFilter")
+"""All that a job may have built at a site."""
 SERVER_CLASSES = (
     "pt_peft_flare.controller.PeftFedAvg",
     "pt_peft_flare.persistor.AdapterPersistor",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "pt_peft_flare.mlflow_receiver.MlflowReceiver",
 )
-"""All that a job may have built, there and here."""
+"""All that a job may have built at the server."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
 SERVER_COMPONENTS = {
     "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
@@ -25,89 +29,118 @@ SERVER_COMPONENTS = {
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
 }
 NOT_GRANTED = {"shell_commands": "none"}
-"""Of FLARE's rights, to nobody: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
+"""Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
 SLACK = timedelta(days=1)
 """How far behind a site's clock may be on the day of provisioning."""
+WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
+"""The line of the server's ``sub_start.sh`` after which `JOB_STORE` goes."""
 JOB_STORE = 'export NVFL_JOB_STORE_ROOT="${NVFL_JOB_STORE_ROOT:-$WORKSPACE/jobs}"\nmkdir -p "$NVFL_JOB_STORE_ROOT"\n'
 """FLARE's kits keep all jobs under /tmp, where a restarted machine or another server on it loses them."""
 
 
 class KitBuilder(Builder):
-    """After `StaticFileBuilder`: makes the kits those of sites that have this package installed.
+    """Makes the kits those of sites that have this package installed. Comes after `StaticFileBuilder`.
 
     - Only our own components can be built by a job (``class_allow_list``), and no code may come with one (``byoc``).
-    - A killed job process is started again (`restarting_launcher`), a site that comes back joins what is running (`rejoin`),
-      one that does not spoils no finished job (`outcomes`), and a server's death leaves no job listed as running
-      (`interrupted_jobs`).
+    - A killed job process is started again (`restarting_launcher`), a site that comes back joins what is running
+      (`rejoin`), one that does not spoils no finished job (`outcomes`), and a server's death leaves no job listed as
+      running (`interrupted_jobs`).
     - A site's logs stay there: FLARE's own kits send the errors of every job to the server, past all filters, and let a
       project admin read files of the site's workspace.
     - Each site has a ``local/site.json`` to fill in.
-
-    Args:
-        byoc: whether jobs may bring code along, which then may do all that the site's user may.
     """
 
     def __init__(self, byoc: bool = False):
-        if not isinstance(byoc, bool):
+        """Takes the arguments of the project file.
+
+        Args:
+            byoc: whether jobs may bring code along, which then may do all that the site's user may.
+
+        Raises:
+            ValueError: if `byoc` is neither true nor false.
+        """
+        if not isinstance(byoc, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # it comes from a YAML file
             raise ValueError(
                 f"project file: argument 'byoc' of {type(self).__name__} is {byoc!r}; true or false would be right"
             )
         self._byoc = byoc
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
+        """Edits the kits of the server and of all sites. Raises FlareChanged if they are not as 2.9.0 makes them."""
         server = project.get_server()
-        self._site(Path(ctx.get_ws_dir(server)), self._of_server)
-        start = Path(ctx.get_kit_dir(server)) / "sub_start.sh"
-        lines = start.read_text(encoding="utf-8").splitlines(keepends=True)
-        first = next(number for number, line in enumerate(lines) if line.startswith('mkdir -p "$WORKSPACE/transfer"'))
-        start.write_text("".join([*lines[: first + 1], JOB_STORE, *lines[first + 1 :]]), encoding="utf-8")
+        self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
+        _add_job_store(Path(ctx.get_kit_dir(server)) / "sub_start.sh")
         for client in project.get_clients():
             folder = Path(ctx.get_ws_dir(client))
-            self._site(folder, _of_client)
+            self._build_site(folder, _edit_client)
             write_atomically(folder / "local" / "site.json", b"{}\n")
 
-    def _site(self, folder: Path, change: Callable[[dict], None]) -> None:
-        _edit(folder / "local" / "resources.json.default", change)
-        _edit(folder / "local" / "authorization.json.default", self._authorization)
+    def _build_site(self, folder: Path, edit_resources: Callable[[dict[str, Any]], None]) -> None:
+        _edit(folder / "local" / "resources.json.default", edit_resources)
+        _edit(folder / "local" / "authorization.json.default", self._edit_authorization)
 
-    @staticmethod
-    def _of_server(resources: dict) -> None:
-        resources["class_allow_list"] = list(SERVER_CLASSES)
-        resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
-        resources["components"] += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
-
-    def _authorization(self, policy: dict) -> None:
-        permissions = policy["permissions"]
-        rights = permissions["lead"].keys()
-        for role, granted in permissions.items():
-            granted = dict.fromkeys(rights, granted) if isinstance(granted, str) else granted
-            # Whoever may stop a job may ask it how far it is (`status`).
+    def _edit_authorization(self, policy: dict[str, Any]) -> None:
+        permissions: dict[str, dict[str, str] | str] = policy["permissions"]
+        rights = policy["permissions"]["lead"].keys()
+        for role, given in permissions.items():
+            granted = dict.fromkeys(rights, given) if isinstance(given, str) else given
+            # Everyone who may stop a job may ask it how far it is (`status`).
             granted = granted | {"app_command": granted.get("manage_job", "none")}
             permissions[role] = granted | NOT_GRANTED | ({} if self._byoc else {"byoc": "none"})
 
 
 class BackdatedCertBuilder(CertBuilder):
-    """In place of FLARE's, whose certificates begin at the moment of provisioning: a site whose clock is behind would refuse
-    the server for as long. Takes the same arguments.
+    """Makes certificates that begin a day before the day of provisioning.
+
+    FLARE's begin at that moment: a site whose clock is behind would refuse the server for as long. Stands in place of
+    FLARE's `CertBuilder` and takes the same arguments.
     """
 
+    def initialize(self, project: Project, ctx: ProvisionContext) -> None:
+        """Warns if the certificates cannot be backdated."""
+        CERTIFICATES.usable()
+        super().initialize(project, ctx)
+
     @staticmethod
-    def _generate_cert(*args, not_valid_before: datetime | None = None, **kwargs):
-        return CertBuilder._generate_cert(
-            *args, not_valid_before=(not_valid_before or datetime.now(UTC)) - SLACK, **kwargs
-        )
+    def _generate_cert(*args: Any, **kwargs: Any) -> Certificate:
+        if CERTIFICATES.usable():
+            kwargs["not_valid_before"] = (kwargs.get("not_valid_before") or datetime.now(UTC)) - SLACK
+        return CertBuilder._generate_cert(*args, **kwargs)
 
 
-def _of_client(resources: dict) -> None:
+def _edit_server(resources: dict[str, Any]) -> None:
+    resources["class_allow_list"] = list(SERVER_CLASSES)
+    resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
+    resources["components"] += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
+
+
+def _edit_client(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SITE_CLASSES)
     resources["allow_log_streaming"] = False
-    components = [one for one in resources["components"] if one["id"] not in ("process_launcher", "site_log_streamer")]
+    replaced = ("process_launcher", "site_log_streamer")
+    components = [one for one in resources["components"] if one["id"] not in replaced]
     resources["components"] = [*components, {"id": "process_launcher", "path": LAUNCHER, "args": {}}]
 
 
-def _edit(path: Path, change: Callable[[dict], None]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
+def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Applies `edit` to the JSON file `path`. Raises FlareChanged if the file lacks what `edit` looks for."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        edit(content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise KIT_FILES.changed(f"{path.name} is not as expected ({error!r})") from None
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _add_job_store(script: Path) -> None:
+    try:
+        lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
+    places = [number for number, line in enumerate(lines) if line.startswith(WORKSPACE_LINE)]
+    if not places:
+        raise KIT_FILES.changed(f"{script.name} has no line '{WORKSPACE_LINE}'")
+    lines.insert(places[0] + 1, JOB_STORE)
+    script.write_text("".join(lines), encoding="utf-8")

@@ -6,18 +6,26 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
 
 FILE_NAME = "egress.jsonl"
 
+Entry = dict[str, JsonValue]
+"""Fields of a line."""
 
-def tensor_entry(tensors: Tensors, values: Tensors) -> dict:
-    """What the ledger says of a payload's tensors: names, shapes, dtypes, bytes and SHA-256, as they travel, and the L2 norm of
-    the `values` that they stand for.
+
+def tensor_entry(tensors: Tensors, values: Tensors) -> Entry:
+    """Describes a payload's tensors: names, shapes, dtypes, bytes and SHA-256, as they travel.
+
+    Args:
+        tensors: the tensors as they travel.
+        values: what they stand for, whose L2 norm is given.
     """
     return {
         "tensors": {
-            key: {"shape": list(value.shape), "dtype": str(value.dtype), "bytes": value.nbytes}
+            key: {"shape": [*value.shape], "dtype": str(value.dtype), "bytes": value.nbytes}
             for key, value in sorted(tensors.items())
         },
         "tensor_bytes": payload_bytes(tensors),
@@ -26,24 +34,25 @@ def tensor_entry(tensors: Tensors, values: Tensors) -> dict:
     }
 
 
-def encrypted_entry(ciphertexts: Tensors, specs: Mapping[str, TensorSpec], l2_norm: float) -> dict:
-    """What the ledger says of tensors that left as ciphertexts.
+def encrypted_entry(ciphertexts: Tensors, specs: Mapping[str, TensorSpec], l2_norm: float) -> Entry:
+    """Describes tensors that left as ciphertexts.
 
     Args:
-        specs: of the tensors that are in them.
-        l2_norm: of their values, which only the site can tell.
+        ciphertexts: what left.
+        specs: shapes and dtypes of the tensors that are in them.
+        l2_norm: the norm of their values, which only the site can tell.
     """
     return {
         "encrypted": "ckks",
         "ciphertexts": len(ciphertexts),
-        "holds": {key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in sorted(specs.items())},
+        "holds": {key: {"shape": [*spec.shape], "dtype": spec.dtype} for key, spec in sorted(specs.items())},
         "tensor_bytes": payload_bytes(ciphertexts),
         "l2_norm": l2_norm,
         "sha256": payload_sha256(ciphertexts),
     }
 
 
-def append(folder: Path, entry: dict) -> None:
+def append(folder: Path, entry: Entry) -> None:
     """Appends `entry` with the time (UTC) to the ledger in `folder`, on disk before this returns.
 
     Raises:

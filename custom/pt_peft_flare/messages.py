@@ -4,14 +4,13 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 REASON = "pt_peft.reason"
+"""Header of a failed reply: why."""
 SINCE = "pt_peft.since"
-"""Number of finished rounds whose aggregate the site is taken to hold already."""
+"""Metadata of a task: number of finished rounds whose aggregate the site is taken to hold already."""
 SITES_CHANGED = "pt_peft.sites_changed"
 """FLARE app command to a job's process: the sites that take part, or their tokens, have changed."""
 STATUS = "pt_peft.status"
-"""FLARE app command to a job's process: how far it is."""
-
-
+"""FLARE app command to a job's process: how far is it?"""
 MAX_REASON = 500
 """Characters of a failure's reason that travel, or are believed."""
 
@@ -28,6 +27,6 @@ def failure(reason: str) -> Shareable:
 
 
 def reason_of(reply: Shareable) -> str:
-    """Why a site could not do its task, on one printable line: its word is not to be trusted."""
-    said = str(reply.get_header(REASON, reply.get_return_code()))[:MAX_REASON]
-    return "".join(character if character.isprintable() else " " for character in said)
+    """Why a site could not do its task, on one printable line: what it says is not to be trusted."""
+    reason = str(reply.get_header(REASON, reply.get_return_code()))[:MAX_REASON]
+    return "".join(character if character.isprintable() else " " for character in reason)

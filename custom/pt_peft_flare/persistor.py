@@ -16,7 +16,7 @@ from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 FINAL = "adapter.safetensors"
 BEST = "best_adapter.safetensors"
 ENCRYPTED = "encrypted_"
-"""What stands before both names where the server cannot read what it keeps."""
+"""Prefix of both names where the server cannot read what it keeps."""
 EXCHANGE = "exchange"
 START_S = 600
 """Deadline of the server's own worker, which has to import and perhaps to read a backbone."""
@@ -25,15 +25,18 @@ START_S = 600
 class AdapterPersistor(ModelPersistor):
     """Holds the exchanged tensors only; a backbone is read just to start methods that train its tensors."""
 
-    def handle_event(self, event: str, fl_ctx: FLContext) -> None:
-        if event == EventType.START_RUN:
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Starts and ends the worker host."""
+        if event_type == EventType.START_RUN:
             start_host(fl_ctx)  # in a simulation the sites' processes start later and are given it
-        elif event == EventType.END_RUN:
+        elif event_type == EventType.END_RUN:
             close_host()
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The initial exchanged tensors, a pure function of the experiment; its metadata says under ``exchange`` which of
-        them travel when (`pt_peft.exchange.schedule.Exchange.to_json`).
+        """Makes the initial exchanged tensors, a pure function of the experiment.
+
+        Returns:
+            The tensors; its metadata has the `Exchange` as JSON under ``exchange``.
 
         Raises:
             UserError, WorkerError: if the experiment is invalid or they cannot be built.
@@ -50,7 +53,7 @@ class AdapterPersistor(ModelPersistor):
         self.save_as(FINAL, model, fl_ctx)
 
     def save_as(self, file_name: str, model: ModelLearnable, fl_ctx: FLContext) -> Path:
-        """Writes the tensors with their header (what was trained on what, and the model's own metadata) atomically."""
+        """Writes the tensors atomically, with a header: what was trained on what, and the model's own metadata."""
         path = run_dir(fl_ctx) / file_name
         header = {**adapter_header(read_experiment(fl_ctx)), **model[ModelLearnableKey.META]}
         save_adapter(path, model[ModelLearnableKey.WEIGHTS], header)

@@ -2,18 +2,48 @@
 
 import time
 from collections.abc import Iterable
+from typing import TypedDict
 
+from pt_peft.schema import Strict
 from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.run_record import Record
 
 
-def progress(record: dict, rounds: int, sites: Iterable[str], results: RoundResults) -> dict:
-    """What is known at the server, from the content of ``metrics.json`` and the results of the present task.
+class SiteProgress(TypedDict):
+    """What one site has done so far."""
 
-    Returns:
-        ``time`` (seconds since 1970, of the server's clock), ``experiment``, ``finished_rounds``, ``rounds``,
-        ``seconds_left`` (None before the first round has ended) and for
-        each of the ``sites``: ``now`` (``working``, ``answered`` or why it is left out), ``rounds`` it took part in, and
-        its ``bytes_in`` and ``bytes_out`` so far (raw tensors).
+    now: str
+    """``working``, ``answered`` or why it is left out."""
+    rounds: int
+    """Number of rounds it took part in."""
+    bytes_in: int
+    """Bytes of the payloads down, raw tensors only."""
+    bytes_out: int
+    """Bytes of the payloads up, raw tensors only."""
+
+
+class Progress(TypedDict):
+    """What a job has done so far."""
+
+    time: float
+    """Seconds since 1970, of the server's clock."""
+    experiment: str
+    """Its name."""
+    finished_rounds: int
+    rounds: int
+    seconds_left: float | None
+    """None before the first round has ended."""
+    sites: dict[str, SiteProgress]
+
+
+def progress(record: Record, rounds: int, sites: Iterable[str], results: RoundResults[Strict]) -> Progress:
+    """Tells how far a job is.
+
+    Args:
+        record: the content of its ``metrics.json``.
+        rounds: number of all its rounds.
+        sites: names of its sites.
+        results: those of the present task.
     """
     finished = record["rounds"]
     seconds = [one["seconds"] for one in finished]
@@ -23,14 +53,12 @@ def progress(record: dict, rounds: int, sites: Iterable[str], results: RoundResu
         "finished_rounds": len(finished),
         "rounds": rounds,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
-        "sites": {
-            name: _site(name, [one["sites"][name] for one in finished if name in one["sites"]], results)
-            for name in sites
-        },
+        "sites": {name: _site_progress(name, record, results) for name in sites},
     }
 
 
-def _site(name: str, reports: list[dict], results: RoundResults) -> dict:
+def _site_progress(name: str, record: Record, results: RoundResults[Strict]) -> SiteProgress:
+    reports = [one["sites"][name] for one in record["rounds"] if name in one["sites"]]
     answered = "answered" if name in results.reports else "working"
     return {
         "now": results.left_out.get(name, answered),

@@ -1,10 +1,10 @@
-"""What a job's own config puts on what leaves a site, which the lead has written: the site looks before it trains."""
+"""A site checks the filters that a job's config, which the lead has written, puts on its results, before it trains."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.utils.config_factory import ConfigFactory
 
 from pt_peft.errors import UserError
@@ -12,18 +12,17 @@ from pt_peft.experiment.experiment import Experiment
 
 WITHOUT_GUARANTEE = {
     "PercentilePrivacy": (
-        "it sets the smallest changes to zero and clips the others, and draws no random number: what is not random has no "
-        "finite epsilon"
+        "it sets the smallest changes to zero and clips the others, and draws no random number: what is not random has "
+        "no finite epsilon"
     ),
     "SVTPrivacy": (
-        "its epsilon pays for the choice of values alone; the values cost noise_var each, at its defaults 0.1 for a tenth of "
-        "all numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and its test lets more "
-        "values pass than the noise was made for"
+        "its epsilon pays for the choice of values alone; the values cost noise_var each, at its defaults 0.1 for a "
+        "tenth of all numbers in every round (an epsilon of 154 a round for the 15364 numbers of job lora_vpt), and "
+        "its test lets more values pass than the noise was made for"
     ),
     "ExcludeVars": "it leaves tensors out by name and adds no noise to the others",
 }
-"""Why, by class name; read in `nvflare.app_common.filters` of 2.9.0."""
-
+"""Why a filter of FLARE gives no differential privacy, by class name; read in `nvflare.app_common.filters` of 2.9.0."""
 
 EGRESS = "pt_peft_flare.filters.EgressFilter"
 
@@ -38,42 +37,37 @@ def check_egress(tasks: Iterable[str], config_folder: Path) -> None:
         ]
         if not paths or paths[-1] != EGRESS:
             raise UserError(
-                f"config_fed_client: field 'task_result_filters' must end with {EGRESS} for task '{task}', without which nothing "
-                "leaves this site."
+                f"config_fed_client: field 'task_result_filters' must end with {EGRESS} for task '{task}', without "
+                "which nothing leaves this site."
             )
 
 
 def check_privacy_filters(experiment: Experiment, config_folder: Path) -> None:
-    """FLARE's own privacy filters do not give the privacy that an experiment claims.
+    """Checks that no filter of FLARE stands where the differential privacy of an experiment is meant.
 
     Raises:
-        UserError: if `experiment` has a section ``privacy`` and its job's client config puts one of these on what leaves the site.
+        UserError: if `experiment` has a section ``privacy`` and its job's client config puts a filter of
+            `WITHOUT_GUARANTEE` on what leaves the site.
     """
     if not experiment.privacy.asked:
         return
     for name in [path.rpartition(".")[2] for _, filters in _chains(config_folder) for path in filters]:
         if reason := WITHOUT_GUARANTEE.get(name):
             raise UserError(
-                f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential privacy of "
-                f"section privacy: {reason}; without it the job is right."
+                f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential "
+                f"privacy of section privacy: {reason}; without it the job is right."
             )
 
 
-def config_folder(fl_ctx: FLContext) -> Path:
-    """That of the job's app."""
-    return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
-
-
 def _chains(folder: Path) -> list[tuple[list[str], list[str]]]:
-    """Names of tasks and paths of the classes on their results, whatever format the config has."""
+    """Names of tasks and paths of the classes on their results, in any of FLARE's formats of a config."""
     config = ConfigFactory.load_config("config_fed_client.json", [str(folder)])
+    chains: list[dict[str, Any]] = config.to_dict().get("task_result_filters", []) if config else []
     return [
-        (
-            [str(task) for task in chain.get("tasks", ["*"])],
-            [
-                str(one.get("path") or one.get("class_path") or one.get("name") or "")
-                for one in chain.get("filters", ())
-            ],
-        )
-        for chain in (config.to_dict().get("task_result_filters", ()) if config else ())
+        ([str(task) for task in chain.get("tasks", ["*"])], [_path_of(one) for one in chain.get("filters", ())])
+        for chain in chains
     ]
+
+
+def _path_of(component: dict[str, Any]) -> str:
+    return str(component.get("path") or component.get("class_path") or component.get("name") or "")

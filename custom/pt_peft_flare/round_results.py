@@ -1,6 +1,7 @@
-"""What came back from the sites for one task: accepted as it arrives, or left out with the reason."""
+"""The results of one task: accepted as they arrive, or left out with the reason."""
 
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 from nvflare.app_common.abstract.fl_model import FLModel
 
@@ -8,16 +9,20 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
 from pt_peft.schema import Strict
 
+Report = TypeVar("Report", bound=Strict, covariant=True)
 
-class RoundResults:
+
+class RoundResults(Generic[Report]):
     """Collects the results of one task. A bad one costs its site the round and nothing else."""
 
-    def __init__(self, accept: Callable[[FLModel], Strict]):
-        """Args:
-        accept: takes a result and returns the site's report; raises UserError or TensorError for a malformed one.
+    def __init__(self, accept: Callable[[FLModel], Report]):
+        """Begins without results.
+
+        Args:
+            accept: takes a result and returns the site's report; raises UserError or TensorError for a malformed one.
         """
         self._accept = accept
-        self.reports: dict[str, Strict] = {}
+        self.reports: dict[str, Report] = {}
         """Reports of the accepted results, by site."""
         self.left_out: dict[str, str] = {}
         """Reasons, by site."""
@@ -37,11 +42,13 @@ class RoundResults:
         return True
 
     def fail(self, site: str, reason: str) -> None:
-        """Takes a site's word that it failed."""
+        """Notes that the site itself says that it failed."""
         self.left_out[site] = reason
 
     def close(self, expected: Iterable[str], deadline_s: int) -> None:
-        """Gives each site in `expected` that has not answered its reason."""
+        """Gives each site in `expected` that has not answered its reason, and sorts the reports by site."""
         for site in expected:
             if site not in self.reports:
                 self.left_out.setdefault(site, f"no answer within {deadline_s} s")
+        # Sums over them then do not depend on who was first.
+        self.reports = dict(sorted(self.reports.items()))

@@ -1,6 +1,7 @@
 """What a component learns from FLARE about the run it is in."""
 
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
@@ -16,7 +17,7 @@ def is_simulation(fl_ctx: FLContext) -> bool:
 
 
 def is_simulated_site(fl_ctx: FLContext) -> bool:
-    """Whether it does, and is a site's."""
+    """Whether this process is a site's in FLARE's simulator."""
     return is_simulation(fl_ctx) and fl_ctx.get_process_type() == ProcessType.CLIENT_JOB
 
 
@@ -32,9 +33,12 @@ def run_dir(fl_ctx: FLContext) -> Path:
 
 def read_experiment(fl_ctx: FLContext) -> Experiment:
     """The job's ``app/config/experiment.json``. Raises UserError."""
-    return Experiment.read(
-        Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())) / "experiment.json"
-    )
+    return Experiment.read(config_folder(fl_ctx) / "experiment.json")
+
+
+def config_folder(fl_ctx: FLContext) -> Path:
+    """The folder ``app/config`` of the job."""
+    return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
 
 
 def read_site(fl_ctx: FLContext) -> Site:
@@ -44,15 +48,17 @@ def read_site(fl_ctx: FLContext) -> Site:
 
 
 def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
-    """Names of all sites of the job, as every one of them sees it."""
+    """Names of all sites of the job, alike at each of them."""
     if experiment.federation.sites:
         return list(experiment.federation.sites)
-    meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-    return sorted(client["name"] for client in meta.get(JobMetaKey.JOB_CLIENTS.value, [])) or [
-        fl_ctx.get_identity_name()
-    ]
+    clients: list[dict[str, Any]] = _job_meta(fl_ctx).get(JobMetaKey.JOB_CLIENTS.value, [])
+    return sorted(client["name"] for client in clients) or [fl_ctx.get_identity_name()]
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:
     """The job that this one was cloned from (``nvflare job clone``), if it was."""
-    return (fl_ctx.get_prop(FLContextKey.JOB_META) or {}).get(JobMetaKey.CLONED_FROM.value)
+    return _job_meta(fl_ctx).get(JobMetaKey.CLONED_FROM.value)
+
+
+def _job_meta(fl_ctx: FLContext) -> dict[str, Any]:
+    return fl_ctx.get_prop(FLContextKey.JOB_META) or {}

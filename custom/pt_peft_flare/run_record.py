@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -17,21 +19,90 @@ from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
 SPLITS = ("val", "test", "own_val", "own_test")
-"""Of an `EvaluationReport`."""
+"""Splits of an `EvaluationReport`."""
 
 
-def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | None:
-    """One split's metrics over the sites that have images in it; None if none has.
+class Summary(TypedDict):
+    """One split's metrics over the sites that have images in it."""
 
-    Returns:
-        ``mean``: the unweighted mean over sites of each metric (of those that have it; None if none has);
-        ``pooled``: accuracy, balanced accuracy and macro F1, for ``ordinal`` kappa and error too, of all images together,
-        exact, from the sum of the sites' confusion matrices.
-    """
+    mean: dict[str, float | None]
+    """Unweighted mean over the sites that have the metric; None if none has."""
+    pooled: dict[str, Any]
+    """Accuracy, balanced accuracy and macro F1, for ``ordinal`` kappa and error too, of all images together, with their
+    ``count`` and ``confusion`` counts: exact, from the sum of the sites' counts."""
+
+
+class RoundEntry(TypedDict):
+    """A finished round."""
+
+    round: int
+    """From 0."""
+    seconds: float
+    sites: dict[str, dict[str, Any]]
+    """By site its `TrainingReport`, with ``bytes_in`` and ``bytes_out``."""
+    left_out: dict[str, str]
+    """Reasons by site."""
+    val_at_start: Summary | None
+    """Validation of the model that the round started from."""
+    lora_deviation: NotRequired[float]
+    client_epsilon: NotRequired[float]
+
+
+class Best(TypedDict):
+    """The best aggregate so far."""
+
+    rounds: int
+    """Number of finished rounds that it comes from."""
+    val: Summary
+
+
+class Record(TypedDict):
+    """The content of ``metrics.json``."""
+
+    status: str
+    """``running``, ``finished`` or ``failed``."""
+    reason: str | None
+    """Why it failed."""
+    job: str
+    continues: str | None
+    """The job whose rounds come first here."""
+    sites: list[str]
+    version: str
+    experiment: dict[str, Any]
+    exchanged: dict[str, int]
+    """What a site sends in the first round: numbers of ``tensors`` and ``parameters``, and their ``bytes`` as sent."""
+    rounds: list[RoundEntry]
+    best: Best | None
+    final: dict[str, Any] | None
+    """The evaluation of the final aggregate: `EvaluationReport` by ``sites``, ``left_out``, and `Summary` by split."""
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """What the server knows of a round after it."""
+
+    number: int
+    """From 0."""
+    reports: Mapping[str, TrainingReport]
+    """Reports of the sites that took part."""
+    left_out: Mapping[str, str]
+    """Reasons of the others, by site."""
+    bytes_in: Mapping[str, int]
+    """Bytes of the payload down, raw tensors only, by site."""
+    bytes_out: Mapping[str, int]
+    """Bytes of the payload up, raw tensors only, by site."""
+    seconds: float
+    """Wall time."""
+    notes: Mapping[str, float]
+    """Measurements of the aggregation, by name."""
+
+
+def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> Summary | None:
+    """One split's metrics over the sites that have images in it; None if none has."""
     metrics = [value for value in sites.values() if value is not None]
     if not metrics:
         return None
-    mean = {}
+    mean: dict[str, float | None] = {}
     for name in SCALARS:
         values = [value for value in (getattr(one, name) for one in metrics) if value is not None]
         mean[name] = float(np.mean(values)) if values else None
@@ -45,7 +116,7 @@ def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> dict | No
 
 
 class RunRecord:
-    """Written anew after every round, so that it is never behind what was finished."""
+    """Writes ``metrics.json`` anew after every round, so that it is never behind what was finished."""
 
     def __init__(
         self,
@@ -53,16 +124,22 @@ class RunRecord:
         experiment: Experiment,
         job_id: str,
         sites: list[str],
-        a_round: Mapping[str, TensorSpec],
+        first_up: Mapping[str, TensorSpec],
         nbytes: int,
     ):
-        """Args:
-        a_round: the tensors that a site sends in a round.
-        nbytes: what they take on the way.
+        """Begins a record; the first file is written after the first round.
+
+        Args:
+            folder: where the file goes.
+            experiment: what runs.
+            job_id: FLARE's id of the job.
+            sites: names of the sites that are there.
+            first_up: the tensors that a site sends in the first round.
+            nbytes: their bytes as they travel.
         """
         self._path = folder / FILE_NAME
-        self._task = experiment.data.task
-        self._record = {
+        self._task: Task = experiment.data.task
+        self._record: Record = {
             "status": "running",
             "reason": None,
             "job": job_id,
@@ -71,8 +148,8 @@ class RunRecord:
             "version": __version__,
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {
-                "tensors": len(a_round),
-                "parameters": sum(spec.size for spec in a_round.values()),
+                "tensors": len(first_up),
+                "parameters": sum(spec.size for spec in first_up.values()),
                 "bytes": nbytes,
             },
             "rounds": [],
@@ -81,45 +158,42 @@ class RunRecord:
         }
 
     @property
-    def content(self) -> dict:
-        """All of it."""
+    def content(self) -> Record:
+        """The whole record."""
         return self._record
 
-    def continue_from(self, job_id: str, content: dict) -> None:
+    def continue_from(self, job_id: str, content: Record) -> None:
         """Takes over the rounds of the job `job_id`, which broke off with `content`."""
-        self._record |= {"continues": job_id, "rounds": content["rounds"], "best": content["best"]}
+        self._record["continues"] = job_id
+        self._record["rounds"] = content["rounds"]
+        self._record["best"] = content["best"]
 
-    def add_round(
-        self,
-        round_number: int,
-        reports: Mapping[str, TrainingReport],
-        left_out: Mapping[str, str],
-        bytes_in: Mapping[str, int],
-        bytes_out: Mapping[str, int],
-        seconds: float,
-        notes: Mapping[str, float],
-    ) -> dict | None:
-        """Adds a finished round; bytes by site, as it sees them, raw tensors only; `notes` on the aggregation. Returns the summary
-        of its validation, which is that of the model it started from.
-        """
-        validation = summarise({site: report.val for site, report in reports.items()}, self._task)
-        self._record["rounds"].append(
-            {
-                "round": round_number,
-                "seconds": round(seconds, 3),
-                "sites": {
-                    site: {**report.model_dump(mode="json"), "bytes_in": bytes_in[site], "bytes_out": bytes_out[site]}
-                    for site, report in sorted(reports.items())
-                },
-                "left_out": dict(sorted(left_out.items())),
-                "val_at_start": validation,
-                **notes,
+    def add_round(self, finished: FinishedRound) -> Summary | None:
+        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from."""
+        validation = summarise({site: report.val for site, report in finished.reports.items()}, self._task)
+        sites = {
+            site: {
+                **report.model_dump(mode="json"),
+                "bytes_in": finished.bytes_in[site],
+                "bytes_out": finished.bytes_out[site],
             }
-        )
+            for site, report in sorted(finished.reports.items())
+        }
+        entry = {
+            "round": finished.number,
+            "seconds": round(finished.seconds, 3),
+            "sites": sites,
+            "left_out": dict(sorted(finished.left_out.items())),
+            "val_at_start": validation,
+            **finished.notes,
+        }
+        self._record["rounds"].append(cast(RoundEntry, entry))
         self._write()
         return validation
 
-    def add_final(self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, str]) -> dict:
+    def add_final(
+        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, str]
+    ) -> dict[str, Summary | None]:
         """Adds the evaluation of the final aggregate. Returns its summary by split."""
         summary = {
             split: summarise({site: getattr(report, split) for site, report in reports.items()}, self._task)
@@ -133,13 +207,13 @@ class RunRecord:
         self._write()
         return summary
 
-    def set_best(self, finished_rounds: int, validation: dict) -> None:
+    def set_best(self, finished_rounds: int, validation: Summary) -> None:
         """Names the aggregate that is the best so far."""
         self._record["best"] = {"rounds": finished_rounds, "val": validation}
 
     def close(self, status: str, reason: str | None = None) -> None:
         """Ends the record as ``finished``, or as ``failed`` with the reason."""
-        self._record.update(status=status, reason=reason)
+        self._record["status"], self._record["reason"] = status, reason
         self._write()
 
     def _write(self) -> None:

@@ -1,60 +1,94 @@
-"""Waits and work of FLARE that our jobs have no need of, left out."""
+"""Leaves out waits and work of FLARE that our jobs have no need of."""
 
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
-from nvflare.fuel.f3.mpm import MainProcessMonitor
-from nvflare.private.fed.app.simulator import simulator_runner
 
 from pt_peft_flare.cores import leave_cores_to_host
+from pt_peft_flare.flare_internals import (
+    END_WITHOUT_TORCH,
+    JOB_END_LOOKS,
+    SHUTDOWN_GRACE,
+    SITE_START_FORK,
+    SITE_START_SLEEPS,
+)
+
+if TYPE_CHECKING:
+    from nvflare.private.fed.server.server_engine import ServerEngine
 
 _LOOK_S = 0.1
 _GRACE_S = 0.1
 
 
-def without_torch(communicator: WFCommServer) -> None:
-    """Keeps `communicator` from importing torch, seconds and hundreds of megabytes, to end downloads of torch tensors: there are
-    none, as ours travel as arrays.
+def end_without_torch(communicator: WFCommServer) -> None:
+    """Keeps `communicator` from importing torch, seconds and hundreds of megabytes, to end downloads of torch tensors.
+
+    There are none, as our tensors travel as arrays.
     """
-    communicator._cleanup_inflight_tensor_downloads = lambda fl_ctx: None
+    if END_WITHOUT_TORCH.usable():
+        communicator._cleanup_inflight_tensor_downloads = _nothing  # pyright: ignore[reportPrivateUsage]  # flare_internals
 
 
 def hasten_simulation(fl_ctx: FLContext) -> None:
-    """Lets the simulator see at once that its job has ended (it looks every 3 s), and its process end then (it sleeps for 3 s,
-    for what sites in other places may still have to say); and start a site's process, which without a thread for each site it does
-    for each task, without the second that it sleeps before and those between looks whether it is there. And without a fork, in
-    which it might wait for ever.
-    """
-    fl_ctx.get_engine().server.check_engine_frequency = _LOOK_S
-    shut_down = MainProcessMonitor._start_shutdown
-    MainProcessMonitor._start_shutdown = lambda grace_s, cleanup_s: shut_down(_GRACE_S, cleanup_s)
-    simulator_runner.time = _ShortSleeps
-    simulator_runner.subprocess = _WithoutFork
+    """Shortens the simulator's waits and lets it start sites without a fork; `flare_internals` lists each change."""
+    if JOB_END_LOOKS.usable():
+        # In the simulator the server's job and its engine share a process.
+        cast("ServerEngine", fl_ctx.get_engine()).server.check_engine_frequency = _LOOK_S
+    if SHUTDOWN_GRACE.usable():
+        _shorten_grace()
+    if SITE_START_SLEEPS.usable():
+        from nvflare.private.fed.app.simulator import simulator_runner
+
+        simulator_runner.time = _ShortSleeps()
+    if SITE_START_FORK.usable():
+        from nvflare.private.fed.app.simulator import simulator_runner
+
+        simulator_runner.subprocess = _WithoutFork()
     leave_cores_to_host()
 
 
+def _shorten_grace() -> None:
+    from nvflare.fuel.f3.mpm import MainProcessMonitor
+
+    shut_down: Callable[[float, float], None] = MainProcessMonitor._start_shutdown  # pyright: ignore[reportPrivateUsage]  # flare_internals
+
+    def soon(shutdown_grace_time: float, cleanup_grace_time: float) -> None:
+        shut_down(_GRACE_S, cleanup_grace_time)
+
+    MainProcessMonitor._start_shutdown = soon  # pyright: ignore[reportPrivateUsage]  # flare_internals
+
+
+def _nothing(fl_ctx: FLContext) -> None:
+    pass
+
+
 class _ShortSleeps:
-    """What the simulator uses of `time`."""
+    """The module `time`, but a sleep takes at most `_LOOK_S`."""
 
-    time = staticmethod(time.time)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         time.sleep(min(seconds, _LOOK_S))
 
 
 class _WithoutFork:
-    """What the simulator uses of `subprocess`. It gives each site's process a function to run before its program, for which Python
-    has to fork; and OpenBLAS, by which numpy multiplies, can lock up in a fork while another thread multiplies, as the server's
-    does in an aggregation.
+    """The module `subprocess`, but a process that begins a session is not started by a fork.
+
+    The simulator gives each site's process a function to run before its program, for which Python has to fork; and
+    OpenBLAS, by which numpy multiplies, can lock up in a fork while another thread multiplies, as the server's does
+    in an aggregation.
     """
 
-    TimeoutExpired = subprocess.TimeoutExpired
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
 
-    @staticmethod
-    def Popen(command: list[str], *, preexec_fn: object, **options: object) -> subprocess.Popen:
-        assert preexec_fn is os.setsid
-        return subprocess.Popen(command, start_new_session=True, **options)
+    def Popen(self, command: list[str], *, preexec_fn: object = None, **options: Any) -> "subprocess.Popen[Any]":
+        if preexec_fn is os.setsid:
+            return subprocess.Popen(command, start_new_session=True, **options)
+        return subprocess.Popen(command, preexec_fn=cast(Any, preexec_fn), **options)

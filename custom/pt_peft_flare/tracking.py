@@ -1,8 +1,10 @@
 """Scalars for FLARE's analytics receivers (TensorBoard, MLflow, …), from reports that passed the sites' egress filters.
 
-Fired at the server as if each site had sent them as federation events: nothing but filtered results then leaves a site,
-and every stock receiver works.
+They are fired at the server as if each site had sent them as federation events: nothing but filtered results then
+leaves a site, and every stock receiver works.
 """
+
+from collections.abc import Mapping
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReservedKey
@@ -22,26 +24,32 @@ SCALARS = (
     "quadratic_kappa",
     "mean_absolute_error",
 )
-"""The last two are None unless ``data.task`` is ``ordinal``."""
+"""Fields of `SplitMetrics`. The last two are None unless ``data.task`` is ``ordinal``."""
 
 
-def split_scalars(split: str, metrics: SplitMetrics | None, data: Data) -> dict[str, float]:
+def split_scalars(split: str, metrics: SplitMetrics | None, data: Data) -> dict[str, float | None]:
     """``{"val/loss": 0.4, …}``, with each label's AUROC for ``multilabel``; empty for a split without images."""
-    values = {name: getattr(metrics, name) for name in SCALARS} if metrics else {}
-    if metrics and data.task == "multilabel":
-        values |= {f"auroc/{label}": area for label, area in zip(data.classes, metrics.class_auroc, strict=True)}
-    return {f"{split}/{name}": value for name, value in values.items() if value is not None}
+    if metrics is None:
+        return {}
+    values: dict[str, float | None] = {f"{split}/{name}": getattr(metrics, name) for name in SCALARS}
+    if data.task == "multilabel":
+        for label, area in zip(data.classes, metrics.class_auroc, strict=True):
+            values[f"{split}/auroc/{label}"] = area
+    return values
 
 
-def log_scalars(engine: ServerEngineSpec, source: str, step: int, values: dict[str, float]) -> None:
+def log_scalars(engine: ServerEngineSpec, source: str, step: int, values: Mapping[str, float | None]) -> None:
     """Hands scalars to the receivers.
 
     Args:
+        engine: the server's.
         source: name of the site they belong to; becomes the run's name in TensorBoard.
         step: number of finished rounds.
-        values: by tag.
+        values: scalars by tag; those that are None are left out.
     """
     for tag, value in values.items():
+        if value is None:
+            continue
         data = AnalyticsData(key=tag, value=float(value), data_type=AnalyticsDataType.SCALAR, global_step=step)
         shareable = data.to_dxo().to_shareable()
         shareable.set_peer_props({ReservedKey.IDENTITY_NAME: source})

@@ -19,8 +19,8 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.claims import claim
 from pt_peft.privacy.plan import client_epsilon
-from pt_peft_flare.filters import applied, public
-from pt_peft_flare.job_folder import CLIENT as CLIENT_CONFIG
+from pt_peft_flare.filters import applied, redact
+from pt_peft_flare.job_folder import CLIENT_CONFIG
 from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filters
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
@@ -142,7 +142,7 @@ def test_filters_without_a_guarantee(name, key, tiny, tmp_path):
     check_privacy_filters(tiny, tmp_path)
     with pytest.raises(UserError, match=f"task_result_filters' has {name}, which is no part of") as error:
         check_privacy_filters(private, tmp_path)
-    assert public(str(error.value)) == str(error.value)
+    assert redact(str(error.value)) == str(error.value)
     config_with([], tmp_path)
     check_privacy_filters(private, tmp_path)
 

@@ -13,7 +13,7 @@ from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.presets import demo
 from pt_peft.schema import parse
 from pt_peft.training.metrics import confusion_metrics
-from pt_peft_flare.filters import public
+from pt_peft_flare.filters import redact
 from pt_peft_flare.messages import MAX_REASON, REASON, failure, reason_of
 
 CONFUSION = [[3, 1], [0, 2]]
@@ -93,13 +93,13 @@ def test_a_bad_report_does_not(change, message):
     ],
 )
 def test_a_reason_leaves_without_values_and_paths(reason, left):
-    assert public(reason) == left
+    assert redact(reason) == left
 
 
 def test_a_reason_is_short():
-    assert len(public("x " * 10**6)) <= MAX_REASON
+    assert len(redact("x " * 10**6)) <= MAX_REASON
     started = time.monotonic()
-    public("a" * 10**6)
+    redact("a" * 10**6)
     assert time.monotonic() - started < 5, "a lead could hold a site's process with a long name"
 
 

@@ -68,7 +68,7 @@ def test_a_job_that_was_submitted_is_written_anew(tiny, tmp_path):
 def test_a_site_file_that_says_something_else_is_left_alone(tmp_path):
     write_workspace(Site(threads=2), tmp_path)
     write_workspace(Site(threads=2), tmp_path)
-    with pytest.raises(UserError, match="site.json exists and says something else"):
+    with pytest.raises(UserError, match=r"site\.json exists and says something else"):
         write_workspace(Site(threads=3), tmp_path)
     assert Site.read(tmp_path / "local" / "site.json").threads == 2
 
@@ -77,7 +77,7 @@ def test_override(tiny):
     assert override(tiny, ["federation.rounds=7", "name=other"]).federation.rounds == 7
     with pytest.raises(UserError, match="'rounds' is not of the form"):
         override(tiny, ["rounds"])
-    with pytest.raises(UserError, match="--set: field 'federation.rond' is unknown"):
+    with pytest.raises(UserError, match=r"--set: field 'federation\.rond' is unknown"):
         override(tiny, ["federation.rond=7"])
     with pytest.raises(UserError, match="goes through 'name'"):
         override(tiny, ["name.x=7"])

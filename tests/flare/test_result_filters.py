@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pt_peft.errors import UserError
-from pt_peft_flare.job_folder import CLIENT, TASKS
+from pt_peft_flare.job_folder import CLIENT_CONFIG, TASKS
 from pt_peft_flare.result_filters import EGRESS, check_egress
 
 OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
@@ -13,14 +13,14 @@ OURS = {"path": EGRESS}
 
 
 def check(folder, chains):
-    (folder / "config_fed_client.json").write_text(json.dumps({**CLIENT, "task_result_filters": chains}))
+    (folder / "config_fed_client.json").write_text(json.dumps({**CLIENT_CONFIG, "task_result_filters": chains}))
     check_egress(TASKS, folder)
 
 
 @pytest.mark.parametrize(
     "chains",
     [
-        CLIENT["task_result_filters"],
+        CLIENT_CONFIG["task_result_filters"],
         [{"tasks": ["*"], "filters": [OTHER, OURS]}],
         [
             {"tasks": ["train"], "filters": [OTHER]},

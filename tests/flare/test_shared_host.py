@@ -66,6 +66,7 @@ def test_a_simulated_server_replaces_a_host_that_was_killed(tiny, site, site_ctx
     monkeypatch.setattr(workers, "read_site", lambda fl_ctx: site)
     start_host(site_ctx)
     first = said.read_text()
+    assert HOSTS.started
     assert first == HOSTS.started.socket
     os.kill(HOSTS.started._process.pid, signal.SIGKILL)
     until = time.monotonic() + 10
@@ -87,7 +88,7 @@ def test_a_host_that_cannot_be_started_is_said_when_it_is_needed(tiny, site, sit
     monkeypatch.setattr(workers, "read_experiment", lambda fl_ctx: tiny)
     monkeypatch.setattr(workers, "read_site", lambda fl_ctx: site)
     start_host(site_ctx)
-    with pytest.raises(UserError, match="worker host cannot be started .*No such file.* as TMPDIR, would be right"):
+    with pytest.raises(UserError, match=r"worker host cannot be started .*No such file.* as TMPDIR, would be right"):
         RespawningWorker(tiny, site, tmp_path / "run", site_ctx).call("exchange")
 
 
@@ -96,6 +97,7 @@ def test_if_that_is_gone_all_of_a_process_share_one_of_its_own(tiny, site, site_
     first, second = (RespawningWorker(tiny, site, tmp_path / name, site_ctx) for name in ("one", "two"))
     assert first.call("exchange")[0]["tensors"]
     own = HOSTS.started
+    assert own
     assert second.call("exchange") == first.call("exchange")  # by the same workers as before
     assert HOSTS.started is own
     assert own.runs

@@ -3,6 +3,7 @@
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from nvflare.apis.fl_constant import ReturnCode
@@ -21,7 +22,7 @@ class Site:
     def __init__(self):
         self.handlers = {}
         self.signal = Signal()
-        self.fl_ctx = SimpleNamespace(get_engine=lambda: self, get_run_abort_signal=lambda: self.signal)
+        self.fl_ctx: Any = SimpleNamespace(get_engine=lambda: self, get_run_abort_signal=lambda: self.signal)
         self.notices = TaskNotices(self.fl_ctx)
 
     def register_aux_message_handler(self, topic, message_handle_func):

@@ -10,7 +10,7 @@ from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.budget import FILE_NAME, Budget
 from pt_peft.privacy.plan import steps_of_a_round
-from pt_peft_flare.filters import public
+from pt_peft_flare.filters import redact
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "sites"}
@@ -43,7 +43,7 @@ def test_a_plan_beyond_the_limit_is_refused_before_anything_is_written(private, 
         OutsideLimits, match=r"with 4 round\(s\) its epsilon would be .* of which 0 is spent already"
     ) as error:
         Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 0.999)
-    assert public(str(error.value)) == str(error.value), "the lead reads all of it"
+    assert redact(str(error.value)) == str(error.value), "the lead reads all of it"
     assert not (tmp_path / FILE_NAME).exists()
     assert Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 1.001) == epsilon(a_round, 1e-5)
 

@@ -1,4 +1,4 @@
-"""Make a key for trials of encryption in the simulator, in files as in provisioned kits."""
+"""Make keys for trials of encryption in the simulator, in the same files as provisioned kits have."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes both files. Raises UserError if tenseal is not installed or one is there."""
+    """Writes both files. Raises UserError if tenseal is not installed, or one of the files is there already."""
     write_pair(options.folder)
     print(
         f"{options.folder / SITE_FILE} has the secret key of the sites, {options.folder / SERVER_FILE} is the server's"

@@ -1,4 +1,4 @@
-"""Decrypt an adapter that a server has kept, with a site's key."""
+"""Decrypt an adapter that a server has kept, with the key of a site."""
 
 import argparse
 from pathlib import Path

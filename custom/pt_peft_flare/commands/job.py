@@ -1,4 +1,4 @@
-"""Writes the job folder of an experiment or a preset, and prints the command that simulates it."""
+"""Write the job folder of an experiment or a preset, and print the command that simulates it."""
 
 import argparse
 from pathlib import Path
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the experiment is invalid or a folder cannot be written."""
+    """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
     from pt_peft.presets import COMMITTED, demo, override, preset  # imports torch
 
     if options.committed:

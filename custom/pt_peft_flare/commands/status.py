@@ -1,16 +1,48 @@
-"""What runs, how far it is, and who is there."""
+"""Show what runs, how far it is, and who is there."""
 
 import argparse
 import json
 import time
+from typing import Any, TypedDict, cast
 
 from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.admin_session import add_kit, connected
 from pt_peft_flare.messages import STATUS
+from pt_peft_flare.progress import Progress, SiteProgress
 
 RUNNING = "RUNNING"
+
+
+class LastSeen(TypedDict):
+    """A connected site."""
+
+    last_seen_s: float
+    """Seconds since its last sign of life, by the server's clock where a running job tells it."""
+
+
+class JobState(TypedDict, total=False):
+    """A job; all but ``status`` only while it runs. The fields are those of `pt_peft_flare.progress.Progress`."""
+
+    status: str | None
+    """FLARE's word."""
+    refused: str
+    """Why the job's process does not answer this person."""
+    experiment: str
+    finished_rounds: int
+    rounds: int
+    seconds_left: float | None
+    sites: dict[str, SiteProgress]
+
+
+class Status(TypedDict):
+    """What is known of a federation."""
+
+    sites: dict[str, LastSeen]
+    """Connected sites, by name."""
+    jobs: dict[str, JobState]
+    """Jobs, by id."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,21 +59,20 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(found, indent=2) if options.json else table(found))
 
 
-def status(session: Session, job: str | None) -> dict:
-    """``sites``: seconds since each connected one was last seen, by the server's clock where a job runs to tell it; ``jobs``:
-    by id its ``status`` and, while it runs, its `progress`.
-    """
+def status(session: Session, job: str | None) -> Status:
+    """Asks for the connected sites, and for `job` or all jobs that run."""
     clients = session.get_system_info().client_info
     ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
-    jobs = {one: _job(session, one) for one in ids}
-    now = max((one.pop("time") for one in jobs.values() if "time" in one), default=time.time())
+    answers = {one: _job(session, one) for one in ids}
+    now = max((one.pop("time") for one in answers.values() if "time" in one), default=time.time())
     return {
         "sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients},
-        "jobs": jobs,
+        "jobs": cast(dict[str, JobState], answers),
     }
 
 
-def _job(session: Session, job: str) -> dict:
+def _job(session: Session, job: str) -> dict[str, Any]:
+    """The fields of `JobState`, and the server's ``time`` if it tells it."""
     state = session.get_job_status(job)
     if state != RUNNING:
         return {"status": state}
@@ -50,15 +81,16 @@ def _job(session: Session, job: str) -> dict:
     except (JobNotRunning, NoReply, InternalError):  # its process is not ready yet, or about to end
         return {"status": session.get_job_status(job)}
     except AuthorizationError:
-        return {"status": state, "refused": "only who may stop it is told more"}
+        return {"status": state, "refused": "only people who may stop it may see more"}
 
 
-def table(found: dict) -> str:
+def table(found: Status) -> str:
     """`found` for a person."""
-    lines, working = [], set()
+    lines: list[str] = []
+    working: set[str] = set()
     seen = {name: f"{site['last_seen_s']:.0f} s ago" for name, site in found["sites"].items()}
     for job, one in found["jobs"].items():
-        lines.append(f"{job}  {one['status']}  {_how_far(one)}")
+        lines.append(f"{job}  {one.get('status')}  {_how_far(one)}")
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
             lines.append(
@@ -71,20 +103,19 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def _how_far(job: dict) -> str:
-    if job["status"] != RUNNING:
-        state = str(job["status"])
-        if state == "FINISHED:COMPLETED":
-            return "its metrics and adapter: nvflare job download"
-        return (
-            "why: nvflare job download (its metrics.json, log.txt), nvflare job meta"
-            if state.startswith("FINISHED")
-            else ""
-        )
+def _how_far(job: JobState) -> str:
+    state = str(job.get("status"))
+    if state == "FINISHED:COMPLETED":
+        return "its metrics and adapter: nvflare job download"
+    if state.startswith("FINISHED"):
+        return "why: nvflare job download (its metrics.json, log.txt), nvflare job meta"
+    if state != RUNNING:
+        return ""
     if "refused" in job:
         return job["refused"]
     if "rounds" not in job:
         return "starts up or ends: no word from its process"
-    left = job["seconds_left"]
+    known = cast(Progress, job)  # whose fields come together
+    left = known["seconds_left"]
     rest = "" if left is None else f", about {left:.0f} s left"
-    return f"{job['experiment']}: {job['finished_rounds']} of {job['rounds']} rounds{rest}"
+    return f"{known['experiment']}: {known['finished_rounds']} of {known['rounds']} rounds{rest}"

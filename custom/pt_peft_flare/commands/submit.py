@@ -1,4 +1,4 @@
-"""Submit a job folder without code, as sites that have this package installed take it."""
+"""Submit a job folder without code, for sites that have this package installed."""
 
 import argparse
 import shutil
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the job's id. ``app/custom`` is left out: any file in it would make FLARE take the job for one with code.
+    """Submits the job without ``app/custom``, for which FLARE would take it for one with code. Prints its id.
 
     Raises:
         UserError: if the folder is no job of ours or has code in ``app/custom``, or the server refuses it.
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     Experiment.read(app / "config" / "experiment.json")
     if code := sorted(path.name for path in (app / "custom").rglob("*.py")):
         raise UserError(
-            f"{app / 'custom'}: holds code ({code[0]}), which `nvflare job submit` would bring to sites that allow it; leave it "
-            "out for sites that have the package installed."
+            f"{app / 'custom'}: holds code ({code[0]}), which `nvflare job submit` would bring to sites that allow it; "
+            "leave it out for sites that have the package installed."
         )
     with connected(options.kit) as session, tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / options.job.resolve().name

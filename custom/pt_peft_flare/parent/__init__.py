@@ -1,1 +1,1 @@
-"""Components of FLARE's parent processes, which outlive jobs: named in ``local/resources.json``, written there by `kits`."""
+"""Components of FLARE's parent processes, which outlive jobs; `kits` names them in ``local/resources.json``."""

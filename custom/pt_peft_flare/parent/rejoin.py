@@ -1,41 +1,48 @@
 """A site that comes back, or comes late, joins the jobs that are running."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import ALL_SITES, Job
 from nvflare.apis.job_scheduler_spec import DispatchInfo
-from nvflare.private.admin_defs import MsgHeader, ReturnCode
-from nvflare.private.fed.utils.fed_utils import extract_participants
 
+from pt_peft_flare.flare_internals import REJOIN
 from pt_peft_flare.messages import SITES_CHANGED
 from pt_peft_flare.parent.watcher import Watcher
+
+if TYPE_CHECKING:
+    from nvflare.private.fed.server.server_engine import ServerEngine
 
 ANSWER_S = 10.0
 """How long a site or the job's process has to answer."""
 
 
 class Rejoin(Watcher):
-    """FLARE gives a job to the sites that are connected when it starts, and knows them by the token of their registration: a
-    site that is restarted gets another one and is never asked again. This component deploys and starts a running job at
-    every connected site that belongs to it and does not run it.
+    """Deploys and starts a running job at every connected site that belongs to it and does not run it.
+
+    FLARE gives a job to the sites that are connected when it starts, and knows them by the token of their
+    registration: a site that is restarted gets another one and is never asked again.
     """
 
     def __init__(self, interval_s: float = 2.0) -> None:
-        super().__init__(interval_s)
+        """Looks every `interval_s` seconds."""
+        super().__init__(interval_s, REJOIN)
         self._refused: set[tuple[str, str]] = set()
 
-    def look(self, engine) -> None:
+    def look(self, engine: "ServerEngine") -> None:
+        """Lets absent sites join all running jobs."""
         for job_id, job in list(engine.job_runner.running_jobs.items()):
             process = engine.run_processes.get(job_id)
             if process is None or job.run_aborted:
                 continue
-            for client in absent(job, process[RunProcessKey.PARTICIPANTS], engine.get_clients()):
-                self._try(engine, job, client, process[RunProcessKey.PARTICIPANTS])
+            participants: dict[str, Client] = process[RunProcessKey.PARTICIPANTS]
+            for client in absent(job, participants, engine.get_clients()):
+                self._try(engine, job, client, participants)
 
-    def _try(self, engine, job: Job, client: Client, participants: dict[str, Client]) -> None:
+    def _try(self, engine: "ServerEngine", job: Job, client: Client, participants: dict[str, Client]) -> None:
         if (job.job_id, client.token) in self._refused:
             return
         with engine.new_context() as fl_ctx:
@@ -58,6 +65,8 @@ def absent(job: Job, participants: Mapping[str, Client], connected: list[Client]
 
 def _app_of(job: Job, site: str) -> str | None:
     """The name of the job's app that is meant for `site`."""
+    from nvflare.private.fed.utils.fed_utils import extract_participants
+
     for app, participants in job.get_deployment().items():
         names = extract_participants(participants)
         if site in names or ALL_SITES in [name.upper() for name in names]:
@@ -65,12 +74,16 @@ def _app_of(job: Job, site: str) -> str | None:
     return None
 
 
-def _join(engine, job: Job, client: Client, participants: dict[str, Client], fl_ctx: FLContext) -> None:
-    """What FLARE's job runner does with a site when a job starts. Raises RuntimeError if the site refuses."""
+def _join(engine: "ServerEngine", job: Job, client: Client, participants: dict[str, Client], fl_ctx: FLContext) -> None:
+    """Does what FLARE's job runner does with a site when a job starts. Raises RuntimeError if the site refuses."""
+    from nvflare.private.admin_defs import MsgHeader, ReturnCode
+
     runner, admin = engine.job_runner, engine.server.admin_server
     app = _app_of(job, client.name)
+    assert app is not None  # as `absent` has found the client
     resources = job.get_resource_requirements().get(client.name, {})
-    message = runner._make_deploy_message(job, job.get_application(app, fl_ctx), app, fl_ctx)
+    content = job.get_application(app, fl_ctx)
+    message = runner._make_deploy_message(job, content, app, fl_ctx)  # pyright: ignore[reportPrivateUsage]  # flare_internals
     reply = admin.send_requests_and_get_reply_dict({client.token: message}, timeout_secs=ANSWER_S)[client.token]
     if reply is None or reply.get_header(MsgHeader.RETURN_CODE, ReturnCode.OK) != ReturnCode.OK:
         raise RuntimeError(reply.body if reply else "it does not answer")
@@ -83,7 +96,8 @@ def _join(engine, job: Job, client: Client, participants: dict[str, Client], fl_
     # Its process will ask for work at once, and the job's process must know the new token by then.
     engine.send_app_command(job.job_id, SITES_CHANGED, {}, ANSWER_S)
     with runner.lock:
-        runner._pending_client_outcomes.setdefault(job.job_id, set()).add(client.name)
+        pending = runner._pending_client_outcomes  # pyright: ignore[reportPrivateUsage]  # flare_internals
+        pending.setdefault(job.job_id, set()).add(client.name)
     dispatch = {client.name: DispatchInfo(app, resources, reservation)}
     for answer in engine.start_client_job(job, dispatch, fl_ctx):
         if answer.reply is None or answer.reply.body != "OK":

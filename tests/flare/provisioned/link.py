@@ -56,10 +56,11 @@ class Link:
             selector.register(server, selectors.EVENT_READ, site)
             while self._open:
                 for key, _ in selector.select(1):
-                    content = key.fileobj.recv(1 << 16)
+                    end = site if key.fileobj is site else server
+                    content = end.recv(1 << 16)
                     if not content:
                         raise ConnectionResetError
-                    if key.fileobj is site:
+                    if end is site:
                         self.bytes_up += len(content)
                     else:
                         self.bytes_down += len(content)

@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 import yaml
+from lead import Lead, Run, free_port
 
 from benchmark.federation.provisioned import PROJECT, Federation
-from conftest import Lead, Run, free_port
 from helpers import changed
 from pt_peft.experiment.site import Site
 from pt_peft_flare.job_folder import write_job

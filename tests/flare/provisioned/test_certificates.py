@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from lead import wait
 
 from benchmark.federation.provisioned import ADMIN, Federation
-from conftest import wait
 from helpers import changed
 from pt_peft.experiment.site import Site
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,17 @@ from pt_peft_flare.checkpoint import FOLDER, Checkpoint, CheckpointFile
 
 def file(tmp_path, experiment, job="job"):
     workspace = SimpleNamespace(root_dir=str(tmp_path))
-    fl_ctx = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace))
+    fl_ctx: Any = SimpleNamespace(get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace))
     return CheckpointFile(fl_ctx, job, experiment)
 
 
-RECORD = {"rounds": [1, 2], "best": None, "continues": None}
+def loaded(kept):
+    checkpoint = kept.load()
+    assert checkpoint
+    return checkpoint
+
+
+RECORD: Any = {"rounds": [1, 2], "best": None, "continues": None}
 CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"m/a": np.ones(3)}, RECORD)
 
 
@@ -27,7 +34,7 @@ def test_what_was_kept_comes_back(tmp_path):
     kept = file(tmp_path, demo("lora")[0])
     assert kept.load() is None
     kept.save(CHECKPOINT)
-    back = kept.load()
+    back = loaded(kept)
     assert back.rounds == 2
     assert back.record == CHECKPOINT.record
     assert np.array_equal(back.tensors["a"], CHECKPOINT.tensors["a"])
@@ -68,11 +75,11 @@ def test_a_clone_that_is_stopped_at_once_can_be_cloned(tmp_path):
     file(tmp_path, experiment, "second").take_over("first")
     third = file(tmp_path, experiment, "third")
     third.take_over("second")
-    assert third.load().rounds == 2
-    assert np.array_equal(third.load().tensors["a"], CHECKPOINT.tensors["a"])
-    assert third.load().record["continues"] == "second"
+    assert loaded(third).rounds == 2
+    assert np.array_equal(loaded(third).tensors["a"], CHECKPOINT.tensors["a"])
+    assert loaded(third).record["continues"] == "second"
     third.take_over("first")
-    assert third.load().record["continues"] == "second", "what is there stays"
+    assert loaded(third).record["continues"] == "second", "what is there stays"
     third.remove()
     assert not list((tmp_path / FOLDER).iterdir())
 
@@ -89,9 +96,16 @@ def test_nothing_is_taken_over_from_nothing_or_a_damaged_file(tmp_path):
 
 @pytest.mark.parametrize(
     "header",
-    [{}, [1], {"rounds": 2}, {"rounds": "2", "record": RECORD}, {"rounds": 3, "record": RECORD}, {"rounds": 10**9, "record": RECORD},
-     {"rounds": 2, "record": None}],
-)  # fmt: skip
+    [
+        {},
+        [1],
+        {"rounds": 2},
+        {"rounds": "2", "record": RECORD},
+        {"rounds": 3, "record": RECORD},
+        {"rounds": 10**9, "record": RECORD},
+        {"rounds": 2, "record": None},
+    ],
+)
 def test_a_header_of_something_else(header, tmp_path):
     experiment = demo("lora")[0]
     if isinstance(header, dict):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from lead import Lead, free_port
 
 from benchmark.federation.provisioned import PROJECT, Federation
-from conftest import Lead, free_port
 from helpers import changed
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context
 from pt_peft.errors import UserError

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lead import wait
 
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from conftest import wait
 from helpers import assert_equal, changed
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lead import Run, wait
 from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
 
-from conftest import Run, wait
 from helpers import changed
 from pt_peft.experiment.limits import Limits
 from pt_peft_flare.commands.status import status, table

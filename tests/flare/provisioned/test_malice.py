@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def run_with(lead, experiment, faults):
-    """The record of a job in which hospital-3 does one of `faults` in each round, and then nothing wrong in the last."""
+    """The record of a job in which hospital-3 does one of `faults` in each round, and nothing wrong in the last."""
     path = lead.federation.kit("hospital-3") / "faults.json"
     path.write_text(json.dumps({experiment.name: dict(enumerate(faults))}))
     run = lead.submit(
@@ -44,7 +44,8 @@ def test_the_sites_filter_stops_a_learner_that_was_tampered_with(lead, quick):
     for number, (fault, word) in enumerate(faults.items()):
         assert left_out[number].keys() == {"hospital-3"}, fault
         assert "held back by the egress filter" in left_out[number]["hospital-3"], fault
-        assert word in ledger[number]["held_back"] and "tensors" not in ledger[number], fault
+        assert word in ledger[number]["held_back"], fault
+        assert "tensors" not in ledger[number], fault
     assert "tensors" in ledger[len(faults)]
 
 

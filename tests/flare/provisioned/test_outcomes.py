@@ -2,6 +2,7 @@
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from nvflare.fuel.f3.message import Message
@@ -22,7 +23,7 @@ def test_a_site_that_has_gone_is_not_waited_for_nor_any_after_a_good_end(running
         resolve_client_outcome=lambda job, site: given.add(site),
     )
     clients = [SimpleNamespace(name="there")]
-    engine = SimpleNamespace(
+    engine: Any = SimpleNamespace(
         job_runner=runner, run_processes=running, exception_run_processes=failed, get_clients=lambda: clients
     )
     resolve(engine, "job")
@@ -35,7 +36,7 @@ def test_a_site_that_fails_ends_the_job_only_below_the_quorum(there, code):
     job = SimpleNamespace(min_sites=2)
     runner = SimpleNamespace(lock=threading.Lock(), _pending_client_outcomes={"job": there}, running_jobs={"job": job})
     manager = SimpleNamespace(clients={"token": SimpleNamespace(name="bad")})
-    server = SimpleNamespace(engine=SimpleNamespace(job_runner=runner), client_manager=manager)
+    server: Any = SimpleNamespace(engine=SimpleNamespace(job_runner=runner), client_manager=manager)
 
     def reported(job_id, token):
         request = Message(headers={CellMessageHeaderKeys.TOKEN: token}, payload={"job_id": job_id, "code": 101})

@@ -1,6 +1,7 @@
 """What the lead is told of jobs and sites."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from nvflare.fuel.flare_api.api_spec import JobNotRunning
 
@@ -12,7 +13,7 @@ NOW = 1_000_000.0
 """The server's clock, which is not that of whoever asks."""
 
 
-class Session:
+class FakeSession:
     def __init__(self, **jobs):
         self._jobs = jobs
 
@@ -34,8 +35,12 @@ class Session:
         return {"time": NOW, "experiment": job, **PROGRESS}
 
 
+def session(**jobs) -> Any:
+    return FakeSession(**jobs)
+
+
 def test_two_jobs_at_once():
-    found = status(Session(one="runs", two="runs"), None)
+    found = status(session(one="runs", two="runs"), None)
     assert found["sites"] == {"a": {"last_seen_s": 5.0}, "c": {"last_seen_s": 9.0}}
     lines = table(found).splitlines()
     assert lines[0] == "one  RUNNING  one: 2 of 3 rounds, about 12 s left"
@@ -63,11 +68,11 @@ def test_two_jobs_at_once():
 
 
 def test_a_job_that_starts_and_one_that_is_over():
-    assert "one  RUNNING  starts up or ends" in table(status(Session(one="starts"), None))
+    assert "one  RUNNING  starts up or ends" in table(status(session(one="starts"), None))
     assert "one  FINISHED:COMPLETED  its metrics and adapter: nvflare job download" in table(
-        status(Session(one="over"), "one")
+        status(session(one="over"), "one")
     )
     assert "one  FINISHED:ABORTED  why: nvflare job download" in table(
         {"sites": {}, "jobs": {"one": {"status": "FINISHED:ABORTED"}}}
     )
-    assert table(status(Session(), None)).startswith("no job is running")
+    assert table(status(session(), None)).startswith("no job is running")

@@ -12,7 +12,7 @@ SITE = "hospital-2"
 
 
 def sent_by(lead, experiment) -> tuple[int, int, float]:
-    """Of a job of SITE: bytes of tensors in its ledger, all bytes it has sent over its line, and seconds."""
+    """Runs a job. Returns SITE's bytes of tensors in its ledger, all its bytes on its line, and seconds."""
     line, started = lead.links[SITE], time.monotonic()
     before = line.bytes_up
     run = lead.submit(experiment)

@@ -1,4 +1,4 @@
-"""Stands before the installed package on a site's path, in the place of two of its modules: a site that was tampered with."""
+"""A site that was tampered with: this package hides two modules of the installed one, which comes later on its path."""
 
 from pathlib import Path
 

@@ -3,7 +3,7 @@
 from pt_peft_flare.untampered import fault, load
 
 original = load("filters")
-public = original.public
+redact = original.redact
 
 
 class EgressFilter(original.EgressFilter):

@@ -15,6 +15,8 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         f"pt_peft_flare.untampered_{name}", Path(pt_peft_flare.__path__[-1]) / f"{name}.py"
     )
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

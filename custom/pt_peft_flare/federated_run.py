@@ -1,0 +1,296 @@
+"""The rounds of a job at the server: what is sent, aggregated, recorded and kept."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from pt_peft.exchange.round_bytes import round_bytes
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.tensors import Tensors, payload_bytes
+from pt_peft.federation.protocol import Server
+from pt_peft.federation.reports import EvaluationReport, TrainingReport
+from pt_peft.federation.server import FederationServer
+from pt_peft.privacy.claims import claim
+from pt_peft.schema import Strict, parse
+from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
+from pt_peft_flare.ckks_contexts import encrypted_server
+from pt_peft_flare.console import console
+from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
+from pt_peft_flare.round_log import log_final, log_round
+from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
+from pt_peft_flare.run_record import FILE_NAME, FinishedRound, RunRecord, Summary
+
+Report = TypeVar("Report", bound=Strict)
+
+
+class JobFailed(Exception):
+    """The job cannot go on; the message is for the lead."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A payload down, the same for each of its targets."""
+
+    targets: list[str]
+    """Names of sites."""
+    payload: Tensors
+    since: int
+    """Number of finished rounds whose aggregate the targets are taken to hold already."""
+
+
+@dataclass(frozen=True)
+class SiteTask:
+    """A task for sites, with what each of them gets."""
+
+    name: str
+    """FLARE's: ``train`` or ``validate``."""
+    round_number: int
+    """From 0; the number of all rounds for the final evaluation."""
+    rounds: int
+    """Number of all rounds."""
+    timeout_s: int
+    """Seconds until a site that has not answered is left out."""
+    deliveries: list[Delivery]
+
+
+class Sites(Protocol):
+    """What a run needs of FLARE's controller."""
+
+    def site_names(self) -> list[str]:
+        """Names of the sites that are connected, sorted."""
+        ...
+
+    def ask(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
+        """Sends a task and waits for the results, or until its time is up.
+
+        Args:
+            task: the task.
+            accept: see `RoundResults`.
+
+        Raises:
+            JobFailed: if the job is aborted.
+        """
+        ...
+
+    def event(self, event_type: str) -> None:
+        """Fires an event of FLARE's."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best aggregate so far."""
+
+    value: float
+    """Its validation, by the experiment's ``select_by``."""
+    tensors: Tensors
+
+
+class FederatedRun:
+    """One job's rounds and final evaluation."""
+
+    def __init__(self, fl_ctx: FLContext, persistor: AdapterPersistor, sites: Sites):
+        """Makes the initial tensors and begins the record of the run.
+
+        Args:
+            fl_ctx: FLARE's context of the run.
+            persistor: makes the initial tensors and keeps the aggregates.
+            sites: whom to ask.
+
+        Raises:
+            UserError, WorkerError: if the experiment is invalid, or the initial tensors cannot be made.
+        """
+        self.experiment = read_experiment(fl_ctx)
+        self._fl_ctx = fl_ctx
+        self._engine = fl_ctx.get_engine()
+        self._persistor = persistor
+        self._sites = sites
+        # Not the controller's `load_model`: FLARE would replace the reason of a failure by its own.
+        initial = persistor.load(fl_ctx)
+        self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
+        self._server = self._new_server(initial[ModelLearnableKey.WEIGHTS])
+        self.record = self._new_record()
+        self._checkpoint = CheckpointFile(fl_ctx, fl_ctx.get_job_id(), self.experiment)
+        self._best: _Best | None = None
+        self._held: dict[str, int] = {}
+        """By site the number of finished rounds whose aggregate it is known to hold, where tensors rotate."""
+
+    def complete(self) -> None:
+        """Runs all rounds that are not finished yet, and the final evaluation.
+
+        Raises:
+            JobFailed: if a round misses the quorum, or the job is aborted; the last aggregate is on disk.
+            UserError: if the checkpoint of a job that this one continues is damaged.
+        """
+        finished = self._resume()
+        federation, sites = self.experiment.federation, self._sites.site_names()
+        if len(sites) < federation.min_sites:
+            raise JobFailed(
+                f"experiment.json: field 'federation.min_sites' is {federation.min_sites}, but the job has only "
+                f"{len(sites)} site(s): {', '.join(sites)}."
+            )
+        for number in range(finished, federation.rounds):
+            self._sites.event(AppEventType.ROUND_STARTED)
+            self._train_round(number)
+            self._sites.event(AppEventType.ROUND_DONE)
+        self._evaluate_final()
+        self.record.close("finished")
+        self._checkpoint.remove()
+        folder = run_dir(self._fl_ctx)
+        console.info("final adapter  %s", folder / self._file(FINAL))
+        console.info("best adapter   %s", folder / self._file(BEST))
+        console.info("metrics        %s", folder / FILE_NAME)
+        console.info("curves         tensorboard --logdir %s", folder / "tb_events")
+
+    def _new_server(self, tensors: Tensors) -> Server[Any]:
+        if self.experiment.encryption:
+            return encrypted_server(self.experiment, self._exchange, self._fl_ctx)
+        return FederationServer(self.experiment, self._exchange, tensors)
+
+    def _new_record(self) -> RunRecord:
+        experiment, sites, first_up = self.experiment, self._sites.site_names(), self._exchange.up(0)
+        encrypted = experiment.encryption is not None
+        nbytes = round_bytes(self._exchange, experiment.payload, 0, encrypted=encrypted).up
+        console.info(
+            "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
+            experiment.name, len(sites), experiment.federation.rounds, len(first_up), nbytes / 1000,
+            " at most, encrypted" if encrypted else "",
+        )  # fmt: skip
+        return RunRecord(run_dir(self._fl_ctx), experiment, self._fl_ctx.get_job_id(), sites, first_up, nbytes)
+
+    def _resume(self) -> int:
+        """Takes over from the job that this one is a clone of and continues. Returns its number of finished rounds."""
+        earlier = cloned_from(self._fl_ctx)
+        if not earlier:
+            return 0
+        left = self._checkpoint.load() or CheckpointFile(self._fl_ctx, earlier, self.experiment).load()
+        if not left:
+            console.warning("job %s, which this one is a clone of, has left no checkpoint: it starts anew", earlier)
+            return 0
+        console.info("continues job %s after round %d", earlier, left.rounds)
+        self.record.continue_from(earlier, left.record)
+        best = left.record["best"]
+        value = best["val"]["mean"][self.experiment.select_by] if best else None
+        if best and value is not None:
+            self._best = _Best(value, left.best)
+            self._persist(BEST, left.best, best["rounds"], {"metrics": {"val": best["val"]}})
+        self._server.take_over(left.tensors, left.rounds)
+        self._server.optimizer.state = left.optimizer
+        self._persist(FINAL, self._server.tensors, left.rounds, {})
+        return left.rounds
+
+    def _train_round(self, number: int) -> None:
+        server = self._server
+        before = server.tensors
+        bytes_out: dict[str, int] = {}
+        opened = server.start_round(number)
+
+        def accept(result: FLModel) -> TrainingReport:
+            report = parse(TrainingReport, result.metrics, "report")
+            report.check(self.experiment)
+            site = result.meta["client_name"]
+            opened.add(site, result.params, report.num_samples)
+            bytes_out[site] = payload_bytes(result.params)
+            return report
+
+        started = time.monotonic()
+        task = self._task(AppConstants.TASK_TRAIN, number)
+        results = self._collect(task, accept)
+        notes = server.finish_round(opened, sum(len(delivery.targets) for delivery in task.deliveries))
+        finished = FinishedRound(
+            number=number,
+            reports=results.reports,
+            left_out=results.left_out,
+            bytes_in={site: payload_bytes(one.payload) for one in task.deliveries for site in one.targets},
+            bytes_out=bytes_out,
+            seconds=time.monotonic() - started,
+            notes=notes,
+        )
+        validation = self.record.add_round(finished)
+        self._consider(number, before, validation)
+        self._persist(FINAL, server.tensors, number + 1, {})
+        self._keep(number + 1)
+        log_round(self._engine, self.experiment, finished, validation)
+
+    def _evaluate_final(self) -> None:
+        def accept(result: FLModel) -> EvaluationReport:
+            report = parse(EvaluationReport, result.metrics, "report")
+            report.check(self.experiment)
+            return report
+
+        rounds = self.experiment.federation.rounds
+        results = self._collect(self._task(AppConstants.TASK_VALIDATION, rounds), accept)
+        summary = self.record.add_final(results.reports, results.left_out)
+        self._consider(rounds, self._server.tensors, summary["val"])
+        self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
+        log_final(self._engine, self.experiment, results.reports, summary)
+
+    def _task(self, name: str, number: int) -> SiteTask:
+        """A task that sends each connected site what it lacks of the aggregate."""
+        alike: dict[tuple[int, int | None], list[str]] = {}  # sites that are sent the same
+        for site in self._sites.site_names():
+            # What a site holds does not matter where all tensors travel in every round.
+            alike.setdefault((self._held.get(site, 0), self._server.rank(site)), []).append(site)
+        deliveries = [
+            Delivery(targets, self._server.payload(targets[0], since, number), since)
+            for (since, _), targets in alike.items()
+        ]
+        federation = self.experiment.federation
+        return SiteTask(name, number, federation.rounds, federation.round_timeout_s, deliveries)
+
+    def _collect(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
+        """The results of a task. Raises JobFailed if they miss the quorum."""
+        results = self._sites.ask(task, accept)
+        if self._exchange.rotating:
+            # A site that was left out is sent all that has ever changed, no matter what it may have kept.
+            self._held = dict.fromkeys(results.reports, task.round_number)
+        when = f"round {task.round_number + 1}" if task.round_number < task.rounds else "final evaluation"
+        left_out = sorted(results.left_out.items())
+        for site, reason in left_out:
+            console.warning("%s: %s is left out of task '%s': %s", when, site, task.name, reason)
+        least = self.experiment.federation.min_sites
+        if len(results.reports) < least:
+            asked = sum(len(delivery.targets) for delivery in task.deliveries)
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in left_out)
+            raise JobFailed(
+                f"{when}, task '{task.name}': {len(results.reports)} of {asked} sites gave a valid result, "
+                f"but federation.min_sites is {least} ({reasons})"
+            )
+        return results
+
+    def _consider(self, finished_rounds: int, tensors: Tensors, validation: Summary | None) -> None:
+        """Keeps `tensors` as the best aggregate if their validation says so; the initial state is no candidate."""
+        if not finished_rounds or validation is None:
+            return
+        value = validation["mean"][self.experiment.select_by]
+        if value is not None and (self._best is None or value > self._best.value):
+            self._best = _Best(value, self._server.result(tensors, finished_rounds))
+            self.record.set_best(finished_rounds, validation)
+            self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
+
+    def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict[str, Any]) -> None:
+        """Saves those of `tensors` that the finished rounds have changed."""
+        changed = self._server.result(tensors, finished_rounds)
+        if privacy := claim(self.experiment, self.record.content["rounds"]):
+            meta = {**meta, "privacy": privacy}
+        learnable = make_model_learnable(changed, {"round": finished_rounds, **meta, **self._server.header()})
+        self._persistor.save_as(self._file(file_name), learnable, self._fl_ctx)
+
+    def _file(self, name: str) -> str:
+        return ENCRYPTED + name if self.experiment.encryption else name
+
+    def _keep(self, finished_rounds: int) -> None:
+        """Writes the checkpoint, in case the server dies."""
+        if is_simulation(self._fl_ctx):
+            return
+        best = self._best.tensors if self._best else {}
+        state, optimizer = self._server.state(finished_rounds), self._server.optimizer.state
+        self._checkpoint.save(Checkpoint(finished_rounds, state, best, optimizer, self.record.content))

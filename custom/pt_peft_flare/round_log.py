@@ -1,0 +1,91 @@
+"""What a run tells of its rounds while it goes on: scalars for the receivers, and lines on the console."""
+
+from collections.abc import Mapping
+
+from nvflare.apis.server_engine_spec import ServerEngineSpec
+
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.reports import EvaluationReport
+from pt_peft_flare.console import console
+from pt_peft_flare.run_record import SPLITS, FinishedRound, Summary
+from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
+
+GLOBAL = "global"
+"""Source of the scalars of the federation as a whole."""
+
+
+def log_round(
+    engine: ServerEngineSpec, experiment: Experiment, finished: FinishedRound, validation: Summary | None
+) -> None:
+    """Tells of a finished round.
+
+    Args:
+        engine: the server's.
+        experiment: what runs.
+        finished: the round.
+        validation: of the model that the round started from.
+    """
+    number, reports = finished.number, finished.reports
+    for site, report in reports.items():
+        at_start = split_scalars("val", report.val, experiment.data)
+        at_start |= split_scalars("own_val", report.own_val, experiment.data)
+        after = {
+            "train/loss": report.train_loss,
+            "privacy/epsilon": report.epsilon,
+            "seconds": report.seconds,
+            "bytes/in": finished.bytes_in[site],
+            "bytes/out": finished.bytes_out[site],
+        }
+        log_scalars(engine, site, number, at_start)
+        log_scalars(engine, site, number + 1, after)
+    losses = [report.train_loss for report in reports.values() if report.train_loss is not None]
+    loss = sum(losses) / len(losses) if losses else None
+    spent = max((report.epsilon for report in reports.values() if report.epsilon is not None), default=None)
+    log_scalars(engine, GLOBAL, number, _summary_scalars("val", validation))
+    totals = {"train/loss": loss, "privacy/epsilon": spent, "seconds": finished.seconds, **finished.notes}
+    log_scalars(engine, GLOBAL, number + 1, totals)
+    shown = "" if loss is None else f"  train loss {loss:.3f}"
+    shown += "" if spent is None else f"  epsilon of a site at most {spent:.3g}"
+    if "client_epsilon" in finished.notes:
+        shown += f"  epsilon of the aggregates {finished.notes['client_epsilon']:.3g}"
+    rounds = experiment.federation.rounds
+    console.info("round %d/%d  %d sites%s  %.1f s", number + 1, rounds, len(reports), shown, finished.seconds)
+
+
+def log_final(
+    engine: ServerEngineSpec,
+    experiment: Experiment,
+    reports: Mapping[str, EvaluationReport],
+    summary: Mapping[str, Summary | None],
+) -> None:
+    """Tells of the final evaluation.
+
+    Args:
+        engine: the server's.
+        experiment: what runs.
+        reports: of the sites.
+        summary: of their metrics, by split.
+    """
+    rounds = experiment.federation.rounds
+    for site, report in reports.items():
+        for split in SPLITS:
+            log_scalars(engine, site, rounds, split_scalars(split, getattr(report, split), experiment.data))
+    for split, metrics in summary.items():
+        log_scalars(engine, GLOBAL, rounds, _summary_scalars(split, metrics))
+        if metrics:
+            console.info(
+                "%s, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
+                "the sites' own models" if split.startswith("own_") else "final aggregate",
+                split.removeprefix("own_"),
+                metrics["pooled"]["balanced_accuracy"],
+                metrics["mean"]["balanced_accuracy"],
+                sum(getattr(report, split) is not None for report in reports.values()),
+            )
+
+
+def _summary_scalars(split: str, summary: Summary | None) -> dict[str, float | None]:
+    """Scalars of a split over all sites; empty if none has images in it."""
+    if summary is None:
+        return {}
+    values = {f"{split}/mean_{name}": value for name, value in summary["mean"].items()}
+    return values | {f"{split}/pooled_{name}": summary["pooled"].get(name) for name in SCALARS}

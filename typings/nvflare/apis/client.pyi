@@ -1,0 +1,3 @@
+class Client:
+    name: str
+    token: str

@@ -1,0 +1,6 @@
+class EventType:
+    SYSTEM_START: str
+    SYSTEM_END: str
+    START_RUN: str
+    END_RUN: str
+    BEFORE_PULL_TASK: str

@@ -1,0 +1,38 @@
+class ReturnCode:
+    OK: str
+    EXECUTION_EXCEPTION: str
+    TASK_UNKNOWN: str
+    TOPIC_UNKNOWN: str
+
+class ReservedKey:
+    IDENTITY_NAME: str
+
+class FLContextKey:
+    TASK_NAME: str
+    EVENT_DATA: str
+    EVENT_SCOPE: str
+    JOB_META: str
+    CURRENT_JOB_ID: str
+
+class ProcessType:
+    SERVER_JOB: str
+    CLIENT_JOB: str
+
+class FedEventHeader:
+    DIRECTION: str
+
+class EventScope:
+    FEDERATION: str
+
+class RunProcessKey:
+    PARTICIPANTS: str
+
+class SystemComponents:
+    JOB_MANAGER: str
+
+class SiteType:
+    SERVER: str
+
+class FLMetaKey:
+    INITIAL_METRICS: str
+    NUM_STEPS_CURRENT_ROUND: str

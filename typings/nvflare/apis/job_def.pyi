@@ -1,0 +1,23 @@
+from enum import StrEnum
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+
+ALL_SITES: str
+
+class RunStatus(StrEnum):
+    DISPATCHED = "DISPATCHED"
+    RUNNING = "RUNNING"
+    FINISHED_ABNORMAL = "FINISHED:ABNORMAL"
+
+class JobMetaKey(StrEnum):
+    JOB_CLIENTS = "job_clients"
+    CLONED_FROM = "cloned_from"
+
+class Job:
+    job_id: str
+    min_sites: int
+    run_aborted: bool
+    def get_deployment(self) -> dict[str, list[str]]: ...
+    def get_application(self, app_name: str, fl_ctx: FLContext) -> bytes: ...
+    def get_resource_requirements(self) -> dict[str, dict[str, Any]]: ...

@@ -1,0 +1,3 @@
+class Signal:
+    triggered: bool
+    def trigger(self, value: object) -> None: ...

@@ -1,0 +1,5 @@
+class AppConstants:
+    CURRENT_ROUND: str
+    TASK_TRAIN: str
+    TASK_VALIDATION: str
+    TASK_SUBMIT_MODEL: str

@@ -1,0 +1,3 @@
+class AppEventType:
+    ROUND_STARTED: str
+    ROUND_DONE: str

@@ -1,0 +1,1 @@
+FED_EVENT_PREFIX: str

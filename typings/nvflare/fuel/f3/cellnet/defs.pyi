@@ -1,0 +1,5 @@
+class CellChannel:
+    SERVER_MAIN: str
+
+class CellChannelTopic:
+    REPORT_JOB_FAILURE: str

@@ -1,0 +1,6 @@
+from typing import Any
+
+class Message:
+    payload: Any
+    def __init__(self, headers: dict[str, Any] | None = None, payload: object = None) -> None: ...
+    def get_header(self, key: str, default: object = None) -> Any: ...

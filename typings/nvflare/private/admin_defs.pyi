@@ -1,0 +1,11 @@
+from typing import Any
+
+class MsgHeader:
+    RETURN_CODE: str
+
+class ReturnCode:
+    OK: str
+
+class Message:
+    body: Any
+    def get_header(self, key: str, default: object = None) -> Any: ...

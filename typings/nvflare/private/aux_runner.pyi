@@ -1,0 +1,6 @@
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+class AuxRunner:
+    def __init__(self, engine: object) -> None: ...
+    def _process_request(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable: ...

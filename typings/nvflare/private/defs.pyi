@@ -1,0 +1,6 @@
+class CellMessageHeaderKeys:
+    TOKEN: str
+
+class JobFailureMsgKey:
+    JOB_ID: str
+    CODE: str

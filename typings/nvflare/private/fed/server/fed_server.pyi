@@ -1,0 +1,20 @@
+from collections.abc import Callable
+
+from nvflare.apis.client import Client
+from nvflare.fuel.f3.message import Message
+from nvflare.private.fed.server.admin import FedAdminServer
+from nvflare.private.fed.server.server_engine import ServerEngine
+
+class Cell:
+    def register_request_cb(self, channel: str, topic: str, cb: Callable[[Message], Message]) -> None: ...
+
+class ClientManager:
+    clients: dict[str, Client]
+
+class FederatedServer:
+    engine: ServerEngine
+    cell: Cell
+    client_manager: ClientManager
+    admin_server: FedAdminServer
+    check_engine_frequency: float
+    def process_job_failure(self, request: Message) -> Message: ...
