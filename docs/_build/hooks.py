@@ -6,9 +6,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import command_page
-import imports_table
 import methods_page
 import python_pages
+import repository_pages
 import rules_page
 import schema_page
 from macros import MacroError, expand
@@ -19,6 +19,8 @@ GENERATED = {
     "reference/command-line.md": command_page.page,
     "reference/methods.md": methods_page.page,
     "reference/rules.md": rules_page.page,
+    "development/contributing.md": repository_pages.contributing,
+    "development/changelog.md": repository_pages.changelog,
     **python_pages.PAGES,
 }
 

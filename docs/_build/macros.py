@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imports_table
+import methods_page
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmark" / "results"
-PICTURES = ROOT / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "images"
 
 CALL = re.compile(r"(?<!\\)\{\{\s*(\w+)\((.*?)\)\s*\}\}", re.DOTALL)
 STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
@@ -71,7 +74,7 @@ def table(
 
 
 def picture(file: str, description: str) -> str:
-    """The SVG ``docs/pictures/<file>`` inside the page, so that it takes the page's colours."""
+    """The SVG ``docs/images/<file>`` inside the page, so that it takes the page's colours."""
     svg = (PICTURES / file).read_text(encoding="utf-8")
     svg = re.sub(r"<\?xml.*?\?>|<!--.*?-->", "", svg, flags=re.DOTALL).strip()
     label = description.replace('"', "&quot;")
@@ -80,7 +83,14 @@ def picture(file: str, description: str) -> str:
     return f'<figure class="picture">{one_line}</figure>'
 
 
-MACROS: dict[str, Callable[..., str]] = {"result": result, "table": table, "picture": picture}
+MACROS: dict[str, Callable[..., str]] = {
+    "result": result,
+    "table": table,
+    "picture": picture,
+    "methods": methods_page.table,
+    "floors": imports_table.floors,
+    "forbidden_imports": imports_table.forbidden,
+}
 
 
 def load(file: str) -> Any:

@@ -15,7 +15,9 @@ PACKAGES = (
     "pt_peft.training",
     "pt_peft.federation",
     "pt_peft.privacy",
+    "pt_peft.encryption",
     "pt_peft.export",
+    "pt_peft.worker",
     "pt_peft_flare",
 )
 
