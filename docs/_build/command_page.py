@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def _subcommands(parser: argparse.ArgumentParser, program: str) -> Iterator[str]
 def _command(parser: argparse.ArgumentParser, anchor: str) -> Iterator[str]:
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
     yield f"{one_line(parser.description or '')}\n"
-    usage = textwrap.dedent(" " * len("usage: ") + parser.format_usage().removeprefix("usage: ").rstrip())
+    usage = re.sub(r"\n +", "\n    ", parser.format_usage().removeprefix("usage: ").rstrip())
     yield f"```text\n{usage}\n```\n"
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     if not actions:

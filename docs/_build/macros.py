@@ -78,6 +78,7 @@ def picture(file: str, description: str) -> str:
     svg = (PICTURES / file).read_text(encoding="utf-8")
     svg = re.sub(r"<\?xml.*?\?>|<!--.*?-->", "", svg, flags=re.DOTALL).strip()
     label = description.replace('"', "&quot;")
+    svg = re.sub(r' (role|aria-label|font-family)="[^"]*"', "", svg, count=3)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     one_line = re.sub(r"\s*\n\s*", " ", svg)  # a blank line would end the block of HTML
     return f'<figure class="picture">{one_line}</figure>'

@@ -6,6 +6,12 @@ from typing import Any
 from prose import row
 from pt_peft.experiment.rules import MODEL_RULES, RULES, Rule
 
+ANCHORS = {
+    "aggregation.weighting": "aggregation.mean.weighting",
+    "payload.up.error_feedback": "payload.up.int8.error_feedback",
+}
+"""Fields that only some variants of a section have, to the variant that is shown."""
+
 INTRODUCTION = """\
 Some settings of [`experiment.json`](experiment.md) exclude others. An experiment that breaks a rule is refused before anything trains, by
 one sentence that names both fields, the values seen and what would be right. A test tries every pair.
@@ -25,14 +31,20 @@ def page() -> str:
 
 
 def _table(rules: Iterable[Rule[Any]]) -> str:
-    lines = [row("with", "that is", "this field", "must be", "because"), row("---", "---", "---", "---", "---")]
+    lines = [row("with", "this must be", "because"), row("---", "---", "---")]
     for rule in rules:
-        lines.append(row(_code(rule.given), _values(rule.when), _code(rule.field), _values(rule.must_be), rule.because))
+        given, field = f"{_link(rule.given)} {_values(rule.when)}", f"{_link(rule.field)} {_values(rule.must_be)}"
+        lines.append(row(given, field, rule.because))
     return "\n".join(lines)
 
 
-def _code(field: str) -> str:
-    return f"`{field}`"
+def _link(field: str) -> str:
+    """A field, leading to its place in the reference: of a method's options, to the method."""
+    if field.startswith("method.options."):
+        return f"[`{field}`](methods.md#{field.removeprefix('method.options.')})"
+    if field.endswith(".name") and field != "method.name":  # a section's variant
+        return f"[`{field}`](experiment.md#{field.removesuffix('.name')})"
+    return f"[`{field}`](experiment.md#{ANCHORS.get(field, field)})"
 
 
 def _values(words: str) -> str:
