@@ -9,7 +9,7 @@ from helpers import ROOT
 DOCS = ROOT / "docs"
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$", re.DOTALL | re.MULTILINE)
-COMMENT = re.compile(r"<!--\s*(?P<kind>not run|slow|fails|needs|run)(?::\s*(?P<text>.*?))?\s*-->", re.DOTALL)
+COMMENT = re.compile(r"<!--\s*(?P<kind>not run|slow|fails|needs|run|clone)(?::\s*(?P<text>.*?))?\s*-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def blocks(page: Path) -> list[Block]:
         if groups.get("kind") == "run":
             found.append(Block(name, line, "bash", None, groups["text"] + "\n", **markers))
             markers = {}
+        elif groups.get("kind") == "clone":
+            pass  # of the whole page: `needs_clone`
         elif "kind" in groups:
             markers[groups["kind"].replace(" ", "_")] = True if groups["kind"] == "slow" else groups["text"]
         else:
@@ -64,6 +66,11 @@ def blocks(page: Path) -> list[Block]:
             found.append(Block(name, line, language, title and title[1], code, **markers))
             markers = {}
     return found
+
+
+def needs_clone(page: Path) -> bool:
+    """Whether the commands of a page need a copy of the whole repository, which they may change."""
+    return "<!-- clone -->" in page.read_text(encoding="utf-8")
 
 
 def prose(text: str) -> str:
