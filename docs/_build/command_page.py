@@ -1,0 +1,126 @@
+"""The reference of the command line, from the parsers."""
+
+import argparse
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from prose import one_line, row
+
+ROOT = Path(__file__).parents[2]
+
+INTRODUCTION = """\
+Three programs, each with a few commands, and single measurements of the benchmark with a program of their own. Every command that prints a
+table also takes `--json`. A mistake ends with exit code 1 and one sentence that names the file or field, the value seen and what would be
+right; a wrong argument with exit code 2.
+
+| program | for whom |
+|---|---|
+| [`python -m pt_peft`](#pt_peft) | sites and researchers; no FLARE |
+| [`python -m pt_peft_flare`](#pt_peft_flare) | the lead of a federation |
+| [`python -m benchmark`](#benchmark) | the benchmark; in a clone of the repository |
+| [`python -m benchmark.…`](#measurements) | single measurements; in a clone of the repository |
+"""
+
+
+class _Built(BaseException):
+    """Leaves a program at the moment it would read its arguments; no handler of errors is for it."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parser = parser
+
+
+def page() -> str:
+    """The page."""
+    lines = ["# The command line\n", INTRODUCTION]
+    for program in ("pt_peft", "pt_peft_flare", "benchmark"):
+        lines.append(f"## `python -m {program}` {{#{program}}}\n")
+        lines += _subcommands(parser_of(f"{program}.__main__"), program)
+    lines.append("## Single measurements {#measurements}\n")
+    for module in measurements():
+        program = module.removesuffix(".__main__")
+        lines.append(f"### `python -m {program}` {{#{program}}}\n")
+        lines += _command(parser_of(module), program)
+    return "\n".join(lines)
+
+
+def parser_of(module: str) -> argparse.ArgumentParser:
+    """The parser that ``main`` of `module` reads its arguments by.
+
+    Raises:
+        RuntimeError: if it makes none.
+    """
+
+    def leave(parser: argparse.ArgumentParser, *arguments: Any, **named: Any) -> None:
+        raise _Built(parser)
+
+    try:
+        with patch.object(argparse.ArgumentParser, "parse_args", leave):
+            importlib.import_module(module).main([])
+    except _Built as built:
+        return built.parser
+    raise RuntimeError(f"{module}.main reads no arguments")
+
+
+def measurements() -> list[str]:
+    """Modules of the benchmark that are programs with arguments of their own."""
+    found = []
+    for file in sorted((ROOT / "benchmark").rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if '__name__ == "__main__"' in text and "ArgumentParser(" in text:
+            found.append(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    return found
+
+
+def _subcommands(parser: argparse.ArgumentParser, program: str) -> Iterator[str]:
+    yield f"{one_line(parser.description or '')}\n"
+    for action in parser._actions:  # argparse has no public list
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                yield f"### `{program} {name}` {{#{program}-{name}}}\n"
+                yield from _command(sub, f"{program}-{name}")
+
+
+def _command(parser: argparse.ArgumentParser, anchor: str) -> Iterator[str]:
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
+    yield f"{one_line(parser.description or '')}\n"
+    usage = re.sub(r"\n +", "\n    ", parser.format_usage().removeprefix("usage: ").rstrip())
+    yield f"```text\n{usage}\n```\n"
+    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    if not actions:
+        return
+    yield "| argument | default | what it is |\n| --- | --- | --- |"
+    for action in actions:
+        yield row(_names(action), _default(action), one_line(_help(parser, action)))
+    yield ""
+
+
+def _names(action: argparse.Action) -> str:
+    if not action.option_strings:
+        return f"`{action.metavar or action.dest}`"
+    value = "" if action.nargs == 0 else f" {_value(action)}"
+    return ", ".join(f"`{name}{value}`" for name in action.option_strings)
+
+
+def _value(action: argparse.Action) -> str:
+    if action.choices:
+        return "|".join(map(str, action.choices))
+    metavar = action.metavar or action.dest.upper()
+    return " ".join(metavar) if isinstance(metavar, tuple) else metavar
+
+
+def _default(action: argparse.Action) -> str:
+    if action.required:
+        return "required"
+    if action.default is None or action.default is False or action.default is argparse.SUPPRESS or action.default == []:
+        return ""
+    value = action.default
+    return f"`{' '.join(map(str, value)) if isinstance(value, list | tuple) else value}`"
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    text = parser._get_formatter()._expand_help(action) if action.help else ""
+    return re.sub(r"(?<![`\w])(--[a-z][\w-]*)", r"`\1`", text)

@@ -1,0 +1,40 @@
+"""The reference of the Python API: a page a package, a section a module, from docstrings by mkdocstrings."""
+
+import pkgutil
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+from prose import markdown
+
+PACKAGES = (
+    "pt_peft.experiment",
+    "pt_peft.exchange",
+    "pt_peft.model",
+    "pt_peft.data",
+    "pt_peft.training",
+    "pt_peft.federation",
+    "pt_peft.privacy",
+    "pt_peft.encryption",
+    "pt_peft.export",
+    "pt_peft.worker",
+    "pt_peft_flare",
+)
+
+
+def page(package: str) -> str:
+    """The page of `package`: its own docstring, then each module."""
+    lines = [f"# {package}\n", f"{markdown(import_module(package).__doc__ or '')}\n"]
+    for module in _modules(package):
+        lines += [f"::: {module}\n", "    options:\n      heading_level: 2\n"]
+    return "\n".join(lines)
+
+
+def _modules(package: str) -> list[str]:
+    found = pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
+    return [one.name for one in found if not one.name.rpartition(".")[2].startswith("_")]
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    f"reference/python/{package.removeprefix('pt_peft.')}.md": partial(page, package) for package in PACKAGES
+}
