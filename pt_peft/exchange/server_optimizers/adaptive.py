@@ -24,7 +24,9 @@ class Adaptive(Strict):
     """The fields that the three share."""
 
     learning_rate: float = Field(default=0.01, gt=0, le=100)
+    """The server's step size."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """What the moving average of changes keeps of itself in a round; 0 is no momentum."""
     tau: float = Field(default=1e-3, gt=0, le=1)
     """How adaptive: the larger, the closer to momentum with a constant step size."""
 
@@ -39,6 +41,7 @@ class FedAdagrad(Adaptive):
 class FedAdam(Adaptive):
     name: Literal["fedadam"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
+    """What v keeps of itself in a round."""
 
     def start(self) -> Optimizer:
         return AdaptiveOptimizer(self, lambda v, square: self.beta2 * v + (1 - self.beta2) * square)
@@ -47,6 +50,7 @@ class FedAdam(Adaptive):
 class FedYogi(Adaptive):
     name: Literal["fedyogi"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
+    """What v keeps of itself in a round."""
 
     def start(self) -> Optimizer:
         return AdaptiveOptimizer(self, lambda v, square: v - (1 - self.beta2) * square * np.sign(v - square))
