@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from prose import one_line, row
+from prose import markdown, one_line, row
 
 ROOT = Path(__file__).parents[2]
+
+TOLD = re.compile(r"[;,]?\s*\((?:by )?default:? ([^()]*(?:\([^()]*\)[^()]*)*)\)$")
+"""A default that the help tells, which has a column of its own here."""
 
 INTRODUCTION = """\
 Three programs, each with a few commands, and single measurements of the benchmark with a program of their own. Every command that prints a
@@ -42,8 +45,8 @@ def page() -> str:
     lines.append("## Single measurements {#measurements}\n")
     for module in measurements():
         program = module.removesuffix(".__main__")
-        lines.append(f"### `python -m {program}` {{#{program}}}\n")
-        lines += _command(parser_of(module), program)
+        lines.append(f"### `{program}` {{#{program}}}\n")
+        lines += _command(parser_of(module))
     return "\n".join(lines)
 
 
@@ -81,20 +84,23 @@ def _subcommands(parser: argparse.ArgumentParser, program: str) -> Iterator[str]
         if isinstance(action, argparse._SubParsersAction):
             for name, sub in action.choices.items():
                 yield f"### `{program} {name}` {{#{program}-{name}}}\n"
-                yield from _command(sub, f"{program}-{name}")
+                yield from _command(sub)
 
 
-def _command(parser: argparse.ArgumentParser, anchor: str) -> Iterator[str]:
+def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
-    yield f"{one_line(parser.description or '')}\n"
     usage = re.sub(r"\n +", "\n    ", parser.format_usage().removeprefix("usage: ").rstrip())
     yield f"```text\n{usage}\n```\n"
+    yield f"{markdown(parser.description or '')}\n"
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     if not actions:
         return
     yield "| argument | default | what it is |\n| --- | --- | --- |"
     for action in actions:
-        yield row(_names(action), _default(action), one_line(_help(parser, action)))
+        text = one_line(_help(parser, action))
+        told = TOLD.search(text)
+        default = _default(action) or (told[1] if told else "")
+        yield row(_names(action), default, TOLD.sub("", text))
     yield ""
 
 

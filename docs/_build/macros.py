@@ -36,7 +36,7 @@ def expand(markdown: str, page: str) -> str:
         try:
             if name not in MACROS:
                 raise MacroError(f"there is no '{name}'; there are {', '.join(MACROS)}")
-            return MACROS[name](*ast.literal_eval(f"({arguments},)"))
+            return MACROS[name](*ast.literal_eval(f"[{arguments}]"))
         except (MacroError, ValueError, SyntaxError, TypeError, OSError) as error:
             raise MacroError(f"{page}: {found.group()}: {error}") from error
 

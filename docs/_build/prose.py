@@ -7,12 +7,12 @@ import textwrap
 
 
 def markdown(docstring: str) -> str:
-    """``names`` in double backticks become `names`; indented equations become blocks of text."""
+    """``names`` in double backticks become `names`; indented equations, and commands, become blocks of text."""
     lines = inspect.cleandoc(docstring).replace("``", "`").split("\n")
     out: list[str] = []
     equation: list[str] = []
     for line in [*lines, ""]:
-        if line.startswith("    ") or (equation and not line):
+        if line.startswith(("    ", "python -m ")) or (equation and not line):
             equation.append(line)
             continue
         if equation:

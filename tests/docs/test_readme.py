@@ -4,6 +4,7 @@ import json
 import re
 
 from helpers import ROOT
+from macros import NOTHING
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO = json.loads((ROOT / "benchmark" / "results" / "demo.json").read_text(encoding="utf-8"))
@@ -29,7 +30,9 @@ def test_its_table_is_the_demos_result():
     rows = {row["name"]: row for row in DEMO["rows"]}
     shown = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", README, re.MULTILINE))
     for name, row in ((name, rows[key]) for name, key in ROWS.items()):
-        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "–"
+        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else NOTHING
         assert shown[name] == f"{sent} | {row['test']['pooled']['balanced_accuracy']:.3f}"
-    alone = [f"{row['test']['pooled']['balanced_accuracy']:.3f}" for name, row in rows.items() if name.startswith("local")]
-    assert shown["one site alone"] == f"– | {', '.join(alone)}"
+    alone = [
+        f"{row['test']['pooled']['balanced_accuracy']:.3f}" for name, row in rows.items() if name.startswith("local")
+    ]
+    assert shown["one site alone"] == f"{NOTHING} | {', '.join(alone)}"

@@ -24,7 +24,9 @@ class Adaptive(Strict):
     """The fields that the three share."""
 
     learning_rate: float = Field(default=0.01, gt=0, le=100)
+    """The server's step size."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """What the moving average of changes keeps of itself in a round; 0 is no momentum."""
     tau: float = Field(default=1e-3, gt=0, le=1)
     """Adaptivity, in (0, 1]; the larger it is, the closer the step is to momentum with a constant step size."""
 
@@ -44,6 +46,7 @@ class FedAdam(Adaptive):
 
     name: Literal["fedadam"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
+    """What v keeps of itself in a round."""
 
     def start(self) -> Optimizer:
         """Starts with an empty state."""
@@ -55,6 +58,7 @@ class FedYogi(Adaptive):
 
     name: Literal["fedyogi"]
     beta2: float = Field(default=0.99, ge=0, lt=1)
+    """What v keeps of itself in a round."""
 
     def start(self) -> Optimizer:
         """Starts with an empty state."""

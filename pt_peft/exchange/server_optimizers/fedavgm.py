@@ -18,7 +18,9 @@ class FedAvgM(Strict):
 
     name: Literal["fedavgm"]
     learning_rate: float = Field(default=1.0, gt=0, le=100)
+    """The server's step size; 1 with momentum 0 is the mean itself."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """What m keeps of itself in a round."""
 
     def start(self) -> Optimizer:
         """Starts with an empty state."""
