@@ -10,6 +10,10 @@ import numpy.typing as npt
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+Intensity = Literal["type", "image"]
+"""The values ``data.intensity`` that become 0 to 255 in an image of more than 8 bits: all of its type, or its own."""
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
+"""Labels of N images as a loss takes them, see `targets`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,8 @@ def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     return [min(one, key=lambda label: (counts[label], label), default=none) for one in labels]
 
 
-def targets(
-    labels: Sequence[tuple[int, ...]], classes: int, multilabel: bool
-) -> npt.NDArray[np.int64] | npt.NDArray[np.uint8]:
-    """What a loss takes: int64 (N,), or uint8 (N,`classes`) of zeros and ones if `multilabel`."""
+def targets(labels: Sequence[tuple[int, ...]], classes: int, multilabel: bool) -> Labels:
+    """The labels as a loss takes them: int64 (N,), or uint8 (N,`classes`) of zeros and ones if `multilabel`."""
     if not multilabel:
         return np.array([label for (label,) in labels], np.int64)
     array = np.zeros((len(labels), classes), np.uint8)

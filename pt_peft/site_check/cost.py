@@ -12,7 +12,7 @@ import torch
 from pydantic import JsonValue
 
 from pt_peft.data.cache_space import pixel_bytes
-from pt_peft.data.site_data import Split
+from pt_peft.data.site_data import ImageSplit
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
@@ -97,12 +97,12 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
     }
 
 
-def _noise(experiment: Experiment, count: int) -> Split:
+def _noise(experiment: Experiment, count: int) -> ImageSplit:
     random, data, size = np.random.default_rng(0), experiment.data, experiment.backbone.image_size
     images = random.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     if data.task == "multilabel":
-        return Split(images, random.integers(0, 2, (count, len(data.classes)), dtype=np.uint8))
-    return Split(images, random.integers(0, len(data.classes), count))
+        return ImageSplit(images, random.integers(0, 2, (count, len(data.classes)), dtype=np.uint8))
+    return ImageSplit(images, random.integers(0, len(data.classes), count))
 
 
 def _timed(work) -> float:

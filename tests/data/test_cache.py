@@ -93,7 +93,7 @@ def test_a_half_written_entry_is_made_anew(tmp_path, damage):
 
 def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(
-        UserError, match="'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"
+        UserError, match=r"'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"
     ):
         cached_arrays(tmp_path, Counted(unreadable=["train/3"]), 16)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -229,7 +229,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
 
 def test_other_code_is_another_entry(tmp_path, monkeypatch):
     cached_arrays(tmp_path, Counted(), 16)
-    monkeypatch.setattr(cache, "code_version", lambda: "changed")
+    monkeypatch.setattr(cache, "pixel_code", lambda: "changed")
     images = Counted()
     cached_arrays(tmp_path, images, 16)
     assert images.decodings == 2

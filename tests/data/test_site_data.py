@@ -11,7 +11,7 @@ import torch
 
 from helpers import ROOT, split_counts
 from pt_peft.data.lesions import draw_lesions
-from pt_peft.data.site_data import Split, batches, load_site_data
+from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches, load_site_data
 from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
@@ -21,10 +21,10 @@ from pt_peft.experiment.site import Site
 
 
 @pytest.fixture
-def split() -> Split:
+def split() -> ImageSplit:
     images = np.random.default_rng(0).integers(0, 256, (10, 3, 16, 16), dtype=np.uint8)
     images.setflags(write=False)
-    return Split(images, np.arange(10))
+    return ImageSplit(images, np.arange(10))
 
 
 def epoch(*arguments, **options) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -52,6 +52,14 @@ def test_a_seed_decides_the_batches_bit_for_bit(split, augment):
     assert first[2] == [4, 4, 2]
 
 
+def test_features_come_in_the_images_order_and_unchanged(split):
+    features = np.random.default_rng(1).standard_normal((10, 5, 8), np.float32)
+    found, labels, sizes = epoch(FeatureSplit(features, split.labels), 4, seed=1, augment=("flip",))
+    assert labels.tolist() == epoch(split, 4, seed=1)[1].tolist()
+    assert torch.equal(found, torch.tensor(features)[labels])
+    assert sizes == [4, 4, 2]
+
+
 def test_batches_leave_the_global_generators_alone(split):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     epoch(split, 4, seed=1, augment=("flip", "intensity"))
@@ -60,7 +68,7 @@ def test_batches_leave_the_global_generators_alone(split):
 
 
 def test_an_empty_split_has_no_batches():
-    empty = Split(np.empty((0, 3, 16, 16), np.uint8), np.empty(0, np.int64))
+    empty = ImageSplit(np.empty((0, 3, 16, 16), np.uint8), np.empty(0, np.int64))
     assert list(batches(empty, 4, seed=None)) == []
 
 
