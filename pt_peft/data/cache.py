@@ -49,8 +49,8 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
         size: side of the decoded images, pixels.
 
     Raises:
-        UserError: if the cache cannot be written, its limit or the disk is too small, or more images cannot be decoded than
-            ``max_unreadable`` allows.
+        UserError: if the cache cannot be written, its limit or the disk is too small, or more images cannot be decoded
+            than ``max_unreadable`` allows.
     """
     key: JsonValue = {"images": images.key(), "image_size": size, "code": pixel_code()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -64,14 +64,14 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
                 opened = _open(entry, site, images, size) or _build(entry, site, images, size, key)
         except OSError as error:
             raise UserError(
-                f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, or "
-                "set 'cache' in site.json to another folder."
+                f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, "
+                "or set 'cache' in site.json to another folder."
             ) from None
     return opened
 
 
 def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitName, Cached] | None:
-    """The images of a complete entry, which is marked as used; None too if more are unreadable than the site allows now."""
+    """The images of a complete entry, which is marked as used; None also if it lacks more than the site allows now."""
     try:
         unreadable = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))["unreadable"]
         opened: dict[SplitName, Cached] = {}

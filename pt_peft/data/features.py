@@ -70,9 +70,7 @@ def _open(entry: Path, count: int) -> Features | None:
     return features if len(features) == count and features.dtype == np.float32 else None
 
 
-def _build(
-    entry: Path, images: npt.NDArray[np.uint8], cached: CachedAs, key: JsonValue, compute: Compute
-) -> Features:
+def _build(entry: Path, images: npt.NDArray[np.uint8], cached: CachedAs, key: JsonValue, compute: Compute) -> Features:
     """Computes the features into a folder that then replaces `entry`. The caller holds the lock of the entry."""
     first = compute(images[:BATCH])
     shape = (len(images), *first.shape[1:])

@@ -49,8 +49,8 @@ def split_counts(items: Sequence[Item], classes: Sequence[str]) -> SplitCounts:
 def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     """The class by which each image is stratified.
 
-    An image with one label has that label. An image with several has the rarest, so that rare classes are spread as they
-    should be. An image without a label has the number after the highest label.
+    An image with one label has that label. An image with several has the rarest, so that rare classes are spread as
+    they should be. An image without a label has the number after the highest label.
     """
     counts = Counter(label for one in labels for label in one)
     none = 1 + max(counts, default=-1)

@@ -1,4 +1,4 @@
-"""The report of a site check, as ``check-site --json`` prints it; a part is null where errors kept it from being found."""
+"""The report of a site check, as ``check-site --json`` prints it; a part that errors prevented is null."""
 
 from typing import TypedDict
 
