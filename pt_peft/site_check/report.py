@@ -81,3 +81,18 @@ class Report(TypedDict):
     errors: list[dict[str, JsonValue]]
     """The fields of `findings.Finding`; errors keep the site from joining."""
     warnings: list[dict[str, JsonValue]]
+
+
+def empty_report(site: str, experiment: str) -> Report:
+    """A report without findings."""
+    return {
+        "site": site,
+        "experiment": experiment,
+        "images": None,
+        "looks": None,
+        "cache": None,
+        "privacy": None,
+        "round": None,
+        "errors": [],
+        "warnings": [],
+    }
