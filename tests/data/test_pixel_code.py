@@ -12,7 +12,7 @@ from pt_peft.data import pixel_code
 
 PACKAGE = ROOT / "pt_peft"
 NO_PIXELS = {"data/__init__.py", "data/items.py", "errors.py", "__init__.py"}
-"""Modules that `pixels` imports but that no pixel passes through; and all of ``experiment``, whose values are in the key."""
+"""Modules that `pixels` imports but through which no pixel passes. Values of ``experiment`` are in the cache's key."""
 
 
 def imported(module: str) -> set[str]:
