@@ -21,7 +21,7 @@ def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop)
 
     Raises:
         UserError: if `path` is neither a folder nor a zip archive, has no images, or has images both in splits and
-            outside; and whatever `report` raises.
+            outside; and what `report` raises.
     """
     index = {label: position for position, label in enumerate(classes)}
     items: list[Item] = []

@@ -36,7 +36,7 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
             exist twice.
 
     Raises:
-        UserError: if a table is missing or not as published; and whatever `report` raises.
+        UserError: if a table is missing or not as published; and what `report` raises.
     """
     if not path.is_dir():
         raise UserError(

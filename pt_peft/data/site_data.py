@@ -57,7 +57,7 @@ class FeatureSplit:
     features: npt.NDArray[np.float32]
     """float32 (N,…), see `pt_peft.model.frozen_prefix`."""
     labels: Labels
-    """As in `ImageSplit`."""
+    """The labels of the images, see `ImageSplit`."""
 
     def __len__(self) -> int:
         return len(self.labels)

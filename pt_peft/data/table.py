@@ -26,7 +26,7 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
             twice, or a group that is in two splits.
 
     Raises:
-        UserError: if the table cannot be read or a column is missing; and whatever `report` raises.
+        UserError: if the table cannot be read or a column is missing; and what `report` raises.
     """
     columns = data.columns
     rows = read_rows(

@@ -109,7 +109,7 @@ def decode_files(
 
 
 def stored_image(stream: BinaryIO) -> Image.Image:
-    """The image of a file as stored, or as DICOM displays it. Raises whatever its decoder raises for a damaged file."""
+    """The image of a file as stored, or as DICOM displays it. Raises any error of the decoder."""
     return read_dicom(stream) if is_dicom(stream) else Image.open(stream)
 
 

@@ -1,4 +1,4 @@
-"""Images are decoded once; what another process left half-done is never used."""
+"""Images are decoded once; entries that another process left unfinished are never used."""
 
 import json
 import os

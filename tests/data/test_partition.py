@@ -1,4 +1,4 @@
-"""Every site works out its own share; together the shares are the whole, whatever the order of names and items."""
+"""Every site computes its own share; together the shares are the whole, in any order of names and items."""
 
 import json
 import subprocess
@@ -113,7 +113,7 @@ def test_none_gives_everything():
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=40), seeds, st.randoms())
-def test_drawn_splits_keep_groups_together_whatever_the_order(sizes, seed, random):
+def test_drawn_splits_keep_groups_together_in_any_order(sizes, seed, random):
     items = items_of([(size, None) for size in sizes])
     drawn = assign_splits(items, seed)
     split_of = {item.group: item.split for item in drawn}
@@ -144,7 +144,7 @@ SKEWED = [
 
 
 def labelled(groups: Sequence[tuple[int, str]], classes: int = 3) -> list[Item]:
-    """As `items_of`, with classes in turn by group."""
+    """Items in groups of the given sizes and splits, with classes in turn by group."""
     return [
         Item(f"{g}/{i}.png", labels=(g % classes,), split=cast(SplitName | None, split), group=f"group {g}")
         for g, (size, split) in enumerate(groups)
@@ -263,7 +263,7 @@ def test_feature_shift_is_the_sites_own_and_goes_with_its_strength():
 
 
 def test_a_large_group_does_not_keep_others_from_giving():
-    """Three sites, one group of ten and eight single images: whoever has the large group cannot give it away."""
+    """Three sites, one group of ten and eight single images: the site with the large group cannot give it away."""
     items = labelled([(10, "train"), *[(1, "train")] * 8], classes=1)
     for seed in range(30):
         for kind in ("dirichlet", "quantity"):

@@ -1,4 +1,4 @@
-"""Whatever a file or a payload holds, it is read as what it says or refused with a sentence: no crash, no hang."""
+"""A damaged file or payload is read as what it says or refused with a sentence: no crash, no hang."""
 
 import json
 import os
