@@ -1,12 +1,12 @@
-"""The benchmark's command line: ``python -m benchmark COMMAND``."""
+"""The command line of the benchmark: ``python -m benchmark COMMAND``."""
 
 import sys
 
 from benchmark.commands import federation, membership, report, run
 from benchmark.measurements import image_cache
-from pt_peft.commands.dispatch import command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch
 
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "federation": federation,
     "image-cache": image_cache,
     "membership": membership,
@@ -17,7 +17,7 @@ COMMANDS = {
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command that `arguments` name."""
     dispatch("benchmark", __doc__, COMMANDS, arguments)
 
 

@@ -1,11 +1,11 @@
-"""The command line: ``python -m pt_peft check-site|export|methods|partition|predict|pretrain``."""
+"""The command line of sites and researchers: ``python -m pt_peft COMMAND``."""
 
 import sys
 
 from pt_peft.commands import check_site, export, methods, partition, predict, pretrain
-from pt_peft.commands.dispatch import command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch
 
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "check-site": check_site,
     "partition": partition,
     "export": export,
@@ -17,7 +17,7 @@ COMMANDS = {
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command that `arguments` name."""
     dispatch("pt_peft", __doc__, COMMANDS, arguments)
 
 

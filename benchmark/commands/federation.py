@@ -1,4 +1,10 @@
-"""A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
+"""Runs a federation of three hospitals on this machine, from provisioning to the adapter.
+
+Server and hospitals are processes of their own that talk over mutual TLS.
+
+Example:
+    python -m benchmark federation --out federation --rounds 3 --embedded
+"""
 
 import argparse
 import signal
@@ -9,11 +15,16 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (federation)"
+        "--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (default: %(default)s)"
     )
-    parser.add_argument("--port", type=_free_port, default="8002", help="of the server, on the loopback (8002)")
-    parser.add_argument("--rounds", type=_rounds, default=3, help="of the job (3)")
-    parser.add_argument("--embedded", action="store_true", help="the embedded images instead of real ones")
+    parser.add_argument(
+        "--port",
+        type=_free_port,
+        default="8002",
+        help="the server's port on the loopback interface (default: %(default)s)",
+    )
+    parser.add_argument("--rounds", type=_rounds, default=3, help="rounds of the job (default: %(default)s)")
+    parser.add_argument("--embedded", action="store_true", help="train on the embedded images instead of HAM10000")
 
 
 def run(options: argparse.Namespace) -> None:

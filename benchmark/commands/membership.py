@@ -1,4 +1,8 @@
-"""Tests by attacks whether a federation's model tells which images it was trained on."""
+"""Attacks a federation's model to measure whether it reveals which images it was trained on.
+
+Example:
+    python -m benchmark membership my_job my_private_job --shadows 14 --out membership.json
+"""
 
 import argparse
 import json
@@ -20,26 +24,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="job folders, experiment.json files, methods' names for their demos, 'ham10000' or 'medmnist:FLAG'",
     )
     parser.add_argument(
-        "--shadows", type=int, default=14, help="models an attack may look at; two more are trained (14)"
+        "--shadows",
+        type=int,
+        default=14,
+        help="shadow models that an attack may use, even, at least 4; two more are trained (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="result file to write; what the models say is kept beside it"
+        "--out",
+        type=Path,
+        required=True,
+        help="result file to write; the models' outputs are kept beside it, in OUT.models",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="models that are trained at the same time (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="models to train at the same time (default: %(default)s)")
     parser.add_argument(
-        "--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own"
+        "--site-file", type=Path, help="site.json that all simulated sites share (default: the preset's own)"
     )
     parser.add_argument(
-        "--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some"
+        "--sites", nargs="+", help="names of the sites, or their number (default: the experiment's federation.sites)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws which images each model is trained on (0)")
-    parser.add_argument("--flips", action="store_true", help="LiRA asks the models about the four flips of an image")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the draw of each model's training images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--flips", action="store_true", help="let LiRA query the models with the four flips of each image"
+    )
     parser.add_argument(
         "--known-seed",
         action="store_true",
-        help="train all models with the experiment's seed, as who has it can; not where the noise of privacy follows from it",
+        help="train all models with the experiment's seed, which an attacker may know; not if the seed fixes privacy noise",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> None:

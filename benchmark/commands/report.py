@@ -1,4 +1,8 @@
-"""Writes a suite's report: Markdown, CSV, one HTML page and figures, and its slopes."""
+"""Writes a suite's report: Markdown, CSV, one HTML page and figures, and its slopes.
+
+Example:
+    python -m benchmark report benchmark/results/smoke --out /tmp/report
+"""
 
 import argparse
 from importlib.util import find_spec
@@ -10,17 +14,20 @@ from pt_peft.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "results", metavar="RESULTS_FOLDER", type=Path, help="a suite's results folder, such as benchmark/results/smoke"
+        "results",
+        metavar="RESULTS_FOLDER",
+        type=Path,
+        help="results folder of a suite, such as benchmark/results/smoke",
     )
-    parser.add_argument("--out", type=Path, help="folder to write to; the results folder if not given")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
     parser.add_argument(
-        "--slopes", type=Path, help="slopes.json to put the fits into; that beside the results folder if not given"
+        "--slopes", type=Path, help="slopes.json to put the fits into (default: slopes.json beside the results folder)"
     )
     parser.add_argument(
         "--target",
         type=float,
         metavar="VALUE",
-        help="validation value (0 to 1) to count the bytes to; 95%% of the best of each panel and backbone if not given",
+        help="validation value, 0 to 1, up to which bytes are counted (default: 95%% of the best of each panel and backbone)",
     )
 
 

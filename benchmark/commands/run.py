@@ -1,4 +1,8 @@
-"""Runs a suite: every combination of method, partition, backbone, data and seed that has no finished result yet."""
+"""Runs a suite: every combination of method, partition, backbone, data and seed that has no finished result yet.
+
+Example:
+    python -m benchmark run paper --engine reference --only data=ham10000 --only method=lora,full
+"""
 
 import argparse
 from collections.abc import Mapping
@@ -11,21 +15,30 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("suite", help="a suite of benchmark/suites by its name, or the path of a .yaml file")
-    parser.add_argument("--out", type=Path, help="folder of results (benchmark/results/SUITE)")
+    parser.add_argument("suite", help="name of a suite in benchmark/suites, or path of a .yaml file")
+    parser.add_argument("--out", type=Path, help="folder of results (default: benchmark/results/SUITE)")
     parser.add_argument(
         "--engine",
         choices=("flare", "reference"),
         default="flare",
-        help="FLARE's simulator, or the plain loop that ends with the same adapter (default %(default)s)",
+        help="FLARE's simulator, or the plain loop that ends with the same adapter (default: %(default)s)",
     )
     parser.add_argument(
-        "--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference)"
+        "--verify",
+        type=int,
+        metavar="N",
+        help="run N random cells by both engines (default: 2 with --engine reference, 0 with flare)",
     )
-    parser.add_argument("--jobs", type=int, help="cells at a time (as many as this machine has cores and memory for)")
+    parser.add_argument(
+        "--jobs", type=int, help="cells at a time (default: as many as this machine has cores and memory for)"
+    )
     parser.add_argument("--cluster", metavar="ADDRESS", help="run the cells on the workers of this Dask scheduler")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", help="run a part, such as data=ham10000"
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE[,VALUE]",
+        help="run a part of the suite, such as data=ham10000; may be repeated",
     )
 
 

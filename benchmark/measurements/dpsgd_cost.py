@@ -13,7 +13,7 @@ import torch
 
 from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
-from pt_peft.data.site_data import Split
+from pt_peft.data.site_data import ImageSplit
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
 from pt_peft.presets import demo
@@ -26,7 +26,7 @@ def seconds_of_steps(experiment: Experiment, site, repeats: int) -> dict[str, fl
     trainers = {"plain": make_trainer(experiment, site), "private": make_trainer(private, site)}
     train = load_sites(experiment, site, ["site-1"])["site-1"].train
     batch = experiment.training.batch_size
-    split = Split(train.images[: 4 * batch], train.labels[: 4 * batch])
+    split = ImageSplit(train.images[: 4 * batch], train.labels[: 4 * batch])
     taken: dict[str, list[float]] = {name: [] for name in trainers}
     for repeat in range(repeats + 1):
         for name, trainer in trainers.items():

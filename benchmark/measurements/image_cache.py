@@ -1,4 +1,8 @@
-"""Times the image cache: a first, cold start of a site, a later, warm one, and a pass over the images with and without it."""
+"""Times the image cache: a site's cold start, its warm start, and a pass over its images with and without the cache.
+
+Example:
+    python -m benchmark image-cache ham10000 --site rosendahl --out image_cache.json
+"""
 
 import argparse
 import json
@@ -13,9 +17,11 @@ from pt_peft.files import check_place
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("experiment", help="a preset with data of its own, as 'ham10000'")
+    parser.add_argument("experiment", help="preset with data of its own, such as 'ham10000'")
     parser.add_argument("--site", required=True, help="name of the site whose images are read")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement, in turn")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats of each measurement, alternating (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="result file to write")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.membership.members import members
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.data.site_data import SiteData, Split
+from pt_peft.data.site_data import SiteData, ImageSplit
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -130,7 +130,7 @@ def _of_model(experiment: Experiment, design: Design, model: int) -> Experiment:
 
 
 def _only(data: SiteData, chosen: np.ndarray) -> SiteData:
-    return SiteData(Split(data.train.images[chosen], data.train.labels[chosen]), data.val, data.test)
+    return SiteData(ImageSplit(data.train.images[chosen], data.train.labels[chosen]), data.val, data.test)
 
 
 def _ask(
@@ -139,7 +139,7 @@ def _ask(
     """Logits float32 (Q,N,K) and labels int64 (N,)."""
     of_queries = []
     for axes in FLIPS[: design.queries]:
-        flipped = [Split(np.flip(sites[name].train.images, axes), sites[name].train.labels) for name in sorted(sites)]
+        flipped = [ImageSplit(np.flip(sites[name].train.images, axes), sites[name].train.labels) for name in sorted(sites)]
         answers = [trainer.predict(tensors, split) for split in flipped]
         of_queries.append(torch.cat([logits for logits, _ in answers]))
     return torch.stack(of_queries), torch.cat([labels for _, labels in answers])

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from benchmark.oracle.evaluation import Predictions, joined
-from pt_peft.data.site_data import SiteData, Split
+from pt_peft.data.site_data import SiteData, ImageSplit
 from pt_peft.experiment.sections import Data
 
 BASELINES = ("pooled", "local")
@@ -21,8 +21,8 @@ def pooled(sites: Mapping[str, SiteData]) -> SiteData:
     )
 
 
-def _together(splits: list[Split]) -> Split:
-    return Split(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
+def _together(splits: list[ImageSplit]) -> ImageSplit:
+    return ImageSplit(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
 
 
 def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pt_peft.data.items import SplitName
-from pt_peft.data.site_data import SiteData, Split
+from pt_peft.data.site_data import SiteData, ImageSplit
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.sections import Task
@@ -60,7 +60,7 @@ def predict(
     return joined({name: getattr(data, split) for name, data in sites.items()}, logits)
 
 
-def joined(splits: Mapping[str, Split], logits: Callable[[str], np.ndarray]) -> Predictions:
+def joined(splits: Mapping[str, ImageSplit], logits: Callable[[str], np.ndarray]) -> Predictions:
     """The `logits` of every site in `splits` that has images. Raises UserError if none has."""
     names = sorted(name for name, split in splits.items() if len(split))
     if not names:

@@ -1,19 +1,25 @@
-"""The lead's command line: ``python -m pt_peft_flare job|submit|status|decrypt|contexts``.
+"""The command line of a federation's lead: ``python -m pt_peft_flare COMMAND``.
 
-Results come by ``nvflare job download``; a job that broke off goes on by ``nvflare job clone``.
+``nvflare job download`` fetches the results of a job; ``nvflare job clone`` resumes one that was interrupted.
 """
 
 import sys
 
-from pt_peft.commands.dispatch import command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch
 from pt_peft_flare.commands import contexts, decrypt, job, status, submit
 
-COMMANDS = {"job": job, "submit": submit, "status": status, "decrypt": decrypt, "contexts": contexts}
+COMMANDS: dict[str, Command] = {
+    "job": job,
+    "submit": submit,
+    "status": status,
+    "decrypt": decrypt,
+    "contexts": contexts,
+}
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command that `arguments` name."""
     dispatch("pt_peft_flare", __doc__, COMMANDS, arguments)
 
 

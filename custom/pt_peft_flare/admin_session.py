@@ -18,7 +18,7 @@ CONNECT_S = 15.0
 
 def add_kit(parser: argparse.ArgumentParser) -> None:
     """Declares the argument that `connected` takes."""
-    parser.add_argument("--kit", required=True, help="your start-up kit, as `nvflare provision` made it for you")
+    parser.add_argument("--kit", required=True, help="folder of your start-up kit, made by `nvflare provision`")
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The commands of ``python -m pt_peft``, one module each. torch and what needs it are imported when a command runs."""
+"""The commands of ``python -m pt_peft``, one module each; a command imports torch only when it runs."""

@@ -1,10 +1,22 @@
-"""Reads a site's images and says what is wrong with them, and what a round will cost the site."""
+"""Reads a site's images and reports what is wrong with them and what a round will cost the site.
+
+Errors end with exit code 1. Warnings end with exit code 0.
+
+Example:
+    python -m pt_peft check-site site.json my_job --name hospital-1
+"""
+
+from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
+
+if TYPE_CHECKING:
+    from pt_peft.site_check.report import Looks, Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,15 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "job",
         type=Path,
         nargs="?",
-        help="job folder or experiment.json that the site is to join; experiment.json beside site.json",
+        help="job folder or experiment.json that the site is to join (default: experiment.json beside site.json)",
     )
-    parser.add_argument("--name", help="name of the site in the federation; matters to some partitions")
-    parser.add_argument("--no-timing", action="store_true", help="leave out the model: no estimate of a round")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--name",
+        help="name of the site in the federation, on which some partitions depend "
+        "(default: the first of the experiment's federation.sites, or site-1)",
+    )
+    parser.add_argument("--no-timing", action="store_true", help="do not build the model, and do not estimate a round")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if there are errors; warnings stop nothing."""
+    """Checks the site and prints the report. Raises UserError if there are errors; warnings do not stop it."""
     from pydantic import TypeAdapter, ValidationError
 
     from pt_peft.experiment.experiment import Experiment
@@ -30,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     from pt_peft.experiment.site import Site
 
     try:
-        TypeAdapter(SiteName | None).validate_python(options.name)
+        TypeAdapter[str | None](SiteName | None).validate_python(options.name)
     except ValidationError:
         raise UserError(f"--name is {options.name!r}; letters, digits, '_' and '-' would be right.") from None
     site = Site.read(options.site)
@@ -47,15 +63,23 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(report, indent=1))
     else:
         print("\n".join([*table(report), *findings.lines()]))
-    if findings.of("error"):
-        count = sum(one.count for one in findings.of("error"))
+    if errors := findings.of("error"):
+        count = sum(one.count for one in errors)
         raise UserError(
             f"{options.site}: {count} error(s) must be mended before this site can join '{experiment.name}'."
         )
 
 
 def find_experiment(job: Path | None, site: Path) -> Path:
-    """The experiment.json of a job folder, or the file itself, or the one beside `site`. Raises UserError if there is none."""
+    """Finds the experiment.json of `job`, or the one beside site.json.
+
+    Args:
+        job: a job folder or an experiment.json.
+        site: the site's site.json.
+
+    Raises:
+        UserError: if there is none.
+    """
     beside = site.parent / "experiment.json"
     places = [beside] if job is None else [job / "app" / "config" / "experiment.json", job / "experiment.json", job]
     for place in places:
@@ -63,35 +87,24 @@ def find_experiment(job: Path | None, site: Path) -> Path:
             return place
     if job is None:
         raise UserError(
-            f"{beside}: does not exist. Classes and backbone are the experiment's: name the job folder or experiment.json, as in "
-            f"'check-site {site} jobs/lora_vpt'."
+            f"{beside}: does not exist. Classes and backbone are the experiment's: name the job folder or "
+            f"experiment.json, as in 'check-site {site} jobs/lora_vpt'."
         )
     raise UserError(f"{job}: is neither an experiment.json nor a job folder.")
 
 
-def table(report: dict) -> list[str]:
+def table(report: Report) -> list[str]:
     """The report as lines of text."""
     lines = [f"site {report['site']}, experiment {report['experiment']}"]
-    if report["images"]:
-        classes = list(report["images"]["train"]["classes"])
+    if images := report["images"]:
+        classes = list(images["train"]["classes"])
         widths = [max(len(name), 6) for name in ("images", *classes)]
         rows = [("images", *classes)]
-        rows += [
-            (f"{one['images']}", *(f"{count}" for count in one["classes"].values()))
-            for one in report["images"].values()
-        ]
-        for title, row in zip(("", *report["images"]), rows, strict=True):
+        rows += [(f"{one['images']}", *(f"{count}" for count in one["classes"].values())) for one in images.values()]
+        for title, row in zip(("", *images), rows, strict=True):
             lines.append(f"{title:<8}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
     if looks := report["looks"]:
-        for side in ("width", "height"):
-            spread = looks[side]
-            lines.append(f"{side:<8}{spread['smallest']} to {spread['largest']} pixels, median {spread['median']}")
-        lines.append("modes   " + ", ".join(f"{mode} {count}" for mode, count in looks["modes"].items()))
-        low, high = looks["stored_range"]
-        mean, std = (
-            ", ".join(f"{value:.2f}" for value in looks[name]) for name in ("normalised_mean", "normalised_std")
-        )
-        lines.append(f"values  {low:g} to {high:g} as stored; as the backbone gets them mean ({mean}), std ({std})")
+        lines += _looks_lines(looks)
     if cache := report["cache"]:
         free, limit = cache["disk_free"] / 1e9, cache["limit"] / 1e9
         lines.append(
@@ -99,13 +112,28 @@ def table(report: dict) -> list[str]:
         )
     if spent := report["privacy"]:
         lines.append(
-            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), and what earlier jobs "
-            "have spent"
+            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), "
+            "in addition to what earlier jobs have spent"
         )
     if cost := report["round"]:
         lines.append(
-            f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about {cost['seconds']:,.0f} s "
-            f"for {cost['steps']} steps on {cost['device']} ({cost['threads']} threads), "
+            f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about "
+            f"{cost['seconds']:,.0f} s for {cost['steps']} steps on {cost['device']} ({cost['threads']} threads), "
             f"{cost['process_memory'] / 1e9:.1f} GB of memory"
         )
+    return lines
+
+
+def _looks_lines(looks: Looks) -> list[str]:
+    sides = {"width": looks["width"], "height": looks["height"]}
+    lines = [
+        f"{name:<8}{side['smallest']} to {side['largest']} pixels, median {side['median']}"
+        for name, side in sides.items()
+    ]
+    lines.append("modes   " + ", ".join(f"{mode} {count}" for mode, count in looks["modes"].items()))
+    low, high = looks["stored_range"]
+    mean, std = (
+        ", ".join(f"{value:.2f}" for value in values) for values in (looks["normalised_mean"], looks["normalised_std"])
+    )
+    lines.append(f"values  {low:g} to {high:g} as stored; as the backbone gets them mean ({mean}), std ({std})")
     return lines

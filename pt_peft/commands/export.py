@@ -1,27 +1,35 @@
-"""Writes a run's final adapter in a format that others read, and checks it."""
+"""Writes a run's final adapter in a format that other programs read.
+
+The exported model is loaded back, and kept only if its logits equal the adapter's.
+
+Example:
+    python -m pt_peft export simulator_workspace --format onnx --out lesions.onnx
+"""
 
 import argparse
 from pathlib import Path
 
 FORMATS = {
     "adapter": "our adapter.safetensors",
-    "peft": "a folder of HF PEFT, for one of its tuners",
-    "timm": "a folder of timm with the adapter merged into the weights",
+    "peft": "an HF PEFT folder, for a method that is one of its tuners",
+    "timm": "a timm folder with the adapter merged into the weights",
     "onnx": "one ONNX file, from images in [0, 1] to logits",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("run", type=Path, help="an adapter file, a simulator workspace or a downloaded job")
+    parser.add_argument("run", type=Path, help="adapter file, simulator workspace or downloaded job")
     shown = "; ".join(f"{name}: {summary}" for name, summary in FORMATS.items())
     parser.add_argument("--format", choices=FORMATS, required=True, help=shown)
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write; must not exist")
-    parser.add_argument("--backbone", type=Path, help="the backbone's weights file, unless it is the embedded one")
+    parser.add_argument(
+        "--backbone", type=Path, help="the backbone's weights file (default: the weights of the embedded backbone)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if it cannot be written as asked; nothing is there then."""
+    """Exports the adapter. Raises UserError if the format cannot hold it; nothing is written then."""
     from pt_peft.export.formats import export
 
     difference = export(options.run, options.format, options.out, options.backbone)

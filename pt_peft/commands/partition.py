@@ -1,14 +1,27 @@
-"""Prints and draws how many images of each class every simulated site has, without decoding any."""
+"""Prints and draws how many images of each class every simulated site has, without decoding any image.
+
+Example:
+    python -m pt_peft partition ham10000 --out sites.svg
+"""
+
+from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pt_peft.data.items import SPLITS, SplitCounts, SplitName, split_counts
 from pt_peft.errors import UserError
-from pt_peft.files import check_place
 
-COLOURS = "tab20"
+if TYPE_CHECKING:
+    from pt_peft.experiment.experiment import Experiment
+    from pt_peft.experiment.sections import Partition
+    from pt_peft.experiment.site import Site
+
+Counts = Mapping[str, Mapping[SplitName, SplitCounts]]
+"""The images of each site's splits, by the site's name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,20 +30,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "experiment", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'"
     )
     parser.add_argument(
-        "--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own"
+        "--site-file", type=Path, help="site.json that all simulated sites share (default: the preset's own)"
     )
     parser.add_argument(
-        "--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some"
+        "--sites", nargs="+", help="names of the sites, or their number (default: the experiment's federation.sites)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of the experiment"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of the experiment, such as partition.kind=iid; may be repeated",
     )
-    parser.add_argument("--out", type=Path, help="picture to draw, .svg, .png or .pdf: stacked bars of training images")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    parser.add_argument(
+        "--out", type=Path, help="picture to draw, .svg, .png or .pdf: each site's training images as stacked bars"
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the partition cannot be made."""
+    """Prints the counts. Raises UserError if the partition cannot be made."""
+    from pt_peft.commands.partition_picture import draw
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
     from pt_peft.presets import override, preset
@@ -49,86 +69,64 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1) if options.json else table(found))
 
 
-def site_names(given: list[str] | None, of_experiment: tuple[str, ...]) -> list[str]:
-    """Names as given, ``site-1`` … for a number, or those of the experiment. Raises UserError if there are none."""
+def site_names(given: Sequence[str] | None, of_experiment: Sequence[str]) -> list[str]:
+    """The names of the simulated sites.
+
+    Args:
+        given: the values of ``--sites``: names, or one number N for ``site-1`` to ``site-N``.
+        of_experiment: the names to take if none are given.
+
+    Raises:
+        UserError: if there are no names.
+    """
     if given and len(given) == 1 and given[0].isascii() and given[0].isdigit():
         if not int(given[0]):
             raise UserError("--sites is 0; at least 1 would be right.")
         return [f"site-{index}" for index in range(1, int(given[0]) + 1)]
-    names = given or list(of_experiment)
+    names = list(given or of_experiment)
     if not names:
         raise UserError("--sites: the experiment names no sites, so their names or their number must be given.")
     return names
 
 
-def counts(experiment, site, names: list[str]) -> dict[str, dict[str, dict]]:
-    """By site and split: ``images``, and how many of each of the ``classes`` by name. Raises UserError."""
-    from pt_peft.data.items import SPLITS
+def counts(experiment: Experiment, site: Site, names: Sequence[str]) -> Counts:
+    """Counts the images of the sites `names`. Raises UserError if the partition cannot be made."""
     from pt_peft.data.sources import site_images
 
-    classes = experiment.data.classes
-    found = {}
+    found: dict[str, dict[SplitName, SplitCounts]] = {}
     for name in names:
         images = site_images(experiment, site, name, names)
-        found[name] = {}
-        for split in SPLITS:
-            items = images.items(split)
-            labels = Counter(label for item in items for label in item.labels)
-            by_name = {label: labels[index] for index, label in enumerate(classes)}
-            found[name][split] = {"images": len(items), "classes": by_name}
+        found[name] = {split: split_counts(images.items(split), experiment.data.classes) for split in SPLITS}
     return found
 
 
-def table(found: dict) -> str:
-    """Training images by site and class, and the sums of every split, aligned."""
+def table(found: Counts) -> str:
+    """Training images of each site and class, and the size of every split, as aligned lines."""
     classes = list(next(iter(found.values()))["train"]["classes"])
-    rows = [["", *classes, "train", "val", "test"]]
-    for name, splits in found.items():
-        sums = [splits[split]["images"] for split in ("train", "val", "test")]
-        rows.append([name, *(splits["train"]["classes"][label] for label in classes), *sums])
-    rows.append(["all", *(sum(row[column] for row in rows[1:]) for column in range(1, len(rows[0])))])
-    widths = [max(len(f"{row[column]}") for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *numbers = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([f"{first.strip():<{widths[0]}}", *numbers]))
-    return "\n".join(lines)
+    header = ["", *classes, "train", "val", "test"]
+    numbers = [
+        [*(site["train"]["classes"][label] for label in classes), *(split["images"] for split in site.values())]
+        for site in found.values()
+    ]
+    numbers.append([sum(column) for column in zip(*numbers, strict=True)])
+    rows = [header] + [
+        [name, *(str(number) for number in row)] for name, row in zip([*found, "all"], numbers, strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
 
 
-def describe(partition) -> str:
-    """One line that says how the picture came about."""
-    options = {"dirichlet": f", alpha {partition.alpha:g}", "quantity": f", exponent {partition.exponent:g}"}
-    options["shards"] = f", {partition.classes_per_site} classes a site"
+def describe(partition: Partition) -> str:
+    """The title of the picture: the kind of partition and its options."""
+    options = {
+        "dirichlet": f", alpha {partition.alpha:g}",
+        "quantity": f", exponent {partition.exponent:g}",
+        "shards": f", {partition.classes_per_site} classes a site",
+    }
     mixed = f", {partition.iid_share:.0%} dealt equally" if partition.iid_share else ""
     return f"{partition.kind}{options.get(partition.kind, '')}{mixed}"
-
-
-def draw(found: dict, classes: tuple[str, ...], title: str, path: Path) -> None:
-    """Stacked bars: a bar a site, a colour a class, training images. Raises UserError for a format that cannot be written."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError(
-            "--out: the package 'matplotlib' is not installed; pip install 'pt-peft[plots]' has it."
-        ) from None
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    if path.suffix not in (".svg", ".png", ".pdf"):
-        raise UserError(f"--out: '{path.name}' ends in '{path.suffix}'; .svg, .png or .pdf would be right.")
-    check_place(path)
-    names = list(found)
-    with pyplot.rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.3 * len(names)), layout="constrained")
-        left = [0] * len(names)
-        for index, label in enumerate(classes):
-            widths = [found[name]["train"]["classes"][label] for name in names]
-            axes.barh(names, widths, left=left, label=label, color=pyplot.get_cmap(COLOURS)(index % 20))
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.invert_yaxis()
-        axes.set_xlabel("training images")
-        axes.set_title(title)
-        if len(classes) <= 20:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        figure.savefig(path)
-        pyplot.close(figure)

@@ -1,18 +1,31 @@
-"""Classifies images with an adapter, a run, or anything that `export` wrote."""
+"""Classifies images with an adapter, a run, or anything that ``export`` wrote.
+
+The CSV has a row for each image: its file, the predicted class, and a probability for each class.
+
+Example:
+    python -m pt_peft predict lesions.onnx my_images --out predictions.csv
+"""
+
+from __future__ import annotations
 
 import argparse
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pt_peft.data.archive import SUFFIXES
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
+
+if TYPE_CHECKING:
+    from pt_peft.experiment.sections import ModelSpec
+    from pt_peft.export.classifier import Classifier
 
 BATCH = 64
 
@@ -20,50 +33,59 @@ BATCH = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("adapter", type=Path, help="adapter file, run, HF PEFT folder, timm folder or .onnx")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders searched for them")
-    parser.add_argument("--out", type=Path, required=True, help="CSV: file, prediction, a probability for each class")
-    parser.add_argument("--backbone", type=Path, help="the backbone's weights file, unless it is the embedded one")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders that are searched for images")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to write; must not exist")
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, naming them"
+        "--backbone", type=Path, help="the backbone's weights file (default: the weights of the embedded backbone)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the model runs; 'auto' takes a GPU if there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, with a warning each"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if there is no image, or one cannot be decoded; no CSV is written then."""
+    """Writes the CSV. Raises UserError if there is no image, or one cannot be decoded; no CSV is written then."""
     files = find_images(options.images)
     check_place(options.out)
     if options.out.exists() or options.out.is_symlink():
         raise UserError(f"--out: {options.out} exists already.")
-    if not os.access(options.out.resolve().parent, os.W_OK):
-        raise UserError(f"--out: {options.out.resolve().parent} cannot be written.")
     from pt_peft.export.formats import load
     from pt_peft.training.trainer import pick_device
 
     classifier = load(options.adapter, options.backbone, pick_device(options.device, "--device"))
-    classes = classifier.spec.classes
+    spec = classifier.spec
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "prediction", *(f"p_{name}" for name in classes)])
+    writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
     unreadable = 0
-    for paths, images, failures in _batches(files, classifier.spec.backbone.image_size):
-        for failure in failures:
+    for batch in _batches(files, spec.backbone.image_size):
+        for failure in batch.failures:
             if not options.skip_unreadable:
                 raise UserError(f"{failure} --skip-unreadable would leave it out.")
             print(f"warning: {failure}", file=sys.stderr)
-        unreadable += len(failures)
-        if paths:
-            for path, row in zip(paths, probabilities(classifier, images), strict=True):
-                writer.writerow([path, prediction(classifier.spec, row), *(f"{value:.6f}" for value in row)])
+        unreadable += len(batch.failures)
+        if batch.files:
+            for path, row in zip(batch.files, probabilities(classifier, np.stack(batch.images)), strict=True):
+                writer.writerow([path, prediction(spec, row), *(f"{value:.6f}" for value in row)])
     if unreadable == len(files):
         raise UserError("none of the images can be decoded.")
-    # Names that are not UTF-8 as the file system has them.
+    # File names that are not UTF-8 keep their bytes.
     write_atomically(options.out, table.getvalue().encode("utf-8", "surrogateescape"))
     print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
 
 
 def find_images(given: list[Path]) -> list[Path]:
-    """The image files in `given`, folders searched, each once, in order. Raises UserError for a path without any."""
+    """The image files in `given`, each once, in order; folders are searched.
+
+    Raises:
+        UserError: if a path does not exist, or a folder has no images.
+    """
     found: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
@@ -78,43 +100,69 @@ def find_images(given: list[Path]) -> list[Path]:
     return list(found)
 
 
-def probabilities(classifier, images: np.ndarray) -> np.ndarray:
-    """Softmax of the logits, or their sigmoid for ``multilabel``, float32 (B,K), of uint8 images (B,3,S,S)."""
+def probabilities(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Softmax of the logits, or their sigmoid for ``multilabel``.
+
+    Args:
+        classifier: the model.
+        images: uint8 (B,3,S,S).
+
+    Returns:
+        float32 (B,K).
+
+    Raises:
+        UserError: if the model does not give one finite logit for each class.
+    """
     import torch
 
-    logits = classifier.logits(torch.from_numpy(images).float().div_(255))
+    logits = classifier.logits(torch.as_tensor(images).float().div_(255))
     classes = len(classifier.spec.classes)
     if logits.shape[1:] != (classes,):
         raise UserError(f"the model gives {logits.shape[1]} logits, but its header names {classes} classes.")
     if not logits.isfinite().all():
         raise UserError("the model gives values that are not finite: its weights are damaged.")
-    many = classifier.spec.task == "multilabel"
-    return (logits.sigmoid() if many else logits.softmax(dim=1)).numpy()
+    multilabel = classifier.spec.task == "multilabel"
+    return (logits.sigmoid() if multilabel else logits.softmax(dim=1)).numpy()
 
 
-def prediction(spec, row: np.ndarray) -> str:
-    """The most probable class; for ``multilabel`` those above one half, joined by ``|``."""
+def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
+    """The most probable class; for ``multilabel`` all classes above one half, joined by ``|``."""
     if spec.task == "multilabel":
         return "|".join(name for name, value in zip(spec.classes, row, strict=True) if value > 0.5)
-    return spec.classes[row.argmax()]
+    return spec.classes[int(row.argmax())]
 
 
-def _batches(files: list[Path], size: int) -> Iterator[tuple[list[Path], np.ndarray, list[str]]]:
-    """Readable files of a batch, their images uint8 (B,3,S,S), and what is wrong with the others."""
+class _Batch(NamedTuple):
+    """A batch of files, decoded."""
+
+    files: list[Path]
+    """The files that can be read."""
+    images: list[npt.NDArray[np.uint8]]
+    """Their images, uint8 (3,S,S)."""
+    failures: list[str]
+    """What is wrong with the other files."""
+
+
+def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
+    """Decodes `files` to images of side `size`, pixels, `BATCH` files at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
 
     with tqdm(total=len(files), unit="image", disable=None) as progress:
         for start in range(0, len(files), BATCH):
-            paths, images, failures = [], [], []
-            batch = files[start : start + BATCH]
-            decoded = decode_files([str(path) for path in batch], lambda name: open(name, "rb"), size, where="images")
-            for path, image in zip(batch, decoded, strict=True):
+            batch = _Batch([], [], [])
+            paths = files[start : start + BATCH]
+            decoded = decode_files([str(path) for path in paths], _open_file, size, where="images")
+            for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, UserError):
-                    failures.append(str(image))
+                    batch.failures.append(str(image))
                 else:
-                    paths.append(path)
-                    images.append(image)
+                    batch.files.append(path)
+                    batch.images.append(image)
                 progress.update()
-            yield paths, np.stack(images) if images else np.empty((0, 3, size, size), np.uint8), failures
+            yield batch
+
+
+def _open_file(name: str) -> BinaryIO:
+    return Path(name).open("rb")

@@ -1,4 +1,11 @@
-"""Trains an experiment's backbone further on a whole data set, and writes it as the start of others."""
+"""Trains an experiment's backbone further on a whole data set, in one place, as a start for other experiments.
+
+The output is a safetensors file under timm's keys and, beside it, the ``backbone`` section for experiments that start
+from it. The experiment's partition is not used.
+
+Example:
+    python -m pt_peft pretrain experiment.json --site site.json --objective mae --epochs 100 --out lesions.safetensors
+"""
 
 import argparse
 from pathlib import Path
@@ -9,28 +16,41 @@ OBJECTIVES = ("supervised", "mae")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "experiment", type=Path, help="experiment.json: the backbone, what the images are, augmentation, seed"
+        "experiment", type=Path, help="experiment.json, for the backbone, the images, augmentation and seed"
     )
     parser.add_argument(
-        "--site", type=Path, help="site.json: the backbone's file, the data; its partition is not looked at"
+        "--site",
+        type=Path,
+        help="site.json, for the backbone's file and the data (default: the embedded backbone and images)",
     )
     parser.add_argument(
-        "--objective", choices=OBJECTIVES, required=True, help="the labels, or a masked autoencoder's pixels"
+        "--objective",
+        choices=OBJECTIVES,
+        required=True,
+        help="supervised: predict the labels; mae: reconstruct masked patches (masked autoencoder)",
     )
-    parser.add_argument("--epochs", type=int, required=True, help="passes over the training images")
+    parser.add_argument("--epochs", type=int, required=True, help="passes over the training images, 1 to 100000")
     parser.add_argument(
-        "--out", type=Path, required=True, help=".safetensors to write, described in OUT.json; must not exist"
+        "--out", type=Path, required=True, help=".safetensors file to write, described in OUT.json; must not exist"
     )
-    parser.add_argument("--batch-size", type=int, help="images a step; the experiment's if not given")
-    shown = "peak step size of AdamW; if not given 5e-5, for mae 1.5e-4 for each 256 images a step"
-    parser.add_argument("--learning-rate", type=float, help=shown)
     parser.add_argument(
-        "--mask-ratio", type=float, default=0.75, help="share of the patches that mae hides (default 0.75)"
+        "--batch-size", type=int, help="images a step, 1 to 65536 (default: the experiment's training.batch_size)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help="peak step size of AdamW, at most 10 (default: 5e-5; for mae 1.5e-4 for each 256 images a step)",
+    )
+    parser.add_argument(
+        "--mask-ratio",
+        type=float,
+        default=0.75,
+        help="share of the patches that mae hides, between 0 and 1 (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if it cannot be done as asked; nothing is written then."""
+    """Trains and writes the backbone. Raises UserError if it cannot be done as asked; nothing is written then."""
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
     from pt_peft.pretraining.central import pretrain

@@ -3,7 +3,7 @@
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -11,28 +11,32 @@ from typing import BinaryIO, Protocol
 from pt_peft.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
-"""Files that are taken for images."""
+"""The ends of the names of image files."""
 
 
 class OpenArchive(Protocol):
     """Opens an image file by its name in the archive."""
 
-    def __call__(self, name: str) -> BinaryIO: ...
+    def __call__(self, name: str) -> BinaryIO:
+        """Raises OSError or KeyError if the file does not exist or cannot be opened."""
+        ...
 
 
 def stamp(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Size (bytes) and modification time (ns) of the zip archive, or of each named file of the folder, in order: they
-    change when the images do. Zeros for a file that is not there.
+    """Sizes (bytes) and modification times (ns), which change when the images do.
+
+    They are those of the zip archive `path`, or of each of the files `names` in the folder `path`, in order; zeros for
+    a file that does not exist.
     """
     files = [path / name for name in names] if path.is_dir() else [path]
     return [_size_and_time(file) for file in files]
 
 
 def listed_files(path: Path) -> list[str]:
-    """The image files in the folder or zip archive `path`, sorted; links are followed.
+    """The names of the image files in the folder or zip archive `path`, sorted; links are followed.
 
     Raises:
-        UserError: if it is neither, a folder in it cannot be read, or a file is not named in UTF-8.
+        UserError: if `path` is neither, a folder in it cannot be read, or a file is not named in UTF-8.
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in _walked(path)]
@@ -42,7 +46,7 @@ def listed_files(path: Path) -> list[str]:
                 names = [one.filename for one in archive.infolist() if not one.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
-    # Systems leave hidden files and folders beside the images.
+    # Operating systems leave hidden files and folders beside the images.
     hidden = (".", "__MACOSX")
     images = {
         name
@@ -59,10 +63,10 @@ def _walked(path: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}).")
 
-    seen = set()
+    seen: set[str] = set()
     for folder, folders, files in os.walk(path, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back to where it lies
+        if real in seen:  # a link to a folder that contains it
             folders.clear()
             continue
         seen.add(real)
@@ -70,13 +74,8 @@ def _walked(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[OpenArchive]:
-    """What opens the images of the folder or zip archive `path` by name; it raises OSError or KeyError for one that is not
-    there.
-
-    Raises:
-        UserError: if `path` is neither.
-    """
+def open_archive(path: Path) -> Generator[OpenArchive]:
+    """Yields the function that opens the images of a folder or zip archive. Raises UserError if `path` is neither."""
     if path.is_dir():
         yield lambda name: _open_file(path / name)
         return
@@ -85,12 +84,12 @@ def open_archive(path: Path) -> Iterator[OpenArchive]:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
     with archive:
-        # The whole member at once: decoders seek, which a compressed member does slowly.
+        # Reads the whole member at once: decoders seek, which is slow in a compressed member.
         yield lambda name: io.BytesIO(archive.read(name))
 
 
 def _open_file(file: Path) -> BinaryIO:
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # opening a pipe would wait
         raise OSError("is not a file")
     return file.open("rb")
 

@@ -6,6 +6,7 @@ training step of a small ViT. Here all images of a batch that get the same trans
 Importing this module imports MONAI (seconds): import it where images are augmented.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,29 +16,37 @@ from pt_peft.data.untracked import untracked
 from pt_peft.seeds import derive_seed
 
 
-class RandomMove(Randomizable, Transform):
-    """Moves the pixels of each image by one of `moves`, or leaves it, all equally likely.
+class BatchTransform(Randomizable, Transform):
+    """A MONAI transform of a batch, with random numbers of its own."""
+
+    @abstractmethod
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps float32 (B,3,S,S) in [0,1] to the same."""
+
+
+class RandomMove(BatchTransform):
+    """Moves the pixels of each image by one of `moves`, or not at all, each equally likely.
 
     Args:
         moves: deterministic transforms of (channels,S,S) that treat channels alike.
     """
 
-    def __init__(self, *moves: Transform):
+    def __init__(self, *moves: Flip | Rotate90):
         self._moves = moves
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(B,3,S,S) → (B,3,S,S)."""
-        choices = torch.from_numpy(self.R.randint(len(self._moves) + 1, size=len(images)))
+        """See `BatchTransform`."""
+        choices = torch.as_tensor(self.R.randint(len(self._moves) + 1, size=len(images)))
         moved = images.clone()
         for index, move in enumerate(self._moves):
             chosen = choices == index
             if chosen.any():
-                as_channels = images[chosen].flatten(0, 1)
-                moved[chosen] = move(as_channels).unflatten(0, (-1, images.shape[1]))
+                selected = images[chosen]
+                moved[chosen] = move(selected.flatten(0, 1)).reshape(selected.shape)
         return moved
 
 
-class RandomIntensity(Randomizable, Transform):
+class RandomIntensity(BatchTransform):
     """x → clip(a·x + b, 0, 1) for each image, with a uniform in 1 ± `scale` and b uniform in ± `shift`."""
 
     def __init__(self, scale: float, shift: float):
@@ -45,12 +54,12 @@ class RandomIntensity(Randomizable, Transform):
         self._shift = shift
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(B,3,S,S) in [0,1] → (B,3,S,S) in [0,1]."""
-        factors = torch.from_numpy(self.R.uniform(-1, 1, size=(2, len(images), 1, 1, 1))).to(images)
+        """See `BatchTransform`."""
+        factors = torch.as_tensor(self.R.uniform(-1, 1, size=(2, len(images), 1, 1, 1))).to(images)
         return (images * (1 + self._scale * factors[0]) + self._shift * factors[1]).clamp_(0, 1)
 
 
-AUGMENTATIONS: dict[str, Callable[[], Sequence[Randomizable]]] = {
+AUGMENTATIONS: dict[str, Callable[[], Sequence[BatchTransform]]] = {
     "flip": lambda: (RandomMove(Flip(0)), RandomMove(Flip(1))),
     "rotate90": lambda: (RandomMove(Rotate90(1), Rotate90(2), Rotate90(3)),),
     "intensity": lambda: (RandomIntensity(scale=0.2, shift=0.1),),
@@ -59,10 +68,11 @@ AUGMENTATIONS: dict[str, Callable[[], Sequence[Randomizable]]] = {
 
 
 class Augmentation:
-    """Augments batches; two made with equal arguments give equal results, bit for bit, on equal batches in turn.
+    """Augments batches; two with equal arguments give equal results, bit for bit, on equal batches in turn.
 
     Args:
         names: keys of `AUGMENTATIONS`, applied in that order.
+        seed: of all random numbers.
     """
 
     def __init__(self, names: Sequence[str], seed: int):
@@ -71,7 +81,7 @@ class Augmentation:
             transform.set_random_state(derive_seed(seed, "augment", index))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """`images`: float32 (B,3,S,S) in [0,1], not changed; so is the result."""
+        """Maps float32 (B,3,S,S) in [0,1] to new images of the same kind."""
         with untracked():
             for transform in self._transforms:
                 images = transform(images)

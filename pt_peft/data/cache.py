@@ -6,54 +6,53 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from pydantic import JsonValue
 
 from pt_peft.data.cache_space import PROMISE, make_room, pixel_bytes
 from pt_peft.data.items import SPLITS, Item, SplitName
-from pt_peft.data.sources import SiteImages
+from pt_peft.data.pixel_code import pixel_code
+from pt_peft.data.pixels import SiteImages
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
-from pt_peft.files import digest_of
 
 DESCRIPTION = "cache.json"
-_DECODERS = ("monai", "numpy", "pillow", "pydicom", "torch")
-"""Packages whose versions pixels may depend on."""
 _logger = logging.getLogger(__name__)
 
 
 class Cached(NamedTuple):
     """The decoded images of one split."""
 
-    images: np.ndarray
+    images: npt.NDArray[np.uint8]
     """uint8 (N,3,S,S), memory-mapped, read-only."""
     items: list[Item]
-    """What they are, in order; those that could not be read are left out."""
+    """The images' descriptions, in the same order, without those that could not be read."""
     entry: Path
-    """The folder of the cache that holds them."""
+    """The folder in the cache that holds the images."""
 
 
 def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitName, Cached]:
-    """The decoded `images` of each split, from the cache of `site`; decoded into it first where they are not there yet.
+    """The decoded images of each split, from the cache; they are decoded into it first if it lacks them.
 
     Any number of processes may ask for the same images at once: one decodes, the others wait for it.
 
     Args:
+        site: the site, whose settings place and bound the cache.
+        images: the site's images.
         size: side of the decoded images, pixels.
 
     Raises:
-        UserError: if the cache cannot be written, its limit or the disk is too small, or more images than ``max_unreadable``
-            cannot be decoded.
+        UserError: if the cache cannot be written, its limit or the disk is too small, or more images cannot be decoded
+            than ``max_unreadable`` allows.
     """
-    key = {"images": images.key(), "image_size": size, "code": code_version()}
+    key: JsonValue = {"images": images.key(), "image_size": size, "code": pixel_code()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = site.cache_folder()
     entry = folder / digest
@@ -65,48 +64,38 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
                 opened = _open(entry, site, images, size) or _build(entry, site, images, size, key)
         except OSError as error:
             raise UserError(
-                f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, or set"
-                " 'cache' in site.json to another folder."
+                f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, "
+                "or set 'cache' in site.json to another folder."
             ) from None
     return opened
 
 
-@cache
-def code_version() -> str:
-    """SHA-256 over the source of `pt_peft.data` and the versions of the packages that decode."""
-    digest = hashlib.sha256(digest_of(Path(__file__).parent.rglob("*.py")).encode())
-    for package in _DECODERS:
-        with suppress(metadata.PackageNotFoundError):  # pydicom is not needed by every site
-            digest.update(f"{package} {metadata.version(package)}".encode())
-    return digest.hexdigest()
-
-
 def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitName, Cached] | None:
-    """A complete entry, marked as used, or None; so too if it lacks more images than the site now allows."""
+    """The images of a complete entry, which is marked as used; None also if it lacks more than the site allows now."""
     try:
-        description = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
-        opened = {}
+        unreadable = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))["unreadable"]
+        opened: dict[SplitName, Cached] = {}
         for split in SPLITS:
-            unreadable = set(description["unreadable"][split])
+            left_out = set(unreadable[split])
             pixels = np.load(_file(entry, split), mmap_mode="r", allow_pickle=False)
-            items = [item for item in images.items(split) if item.file not in unreadable]
+            items = [item for item in images.items(split) if item.file not in left_out]
             if pixels.shape != (len(items), 3, size, size) or pixels.dtype != np.uint8:
                 return None
             opened[split] = Cached(pixels, items, entry)
-        left_out = sum(map(len, description["unreadable"].values()))
+        count = sum(len(unreadable[split]) for split in SPLITS)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if left_out > site.allowed_unreadable(left_out + sum(len(one.items) for one in opened.values())):
+    if count > site.allowed_unreadable(count + sum(len(one.items) for one in opened.values())):
         return None
     with suppress(OSError):  # the cache of another user
         os.utime(entry / DESCRIPTION)
-    if left_out:
-        _logger.warning("%d images that could not be read are left out; %s names them", left_out, entry / DESCRIPTION)
+    if count:
+        _logger.warning("%d images that could not be read are left out; %s names them", count, entry / DESCRIPTION)
     return opened
 
 
 def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValue) -> dict[SplitName, Cached]:
-    """Decodes into a folder beside `entry`, which takes its place when complete. The caller holds the entry's lock."""
+    """Decodes into a folder that then replaces `entry`. The caller holds the lock of the entry."""
     total = sum(len(images.items(split)) for split in SPLITS)
     start = time.perf_counter()
     unreadable = _Unreadable(total, site)
@@ -126,16 +115,26 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
     opened = _open(entry, site, images, size)
     if opened is None:
         raise UserError(
-            f"image cache {entry.parent}: another process has taken the images' place at once; 'cache_gb' in site.json "
-            f"({site.cache_gb:g}) is too little for all that run here."
+            f"image cache {entry.parent}: another process has evicted the images at once; 'cache_gb' in site.json "
+            f"({site.cache_gb:g}) is too small for all processes that run here."
         )
     return opened
 
 
 @contextmanager
-def new_entry(entry: Path, needed: int, limit_gb: float) -> Iterator[tuple[Path, int]]:
-    """A folder beside `entry`, which takes its place when the context ends well, and the bytes of all other entries. The caller
-    holds the entry's lock. Raises UserError as `make_room` does.
+def new_entry(entry: Path, needed: int, limit_gb: float) -> Generator[tuple[Path, int]]:
+    """Yields a folder that replaces `entry` when the context ends without an error. The caller holds the entry's lock.
+
+    Args:
+        entry: the folder of the finished entry.
+        needed: size of the entry, bytes.
+        limit_gb: the most that the cache may hold, 10^9 bytes.
+
+    Yields:
+        The folder to fill, and the bytes of all other entries.
+
+    Raises:
+        UserError: as `make_room` does.
     """
     partial = entry.with_suffix(".partial")
     _remove(partial)  # left by a process that was killed
@@ -143,14 +142,14 @@ def new_entry(entry: Path, needed: int, limit_gb: float) -> Iterator[tuple[Path,
     try:
         yield partial, held
         (partial / PROMISE).unlink()
-        _remove(entry)  # there only if damaged
+        _remove(entry)  # exists only if damaged
         os.rename(partial, entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Unreadable:
-    """Counts images that cannot be read, and stops where they are too many."""
+    """Counts images that cannot be read; raises UserError if they are too many."""
 
     def __init__(self, total: int, site: Site):
         self.count = 0
@@ -167,10 +166,11 @@ class _Unreadable:
 
 
 def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, unreadable: _Unreadable) -> list[str]:
-    """Writes image after image, so that one is in memory at a time and a full disk is an error (writing to a memory map,
-    it would be SIGBUS). Returns the files that cannot be read.
+    """Writes the images of a split and returns the files that cannot be read.
+
+    One image is in memory at a time. A full disk raises OSError; writing to a memory map it would be SIGBUS.
     """
-    left_out = []
+    left_out: list[str] = []
     items = images.items(split)
     with synced(_file(folder, split)) as file:
         _write_header(file, len(items), size)
@@ -179,14 +179,14 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, 
                 unreadable.add(image)
                 left_out.append(item.file)
             else:
-                file.write(np.ascontiguousarray(image))
+                file.write(np.ascontiguousarray(image).data)
         file.seek(0)
         _write_header(file, len(items) - len(left_out), size)
     return left_out
 
 
-def _write_header(file, count: int, size: int) -> None:
-    """Numpy leaves room for any number of images, so that a header can be written over."""
+def _write_header(file: BinaryIO, count: int, size: int) -> None:
+    """Writes the header of an ``.npy`` file; numpy pads it, so that another count fits in its place."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
     )
@@ -198,8 +198,8 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file, which is on the disk when the context ends."""
+def synced(path: Path) -> Generator[BinaryIO]:
+    """Opens a new file, which is on the disk when the context ends."""
     with open(path, "wb") as file:
         yield file
         file.flush()

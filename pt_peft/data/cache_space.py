@@ -1,4 +1,4 @@
-"""How much disk the image cache takes, and which entries give way to new ones."""
+"""The disk space of the image cache; least recently used entries are evicted for new ones."""
 
 import logging
 import os
@@ -11,31 +11,38 @@ from pt_peft.errors import UserError
 
 _MARK = "cache.json"
 PROMISE = "promised_bytes"
-"""In the folder of an entry that is being made."""
+"""File in the folder of an unfinished entry: the bytes that it will take."""
 _logger = logging.getLogger(__name__)
 
 
 def pixel_bytes(count: int, size: int) -> int:
-    """Bytes of `count` cached images of side `size`."""
+    """Bytes of `count` cached images of side `size`, pixels."""
     return count * 3 * size * size
 
 
 def make_room(partial: Path, needed: int, limit_gb: float) -> int:
-    """Makes the folder `partial` of a new cache entry, and room for it: entries beside it that were used least recently are
-    removed until `needed` bytes more, and those that other builders have been promised, stay within `limit_gb`. A process
-    that has mapped a removed entry keeps it; its disk is free when the process ends.
+    """Makes the folder of a new cache entry, and room for it.
+
+    The least recently used entries beside it are evicted until the new entry and those that other processes are making
+    fit within the limit. A process that has mapped an evicted entry keeps it; its disk space is free when the process
+    ends.
+
+    Args:
+        partial: the folder to make.
+        needed: size of the new entry, bytes.
+        limit_gb: the most that the cache may hold, 10^9 bytes.
 
     Returns:
-        Bytes of the entries that are left.
+        Bytes of the entries that remain.
 
     Raises:
-        UserError: if they do not fit within the limit or on the disk.
+        UserError: if the new entry does not fit within the limit or on the disk.
     """
     folder, limit = partial.parent, limit_gb * 1e9
     if needed > limit:
         raise UserError(
-            f"image cache {folder}: the images need {needed / 1e9:.2f} GB, but 'cache_gb' in site.json is {limit_gb:g}; a "
-            "greater value, or a smaller backbone.image_size, would be right."
+            f"image cache {folder}: the images need {needed / 1e9:.2f} GB, but 'cache_gb' in site.json is "
+            f"{limit_gb:g}; a greater value, or a smaller backbone.image_size, would be right."
         )
     with FileLock(folder / "room.lock"):
         _sweep(folder)
@@ -55,8 +62,8 @@ def make_room(partial: Path, needed: int, limit_gb: float) -> int:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
-                f"image cache {folder}: the images need {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free; set "
-                "'cache' in site.json to a folder with more space."
+                f"image cache {folder}: the images need {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB "
+                "free; set 'cache' in site.json to a folder with more space."
             )
         partial.mkdir()
         (partial / PROMISE).write_text(str(needed), encoding="ascii")
@@ -70,18 +77,18 @@ def _is_entry(path: Path) -> bool:
 def _promised(partial: Path) -> int:
     try:
         return int((partial / PROMISE).read_text(encoding="ascii"))
-    except (OSError, ValueError):  # just finished
+    except (OSError, ValueError):  # it has just been finished
         return 0
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed processes left."""
+    """Removes the unfinished and half-removed entries of killed processes."""
     for path in [*folder.glob("*.removed"), *folder.glob("*.partial")]:
         lock = FileLock(path.with_suffix(".lock"))
         try:
             with lock.acquire(blocking=False):
                 shutil.rmtree(path, ignore_errors=True)
-        except Timeout:  # its builder is at work
+        except Timeout:  # a process is making it
             pass
 
 
@@ -89,8 +96,8 @@ def _evict(path: Path) -> None:
     _logger.info("removing %s from the cache", path)
     doomed = path.with_suffix(".removed")
     try:
-        os.rename(path, doomed)  # at once, so that no one opens half an entry
-    except OSError:  # someone else was faster
+        os.rename(path, doomed)  # atomic, so that no process opens half an entry
+    except OSError:  # another process was faster
         return
     shutil.rmtree(doomed, ignore_errors=True)
 

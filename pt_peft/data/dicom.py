@@ -3,43 +3,47 @@
 Importing this module imports pydicom: import it where images are decoded.
 """
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from PIL import Image
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
 
 MAGIC = b"DICM"
 """Bytes 128 to 131 of a DICOM file (PS3.10 section 7.1)."""
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """Whether the file begins as DICOM does; leaves the position at the start."""
+    """Whether the file is DICOM; leaves the position at the start."""
     head = stream.read(132)
     stream.seek(0)
     return head[128:] == MAGIC
 
 
 def read_dicom(stream: BinaryIO) -> Image.Image:
-    """The image as it is meant to be seen, mode L or RGB.
+    """The image as it is meant to be displayed, mode L or RGB.
 
-    Grey values pass the modality LUT (rescale slope and intercept), then the VOI LUT or the first window (PS3.3 C.11.2); that
-    window's range becomes 0 … 255, without a window the range of the image's own values, but for padding. MONOCHROME1 is inverted. Palettes
-    are looked up, YBR is converted to RGB.
+    Grey values pass the modality LUT (rescale slope and intercept), then the VOI LUT or the first window (PS3.3
+    C.11.2). The range of the window becomes 0 to 255; without a window, the range of the image's own values without
+    padding. MONOCHROME1 is inverted. Palettes are looked up, YBR is converted to RGB.
+
+    Args:
+        stream: the file.
 
     Raises:
-        ValueError: for a file of several frames, a photometric interpretation that is not known, or pixels that cannot be
-            decoded.
+        ValueError: for several frames, an unknown photometric interpretation, or pixels that cannot be decoded.
     """
     try:
-        data = pydicom.dcmread(stream)
+        data = pydicom.dcmread(stream)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike in its signature
         if int(data.get("NumberOfFrames") or 1) != 1:
             raise ValueError(f"has {data.NumberOfFrames} frames; single-frame images are supported")
         photometric = data.PhotometricInterpretation
-        pixels = pixel_array(data)  # as RGB where it is YBR
+        pixels = pixel_array(data)  # converts YBR to RGB
     except (InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ValueError(f"is not a readable DICOM image ({' '.join(str(error).split())[:200]})") from None
     if photometric == "PALETTE COLOR":
@@ -53,8 +57,8 @@ def read_dicom(stream: BinaryIO) -> Image.Image:
     raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
 
 
-def _displayed(pixels: np.ndarray, data: Dataset) -> np.ndarray:
-    """uint8 of the shape of `pixels`."""
+def _displayed(pixels: npt.NDArray[Any], data: Dataset) -> npt.NDArray[np.uint8]:
+    """Grey values as displayed, uint8 of the shape of `pixels`, before any inversion."""
     values = apply_modality_lut(pixels, data)
     if data.get("VOILUTSequence"):
         shown = apply_voi_lut(values, data).astype(np.float64)
@@ -62,7 +66,7 @@ def _displayed(pixels: np.ndarray, data: Dataset) -> np.ndarray:
     elif data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
         shown = apply_voi_lut(values, data, prefer_lut=False).astype(np.float64)
         centre, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
-        # What values far outside of the window come to: the ends of its range.
+        # Values far outside of the window become the ends of its range.
         low, high = apply_voi_lut(np.array([centre - 100 * width, centre + 100 * width]), data, prefer_lut=False)
     else:
         shown = values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""A folder or zip archive with a sub-folder for each class, below one for each split or not."""
+"""A folder or zip archive with a sub-folder for each class, within sub-folders for the splits or without them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +12,29 @@ _SPLITS: dict[str, SplitName] = {"train": "train", "val": "val", "valid": "val",
 
 
 def read_image_folder(path: Path, classes: Sequence[str], report: Report = stop) -> list[Item]:
-    """The images of ``<class>/…`` or ``<split>/<class>/…``; each image is a group of its own.
+    """The images in ``<class>/…`` or ``<split>/<class>/…``; each image is a group of its own.
 
     Args:
-        report: takes an image outside of the folders of the experiment's classes.
+        path: the folder or zip archive.
+        classes: the experiment's class names.
+        report: takes images outside of the folders of the classes.
 
     Raises:
-        UserError: if `path` is neither a folder nor a zip archive, or has no images, and what `report` raises.
+        UserError: if `path` is neither a folder nor a zip archive, has no images, or has images both in splits and
+            outside; and what `report` raises.
     """
     index = {label: position for position, label in enumerate(classes)}
-    items = []
+    items: list[Item] = []
     for name in listed_files(path):
         *folders, _ = name.split("/")
         split = _SPLITS.get(folders[0].lower()) if folders else None
         label = folders[1 if split else 0] if len(folders) > bool(split) else None
-        if label not in index:
+        if label is None or label not in index:
             report(
                 "unknown label",
-                f"{path}: image '{name}' is not in a folder of a class; its place should be <class>/ or <split>/<class>/ with "
-                f"split train, val or test and class one of the experiment's data.classes ({', '.join(classes)}).",
+                f"{path}: image '{name}' is not in a folder of a class; it should be in <class>/ or <split>/<class>/, "
+                "where split is train, val or test and class is one of the experiment's data.classes "
+                f"({', '.join(classes)}).",
             )
             continue
         items.append(Item(name, (index[label],), split, name))

@@ -3,12 +3,17 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+Intensity = Literal["type", "image"]
+"""The values ``data.intensity`` that become 0 to 255 in an image of more than 8 bits: all of its type, or its own."""
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
+"""Labels of N images as a loss takes them, see `targets`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +29,36 @@ class Item:
     group: str
     """Images of one group (patient, lesion) stay together; the file itself where images are not grouped."""
     site: str | None = None
-    """The site the source says the image came from."""
+    """The site that the source names as the image's origin."""
+
+
+class SplitCounts(TypedDict):
+    """The number of images in a split."""
+
+    images: int
+    classes: dict[str, int]
+    """Images of each class; an image of several classes counts for each of them."""
+
+
+def split_counts(items: Sequence[Item], classes: Sequence[str]) -> SplitCounts:
+    """Counts `items`, the images of one split, by class; `classes` are the names of the labels."""
+    labels = Counter(label for item in items for label in item.labels)
+    return {"images": len(items), "classes": {name: labels[index] for index, name in enumerate(classes)}}
 
 
 def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
-    """One class an image, by which images are stratified: its rarest, so that rare ones are spread as is meant; the number
-    after the highest class for an image of no class. Of images with one label each: that label.
+    """The class by which each image is stratified.
+
+    An image with one label has that label. An image with several has the rarest, so that rare classes are spread as
+    they should be. An image without a label has the number after the highest label.
     """
     counts = Counter(label for one in labels for label in one)
     none = 1 + max(counts, default=-1)
     return [min(one, key=lambda label: (counts[label], label), default=none) for one in labels]
 
 
-def targets(labels: Sequence[tuple[int, ...]], classes: int, multilabel: bool) -> np.ndarray:
-    """What a loss takes: int64 (N,), or uint8 (N,`classes`) of zeros and ones if `multilabel`."""
+def targets(labels: Sequence[tuple[int, ...]], classes: int, multilabel: bool) -> Labels:
+    """The labels as a loss takes them: int64 (N,), or uint8 (N,`classes`) of zeros and ones if `multilabel`."""
     if not multilabel:
         return np.array([label for (label,) in labels], np.int64)
     array = np.zeros((len(labels), classes), np.uint8)

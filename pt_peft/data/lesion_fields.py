@@ -1,7 +1,7 @@
-"""Shapes and textures that the lesion images are made of.
+"""The shapes and textures of the lesion images.
 
 Only additions, products, quotients, square roots, roundings and comparisons touch the pixels: IEEE 754 fixes their
-results to the last bit, which it does not for sines and exponentials. So an image is the same on every machine.
+results to the last bit, but not those of sines and exponentials. So an image is the same on every machine.
 
 Fields are float32 (count, size, size); parameters of one number an image are (count, 1, 1).
 """
@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 
 def uniform(rng: Generator, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 draws from [low, high)."""
+    """Uniform random numbers in [low, high), float32."""
     return rng.random(shape, dtype=np.float32) * np.float32(high - low) + np.float32(low)
 
 

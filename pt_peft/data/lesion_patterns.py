@@ -1,7 +1,7 @@
-"""What shows inside or around a lesion: one function a pattern.
+"""The patterns inside or around a lesion: one function each.
 
-Each takes a generator of random numbers and the lesions that show the pattern, and returns the paint, float32
-(count or 1, 3) RGB in [0, 1], and how much it covers, float32 (count, size, size) in [0, 1].
+A pattern takes a generator of random numbers and the lesions that show it. It returns the paint, float32 (count or 1,
+3) RGB in [0, 1], and how much of each pixel it covers, float32 (count, size, size) in [0, 1].
 """
 
 from collections.abc import Callable
@@ -33,22 +33,28 @@ class Lesion:
 
     @property
     def one(self) -> tuple[int, int, int]:
-        """Shape of one number an image."""
+        """The shape of parameters of one number an image."""
         return (len(self.x), 1, 1)
 
     def noise(self, rng: Generator, cells: int) -> np.ndarray:
-        """Value noise of the lesions' shape."""
+        """Value noise in the shape of the lesions, see `lesion_fields.noise`."""
         return noise(rng, len(self.x), self.x.shape[1], cells)
 
     def dots(
         self, rng: Generator, pitch: tuple[float, float], share: tuple[float, float], radius: tuple[float, float]
     ) -> np.ndarray:
         """Dots whose pitch, share and radius are drawn for each image between the bounds."""
-        scale, share, radius = (uniform(rng, *bounds, self.one) for bounds in (pitch, share, radius))
-        return dots(rng, self.x * scale, self.y * scale, share, radius)
+        scale, shares, radii = (uniform(rng, *bounds, self.one) for bounds in (pitch, share, radius))
+        return dots(rng, self.x * scale, self.y * scale, shares, radii)
 
 
 Paint = tuple[np.ndarray, np.ndarray]
+"""Colour and cover of a pattern, see the module."""
+
+
+def _colour(red: float, green: float, blue: float) -> np.ndarray:
+    """The same paint for all images, float32 (1, 3)."""
+    return np.array([[red, green, blue]], np.float32)
 
 
 def _blotches(rng: Generator, lesion: Lesion) -> Paint:
@@ -78,33 +84,33 @@ def _streaks(rng: Generator, lesion: Lesion) -> Paint:
 def _veil(rng: Generator, lesion: Lesion) -> Paint:
     """A blue-white, confluent patch."""
     patch = step((lesion.noise(rng, 3) + 0.25) * 2) * step((1 - lesion.level) * 2.5)
-    return np.float32([[0.5, 0.54, 0.66]]), 0.7 * patch
+    return _colour(0.5, 0.54, 0.66), 0.7 * patch
 
 
 def _cysts(rng: Generator, lesion: Lesion) -> Paint:
     """Small, bright dots."""
-    return np.float32([[0.93, 0.88, 0.76]]), 0.9 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.2, 0.34)) * lesion.body
+    return _colour(0.93, 0.88, 0.76), 0.9 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.2, 0.34)) * lesion.body
 
 
 def _plugs(rng: Generator, lesion: Lesion) -> Paint:
     """Dark, round openings."""
-    return np.float32([[0.16, 0.1, 0.07]]), 0.85 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.22, 0.36)) * lesion.body
+    return _colour(0.16, 0.1, 0.07), 0.85 * lesion.dots(rng, (1.8, 2.8), (0.5, 0.8), (0.22, 0.36)) * lesion.body
 
 
 def _nests(rng: Generator, lesion: Lesion) -> Paint:
     """A few large, blue-grey, round patches."""
-    return np.float32([[0.33, 0.35, 0.45]]), 0.85 * lesion.dots(rng, (1.2, 1.8), (0.6, 0.9), (0.28, 0.42)) * lesion.body
+    return _colour(0.33, 0.35, 0.45), 0.85 * lesion.dots(rng, (1.2, 1.8), (0.6, 0.9), (0.28, 0.42)) * lesion.body
 
 
 def _vessels(rng: Generator, lesion: Lesion) -> Paint:
     """Thin, red, bent lines."""
     thick, thin = (step(1 - np.abs(lesion.noise(rng, cells)) * sharp) for cells, sharp in ((5, 9), (8, 7)))
-    return np.float32([[0.68, 0.1, 0.14]]), 0.85 * np.maximum(thick, thin) * step((1.15 - lesion.level) * 4)
+    return _colour(0.68, 0.1, 0.14), 0.85 * np.maximum(thick, thin) * step((1.15 - lesion.level) * 4)
 
 
 def _scar(rng: Generator, lesion: Lesion) -> Paint:
     """A pale centre."""
-    return np.float32([[0.9, 0.8, 0.76]]), 0.9 * step((uniform(rng, 0.45, 0.7, lesion.one) - lesion.level) * 6)
+    return _colour(0.9, 0.8, 0.76), 0.9 * step((uniform(rng, 0.45, 0.7, lesion.one) - lesion.level) * 6)
 
 
 PATTERNS: dict[str, Callable[[Generator, Lesion], Paint]] = {
@@ -119,4 +125,4 @@ PATTERNS: dict[str, Callable[[Generator, Lesion], Paint]] = {
     "vessels": _vessels,
     "scar": _scar,
 }
-"""Every pattern, in the order in which they are painted over one another."""
+"""Every pattern, in the order in which they are painted."""

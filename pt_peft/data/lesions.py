@@ -1,9 +1,9 @@
 """Images like those of a dermatoscope, drawn by formulas: the data of the demo and of the tests.
 
-What tells the classes apart is what a dermatologist looks for (Argenziano et al. 2003, "Dermoscopy of pigmented skin
-lesions"): symmetry, border, number of colours, pigment network, globules, streaks, blue-white veil, cysts, vessels,
-a central scar. No cue is always there, each also turns up in other classes, and skin, light, hair and noise vary, so
-that no single statistic decides. They are drawings, not medical data: nothing follows from them for a real lesion.
+The classes differ in what a dermatologist looks for (Argenziano et al. 2003, "Dermoscopy of pigmented skin lesions"):
+symmetry, border, number of colours, pigment network, globules, streaks, blue-white veil, cysts, vessels, a central
+scar. No cue is always present, each also appears in other classes, and skin, light, hair and noise vary, so that no
+single statistic decides. They are drawings, not medical data: they say nothing about a real lesion.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _BATCH = 16  # images drawn at a time: their planes stay in the cache
 
 @dataclass(frozen=True)
 class Cues:
-    """How a class looks. Of a pair, the first is the least and the second the greatest strength of an image.
+    """How a class looks. Pairs are the least and the greatest strength of a cue in an image.
 
     Attributes:
         asymmetry: shift and size of a second lobe, relative to the first.
         irregularity: amplitude of the border's waves, relative to the radius.
         softness: width of the border, relative to the radius.
         leading: patterns of which nearly every image shows at least one.
-        shared: patterns that often show but lead in another class, if in any.
+        shared: patterns that often show, and that may lead in another class.
     """
 
     asymmetry: tuple[float, float]
@@ -58,8 +58,8 @@ def draw_lesions(
 
     Args:
         seed: the experiment's seed.
-        site: the site's name. Beside choosing the images it alone fixes the site's camera and patients: white
-            balance, skin tone, contrast, gamma and vignette.
+        site: the site's name. It alone fixes the site's camera and patients: white balance, skin tone, contrast, gamma
+            and vignette.
         split: ``"train"``, ``"val"`` or ``"test"``; any name gives its own images.
         count: images, at least 1.
         size: side, pixels, at least 16.
@@ -89,7 +89,7 @@ def lesion_labels(*, seed: int, site: str, split: str, count: int, num_classes: 
 
 
 def _start(seed: int, site: str, split: str, count: int, num_classes: int) -> tuple[np.random.Generator, np.ndarray]:
-    """The labels of a split, which are drawn first, and the generator that goes on to draw its images."""
+    """The generator of a split's random numbers, and the labels, which are drawn first."""
     if not 2 <= num_classes <= len(CLASSES):
         raise UserError(f"num_classes is {num_classes}; the lesion images have 2 to {len(CLASSES)} classes.")
     if count < 1:
@@ -111,7 +111,9 @@ class _Look:
     @classmethod
     def of_site(cls, site: str) -> "_Look":
         rng = np.random.default_rng(derive_seed(0, "lesion site", site))
-        skin = mix(np.float32([0.93, 0.76, 0.68]), np.float32([0.66, 0.46, 0.36]), uniform(rng, 0, 1, (1,)))
+        skin = mix(
+            np.array([0.93, 0.76, 0.68], np.float32), np.array([0.66, 0.46, 0.36], np.float32), uniform(rng, 0, 1, (1,))
+        )
         balance = uniform(rng, 0.88, 1.12, (3,))
         contrast, gamma, vignette = (
             float(uniform(rng, low, high, ())) for low, high in ((0.8, 1.2), (-0.35, 0.35), (0, 0.45))
@@ -130,8 +132,8 @@ def _draw_batch(rng: np.random.Generator, labels: np.ndarray, size: int, look: _
 
 
 def _strength(rng: np.random.Generator, labels: np.ndarray, cue: str) -> np.ndarray:
-    """A number of each image between its class's bounds of a cue of the outline, (count, 1, 1)."""
-    low, high = np.float32([getattr(cues, cue) for cues in _CUES.values()])[labels].T
+    """A random number for each image within its class's bounds of `cue`, a field of `Cues`, (count, 1, 1)."""
+    low, high = np.array([getattr(cues, cue) for cues in _CUES.values()], np.float32)[labels].T
     return mix(low[:, None, None], high[:, None, None], uniform(rng, 0, 1, (len(labels), 1, 1)))
 
 
@@ -182,7 +184,7 @@ def _pigment(
     count, _, size, _ = image.shape
     body = step((1 - level) / _strength(rng, labels, "softness"))
     warmth = uniform(rng, 0, 1, (count, 1))
-    colour = mix(np.float32([0.36, 0.2, 0.13]), np.float32([0.66, 0.36, 0.3]), warmth)
+    colour = mix(np.array([0.36, 0.2, 0.13], np.float32), np.array([0.66, 0.36, 0.3], np.float32), warmth)
     colour = colour + uniform(rng, -0.05, 0.05, (count, 3))
     dark = colour * uniform(rng, 0.35, 0.6, (count, 1))
     patchy = noise(rng, count, size, 6)
@@ -211,7 +213,7 @@ def _add_hair(rng: np.random.Generator, image: np.ndarray, size: int) -> None:
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray, size: int, look: _Look) -> np.ndarray:
-    """Light, camera and noise: float32 (count, 3, size, size), which it overwrites, to uint8 (count, size, size, 3)."""
+    """Applies light, camera and noise: float32 (count, 3, size, size), overwritten, to uint8 (count, size, size, 3)."""
     count = len(image)
     u, v = grid(size)
     cos, sin = direction(rng, count)

@@ -1,5 +1,6 @@
-"""The two-dimensional data sets of MedMNIST v2 and v3 (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): class names and
-tasks, as the data sets' own ``INFO`` has them. The files, of any size, are the user's to download.
+"""Class names and tasks of the two-dimensional data sets of MedMNIST v2 and v3, as in their ``INFO``.
+
+Yang et al. 2023, doi:10.1038/s41597-022-01721-8. The user downloads the files, of any image size.
 """
 
 from pt_peft.errors import UserError
@@ -89,8 +90,13 @@ _TASKS: dict[str, Task] = {"chestmnist": "multilabel", "retinamnist": "ordinal"}
 
 
 def medmnist(flag: str) -> Data:
-    """What an experiment says of the images of the ``.npz`` of `flag`. Raises UserError for a flag that is not one of a
-    two-dimensional data set.
+    """The section ``data`` of an experiment on the ``.npz`` of a data set.
+
+    Args:
+        flag: MedMNIST's name of a two-dimensional data set, a key of `CLASSES`.
+
+    Raises:
+        UserError: for another name.
     """
     if flag not in CLASSES:
         raise UserError(f"'medmnist:{flag}': the two-dimensional data sets are {', '.join(CLASSES)}.")

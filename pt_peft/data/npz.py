@@ -5,9 +5,10 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.errors import UserError
@@ -16,10 +17,15 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 
 def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False) -> list[Item]:
-    """The images of `path`, split by split in the file's order; reads the labels and the images' headers only.
+    """The images of an ``.npz``, split by split in the file's order; reads only the labels and the images' headers.
 
     The file holds, for each split, ``<split>_images`` uint8 (N,H,W) or (N,H,W,3) and ``<split>_labels``: integers (N,)
     or (N,1) that index `classes`, or, if `multilabel`, zeros and ones (N, classes).
+
+    Args:
+        path: the file.
+        classes: the experiment's class names.
+        multilabel: whether an image has any number of classes.
 
     Raises:
         UserError: if it is not such a file.
@@ -31,7 +37,7 @@ def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False)
             raise UserError(
                 f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}."
             )
-        items = []
+        items: list[Item] = []
         for split in SPLITS:
             labels = _labels(archive, path, split, classes, multilabel)
             with _member(archive, f"{split}_images") as file:
@@ -43,10 +49,15 @@ def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False)
         return items
 
 
-def read_npz_images(path: Path, split: SplitName, names: Collection[str]) -> Iterator[np.ndarray]:
-    """Yields the images of `split` whose item's file is in `names`, uint8 (H,W) or (H,W,3), in the file's order.
+def read_npz_images(path: Path, split: SplitName, names: Collection[str]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yields images of a split, uint8 (H,W) or (H,W,3), in the file's order.
 
     One image is in memory at a time: at 224 px some MedMNIST files unpack to more than 10 GB.
+
+    Args:
+        path: the file.
+        split: the split.
+        names: the images to yield, as `Item.file` names them.
 
     Raises:
         UserError: if the pixels are damaged.
@@ -66,11 +77,11 @@ def _open(path: Path) -> zipfile.ZipFile:
         raise UserError(f"{path}: cannot be read as an .npz file ({error}).") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(f"{name}.npy")
 
 
-def _pixels(file: BinaryIO, count: int, where: str) -> bytes:
+def _pixels(file: IO[bytes], count: int, where: str) -> bytes:
     try:
         data = file.read(count)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -80,8 +91,8 @@ def _pixels(file: BinaryIO, count: int, where: str) -> bytes:
     return data
 
 
-def _images_header(file: BinaryIO, path: Path, split: str) -> tuple[int, ...]:
-    """Reads the header of ``<split>_images``, leaving `file` at the first pixel. Returns the checked shape."""
+def _images_header(file: IO[bytes], path: Path, split: str) -> tuple[int, ...]:
+    """The shape of ``<split>_images``, checked; leaves `file` at the first pixel. Raises UserError."""
     right = "it should be uint8 (N,H,W) or (N,H,W,3) in C order"
     try:
         shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)

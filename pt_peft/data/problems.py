@@ -1,4 +1,4 @@
-"""What readers do with an image that is wrongly listed: the first one stops a run; the site check collects them all."""
+"""How readers report images that are wrongly listed: a run stops at the first, the site check collects all of them."""
 
 from typing import NoReturn, Protocol
 
@@ -9,9 +9,11 @@ class Report(Protocol):
     """Takes a problem. If it returns, the reader leaves the image out."""
 
     def __call__(self, kind: str, message: str) -> None:
-        """Args:
-        kind: what sort of problem it is, in a word or two; the same for all of a sort.
-        message: the sentence for the user.
+        """Takes one problem.
+
+        Args:
+            kind: the sort of problem, in a few words.
+            message: the sentence for the user.
         """
 
 

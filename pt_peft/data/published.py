@@ -1,6 +1,6 @@
-"""Data sets in the layouts in which they were published: a folder with tables and images, as it comes out of the archives.
+"""Data sets in their published layouts: a folder with tables and images, as unpacked from the archives.
 
-The images may lie in any sub-folder, as the publishers' archives differ in that.
+The images may be in any sub-folder, because the publishers' archives differ.
 """
 
 from collections import defaultdict
@@ -20,20 +20,23 @@ ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 FLAMBY_CENTRES = ("bcn_20000", "vidir_molemax", "vidir_modern", "rosendahl", "msk4", "vienna_dias")
 """Sites of ISIC 2019 by FLamby's ``center`` number (Ogier du Terrail et al. 2022, arXiv:2210.04620)."""
 
+_FOLDS: dict[str, SplitName] = {"train": "train", "test": "test"}
 _PREPROCESSED = "ISIC_2019_Training_Input_preprocessed"
 _ISIC2019_ARCHIVES = {"BCN": "bcn_20000", "HAM": "ham10000", "MSK": "msk4"}
-"""Sites by the beginning of ISIC 2019's ``lesion_id``."""
+"""Sites by the first letters of ISIC 2019's ``lesion_id``."""
 
 
 def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
-    """The images of ``data.source``, in its published split where it has one.
+    """The images of ``data.source``, in its published split if it has one.
 
     Args:
-        path: the folder with the tables.
-        report: takes a row whose label or image is unknown, or the image of a row above, and an image that is there twice.
+        path: the folder with the tables and images.
+        data: the experiment's source and classes.
+        report: takes rows with an unknown label, without an image or with the image of a row above, and images that
+            exist twice.
 
     Raises:
-        UserError: if a table is missing or not as published, and what `report` raises.
+        UserError: if a table is missing or not as published; and what `report` raises.
     """
     if not path.is_dir():
         raise UserError(
@@ -45,24 +48,28 @@ def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
         if label not in data.classes:
             report(
                 "unknown label",
-                f"{where}label is {label!r}, which is not in the experiment's data.classes ({', '.join(data.classes)}).",
+                f"{where}label is {label!r}, which is not in the experiment's data.classes "
+                f"({', '.join(data.classes)}).",
             )
         elif image not in images:
             report("no such image", f"{where}image '{image}' is not in any folder of {path}.")
         elif image in items:
             report("listed twice", f"{where}image '{image}' is also in a row above; list each image once.")
         else:
-            # An image of no known lesion is a group of its own.
+            # An image without a known lesion is a group of its own.
             items[image] = Item(images[image], (data.classes.index(label),), split, group or image, site)
     return list(items.values())
 
 
 def _images(path: Path, source: str, report: Report) -> dict[str, str]:
-    """The files below `path` by their names without suffix: FLamby's preprocessed ones for it, the others for the others."""
+    """The files below `path`, by their names without suffix.
+
+    Of several files of one name, those in FLamby's folder of preprocessed images are for ``fed_isic2019`` alone.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for name in listed_files(path):
         found[Path(name).stem].append(name)
-    images = {}
+    images: dict[str, str] = {}
     for stem, names in found.items():
         wanted = [name for name in names if (_PREPROCESSED in name) == (source == "fed_isic2019")] or names
         if len(wanted) > 1:
@@ -75,12 +82,13 @@ def _images(path: Path, source: str, report: Report) -> dict[str, str]:
 
 
 Row = tuple[str, str, str, SplitName | None, str, str | None]
-"""Where it stands, image, label, split, lesion, site."""
+"""Place in the table (for errors), image, label, split, lesion (may be empty), site."""
 
 
 def _ham10000(path: Path) -> list[Row]:
-    """Tschandl et al. 2018, doi:10.7910/DVN/DBW86T. The Dataverse's table has the acquisition site, ``dataset``; copies of it
-    that went round since do not.
+    """HAM10000 (Tschandl et al. 2018, doi:10.7910/DVN/DBW86T).
+
+    The Dataverse's table has the acquisition site, ``dataset``; copies from other places do not.
     """
     table = _one_of(path, "HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
     rows = _rows(table, "image_id", "lesion_id", "dx")
@@ -91,8 +99,9 @@ def _ham10000(path: Path) -> list[Row]:
 
 
 def _isic2019(path: Path) -> list[Row]:
-    """ISIC 2019 challenge, training part: labels and lesions are in two tables; the archive an image came from is the
-    beginning of its lesion's name.
+    """The training part of the ISIC 2019 challenge.
+
+    Labels and lesions are in two tables. A lesion's name begins with the archive that its images come from.
     """
     metadata = _one_of(path, "ISIC_2019_Training_Metadata.csv")
     lesion = {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")}
@@ -111,8 +120,10 @@ def _isic2019(path: Path) -> list[Row]:
 
 
 def _fed_isic2019(path: Path) -> list[Row]:
-    """FLamby's Fed-ISIC2019: its table of folds and centres, beside its preprocessed images, or else the original ones. The
-    folds are by image, and kept: some lesions are in both. ISIC's metadata, if there, keep validation images apart.
+    """FLamby's Fed-ISIC2019: its table of folds and centres, with its preprocessed images or the original ones.
+
+    FLamby's folds are drawn by image and kept as they are: some lesions are in both. If ISIC's metadata exist,
+    validation images are drawn by lesion.
     """
     metadata = path / "ISIC_2019_Training_Metadata.csv"
     lesion = (
@@ -121,17 +132,18 @@ def _fed_isic2019(path: Path) -> list[Row]:
         else {}
     )
     table = _one_of(path, "train_test_split", "train_test_split.csv", "train_test_folds.csv")
-    rows = []
+    rows: list[Row] = []
     for line, row in _rows(table, "image", "target", "center", "fold"):
         where = f"{table}: line {line}: "
+        fold = _FOLDS.get(row["fold"])
         target, centre = _number(row["target"], ISIC2019_CLASSES), _number(row["center"], FLAMBY_CENTRES)
-        if target is None or centre is None or row["fold"] not in ("train", "test"):
+        if target is None or centre is None or fold is None:
             raise UserError(
-                f"{where}target {row['target']!r}, center {row['center']!r} and fold {row['fold']!r} should be 0 to 7, 0 to 5 and "
-                "train or test."
+                f"{where}target {row['target']!r}, center {row['center']!r} and fold {row['fold']!r} should be 0 to 7, "
+                "0 to 5 and train or test."
             )
-        group = f"{row['fold']} {lesion[row['image']]}" if lesion.get(row["image"]) else ""
-        rows.append((where, row["image"], target, row["fold"], group, centre))
+        group = f"{fold} {lesion[row['image']]}" if lesion.get(row["image"]) else ""
+        rows.append((where, row["image"], target, fold, group, centre))
     return rows
 
 
@@ -147,7 +159,7 @@ def _rows(table: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
 
 
 def _one_hot(row: Mapping[str, str]) -> str:
-    """The class whose column is 1."""
+    """The class whose column is 1, or how many there are if it is not one."""
     ones = [label for label in (*ISIC2019_CLASSES, "UNK") if row.get(label, "0").strip() in ("1", "1.0")]
     return ones[0] if len(ones) == 1 else f"{len(ones)} classes"
 
@@ -160,4 +172,4 @@ def _one_of(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: has no table {' or '.join(names)}, of which the published data set has one.")
+    raise UserError(f"{folder}: has no table {' or '.join(names)}, which the published data set has.")

@@ -1,4 +1,4 @@
-"""Train, validation and test images where the source does not say which are which."""
+"""Draws training, validation and test images where the source does not assign them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,15 +8,15 @@ from pt_peft.data.items import Item, SplitName, strata
 from pt_peft.seeds import derive_seed
 
 _OF_TEN: dict[int, SplitName] = {2: "test", 5: "val", 7: "test"}
-"""Of ten groups in a row, those that are not for training."""
+"""The splits of ten groups in a row, by position; the others are for training."""
 
 
 def assign_splits(items: Sequence[Item], seed: int) -> list[Item]:
-    """Completes the splits, keeping every group in one of them; a pure function of `seed` and the set of items.
+    """Completes the splits; every group stays in one of them. A pure function of `seed` and the set of items.
 
     Without any split, 70 / 10 / 20 % of the groups become train / val / test. With training images but no validation
-    images, 10 % of the training groups become val. Either is stratified by class and site. Otherwise the items are
-    returned as they are.
+    images, 10 % of the training groups become val. Both draws are stratified by class and site. Other items are
+    returned unchanged.
     """
     splits = {item.split for item in items}
     if splits == {None}:
@@ -29,7 +29,14 @@ def assign_splits(items: Sequence[Item], seed: int) -> list[Item]:
 
 
 def at_most(most: Mapping[SplitName, int], items: Sequence[Item], seed: int, site: str) -> list[Item]:
-    """`items` with no more of a split than `most` says, drawn at random; a pure function of `seed`, `site` and the items."""
+    """Limits the images of each split, drawn at random. A pure function of `seed`, `site` and the set of items.
+
+    Args:
+        most: the most images of a split; splits that are not in it are not limited.
+        items: the images of the site.
+        seed: the experiment's seed.
+        site: the site's name.
+    """
     kept = {
         file
         for split, count in most.items()
@@ -39,19 +46,21 @@ def at_most(most: Mapping[SplitName, int], items: Sequence[Item], seed: int, sit
 
 
 def _draw(items: Sequence[Item], seed: int) -> dict[str, SplitName]:
-    """Every group's split: groups stand in line, those of a site and class side by side in random order, and of each ten
-    in a row one is for validation and two are for testing.
+    """The split of every group.
+
+    Groups are sorted by site and class and shuffled within them; of every ten in a row, one is for validation and two
+    are for testing.
     """
     stratum = group_strata(items)
     site: dict[str, str] = {}
-    for item in items:  # the first in order, of a group from several
+    for item in items:  # a group from several sites counts for the first
         site[item.group] = min(site.get(item.group, item.site or ""), item.site or "")
     line = sorted(shuffled(stratum, seed, "split"), key=lambda group: (site[group], stratum[group]))
     return {group: _OF_TEN.get(place % 10, "train") for place, group in enumerate(line)}
 
 
 def group_strata(items: Sequence[Item]) -> dict[str, int]:
-    """The most frequent stratum (see `strata`) of each group's images; the lowest of several."""
+    """The most frequent stratum (see `strata`) of each group's images; the lowest of equally frequent ones."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for item, stratum in zip(items, strata([item.labels for item in items]), strict=True):
         counts[item.group][stratum] += 1
@@ -59,9 +68,9 @@ def group_strata(items: Sequence[Item]) -> dict[str, int]:
 
 
 def shuffled(names: Iterable[str], seed: int, *purpose: str) -> list[str]:
-    """The distinct `names` in a random order that depends on `seed`, `purpose` and the set of names alone.
+    """The distinct `names` in a random order that depends only on `seed`, `purpose` and the set of names.
 
-    Sorting by a hash, unlike a generator's permutation, does not depend on the order in which names come nor on
-    numpy's version.
+    Sorting by a hash, unlike a generator's permutation, depends neither on the order of the names nor on numpy's
+    version.
     """
     return sorted(set(names), key=lambda name: (derive_seed(seed, *purpose, name), name))

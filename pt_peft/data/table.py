@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Data
 
 _LEAVES_FOLDER = re.compile(r"^$|\x00|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
-"""An empty or absolute path, or one with ``..``, by the rules of either family of systems."""
+"""An empty or absolute path, or one with ``..``, by the rules of POSIX or of Windows."""
 _MANY = "; several would be joined by '|'"
 
 
@@ -20,11 +20,13 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
     """Reads and checks every row. Line numbers in errors count the header as line 1.
 
     Args:
-        report: takes a row with a label or split that is unknown, a path that leaves the images folder, an image that is
-            listed twice, or a group that is in two splits.
+        path: the CSV table.
+        data: the experiment's columns and classes.
+        report: takes rows with an unknown label or split, a path that leaves the images folder, an image that is listed
+            twice, or a group that is in two splits.
 
     Raises:
-        UserError: if the table cannot be read or a column is missing, and what `report` raises.
+        UserError: if the table cannot be read or a column is missing; and what `report` raises.
     """
     columns = data.columns
     rows = read_rows(
@@ -32,7 +34,7 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
     )
     items: list[Item] = []
     line_of_file: dict[str, int] = {}
-    first_of_group: dict[str, tuple[str, int]] = {}
+    first_of_group: dict[str, tuple[SplitName | None, int]] = {}
     for line, row in rows:
         where = f"{path}: line {line}: "
         file = row[columns.file]
@@ -49,18 +51,21 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
         if labels is None:
             report(
                 "unknown label",
-                f"{where}column '{columns.label}' is {row[columns.label]!r}, which is not in the experiment's data.classes"
-                f" ({', '.join(data.classes)}){_MANY if data.task == 'multilabel' else ''}.",
+                f"{where}column '{columns.label}' is {row[columns.label]!r}, which is not in the experiment's "
+                f"data.classes ({', '.join(data.classes)}){_MANY if data.task == 'multilabel' else ''}.",
             )
             continue
 
-        split = row[columns.split] if columns.split else None
-        if columns.split and split not in SPLITS:
-            report(
-                "unknown split",
-                f"{where}column '{columns.split}' is {split!r}; it should be one of {', '.join(SPLITS)}.",
-            )
-            continue
+        split: SplitName | None = None
+        if columns.split:
+            named = row[columns.split]
+            split = next((one for one in SPLITS if one == named), None)
+            if split is None:
+                report(
+                    "unknown split",
+                    f"{where}column '{columns.split}' is {named!r}; it should be one of {', '.join(SPLITS)}.",
+                )
+                continue
 
         # An image without a group is a group of its own.
         group = (columns.group and row[columns.group]) or file
@@ -68,8 +73,8 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
         if other != split:
             report(
                 "group in two splits",
-                f"{where}group {group!r} (column '{columns.group}') is in split '{split}' here and in '{other}' in line"
-                f" {other_line}; put a group's images in one split, or set data.columns.group to null.",
+                f"{where}group {group!r} (column '{columns.group}') is in split '{split}' here and in '{other}' in "
+                f"line {other_line}; put a group's images in one split, or set data.columns.group to null.",
             )
             continue
         items.append(Item(file, labels, split, group, row[columns.site] if columns.site else None))
@@ -77,7 +82,15 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
 
 
 def label_indices(text: str, data: Data) -> tuple[int, ...] | None:
-    """The classes that a label names, ascending; None if it does not name one, or for ``multilabel`` several or none."""
+    """The indices of the classes that a label names, ascending.
+
+    Args:
+        text: the label: one class name, or for ``multilabel`` any number, joined by ``|``.
+        data: the experiment's classes and task.
+
+    Returns:
+        None if a name is not among the classes.
+    """
     names = ([] if text in ("", data.no_finding) else text.split("|")) if data.task == "multilabel" else [text]
     if not set(names) <= set(data.classes):
         return None
@@ -85,13 +98,14 @@ def label_indices(text: str, data: Data) -> tuple[int, ...] | None:
 
 
 def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows below the header with their line numbers, each by column.
+    """The line number of each row below the header, and the row's fields by column.
 
     Args:
-        columns: names that the header must have, each with what an error says of it.
+        path: the CSV table, or a tab-separated one if its name ends in ``.tab`` or ``.tsv``.
+        columns: names that the header must have, each with an explanation for the error.
 
     Raises:
-        UserError: if the table cannot be read, has no rows or too short ones, or lacks a column.
+        UserError: if the table cannot be read, has no rows or incomplete ones, or lacks a column.
     """
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.

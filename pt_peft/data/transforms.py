@@ -1,88 +1,44 @@
 """The deterministic part of the image pipeline, as MONAI transforms: any image file or array → uint8 (3,S,S).
 
-Importing this module imports MONAI (seconds): import it where images are decoded, not where cached ones are read.
+Importing this module imports MONAI (seconds): import it where images are decoded, not where cached images are read.
 """
 
-import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from monai.config import KeysCollection
-from monai.data import Dataset, IterableDataset, PILReader
-from monai.transforms import (
-    CenterSpatialCropd,
-    Compose,
-    EnsureChannelFirstd,
-    LoadImaged,
-    MapTransform,
-    RepeatChanneld,
-)
-from monai.utils import ensure_tuple
+from monai.transforms import CenterSpatialCrop, Compose, EnsureChannelFirst, RepeatChannel, Transform
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pt_peft.data.archive import OpenArchive
 from pt_peft.data.dicom import is_dicom, read_dicom
+from pt_peft.data.items import Intensity
 from pt_peft.data.untracked import untracked
 from pt_peft.errors import UserError
 
-Intensity = Literal["type", "image"]
-
-_KEY = "image"
+Pixels = npt.NDArray[np.uint8]
 
 
-class ArchiveReader(PILReader):
-    """MONAI's PILReader, and pydicom, over files that an archive opens by name; yields RGB arrays, uint8 (H,W,3)."""
+class ResizeShorterSide(Transform):
+    """uint8 (3,H,W) → (3,H',W') with min(H',W') = `size` and the aspect ratio kept.
 
-    def __init__(self, open_image: OpenArchive, intensity: Intensity):
-        self._to_rgb = partial(to_rgb, intensity=intensity)
-        super().__init__(converter=self._to_rgb, reverse_indexing=False)
-        self._open_image = open_image
-        self.reason = ""
-        """Why the last image was refused; MONAI keeps no exception of a reader's."""
-
-    def read(self, data: str | Sequence[str], **kwargs) -> Image.Image:
-        (name,) = ensure_tuple(data)
-        self.reason = ""
-        try:
-            with self._open_image(name) as stream:
-                if is_dicom(stream):
-                    return self._to_rgb(read_dicom(stream))
-                return super().read((stream,), **kwargs)
-        except UnidentifiedImageError:  # says no more than that
-            raise
-        except Exception as error:
-            self.reason = f" ({' '.join(str(error).split())[:200]})"
-            raise
-
-    def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
-        array, meta = super().get_data(img)
-        return array.copy(), meta  # Pillow's own buffer is read-only, which torch warns of
-
-
-class ResizeShorterSided(MapTransform):
-    """uint8 (3,H,W) → (3,H',W') with min(H',W') = `size` and the aspect ratio kept; bicubic and antialiased, as timm's
-    own evaluation transform.
+    Bicubic and antialiased, as timm's own evaluation transform. Of an image more than eight times as long as wide only
+    the middle is kept: a line of pixels would become millions, which the crop that follows would discard.
 
     torch rather than MONAI's ``Resize``, which blurs in float32 before it samples: 8 ms against 0.4 ms for 200x150
     pixels, 3.4 s against 0.03 s for 2000x1500.
+
+    Args:
+        size: pixels.
     """
 
-    def __init__(self, keys: KeysCollection, size: int):
-        super().__init__(keys)
+    def __init__(self, size: int):
         self._size = size
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            data[key] = self._resized(data[key])
-        return data
-
-    def _resized(self, image: torch.Tensor) -> torch.Tensor:
-        # What is far from the centre will be cropped; a line of pixels would else become millions.
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Maps uint8 (3,H,W) to uint8 (3,H',W')."""
         longest = 8 * min(image.shape[1:])
         for axis in (1, 2):
             if (length := image.shape[axis]) > longest:
@@ -98,8 +54,9 @@ def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
     """The image upright (EXIF orientation) and in mode RGB: grey repeated, palette looked up, alpha dropped.
 
     Args:
-        intensity: of more than 8 bits a pixel: the upper 8 of 16 bits (``type``), or the image's lowest value to 0 and its
-            highest to 255 (``image``).
+        image: any image of Pillow's.
+        intensity: what becomes 0 to 255 of more than 8 bits a pixel: the upper 8 of 16 bits (``type``), or the range
+            from the image's lowest to its highest value (``image``).
 
     Raises:
         ValueError: for 32-bit images with ``type``, whose range is not known.
@@ -118,8 +75,8 @@ def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
     return image.convert("RGB")
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """uint8 of the shape of `values`: its lowest 0, its highest 255; 0 throughout if it has one value."""
+def _stretched(values: npt.NDArray[np.number]) -> Pixels:
+    """The values scaled from their lowest, 0, to their highest, 255; all 0 if they are all equal. Shape as `values`."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("has values that are not finite")
@@ -128,69 +85,58 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 def decode_files(
     names: Sequence[str], open_image: OpenArchive, size: int, *, where: str, intensity: Intensity = "type"
-) -> Iterator[np.ndarray | UserError]:
+) -> Iterator[Pixels | UserError]:
     """Yields each named image as uint8 (3,`size`,`size`), or what is wrong with it.
 
     Args:
+        names: the images' names in the archive.
+        open_image: opens an image by its name.
+        size: side, pixels.
         where: the archive, for errors.
         intensity: see `to_rgb`.
     """
-    reader = ArchiveReader(open_image, intensity)
-    with warnings.catch_warnings():
-        # MONAI makes one of every reader it knows, and tells of those that need hardware which is not there.
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        load = LoadImaged(
-            _KEY,
-            reader=reader,
-            dtype=np.uint8,
-            image_only=True,
-            ensure_channel_first=True,
-            expanduser=False,  # names are the archive's, not the file system's
-        )
-    load._loader.readers = [reader]  # MONAI would try others where ours refuses, and take a name for a path
-    dataset = Dataset([{_KEY: name} for name in names], Compose([load, *_to_square(size)]))
-    for index, name in enumerate(names):
+    to_square = _to_square(size, [EnsureChannelFirst(channel_dim=-1)])
+    for name in names:
         try:
+            with open_image(name) as stream:
+                rgb = np.array(to_rgb(stored_image(stream), intensity))
             with untracked():
-                image = dataset[index][_KEY]
-        except RuntimeError:
-            yield _unreadable(name, open_image, where, reader.reason)
+                image = to_square(rgb)
+        except Exception as error:  # decoders raise anything for a damaged file
+            yield _unreadable(name, open_image, where, error)
         else:
             yield image.numpy()
 
 
-def _unreadable(name: str, open_image: OpenArchive, where: str, reason: str) -> UserError:
+def stored_image(stream: BinaryIO) -> Image.Image:
+    """The image of a file as stored, or as DICOM displays it. Raises any error of the decoder."""
+    return read_dicom(stream) if is_dicom(stream) else Image.open(stream)
+
+
+def _unreadable(name: str, open_image: OpenArchive, where: str, error: Exception) -> UserError:
+    """What is wrong with the image, for whose decoding `error` was raised."""
     try:
         open_image(name).close()
     except (KeyError, FileNotFoundError):
         return UserError(f"{where}: has no image '{name}', which the table lists.")
-    except Exception as error:  # encrypted, of an unknown compression, damaged, not a file …
-        return UserError(f"{where}: image '{name}' cannot be read ({error}).")
+    except Exception as cause:  # encrypted, of an unknown compression, damaged, not a file …
+        return UserError(f"{where}: image '{name}' cannot be read ({cause}).")
+    reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())[:200]})"
     return UserError(
-        f"{where}: image '{name}' cannot be decoded{reason}; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 bits, or a "
-        "single-frame DICOM image."
+        f"{where}: image '{name}' cannot be decoded{reason}; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 "
+        "bits, or a single-frame DICOM image."
     )
 
 
-def transform_arrays(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Yields each uint8 array, all grey (H,W) or all RGB (H,W,3), as uint8 (3,`size`,`size`)."""
-    arrays = iter(arrays)
-    first = next(arrays, None)
-    if first is None:
-        return
-    if first.ndim == 2:
-        to_channels = [EnsureChannelFirstd(_KEY, channel_dim="no_channel"), RepeatChanneld(_KEY, repeats=3)]
-    else:
-        to_channels = [EnsureChannelFirstd(_KEY, channel_dim=-1)]
-    data = ({_KEY: array} for array in chain([first], arrays))
-    dataset = iter(IterableDataset(data, Compose([*to_channels, *_to_square(size)])))
-    while True:
+def transform_arrays(arrays: Iterable[Pixels], size: int) -> Iterator[Pixels]:
+    """Yields each uint8 array, grey (H,W) or RGB (H,W,3), as uint8 (3,`size`,`size`)."""
+    grey = _to_square(size, [EnsureChannelFirst(channel_dim="no_channel"), RepeatChannel(repeats=3)])
+    rgb = _to_square(size, [EnsureChannelFirst(channel_dim=-1)])
+    for array in arrays:
         with untracked():
-            sample = next(dataset, None)
-        if sample is None:
-            return
-        yield sample[_KEY].numpy()
+            image = grey(array) if array.ndim == 2 else rgb(array)
+        yield image.numpy()
 
 
-def _to_square(size: int) -> list[MapTransform]:
-    return [ResizeShorterSided(_KEY, size), CenterSpatialCropd(_KEY, roi_size=(size, size))]
+def _to_square(size: int, to_channels: Sequence[EnsureChannelFirst | RepeatChannel]) -> Compose:
+    return Compose([*to_channels, ResizeShorterSide(size), CenterSpatialCrop(roi_size=(size, size))])

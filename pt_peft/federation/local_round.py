@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from pt_peft.data.site_data import Split
+from pt_peft.data.site_data import ImageSplit
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.federation import transfer
@@ -72,7 +72,7 @@ def own_model(kept: Tensors) -> Tensors:
 
 
 def local_round(
-    trainer: LocalTrainer, site: str, split: Split, aggregate: Tensors, kept: Tensors, round_number: int
+    trainer: LocalTrainer, site: str, split: ImageSplit, aggregate: Tensors, kept: Tensors, round_number: int
 ) -> LocalRound:
     """Trains a site for one round.
 

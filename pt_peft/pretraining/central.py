@@ -14,7 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from pt_peft import __version__
-from pt_peft.data.site_data import Split, load_site_data
+from pt_peft.data.site_data import ImageSplit, load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Partition
@@ -123,7 +123,7 @@ class _Losses:
             )
 
 
-def data_digest(split: Split) -> str:
+def data_digest(split: ImageSplit) -> str:
     """SHA-256 over shape, pixels and labels of the prepared images."""
     digest = hashlib.sha256(repr(split.images.shape).encode())
     for start in range(0, len(split), 1024):  # they may be more than memory holds

@@ -9,7 +9,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from pt_peft.data.site_data import Split, batches
+from pt_peft.data.site_data import ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.backbone import create_backbone
@@ -116,7 +116,7 @@ def train_masked_autoencoder(
     experiment: Experiment,
     recipe: Recipe,
     weights: Path,
-    split: Split,
+    split: ImageSplit,
     device: torch.device,
     on_step: Callable[[torch.Tensor], None],
 ) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pt_peft import schema
-from pt_peft.data.site_data import Split
+from pt_peft.data.site_data import ImageSplit
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.training.trainer import LocalTrainer
@@ -18,7 +18,7 @@ def train_classifier(
     experiment: Experiment,
     recipe: Recipe,
     weights: Path,
-    split: Split,
+    split: ImageSplit,
     device: torch.device,
     on_step: Callable[[torch.Tensor], None],
 ) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pt_peft.data.site_data import Split, drawn_batches
+from pt_peft.data.site_data import ImageSplit, drawn_batches
 from pt_peft.experiment.privacy import SamplePrivacy
 from pt_peft.privacy.draws import Draws
 
@@ -33,7 +33,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def poisson_batches(
-    split: Split, rate: float, steps: int, augment: tuple[str, ...], draws: Draws
+    split: ImageSplit, rate: float, steps: int, augment: tuple[str, ...], draws: Draws
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Draws `steps` batches in which each image is with probability `rate`; some may be empty.
 

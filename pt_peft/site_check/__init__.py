@@ -1,1 +1,1 @@
-"""What a hospital's engineer wants to know before the site joins: are the images in order, and what will a round cost?"""
+"""The check of a site before it joins: whether its images are in order, and what a round will cost it."""

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from pt_peft.data.archive import listed_files
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.sources import listed_items, site_images
@@ -19,26 +17,29 @@ from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks
 from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
+from pt_peft.site_check.report import Report, empty_report
 
 PUBLISHED_SPLITS = ("npz", "fed_isic2019")
-"""Sources whose splits are not the site's to mend."""
+"""Sources whose splits the site cannot change."""
 
 
 def check_site(
     experiment: Experiment, site: Site, name: str, names: Sequence[str], timing: bool = True
-) -> tuple[Findings, JsonValue]:
-    """Reads every image of the site `name`, one of the run's `names`.
+) -> tuple[Findings, Report]:
+    """Reads every image of a site.
 
     Args:
+        experiment: the experiment that the site is to join.
+        site: the site's settings.
+        name: the site's name.
+        names: all sites of the run.
         timing: whether to build the model and time a few steps.
 
     Returns:
-        What is wrong, and the report: images by split and class, their sizes and intensities, and what cache, rounds and
-        privacy will cost; a part is null where errors kept it from being found.
+        The problems, and the whole report.
     """
     findings = Findings()
-    report = {"site": name, "experiment": experiment.name, "images": None, "looks": None, "cache": None}
-    report |= {"privacy": None, "round": None}
+    report = empty_report(name, experiment.name)
     try:
         site.limits.check(experiment)
     except OutsideLimits as error:
@@ -48,7 +49,7 @@ def check_site(
     items = _items(experiment, site, name, names, findings)
     if items:
         report["images"] = check_classes(experiment, items, findings)
-        if experiment.data.source != "lesions":  # which are drawn, and have no files
+        if experiment.data.source != "lesions":  # which have no files
             probed = _probed(experiment, site, items, findings)
             if not any(item.split == "train" for item, _ in probed):
                 findings.error("no training images", "no training image can be read.")
@@ -66,15 +67,13 @@ def check_site(
         findings.error("other backbone", str(error))
     except UserError as error:
         findings.error("model", str(error))
-    return findings, {
-        **report,
-        "errors": [asdict(one) for one in findings.of("error")],
-        "warnings": [asdict(one) for one in findings.of("warning")],
-    }
+    report["errors"] = [asdict(one) for one in findings.of("error")]
+    report["warnings"] = [asdict(one) for one in findings.of("warning")]
+    return findings, report
 
 
 def _check_key(site: Site, findings: Findings) -> None:
-    """Whether the site can encrypt, as far as its site.json says; a kit's own key is found when the job starts."""
+    """Checks that the site can encrypt, as far as site.json says; a kit's key is found only when the job starts."""
     try:
         import_tenseal()
         if site.encryption_contexts:
@@ -85,16 +84,16 @@ def _check_key(site: Site, findings: Findings) -> None:
 
 
 def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], findings: Findings) -> list[Item]:
-    """What the site has, wrongly listed images left out."""
+    """The site's images, without those that are wrongly listed."""
     try:
         if experiment.data.source in ("csv", *PUBLISHED):
             listed = {item.file for item in listed_items(experiment, site, findings.error)}
-            if not findings.of("error"):  # else images of wrong rows would be told twice
+            if not findings.of("error"):  # or images of wrong rows would be reported twice
                 for file in listed_files(site.existing("data.images")):
                     if file not in listed:
                         findings.warning("image without a row", f"'{file}' is in no row: it will not be used.")
-        # A table's wrong rows have been told.
-        report = findings.error if experiment.data.source == "image_folder" else lambda kind, message: None
+        # The wrong rows of a table have been reported above.
+        report = findings.error if experiment.data.source == "image_folder" else _ignore
         images = site_images(experiment, site, name, names, report)
     except UserError as error:
         findings.error("data", str(error))
@@ -103,8 +102,9 @@ def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], 
 
 
 def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings: Findings) -> Probed:
-    """The images that can be read; the others are warned of, and an error if they are too many."""
-    probed, unreadable = [], []
+    """The images that can be read. The others are warnings, or errors if they are too many."""
+    probed: Probed = []
+    unreadable: list[str] = []
     try:
         for item, found in probe_all(experiment, site, items):
             if isinstance(found, str):
@@ -117,3 +117,7 @@ def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings:
     for message in unreadable:
         (findings.error if too_many else findings.warning)("unreadable image", message)
     return probed
+
+
+def _ignore(kind: str, message: str) -> None:
+    pass

@@ -1,4 +1,4 @@
-"""What a check has found, by kind."""
+"""The problems that a check finds, by kind."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,39 +6,40 @@ from typing import Literal
 
 Level = Literal["error", "warning"]
 SHOWN = 5
+"""Examples of a kind that are kept."""
 
 
 @dataclass
 class Finding:
-    """All of one kind."""
+    """All problems of one kind."""
 
     level: Level
     kind: str
     count: int = 0
-    examples: list[str] = field(default_factory=list)
-    """Sentences, the first few."""
+    examples: list[str] = field(default_factory=list[str])
+    """The first few, each a sentence."""
 
 
 class Findings:
-    """Collects problems; one kind has one level."""
+    """Collects problems; a kind has one level."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, Finding] = {}
 
     def error(self, kind: str, message: str) -> None:
-        """Adds what stops the site. Fits `pt_peft.data.problems.Report`."""
+        """Adds a problem that keeps the site from joining. Satisfies `pt_peft.data.problems.Report`."""
         self._add("error", kind, message)
 
     def warning(self, kind: str, message: str) -> None:
-        """Adds what does not."""
+        """Adds a problem that does not keep the site from joining."""
         self._add("warning", kind, message)
 
     def of(self, level: Level) -> list[Finding]:
-        """In the order in which the kinds were met."""
+        """The problems of a level, in the order in which their kinds were found."""
         return [one for one in self._by_kind.values() if one.level == level]
 
     def lines(self) -> Iterator[str]:
-        """For a person to read, errors first."""
+        """Yields the problems as lines of text, errors first."""
         for level in ("error", "warning"):
             for one in self.of(level):
                 yield f"{level}: {one.kind} ({one.count})"

@@ -1,34 +1,35 @@
-"""What is said of a site's images once each has been read."""
+"""Checks of a site's images after each has been read."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import JsonValue
+import numpy.typing as npt
 
-from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.probe import Probe
+from pt_peft.site_check.report import Looks, Spread
+
+Values = npt.NDArray[np.float64]
 
 SMALLEST_SIDE = 16
-"""Pixels; a smaller image is hardly a picture of anything."""
+"""Pixels; smaller images are reported."""
 LONGEST_RATIO = 2.0
-"""Of the sides; the centre crop cuts half of a longer image away."""
+"""Ratio of the sides; of a longer image the centre crop removes more than half."""
 FAR_MEAN, LOW_STD = 2.0, 0.2
-"""Of pixels as the backbone gets them: it was made for a mean near 0 and a standard deviation near 1."""
+"""Limits of the pixels that the backbone receives; it was trained on a mean near 0 and a standard deviation near 1."""
 
 Probed = list[tuple[Item, Probe]]
+"""The images that can be read."""
 
 
-def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findings) -> JsonValue:
-    """Images by split and class name. Warns of classes without training images and of empty splits."""
-    classes = experiment.data.classes
-    counts = {}
+def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findings) -> dict[SplitName, SplitCounts]:
+    """Counts the images of each split; warns of classes without training images and of empty splits."""
+    counts: dict[SplitName, SplitCounts] = {}
     for split in SPLITS:
-        labels = Counter(label for item in items if item.split == split for label in item.labels)
-        counts[split] = {"images": sum(item.split == split for item in items)}
-        counts[split] |= {"classes": {name: labels[index] for index, name in enumerate(classes)}}
+        counts[split] = split_counts([item for item in items if item.split == split], experiment.data.classes)
         if split != "train" and not counts[split]["images"]:
             findings.warning(
                 "empty split", f"there are no '{split}' images: this site will report no '{split}' metrics."
@@ -40,7 +41,14 @@ def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findi
 
 
 def check_copies(probed: Probed, published_split: bool, findings: Findings) -> None:
-    """The same content in two splits is an error, unless that split is the publisher's; within one split a warning."""
+    """Reports images with the same content: in two splits as an error, in one split as a warning.
+
+    Args:
+        probed: the images that can be read.
+        published_split: whether the publisher has drawn the splits, so that the site cannot change them; an error is a
+            warning then.
+        findings: takes the problems.
+    """
     across = findings.warning if published_split else findings.error
     same: dict[str, list[Item]] = defaultdict(list)
     for item, one in probed:
@@ -63,8 +71,8 @@ def check_copies(probed: Probed, published_split: bool, findings: Findings) -> N
                 )
 
 
-def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> JsonValue:
-    """Sizes and intensities, and whether they suit the experiment's backbone."""
+def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> Looks:
+    """Sizes and intensities of the images; warns where they do not suit the experiment's backbone."""
     backbone = experiment.backbone
     for item, one in probed:
         short, long = sorted((one.width, one.height))
@@ -78,8 +86,8 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> J
         elif _is_16_bit(one) and experiment.data.intensity == "type" and one.high < 2**13:
             findings.warning(
                 "dark 16-bit image",
-                f"'{item.file}' goes from {one.low:g} to {one.high:g} of 65535, so it will be nearly black; data.intensity 'image' "
-                "would take its own range.",
+                f"'{item.file}' goes from {one.low:g} to {one.high:g} of 65535, so it will be nearly black; "
+                "data.intensity 'image' would take its own range.",
             )
     sides = np.array([[one.width, one.height] for _, one in probed])
     short = sides.min(axis=1)
@@ -87,8 +95,8 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> J
     if small:
         findings.warning(
             "enlarged images",
-            f"{small} of {len(probed)} images have a side below the backbone's image_size {backbone.image_size} and will be "
-            "enlarged.",
+            f"{small} of {len(probed)} images have a side below the backbone's image_size {backbone.image_size} and "
+            "will be enlarged.",
         )
     mean, std = _pixels(probed)
     seen_mean, seen_std = (mean - backbone.mean) / backbone.std, std / backbone.std
@@ -110,9 +118,9 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> J
     }
 
 
-def _pixels(probed: Probed) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of all pixels, images weighing alike, (3,) each, in [0,1]."""
-    means, stds = (np.array([getattr(one, name) for _, one in probed]) for name in ("mean", "std"))
+def _pixels(probed: Probed) -> tuple[Values, Values]:
+    """Mean and standard deviation of each channel over all pixels, each image weighing the same, (3,), in [0,1]."""
+    means, stds = np.array([one.mean for _, one in probed]), np.array([one.std for _, one in probed])
     mean = means.mean(axis=0)
     return mean, np.sqrt((stds**2 + (means - mean) ** 2).mean(axis=0))
 
@@ -121,9 +129,9 @@ def _is_16_bit(one: Probe) -> bool:
     return one.mode.startswith("I;16")
 
 
-def _spread(values: np.ndarray) -> dict[str, int]:
+def _spread(values: npt.NDArray[np.int64]) -> Spread:
     return {"smallest": int(values.min()), "median": int(np.median(values)), "largest": int(values.max())}
 
 
-def _shown(values: np.ndarray) -> str:
+def _shown(values: Values) -> str:
     return "(" + ", ".join(f"{value:.2f}" for value in values) + ")"

@@ -1,6 +1,4 @@
-"""What a job's rounds will cost the site's budget of privacy."""
-
-from pydantic import JsonValue
+"""The privacy budget that a job will spend at the site."""
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
@@ -8,11 +6,20 @@ from pt_peft.experiment.site import Site
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import accountant_of, delta_of, steps_of_a_round
 from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.report import PrivacyCost
 
 
-def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Findings) -> JsonValue:
-    """``epsilon`` and ``delta`` of all rounds for a site with so many training images, by its own noise, without what earlier jobs
-    have spent; None where it adds none that counts, or where an error kept it from being found.
+def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Findings) -> PrivacyCost | None:
+    """The privacy loss of all rounds, by the site's own noise, without what earlier jobs have spent.
+
+    Args:
+        experiment: the experiment.
+        site: its limits bound the budget.
+        images: number of training images.
+        findings: takes the problems.
+
+    Returns:
+        None if sites add no noise that protects images, or if the loss cannot be computed.
     """
     if not (images and experiment.privacy.claimed and experiment.privacy.by_sites):
         return None
@@ -26,7 +33,7 @@ def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Find
     if limit is not None and spent > limit:
         findings.error(
             "limits",
-            f"the site refuses the job by field 'max_epsilon' of its limits: its {rounds} round(s) cost epsilon {spent:.3g} at delta "
-            f"{delta:g}; allowed: {limit:g}, less what earlier jobs have spent.",
+            f"the site refuses the job by field 'max_epsilon' of its limits: its {rounds} round(s) cost epsilon "
+            f"{spent:.3g} at delta {delta:g}; allowed: {limit:g}, less what earlier jobs have spent.",
         )
     return {"epsilon": spent, "delta": delta, "rounds": rounds}

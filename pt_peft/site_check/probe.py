@@ -1,4 +1,4 @@
-"""Each image as its file has it: content, size and intensities, before any transform.
+"""Reads each image as its file stores it: content, size and intensities, before any transform.
 
 Importing this module imports MONAI (seconds).
 """
@@ -6,7 +6,7 @@ Importing this module imports MONAI (seconds).
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +16,41 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pt_peft.data import archive, npz
-from pt_peft.data.dicom import is_dicom, read_dicom
-from pt_peft.data.items import SPLITS, Item
-from pt_peft.data.transforms import Intensity, to_rgb
+from pt_peft.data.items import SPLITS, Intensity, Item
+from pt_peft.data.transforms import stored_image, to_rgb
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What an image is."""
+    """The properties of one image."""
 
     sha256: str
-    """Of the file's bytes; of the pixels for ``npz``."""
+    """Digest of the file's bytes; of the pixels for ``npz``."""
     width: int
     """Pixels."""
     height: int
+    """Pixels."""
     mode: str
-    """Pillow's."""
+    """Pillow's mode."""
     low: float
-    """Lowest value as stored, or as DICOM displays it."""
+    """Lowest value, as stored or as DICOM displays it."""
     high: float
+    """Highest value, as stored or as DICOM displays it."""
     mean: tuple[float, ...]
-    """Of red, green and blue as training sees them, in [0,1]."""
+    """Mean of red, green and blue as training decodes them, in [0,1]."""
     std: tuple[float, ...]
+    """Standard deviation of red, green and blue."""
 
 
 def probe_all(experiment: Experiment, site: Site, items: Sequence[Item]) -> Iterator[tuple[Item, Probe | str]]:
-    """Every image of `items` with what it is, or with why it cannot be read; shows its progress.
+    """Yields each image with its properties, or with the reason why it cannot be read; shows the progress.
+
+    Args:
+        experiment: how the images are decoded.
+        site: where the images are.
+        items: the images.
 
     Raises:
         UserError: if the folder, archive or ``.npz`` as a whole cannot be read.
@@ -60,21 +67,28 @@ def probe_all(experiment: Experiment, site: Site, items: Sequence[Item]) -> Iter
 
 
 def probe(data: bytes, intensity: Intensity) -> Probe | str:
-    """Of a file's content; why not, if it cannot be decoded."""
+    """The properties of the image in a file, or the reason why it cannot be decoded.
+
+    Args:
+        data: the file's bytes.
+        intensity: see `pt_peft.data.transforms.to_rgb`.
+    """
     try:
-        stream = io.BytesIO(data)
-        image = read_dicom(stream) if is_dicom(stream) else Image.open(stream)
+        image = stored_image(io.BytesIO(data))
         image.load()
         return _measured(image, hashlib.sha256(data).hexdigest(), intensity)
     except UnidentifiedImageError:
         return "it is no image of a known format"
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
+    except Exception as error:  # decoders raise anything for a damaged file
         return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _of_files(path: Path, items: Sequence[Item], intensity: Intensity) -> Iterator[tuple[Item, Probe | str]]:
-    with archive.open_archive(path) as open_image, ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
-        step = 8 * (os.cpu_count() or 1)  # so many files are in memory at a time
+    with (
+        archive.open_archive(path) as open_image,
+        ThreadPoolExecutor() as pool,
+    ):  # decoders release the interpreter's lock
+        step = 8 * (os.cpu_count() or 1)  # files in memory at a time
         for start in range(0, len(items), step):
             batch = items[start : start + step]
             contents = [_content(open_image, item.file) for item in batch]
@@ -83,7 +97,8 @@ def _of_files(path: Path, items: Sequence[Item], intensity: Intensity) -> Iterat
                 yield item, job if isinstance(job, str) else job.result()
 
 
-def _content(open_image: Callable, name: str) -> bytes | str:
+def _content(open_image: archive.OpenArchive, name: str) -> bytes | str:
+    """The file's bytes, or the reason why it cannot be read."""
     try:
         with open_image(name) as stream:
             return stream.read()

@@ -18,11 +18,11 @@ from pt_peft.data.items import strata
 from pt_peft.experiment.experiment import Experiment
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits float32 (B,C) and labels, as `Split` has them, to a scalar in nats."""
+"""Logits float32 (B,C) and labels, as `ImageSplit` has them, to a scalar in nats."""
 
 
 def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.device) -> Loss:
-    """The loss of a site whose training images have `labels`, see `Split`."""
+    """The loss of a site whose training images have `labels`, see `ImageSplit`."""
     training, classes = experiment.training, len(experiment.data.classes)
     smoothing = training.label_smoothing
     weighted = training.imbalance == "weighted_loss"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pt_peft.data.features import with_features
-from pt_peft.data.site_data import Split, batches
+from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -73,7 +73,7 @@ class LocalTrainer:
     def train(
         self,
         site: str,
-        split: Split,
+        split: ImageSplit,
         tensors: Tensors,
         round_number: int,
         on_step: Callable[[torch.Tensor], None] = lambda loss: None,
@@ -93,8 +93,10 @@ class LocalTrainer:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
         training = self.experiment.training
+        inputs = split
         if not self.experiment.data.augment and not self.experiment.privacy.sample:
-            split = self._with_features(split)
+            inputs = self._with_features(split)
+        logits_of = self._forward(inputs)
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
         keys = self.exchange.trained(round_number).keys() | self.model.personal
@@ -113,7 +115,8 @@ class LocalTrainer:
         losses = []
         self.model.module.train()
         for epoch in range(training.local_epochs):
-            for images, labels in self._batches(split, draws, site, round_number, epoch):
+            drawn = self._drawn_batches(split, draws) if draws else self._batches(inputs, site, round_number, epoch)
+            for images, labels in drawn:
                 if training.schedule == "cosine":
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
@@ -121,7 +124,7 @@ class LocalTrainer:
                 if gradients:
                     gradients(self._logits, loss_of, images.to(self.device), labels.to(self.device))
                 else:
-                    loss = loss_of(self._logits(images, self.model.module), labels.to(self.device))
+                    loss = loss_of(logits_of(images), labels.to(self.device))
                     optimizer.zero_grad()
                     loss.backward()
                     losses.append(loss.detach())
@@ -143,33 +146,40 @@ class LocalTrainer:
             )
         return TrainingResult(trained, len(split), mean_loss)
 
-    def evaluate(self, tensors: Tensors, split: Split) -> dict:
+    def evaluate(self, tensors: Tensors, split: ImageSplit) -> dict:
         """Metrics (see `evaluate_predictions`) on `split` of the model with `tensors`, given as in `train`."""
         return evaluate_predictions(*self.predict(tensors, split), self.experiment.data.task)
 
     @torch.inference_mode()
-    def predict(self, tensors: Tensors, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    def predict(self, tensors: Tensors, split: ImageSplit) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits float32 (N,K), on the CPU, and labels of all images of `split`, from the model with `tensors`."""
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
         logits, labels = [], []
         flips = _FLIPS[self.experiment.data.test_time_flips]
-        if len(flips) == 1:
-            split = self._with_features(split)
-        for images, targets in batches(split, EVALUATION_BATCH, seed=None):
-            flipped = [self._logits(images.flip(axes), self.model.module) for axes in flips]
+        inputs = self._with_features(split) if len(flips) == 1 else split
+        logits_of = self._forward(inputs)
+        for images, targets in batches(inputs, EVALUATION_BATCH, seed=None):
+            flipped = [logits_of(images.flip(axes)) for axes in flips]
             logits.append(torch.stack(flipped).mean(dim=0).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)
 
+    def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The function from batches of `split` to logits float32 (B,K)."""
+        if isinstance(split, FeatureSplit):
+            return self._feature_logits
+        return lambda images: self._logits(images, self.model.module)
+
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Images float32 (B,3,S,S) in [0,1] through the model, or what stands for it, to logits float32 (B,K); or features
-        through the rest of the model.
-        """
+        """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
         with self._precision():
-            if images.ndim == 4:
-                return module(self._normalised(images)).float()
-            return self._prefix.logits(images.to(self.device)).float()
+            return module(self._normalised(images)).float()
+
+    def _feature_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B,K) of features of the frozen prefix, float32 (B,…), by the rest of the model."""
+        with self._precision():
+            return self._prefix.logits(features.to(self.device)).float()
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         return (images.to(self.device) - self._mean) / self._std
@@ -178,8 +188,8 @@ class LocalTrainer:
         half = self.experiment.training.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
-    def _with_features(self, split: Split) -> Split:
-        """`split` with what the frozen part of the model makes of its images, if there is such a part and room for it."""
+    def _with_features(self, split: ImageSplit) -> ImageSplit | FeatureSplit:
+        """The features of `split` if a part of the model is frozen and the cache has room for them, else `split`."""
         if self._prefix is None:
             return split
         key = {
@@ -200,22 +210,22 @@ class LocalTrainer:
             return self._prefix.features(self._normalised(pixels)).float().cpu().numpy()
 
     def _batches(
-        self, split: Split, draws: Draws | None, site: str, round_number: int, epoch: int
+        self, split: ImageSplit | FeatureSplit, site: str, round_number: int, epoch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Of one epoch; seeds what dropout draws in it, too."""
-        seed, augment, batch_size = (
-            self.experiment.seed,
-            self.experiment.data.augment,
-            self.experiment.training.batch_size,
-        )
-        if draws:
-            torch.manual_seed(draws.seed())
-            rate = sampling_rate(self.experiment, len(split))
-            return poisson_batches(split, rate, math.ceil(len(split) / batch_size), augment, draws)
+        """The batches of one epoch; also seeds its dropout."""
+        seed, augment = self.experiment.seed, self.experiment.data.augment
         torch.manual_seed(derive_seed(seed, "dropout", site, round_number, epoch))
         weights = sampling_weights(self.experiment, split.labels)
         shuffle = derive_seed(seed, "shuffle", site, round_number, epoch)
+        batch_size = self.experiment.training.batch_size
         return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights)
+
+    def _drawn_batches(self, split: ImageSplit, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one epoch under differential privacy; also seeds its dropout."""
+        torch.manual_seed(draws.seed())
+        rate = sampling_rate(self.experiment, len(split))
+        steps = math.ceil(len(split) / self.experiment.training.batch_size)
+        return poisson_batches(split, rate, steps, self.experiment.data.augment, draws)
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
         """AdamW on the tensors in `keys`, which alone are marked as trained."""

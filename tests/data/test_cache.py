@@ -1,4 +1,4 @@
-"""Images are decoded once; what another process left half-done is never used."""
+"""Images are decoded once; entries that another process left unfinished are never used."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_half_written_entry_is_made_anew(tmp_path, damage):
 
 def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(
-        UserError, match="'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"
+        UserError, match=r"'train/3' is broken. It is image 1 that cannot be read; of 7 images, .* allows 0"
     ):
         cached_arrays(tmp_path, Counted(unreadable=["train/3"]), 16)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -190,15 +190,17 @@ def test_the_cache_stays_within_its_limit_and_keeps_what_was_used_last(tmp_path)
     limit = 3.5 * one / 1e9
     for key in ("a", "b", "c"):
         cached_arrays(tmp_path, Counted(key), 16, cache_gb=limit)
-        os.utime(entry_of(tmp_path, key) / "cache.json", (ord(key), ord(key)))
+        made = entry_of(tmp_path, key)
+        assert made
+        os.utime(made / "cache.json", (ord(key), ord(key)))
     again = Counted("a")
     kept = cached_arrays(tmp_path, again, 16, cache_gb=limit)["train"].images
     assert again.decodings == 0  # now "b" is the one used least recently
     cached_arrays(tmp_path, Counted("d"), 16, cache_gb=limit)
-    there = {key for key in "abcd" if entry_of(tmp_path, key)}
-    assert "b" not in there
-    assert {"a", "d"} <= there
-    assert sum(sizes(entry_of(tmp_path, key)) for key in there) <= limit * 1e9 + 2000
+    kept_entries = {key: path for key in "abcd" if (path := entry_of(tmp_path, key))}
+    assert "b" not in kept_entries
+    assert {"a", "d"} <= kept_entries.keys()
+    assert sum(map(sizes, kept_entries.values())) <= limit * 1e9 + 2000
     cached_arrays(tmp_path, Counted("e", counts=(20, 0, 0)), 16, cache_gb=limit)
     assert kept[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]  # evicted, but still mapped
 
@@ -229,7 +231,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
 
 def test_other_code_is_another_entry(tmp_path, monkeypatch):
     cached_arrays(tmp_path, Counted(), 16)
-    monkeypatch.setattr(cache, "code_version", lambda: "changed")
+    monkeypatch.setattr(cache, "pixel_code", lambda: "changed")
     images = Counted()
     cached_arrays(tmp_path, images, 16)
     assert images.decodings == 2

@@ -1,4 +1,4 @@
-"""A sub-folder a class."""
+"""Folders with one sub-folder for each class."""
 
 import zipfile
 from collections import Counter

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pt_peft.data.lesions import CLASSES, draw_lesions
 from pt_peft.errors import UserError
 
-ARGUMENTS = {"seed": 3, "site": "site-1", "split": "train", "count": 23, "size": 32, "num_classes": 4}
+ARGUMENTS: dict[str, Any] = {"seed": 3, "site": "site-1", "split": "train", "count": 23, "size": 32, "num_classes": 4}
 
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
@@ -67,7 +68,7 @@ def test_sites_differ_in_colour_more_than_draws_of_one_site_do():
 
 
 def test_mean_colour_does_not_tell_the_classes_apart():
-    images, labels = draw_lesions(**ARGUMENTS | {"count": 400})
+    images, labels = draw_lesions(**{**ARGUMENTS, "count": 400})
     means = images.mean((1, 2))
     centres = np.stack([means[:200][labels[:200] == c].mean(0) for c in range(4)])
     guesses = ((means[200:, None] - centres) ** 2).sum(-1).argmin(1)

@@ -97,11 +97,11 @@ def test_a_federation(flag, imbalance, tiny, tiny_weights, shared_host, tmp_path
 def test_flips_at_test_time_average_logits(tiny, tiny_weights, tmp_path):
     import torch
 
-    from pt_peft.data.site_data import Split
+    from pt_peft.data.site_data import ImageSplit
     from pt_peft.training.trainer import LocalTrainer
 
     random = np.random.default_rng(0)
-    split = Split(random.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8), np.arange(6) % 4)
+    split = ImageSplit(random.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8), np.arange(6) % 4)
     for flips, axes in (("horizontal", [(), (3,)]), ("all", [(), (2,), (3,), (2, 3)])):
         trainer = LocalTrainer(changed(tiny, data={"test_time_flips": flips}), tiny_weights, torch.device("cpu"))
         with torch.inference_mode():

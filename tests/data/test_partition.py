@@ -1,9 +1,11 @@
-"""Every site works out its own share; together the shares are the whole, whatever the order of names and items."""
+"""Every site computes its own share; together the shares are the whole, in any order of names and items."""
 
 import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import ROOT
 from pt_peft.data.feature_shift import SiteShift
-from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.partition import partition
 from pt_peft.data.partition.proportions import dirichlet
 from pt_peft.data.splits import assign_splits
@@ -24,10 +26,10 @@ sites = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)
 seeds = st.integers(0, 2**31 - 1)
 
 
-def items_of(groups: list[tuple[int, str | None]]) -> list[Item]:
+def items_of(groups: Sequence[tuple[int, str | None]]) -> list[Item]:
     """Items in groups of the given sizes and splits."""
     return [
-        Item(f"{g}/{i}.png", labels=(0,), split=split, group=f"group {g}")
+        Item(f"{g}/{i}.png", labels=(0,), split=cast(SplitName | None, split), group=f"group {g}")
         for g, (size, split) in enumerate(groups)
         for i in range(size)
     ]
@@ -82,7 +84,8 @@ from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
 from pt_peft.experiment.sections import Partition
 items = [Item(*fields) for fields in json.load(sys.stdin)]
-print(json.dumps([item.file for item in partition(Partition(kind="iid"), items, name="b", names=["c", "a", "b"], seed=7)]))
+mine = partition(Partition(kind="iid"), items, name="b", names=["c", "a", "b"], seed=7)
+print(json.dumps([item.file for item in mine]))
 """
     fields = json.dumps([[item.file, item.labels[0], item.split, item.group] for item in items])
     run = subprocess.run(
@@ -98,7 +101,7 @@ def test_iid_refuses_a_site_that_is_not_in_the_run():
 
 
 def test_natural_takes_the_sites_own_images_and_lists_sites_when_there_are_none():
-    items = [Item(f"{i}", 0, "train", f"{i}", site) for i, site in enumerate(["vienna", "queensland", "vienna"])]
+    items = [Item(f"{i}", (0,), "train", f"{i}", site) for i, site in enumerate(["vienna", "queensland", "vienna"])]
     assert partition(Partition(kind="natural"), items, name="vienna", names=[], seed=0) == [items[0], items[2]]
     with pytest.raises(UserError, match="no image comes from site 'site-1'; the table's sites are queensland, vienna"):
         partition(Partition(kind="natural"), items, name="site-1", names=[], seed=0)
@@ -110,7 +113,7 @@ def test_none_gives_everything():
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=40), seeds, st.randoms())
-def test_drawn_splits_keep_groups_together_whatever_the_order(sizes, seed, random):
+def test_drawn_splits_keep_groups_together_in_any_order(sizes, seed, random):
     items = items_of([(size, None) for size in sizes])
     drawn = assign_splits(items, seed)
     split_of = {item.group: item.split for item in drawn}
@@ -140,10 +143,10 @@ SKEWED = [
 ]
 
 
-def labelled(groups: list[tuple[int, str]], classes: int = 3) -> list[Item]:
-    """As `items_of`, with classes in turn by group."""
+def labelled(groups: Sequence[tuple[int, str]], classes: int = 3) -> list[Item]:
+    """Items in groups of the given sizes and splits, with classes in turn by group."""
     return [
-        Item(f"{g}/{i}.png", labels=(g % classes,), split=split, group=f"group {g}")
+        Item(f"{g}/{i}.png", labels=(g % classes,), split=cast(SplitName | None, split), group=f"group {g}")
         for g, (size, split) in enumerate(groups)
         for i in range(size)
     ]
@@ -223,10 +226,10 @@ def test_a_minimum_of_images_is_met_or_refused():
     found = dealt(Partition(kind="dirichlet", alpha=1e-3, min_images=10), items, names)
     assert {len(share) for share in found.values()} == {10}
     with pytest.raises(
-        UserError, match="partition.min_images is 11, but 60 training images in 60 groups cannot give 6 sites"
+        UserError, match=r"partition.min_images is 11, but 60 training images in 60 groups cannot give 6 sites"
     ):
         partition(Partition(kind="dirichlet", min_images=11), items, name="a", names=names, seed=0)
-    with pytest.raises(UserError, match="partition.min_images is 11, but partition.kind 'iid' gives site 'a' 10"):
+    with pytest.raises(UserError, match=r"partition.min_images is 11, but partition.kind 'iid' gives site 'a' 10"):
         partition(Partition(kind="iid", min_images=11), items, name="a", names=names, seed=0)
 
 
@@ -260,7 +263,7 @@ def test_feature_shift_is_the_sites_own_and_goes_with_its_strength():
 
 
 def test_a_large_group_does_not_keep_others_from_giving():
-    """Three sites, one group of ten and eight single images: whoever has the large group cannot give it away."""
+    """Three sites, one group of ten and eight single images: the site with the large group cannot give it away."""
     items = labelled([(10, "train"), *[(1, "train")] * 8], classes=1)
     for seed in range(30):
         for kind in ("dirichlet", "quantity"):

@@ -109,7 +109,7 @@ def test_what_is_not_as_published_is_named(tmp_path, source, change, message):
 def test_a_class_that_the_experiment_lacks(tmp_path):
     images(tmp_path / "images", "ISIC_1", "ISIC_2", "ISIC_3")
     (tmp_path / "train_test_split").write_text(FOLDS)
-    with pytest.raises(UserError, match="line 3: label is 'SCC', which is not in the experiment's data.classes"):
+    with pytest.raises(UserError, match=r"line 3: label is 'SCC', which is not in the experiment's data.classes"):
         read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC[:7]))
 
 
@@ -119,7 +119,7 @@ def test_an_image_twice_in_table_or_folders(tmp_path):
     with pytest.raises(UserError, match="line 5: image 'ISIC_1' is also in a row above"):
         read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
     images(tmp_path / "small", "ISIC_2")
-    with pytest.raises(UserError, match="image 'ISIC_2' is both 'images/ISIC_2.jpg' and 'small/ISIC_2.jpg'; keep one"):
+    with pytest.raises(UserError, match=r"image 'ISIC_2' is both 'images/ISIC_2.jpg' and 'small/ISIC_2.jpg'; keep one"):
         read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
 
 

@@ -1,13 +1,17 @@
-"""What may come instead of a well-formed file: hypothesis strategies."""
+"""Hypothesis strategies for damaged files."""
 
 import copy
 
 from hypothesis import strategies as st
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
     st.sampled_from(["", "..", "../../etc/passwd", "/", "~", "\0", "a" * 5000, "1e400", -1, 0, 10**30]),
-)  # fmt: skip
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
@@ -48,7 +52,7 @@ def changed_bytes(draw: st.DrawFn, original: bytes) -> bytes:
     """`original` with some bytes replaced, left out or added, or its end cut off."""
     content = bytearray(original)
     for _ in range(draw(st.integers(1, 4))):
-        # The header is where a mistake matters most.
+        # Mistakes matter most in the header.
         at = draw(st.integers(0, min(len(content), 400)) | st.integers(0, len(content)))
         length = draw(st.integers(0, 8))
         action = draw(st.sampled_from(["replace", "delete", "insert", "cut"]))

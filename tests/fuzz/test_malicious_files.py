@@ -3,10 +3,12 @@
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from nvflare.apis.fl_context import FLContext
 
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
@@ -32,7 +34,7 @@ class Program:
 def trace(tmp_path):
     path = tmp_path / "trace"
     pickle.loads(pickle.dumps(Program(path)))
-    assert path.exists(), "else the tests here could not fail"
+    assert path.exists(), "the tests here could not fail"
     path.unlink()
     yield path
     assert not path.exists()
@@ -42,7 +44,7 @@ def trace(tmp_path):
 def test_backbone_weights(tmp_path, trace, zipped):
     path = tmp_path / "weights.pth"
     torch.save({"weight": torch.zeros(2), "more": Program(trace)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="weights.pth"):
+    with pytest.raises(UserError, match=r"weights.pth"):
         read_file(path)
 
 
@@ -60,7 +62,7 @@ def test_checkpoint(tmp_path, trace):
     (tmp_path / "checkpoints").mkdir()
     torch.save(Program(trace), tmp_path / "checkpoints" / "job.safetensors")
     with pytest.raises(UserError, match="is not a safetensors file"):
-        CheckpointFile(fl_ctx, "job", demo("lora")[0]).load()
+        CheckpointFile(cast(FLContext, fl_ctx), "job", demo("lora")[0]).load()
 
 
 class Images:
@@ -73,7 +75,7 @@ class Images:
         return [Item(name, (0,), split, name) for name in "ab"] if split == "train" else []
 
     def decoded(self, split, size):
-        return [np.full((3, size, size), 7, np.uint8) for _ in "ab"]
+        return iter([np.full((3, size, size), 7, np.uint8) for _ in "ab"])
 
 
 @pytest.mark.parametrize("as_npy", [True, False])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from helpers import changed
 from pt_peft.__main__ import main
-from pt_peft.data.site_data import Split
+from pt_peft.data.site_data import ImageSplit
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone
 from pt_peft.files import sha256_of
@@ -141,7 +141,7 @@ def test_step_sizes():
     rates = [share_of_peak(step, 100) for step in range(100)]
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert 0 < rates[-1] < 0.01
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[5:]))
     assert share_of_peak(0, 1) == 1.0
 
 
@@ -250,5 +250,5 @@ def test_the_data_digest():
     images, labels = np.zeros((3, 3, 4, 4), np.uint8), np.arange(3)
     other = images.copy()
     other[2, 0, 0, 0] = 1
-    splits = [Split(images, labels), Split(other, labels), Split(images, labels[::-1])]
+    splits = [ImageSplit(images, labels), ImageSplit(other, labels), ImageSplit(images, labels[::-1])]
     assert len({central.data_digest(split) for split in splits}) == 3

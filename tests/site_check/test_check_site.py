@@ -22,14 +22,13 @@ def site(tmp_path, tiny, tiny_weights):
 
     class Made:
         folder = tmp_path / "images"
-        rows: list[dict]
-        data = {"source": "csv", "classes": list(CLASSES), "columns": {"group": "patient"}}
-        settings: dict = {}
-        privacy: dict = {}
 
         def __init__(self):
             self.folder.mkdir()
-            self.rows = []
+            self.rows: list[dict] = []
+            self.data: dict = {"source": "csv", "classes": list(CLASSES), "columns": {"group": "patient"}}
+            self.settings: dict = {}
+            self.privacy: dict = {}
             random = np.random.default_rng(0)
             for index in range(20):
                 split = {8: "val", 9: "test"}.get(index % 10, "train")

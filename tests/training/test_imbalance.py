@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import changed
-from pt_peft.data.site_data import Split, batches
+from pt_peft.data.site_data import ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse
@@ -43,7 +43,7 @@ def test_balanced_softmax_leaves_absent_classes_alone(tiny):
 def test_weighted_sampler_draws_classes_alike(tiny):
     weights = sampling_weights(changed(tiny, training={"imbalance": "weighted_sampler"}), LABELS)
     assert sampling_weights(tiny, LABELS) is None
-    split = Split(np.zeros((10, 3, 4, 4), np.uint8), LABELS)
+    split = ImageSplit(np.zeros((10, 3, 4, 4), np.uint8), LABELS)
     drawn = [torch.cat([labels for _, labels in batches(split, 4, seed=seed, weights=weights)]) for seed in range(300)]
     assert all(len(one) == 10 for one in drawn)
     counts = torch.cat(drawn).bincount(minlength=3)

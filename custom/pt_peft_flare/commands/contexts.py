@@ -1,4 +1,10 @@
-"""Make keys for trials of encryption in the simulator, in the same files as provisioned kits have."""
+"""Makes the keys for encrypted jobs in FLARE's simulator.
+
+The files are those of provisioned kits: the sites' file holds the secret key, the server's does not.
+
+Example:
+    python -m pt_peft_flare contexts /tmp/keys
+"""
 
 import argparse
 from pathlib import Path
@@ -8,7 +14,9 @@ from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("folder", type=Path, help="for both files; name it as encryption_contexts in site.json")
+    parser.add_argument(
+        "folder", type=Path, help="folder to write both files to; set encryption_contexts in site.json to it"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,8 @@
-"""Decrypt an adapter that a server has kept, with the key of a site."""
+"""Decrypts the adapter that a server has kept of an encrypted job, with a site's key.
+
+Example:
+    python -m pt_peft_flare decrypt encrypted_adapter.safetensors --context client_context.tenseal --out adapter.safetensors
+"""
 
 import argparse
 from pathlib import Path
@@ -8,11 +12,17 @@ from pt_peft.encryption.decrypted_adapter import decrypt_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("adapter", type=Path, help="encrypted_adapter.safetensors, or the best one, of a job's results")
     parser.add_argument(
-        "--context", type=Path, required=True, help="client_context.tenseal of a site's kit (folder startup)"
+        "adapter",
+        type=Path,
+        help="encrypted_adapter.safetensors or encrypted_best_adapter.safetensors of a job's results",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the adapter, as jobs without encryption leave it")
+    parser.add_argument(
+        "--context", type=Path, required=True, help="client_context.tenseal of a site's kit (in its folder startup)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="adapter file to write, as jobs without encryption write it"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,10 @@
-"""Write the job folder of an experiment or a preset, and print the command that simulates it."""
+"""Writes the job folder of an experiment or a preset, and prints the command that simulates it.
+
+The folder has FLARE's standard layout; simulator, POC and provisioned federations take it.
+
+Example:
+    python -m pt_peft_flare job lora_vpt --out my_job --set federation.rounds=10
+"""
 
 import argparse
 from pathlib import Path
@@ -11,19 +17,32 @@ from pt_peft_flare.job_folder import write_job, write_workspace
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "experiment", nargs="?", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'"
+        "experiment",
+        nargs="?",
+        help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'; not with --committed",
     )
-    parser.add_argument("--out", type=Path, help="the job folder to write")
-    parser.add_argument("--bundle", action="store_true", help="copy the packages into app/custom")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="replace a field")
+    parser.add_argument("--out", type=Path, help="job folder to write")
     parser.add_argument(
-        "--workspace", type=Path, help="also write DIR/local/site.json with the preset's data and weights"
+        "--bundle", action="store_true", help="copy the packages into app/custom, for sites without them"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of the experiment, such as federation.rounds=10; may be repeated",
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="also write DIR/local/site.json with the preset's data and weights",
     )
     parser.add_argument(
         "--committed",
         type=Path,
         metavar="DIR",
-        help="write the demo job of each method of the paper into DIR, as in jobs/",
+        help="write the demo job of each method of the paper into DIR instead, as in jobs/",
     )
 
 

@@ -1,4 +1,8 @@
-"""Show what runs, how far it is, and who is there."""
+"""Shows the connected sites and the jobs, with the progress of those that run.
+
+Example:
+    python -m pt_peft_flare status --kit lead@consortium.example --json
+"""
 
 import argparse
 import json
@@ -48,8 +52,8 @@ class Status(TypedDict):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_kit(parser)
-    parser.add_argument("job", nargs="?", help="a job's id; without it, all that run")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("job", nargs="?", help="id of a job (default: all running jobs)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,8 @@
-"""Submit a job folder without code, for sites that have this package installed."""
+"""Submits a job folder without code to sites that have this package installed, and prints the job's id.
+
+Example:
+    python -m pt_peft_flare submit my_job --kit lead@consortium.example
+"""
 
 import argparse
 import shutil
@@ -13,7 +17,7 @@ from pt_peft_flare.admin_session import add_kit, connected
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_kit(parser)
-    parser.add_argument("job", type=Path, help="a job folder, such as jobs/lora_vpt")
+    parser.add_argument("job", type=Path, help="job folder, such as jobs/lora_vpt")
 
 
 def run(options: argparse.Namespace) -> None:

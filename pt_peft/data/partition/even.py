@@ -1,4 +1,4 @@
-"""Partitions that draw no skew: all, equal shares, and what a table says."""
+"""Partitions without skew: all images, equal shares, and the sites that a table names."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ from pt_peft.errors import UserError
 
 
 def everything(items: Sequence[Item], name: str, sites: Sequence[str], seed: int) -> list[Item]:
-    """All items: the site has what it was given."""
+    """All items."""
     return list(items)
 
 
 def equal_shares(items: Sequence[Item], name: str, sites: Sequence[str], seed: int) -> list[Item]:
-    """In each split, groups in random order, the largest first, go to the site that has the fewest images so far: shares
-    differ by at most the largest group (by one image where images are not grouped).
+    """Equal shares of each split; they differ by at most the largest group (by one image where images are not grouped).
+
+    Groups in random order, the largest first, go to the site with the fewest images so far.
     """
     mine: set[str] = set()
     for split in SPLITS:
         sizes = Counter(item.group for item in items if item.split == split)
         held = dict.fromkeys(sites, 0)
-        for group in sorted(shuffled(sizes, seed, "partition", split), key=sizes.get, reverse=True):
-            site = min(sites, key=held.get)
+        for group in sorted(shuffled(sizes, seed, "partition", split), key=sizes.__getitem__, reverse=True):
+            site = min(sites, key=held.__getitem__)
             held[site] += sizes[group]
             if site == name:
                 mine.add(group)
@@ -30,9 +31,9 @@ def equal_shares(items: Sequence[Item], name: str, sites: Sequence[str], seed: i
 
 
 def site_column(items: Sequence[Item], name: str, sites: Sequence[str], seed: int) -> list[Item]:
-    """The items that come from the site, as the source says. Raises UserError if there is none."""
+    """The items that the source assigns to the site. Raises UserError if there are none."""
     mine = [item for item in items if item.site == name]
     if not mine:
-        known = ", ".join(sorted({item.site for item in items if item.site})) or "not told"
+        known = ", ".join(sorted({item.site for item in items if item.site})) or "not named"
         raise UserError(f"partition.kind 'natural': no image comes from site {name!r}; the table's sites are {known}.")
     return mine

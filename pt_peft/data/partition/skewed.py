@@ -1,4 +1,4 @@
-"""Deals groups of images to sites so that every site comes as near as groups allow to its share of every class."""
+"""Deals groups of images to sites so that every site comes as close to its share of every class as groups allow."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,10 +13,16 @@ Groups = dict[str, list[Item]]
 
 
 def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int) -> dict[str, list[Item]]:
-    """The items of every site, in the order of `items`. A group counts as of its most frequent class, see `group_strata`.
+    """The items of every site, in the order of `items`.
 
-    The shares of ``partition.kind``, mixed with equal ones to the part ``iid_share``, hold in training, validation and test
-    images alike.
+    The shares of ``partition.kind``, of which the part ``iid_share`` is replaced by equal shares, hold in training,
+    validation and test images alike. All images of a group count for its most frequent class, see `group_strata`.
+
+    Args:
+        settings: the section ``partition`` of the experiment, of a kind in `PROPORTIONS`.
+        items: all images of the source, each group in one split.
+        sites: the names of all sites, sorted.
+        seed: the experiment's seed.
 
     Raises:
         UserError: if there are too few training images for ``min_images`` at every site.
@@ -36,10 +42,10 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
         for label, members in of_label.items():
             total = sum(len(groups[group]) for group in members)
             lacking = {site: total * shares[label, index] for index, site in enumerate(sites)}
-            # Equal needs are met in another order for each class, so that no site collects all that rounding leaves.
+            # Ties are broken in another order for each class, so that no site collects all that rounding leaves.
             order = shuffled(sites, seed, "partition", split, str(label))
             for group in sorted(members, key=lambda group: len(groups[group]), reverse=True):
-                site = max(order, key=lacking.get)
+                site = max(order, key=lacking.__getitem__)
                 lacking[site] -= len(groups[group])
                 site_of[group] = site
     _level_up(site_of, groups, stratum, sites, settings)
@@ -52,7 +58,7 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
 def _level_up(
     site_of: dict[str, str], groups: Groups, stratum: dict[str, int], sites: list[str], settings: Partition
 ) -> None:
-    """Moves training groups from the largest sites to those below ``min_images``, the least that is needed."""
+    """Moves as few training groups as needed from the largest sites to those below ``min_images``. Raises UserError."""
     of_site: dict[str, list[str]] = {site: [] for site in sites}
     for group, site in site_of.items():
         if groups[group][0].split == "train":
@@ -66,7 +72,7 @@ def _level_up(
                     f"partition.min_images is {settings.min_images}, but {sum(held.values())} training images in "
                     f"{sum(map(len, of_site.values()))} groups cannot give {len(sites)} sites so many each."
                 )
-            # Of the donor's most frequent class, so that its mix changes least.
+            # A group of the donor's most frequent class changes the donor's mix least.
             frequent = Counter(stratum[group] for group in fitting).most_common(1)[0][0]
             group = min((one for one in fitting if stratum[one] == frequent), key=lambda one: (len(groups[one]), one))
             of_site[donor].remove(group)
@@ -79,8 +85,8 @@ def _level_up(
 def _donor(
     taker: str, of_site: dict[str, list[str]], held: dict[str, int], groups: Groups, least: int
 ) -> tuple[str, list[str]]:
-    """The largest site that can give a group and keep `least` images, and the groups that it can give; none if none can."""
-    for donor in sorted(held, key=held.get, reverse=True):
+    """The largest site that can give a group and keep `least` images, and the groups that it can give, if any."""
+    for donor in sorted(held, key=held.__getitem__, reverse=True):
         fitting = [group for group in of_site[donor] if len(groups[group]) <= held[donor] - least]
         if donor != taker and fitting:
             return donor, fitting

@@ -1,0 +1,48 @@
+"""The picture of a partition."""
+
+# matplotlib does not annotate its keyword arguments:
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pt_peft.data.items import SplitCounts, SplitName
+from pt_peft.errors import UserError
+from pt_peft.files import check_place
+
+COLOURS = "tab20"
+
+
+def draw(found: Mapping[str, Mapping[SplitName, SplitCounts]], classes: Sequence[str], title: str, path: Path) -> None:
+    """Draws the training images as stacked bars, one bar a site and one colour a class.
+
+    Raises:
+        UserError: if matplotlib is not installed, or `path` does not name a picture that can be written.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+    except ModuleNotFoundError:
+        raise UserError(
+            "--out: the package 'matplotlib' is not installed; pip install 'pt-peft[plots]' has it."
+        ) from None
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"--out: '{path.name}' ends in '{path.suffix}'; .svg, .png or .pdf would be right.")
+    check_place(path)
+    names = list(found)
+    with pyplot.rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.3 * len(names)), layout="constrained")
+        left = [0] * len(names)
+        for index, label in enumerate(classes):
+            widths = [found[name]["train"]["classes"][label] for name in names]
+            axes.barh(names, widths, left=left, label=label, color=pyplot.get_cmap(COLOURS)(index % 20))
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.set_xlabel("training images")
+        axes.set_title(title)
+        if len(classes) <= 20:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        figure.savefig(path)
+        pyplot.close(figure)

@@ -1,0 +1,98 @@
+"""The report of a site check, as ``check-site --json`` prints it; a part that errors prevented is null."""
+
+from typing import TypedDict
+
+from pydantic import JsonValue
+
+from pt_peft.data.items import SplitCounts, SplitName
+
+
+class Spread(TypedDict):
+    """Sides of the images, pixels."""
+
+    smallest: int
+    median: int
+    largest: int
+
+
+class Looks(TypedDict):
+    """Sizes and intensities of the images that can be read."""
+
+    width: Spread
+    height: Spread
+    modes: dict[str, int]
+    """Number of images of each Pillow mode, the most frequent first."""
+    stored_range: list[float]
+    """Lowest and highest value of all images, as stored."""
+    mean: list[float]
+    """Mean of each channel as training decodes it, in [0, 1]."""
+    std: list[float]
+    normalised_mean: list[float]
+    """Mean of each channel as the backbone receives it."""
+    normalised_std: list[float]
+
+
+class CacheCost(TypedDict):
+    """Space for the decoded images, bytes."""
+
+    folder: str
+    bytes: int
+    """Size of the site's decoded images."""
+    disk_free: int
+    limit: int
+    """``cache_gb`` of site.json."""
+    memory_free: int | None
+    """None where the system does not say."""
+
+
+class PrivacyCost(TypedDict):
+    """The privacy budget that the job spends at this site."""
+
+    epsilon: float
+    delta: float
+    rounds: int
+
+
+class RoundCost(TypedDict):
+    """What one round costs on this machine."""
+
+    bytes_in: int
+    """Payload that the site receives in the first round, bytes of the encoded tensors."""
+    bytes_out: int
+    """Payload that the site sends in the first round, bytes of the encoded tensors."""
+    steps: int
+    seconds: float
+    device: str
+    threads: int
+    process_memory: int
+    """Peak resident memory of the process, bytes."""
+
+
+class Report(TypedDict):
+    """Everything that the check has found."""
+
+    site: str
+    experiment: str
+    images: dict[SplitName, SplitCounts] | None
+    looks: Looks | None
+    cache: CacheCost | None
+    privacy: PrivacyCost | None
+    round: RoundCost | None
+    errors: list[dict[str, JsonValue]]
+    """The fields of `findings.Finding`; errors keep the site from joining."""
+    warnings: list[dict[str, JsonValue]]
+
+
+def empty_report(site: str, experiment: str) -> Report:
+    """A report without findings."""
+    return {
+        "site": site,
+        "experiment": experiment,
+        "images": None,
+        "looks": None,
+        "cache": None,
+        "privacy": None,
+        "round": None,
+        "errors": [],
+        "warnings": [],
+    }
