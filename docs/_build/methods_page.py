@@ -73,7 +73,7 @@ def _section(record: PeftMethod | Hybrid) -> Iterator[str]:
         true.append("trains other tensors in each round")
     yield f"Source: {record.paper}. Step size to start from: `{record.learning_rate:g}`.\n"
     yield "".join(f"* {words}\n" for words in true)
-    yield from fields_of(record.config, record.name, 4)
+    yield from fields_of(record.config, "", 4, record.name)
 
 
 def _module(record: PeftMethod) -> ModuleType:

@@ -22,9 +22,13 @@ PACKAGES = (
 )
 
 
+BEHIND_OTHERS = "---\nsearch:\n  boost: 0.2\n---\n"
+"""Front matter: the search shows guides and settings before docstrings."""
+
+
 def page(package: str) -> str:
     """The page of `package`: its own docstring, then each module."""
-    lines = [f"# {package}\n", f"{markdown(import_module(package).__doc__ or '')}\n"]
+    lines = [BEHIND_OTHERS, f"# {package}\n", f"{markdown(import_module(package).__doc__ or '')}\n"]
     for module in _modules(package):
         lines += [f"::: {module}\n", "    options:\n      heading_level: 2\n"]
     return "\n".join(lines)

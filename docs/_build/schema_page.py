@@ -37,14 +37,22 @@ def site() -> str:
     return _page("site.json", Site)
 
 
-def fields_of(record: type[BaseModel], prefix: str, level: int) -> Iterator[str]:
-    """The fields of a record that hold plain values: a heading with an anchor, type and default, docstring."""
+def fields_of(record: type[BaseModel], prefix: str, level: int, anchor: str | None = None) -> Iterator[str]:
+    """The fields of a record that hold plain values: a heading with an anchor, type and default, docstring.
+
+    Args:
+        record: the record.
+        prefix: its path in the file; empty at the top.
+        level: of the headings.
+        anchor: what an anchor has in place of `prefix`, where variants share the path.
+    """
     docs, schema = field_docs(record), record.model_json_schema()
     for name, field in record.model_fields.items():
         if sections(field) or name == _discriminator(record):
             continue
         path = f"{prefix}.{name}" if prefix else name
-        yield f"{'#' * level} `{name}` {{#{path} .field}}\n"
+        place = f"{anchor}.{name}" if anchor else path
+        yield f"{'#' * level} `{path}` {{#{place} .field}}\n"
         default = _default(field)
         yield f"{describe(schema['properties'][name], schema.get('$defs', {}))} · {default}\n{{.type}}\n"
         yield f"{markdown(docs.get(name, ''))}\n"
@@ -114,7 +122,7 @@ def _variants(records: list[type[BaseModel]], path: str, field: FieldInfo, level
         variant = f"{path}.{_name(record)}"
         yield f'{"#" * level} `{path}`: `"name": "{_name(record)}"` {{#{variant} .variant}}\n'
         yield f"{markdown(record.__doc__ or '')}\n"
-        yield from fields_of(record, variant, level + 1)
+        yield from fields_of(record, path, level + 1, variant)
 
 
 def _name(record: type[BaseModel]) -> str:

@@ -62,9 +62,8 @@ class Budget:
             experiment: the job's.
             a_round: the noisy steps of the round.
             number: of the round, from 0.
-            limit: ``limits.max_epsilon``. In its first round at the site a job has to fit with all the rounds that it
-            has
-                left, later with the one round.
+            limit: ``limits.max_epsilon``. In its first round at the site a job has to fit with its remaining rounds,
+                later with the one round.
 
         Returns:
             Epsilon of the job's rounds so far, with this one and those of the jobs that it continues.

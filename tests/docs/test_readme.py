@@ -3,6 +3,7 @@
 import json
 import re
 
+import demo_figure
 from helpers import ROOT
 from macros import NOTHING
 
@@ -36,3 +37,7 @@ def test_its_table_is_the_demos_result():
         f"{row['test']['pooled']['balanced_accuracy']:.3f}" for name, row in rows.items() if name.startswith("local")
     ]
     assert shown["one site alone"] == f"{NOTHING} | {', '.join(alone)}"
+
+
+def test_its_figure_is_drawn_from_the_demos_result():
+    assert demo_figure.FIGURE.read_text(encoding="utf-8") == demo_figure.draw()

@@ -152,7 +152,6 @@ def test_search_finds_without_a_network(by, site, browser, request):
     base = request.getfixturevalue("served") if by == "server" else site.as_uri()
     browser.get(f"{base}/index.html")
     browser.get_log("browser")
-    browser.find_element(By.CSS_SELECTOR, "label[for=__search], .md-search__input").click()
     browser.find_element(By.CSS_SELECTOR, ".md-search__input").send_keys("error feedback")
     results = WebDriverWait(browser, 20).until(
         lambda opened: opened.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
