@@ -1,4 +1,4 @@
-"""The benchmark's command line: ``python -m benchmark COMMAND``."""
+"""Benchmarks of federated fine-tuning: ``python -m benchmark COMMAND``."""
 
 import sys
 
@@ -17,7 +17,7 @@ COMMANDS = {
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command line."""
     dispatch("benchmark", __doc__, COMMANDS, arguments)
 
 

@@ -1,4 +1,9 @@
-"""A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
+"""Runs a federation of three hospitals on this machine, from provisioning to the adapter.
+
+Server and hospitals have processes of their own, and talk over mutual TLS.
+
+python -m benchmark federation --embedded
+"""
 
 import argparse
 import signal
@@ -11,19 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("federation"), help="folder for kits, logs and results (federation)"
     )
-    parser.add_argument("--port", type=_free_port, default="8002", help="of the server, on the loopback (8002)")
-    parser.add_argument("--rounds", type=_rounds, default=3, help="of the job (3)")
-    parser.add_argument("--embedded", action="store_true", help="the embedded images instead of real ones")
+    parser.add_argument("--port", type=_free_port, default="8002", help="the server's port on the loopback (8002)")
+    parser.add_argument("--rounds", type=_rounds, default=3, help="rounds of the job (3)")
+    parser.add_argument("--embedded", action="store_true", help="use the embedded images instead of real ones")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if a step fails."""
+    """Runs all steps. Raises UserError if one fails."""
     from benchmark.federation.demo import demonstrate
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C: nothing is left running
+    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C does: nothing is left running
     demonstrate(options.out, options.port, options.rounds, options.embedded)
 
 

@@ -1,14 +1,23 @@
-"""Tests by attacks whether a federation's model tells which images it was trained on."""
+"""Audits by attacks whether a federation's model tells which images it was trained on.
+
+python -m benchmark membership lora_vpt linear_probe --shadows 14 --out membership.json
+"""
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
 from pt_peft.files import check_place
 
+if TYPE_CHECKING:
+    from benchmark.membership.models import Subject
+    from pt_peft.experiment.experiment import Experiment
+    from pt_peft.experiment.site import Site
+
 LEAST_SHADOWS = 4
-"""Two of each kind for every image: a variance needs them."""
+"""Two of each kind for every image, as a variance needs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,30 +29,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="job folders, experiment.json files, methods' names for their demos, 'ham10000' or 'medmnist:FLAG'",
     )
     parser.add_argument(
-        "--shadows", type=int, default=14, help="models an attack may look at; two more are trained (14)"
+        "--shadows", type=int, default=14, help="models that an attack may look at; two more are trained (14)"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="result file to write; what the models say is kept beside it"
+        "--out", type=Path, required=True, help="result file to write; the models' answers are kept beside it"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="models that are trained at the same time (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at the same time (1)")
     parser.add_argument(
         "--site-file", type=Path, help="the site.json that all simulated sites share; a preset has its own"
     )
     parser.add_argument(
-        "--sites", nargs="+", help="names of the sites, or their number; the experiment's own if it has some"
+        "--sites", nargs="+", help="names of the sites, or their number; by default the experiment's own"
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws which images each model is trained on (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of each model's training images (0)")
     parser.add_argument("--flips", action="store_true", help="LiRA asks the models about the four flips of an image")
     parser.add_argument(
         "--known-seed",
         action="store_true",
-        help="train all models with the experiment's seed, as who has it can; not where the noise of privacy follows from it",
+        help="train all models with the experiment's seed, as an attacker who knows it can",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the experiments cannot be audited."""
+    """Writes and prints the audit. Raises UserError if the experiments cannot be audited."""
     _check(options)
     from benchmark.membership.audit import audit
     from benchmark.membership.models import Design
@@ -61,8 +70,8 @@ def run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.shadows < LEAST_SHADOWS or options.shadows % 2:
         raise UserError(
-            f"--shadows is {options.shadows}; an even number, {LEAST_SHADOWS} or more, would be right: LiRA compares as many "
-            "models that were trained on an image as were not, and needs two of each."
+            f"--shadows is {options.shadows}; an even number, {LEAST_SHADOWS} or more, would be right: LiRA compares "
+            "as many models that were trained on an image as were not, and needs two of each."
         )
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
@@ -73,7 +82,7 @@ def _check(options: argparse.Namespace) -> None:
     check_place(options.out)
 
 
-def _subjects(options: argparse.Namespace) -> list:
+def _subjects(options: argparse.Namespace) -> "list[Subject]":
     from benchmark.membership.models import Subject
     from pt_peft.commands.partition import site_names
     from pt_peft.experiment.site import Site
@@ -81,7 +90,8 @@ def _subjects(options: argparse.Namespace) -> list:
     opened = [_open(given) for given in options.experiments]
     names = [experiment.name for experiment, _ in opened]
     shared = Site.read(options.site_file) if options.site_file else None
-    subjects, seen = [], {}
+    subjects: list[Subject] = []
+    seen: dict[str, str] = {}
     for given, (experiment, site) in zip(options.experiments, opened, strict=True):
         if (before := seen.get(experiment.digest())) is not None:
             raise UserError(f"'{before}' and '{given}' are the same experiment; giving it once would be right.")
@@ -92,8 +102,8 @@ def _subjects(options: argparse.Namespace) -> list:
     return subjects
 
 
-def _open(given: str) -> tuple:
-    """The experiment, and where its data lie if that is known."""
+def _open(given: str) -> "tuple[Experiment, Site]":
+    """The experiment, and a site.json, which says where the data lie if that is known. Raises UserError."""
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
     from pt_peft.presets import preset

@@ -1,18 +1,30 @@
-"""Runs a suite: every combination of method, partition, backbone, data and seed that has no finished result yet."""
+"""Runs a suite: every cell of its grid that has no finished result yet.
+
+Results are appended to one file, which `report` reads. After a crash the same command goes on; it runs failed cells
+again.
+
+python -m benchmark run smoke --jobs 2
+python -m benchmark run paper --engine reference --only data=ham10000 --only method=lora,full
+"""
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
 
+if TYPE_CHECKING:
+    from benchmark.sweep.suite import Suite
+
 RESULTS = Path(__file__).parents[1] / "results"
+SUFFIX = ".jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("suite", help="a suite of benchmark/suites by its name, or the path of a .yaml file")
-    parser.add_argument("--out", type=Path, help="folder of results (benchmark/results/SUITE)")
+    parser.add_argument("--out", type=Path, help="result file, ending in .jsonl (benchmark/results/SUITE.jsonl)")
     parser.add_argument(
         "--engine",
         choices=("flare", "reference"),
@@ -20,12 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="FLARE's simulator, or the plain loop that ends with the same adapter (default %(default)s)",
     )
     parser.add_argument(
-        "--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference)"
+        "--verify", type=int, metavar="N", help="run N random cells by both engines (2 with --engine reference, else 0)"
     )
     parser.add_argument("--jobs", type=int, help="cells at a time (as many as this machine has cores and memory for)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="run the cells on the workers of this Dask scheduler")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", help="run a part, such as data=ham10000"
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE[,VALUE]",
+        help="run a part of the suite, such as data=ham10000",
     )
 
 
@@ -41,17 +57,19 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--verify is {verify}; at least 0 would be right.")
     suite = Suite.read(options.suite)
     wanted = parts(options.only, suite)
-    folder = options.out or RESULTS / suite.name
-    Sweep(suite, folder, options.engine, verify).run(
+    path = options.out or RESULTS / f"{suite.name}{SUFFIX}"
+    if path.suffix != SUFFIX:
+        raise UserError(f"--out is {path}; the name of a file that ends in {SUFFIX} would be right.")
+    Sweep(suite, path, options.engine, verify).run(
         options.jobs,
         options.cluster,
         lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes),
     )
-    print(f"finished: {folder}; python -m benchmark report {folder}")
+    print(f"finished: {path}; python -m benchmark report {path}")
 
 
-def parts(given: list[str], suite) -> Mapping[str, set[str]]:
-    """The values of axes that are asked for. Raises UserError for an axis or a value that the suite lacks."""
+def parts(given: list[str], suite: "Suite") -> Mapping[str, set[str]]:
+    """Reads ``--only``: values by axis. Raises UserError for an axis or a value that the suite lacks."""
     from benchmark.oracle.baselines import BASELINES
 
     known = {
@@ -62,7 +80,7 @@ def parts(given: list[str], suite) -> Mapping[str, set[str]]:
         "method": {*suite.methods, *BASELINES},
         "seed": set(map(str, suite.seeds)),
     }
-    wanted = {}
+    wanted: dict[str, set[str]] = {}
     for one in given:
         axis, _, values = one.partition("=")
         if axis not in known:
