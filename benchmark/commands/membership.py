@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--known-seed",
         action="store_true",
-        help="train all models with the experiment's seed, which an attacker may know; not if the seed fixes privacy noise",
+        help="train all models with the experiment's seed, which an attacker may know; not if it fixes privacy noise",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 

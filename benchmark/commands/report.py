@@ -17,13 +17,13 @@ REPORTS = Path(__file__).parents[2] / "runs" / "report"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("suite", help="a suite whose results are in benchmark/results, or the path of a .jsonl file")
+    parser.add_argument("suite", help="name of a suite with results in benchmark/results, or path of a .jsonl file")
     parser.add_argument("--out", type=Path, help="folder to write to (default: runs/report/SUITE)")
     parser.add_argument(
         "--target",
         type=float,
         metavar="VALUE",
-        help="validation value (0 to 1) to count the bytes to; else 95%% of the best of each panel and backbone",
+        help="validation value, 0 to 1, to count the bytes to (default: 95%% of the best of each panel and backbone)",
     )
 
 

@@ -4,7 +4,6 @@ Results are appended to one file, which `report` reads. After a crash the same c
 again.
 
 Example:
-    python -m benchmark run smoke --jobs 2
     python -m benchmark run paper --engine reference --only data=ham10000 --only method=lora,full
 """
 
@@ -24,7 +23,7 @@ SUFFIX = ".jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("suite", help="a suite of benchmark/suites by its name, or the path of a .yaml file")
+    parser.add_argument("suite", help="name of a suite in benchmark/suites, or path of a .yaml file")
     parser.add_argument(
         "--out", type=Path, help="result file, ending in .jsonl (default: benchmark/results/SUITE.jsonl)"
     )
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=int,
         metavar="N",
-        help="run N random cells by both engines (default: 2 with --engine reference, else 0)",
+        help="run N random cells by both engines (default: 2 with --engine reference, 0 with flare)",
     )
     parser.add_argument(
         "--jobs", type=int, help="cells at a time (default: as many as this machine has cores and memory for)"
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="AXIS=VALUE[,VALUE]",
-        help="run a part of the suite, such as data=ham10000",
+        help="run a part of the suite, such as data=ham10000; may be repeated",
     )
 
 
