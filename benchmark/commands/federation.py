@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if a step fails."""
+    """Runs all steps. Raises UserError if one fails."""
     from benchmark.federation.demo import demonstrate
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C: nothing is left running
+    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C does: nothing is left running
     demonstrate(options.out, options.port, options.rounds, options.embedded)
 
 

@@ -7,12 +7,18 @@ Example:
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
 from pt_peft.files import check_place
 
+if TYPE_CHECKING:
+    from benchmark.membership.models import Subject
+    from pt_peft.experiment.experiment import Experiment
+    from pt_peft.experiment.site import Site
+
 LEAST_SHADOWS = 4
-"""Two of each kind for every image: a variance needs them."""
+"""Two of each kind for every image, as a variance needs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the experiments cannot be audited."""
+    """Writes and prints the audit. Raises UserError if the experiments cannot be audited."""
     _check(options)
     from benchmark.membership.audit import audit
     from benchmark.membership.models import Design
@@ -75,8 +81,8 @@ def run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.shadows < LEAST_SHADOWS or options.shadows % 2:
         raise UserError(
-            f"--shadows is {options.shadows}; an even number, {LEAST_SHADOWS} or more, would be right: LiRA compares as many "
-            "models that were trained on an image as were not, and needs two of each."
+            f"--shadows is {options.shadows}; an even number, {LEAST_SHADOWS} or more, would be right: LiRA compares "
+            "as many models that were trained on an image as were not, and needs two of each."
         )
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
@@ -87,7 +93,7 @@ def _check(options: argparse.Namespace) -> None:
     check_place(options.out)
 
 
-def _subjects(options: argparse.Namespace) -> list:
+def _subjects(options: argparse.Namespace) -> "list[Subject]":
     from benchmark.membership.models import Subject
     from pt_peft.commands.partition import site_names
     from pt_peft.experiment.site import Site
@@ -95,7 +101,8 @@ def _subjects(options: argparse.Namespace) -> list:
     opened = [_open(given) for given in options.experiments]
     names = [experiment.name for experiment, _ in opened]
     shared = Site.read(options.site_file) if options.site_file else None
-    subjects, seen = [], {}
+    subjects: list[Subject] = []
+    seen: dict[str, str] = {}
     for given, (experiment, site) in zip(options.experiments, opened, strict=True):
         if (before := seen.get(experiment.digest())) is not None:
             raise UserError(f"'{before}' and '{given}' are the same experiment; giving it once would be right.")
@@ -106,8 +113,8 @@ def _subjects(options: argparse.Namespace) -> list:
     return subjects
 
 
-def _open(given: str) -> tuple:
-    """The experiment, and where its data lie if that is known."""
+def _open(given: str) -> "tuple[Experiment, Site]":
+    """The experiment, and a site.json, which says where the data lie if that is known. Raises UserError."""
     from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
     from pt_peft.presets import preset

@@ -1,33 +1,29 @@
-"""Writes a suite's report: Markdown, CSV, one HTML page and figures, and its slopes.
+"""Writes a suite's report from its result file: one HTML page, Markdown, CSV, figures and slopes.
 
 Example:
-    python -m benchmark report benchmark/results/smoke --out /tmp/report
+    python -m benchmark report smoke
 """
 
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmark.commands.run import RESULTS, SUFFIX
 from pt_peft.errors import UserError
+
+REPORTS = Path(__file__).parents[2] / "runs" / "report"
+"""Where reports go by default; git ignores it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument(
-        "results",
-        metavar="RESULTS_FOLDER",
-        type=Path,
-        help="results folder of a suite, such as benchmark/results/smoke",
-    )
-    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
-    parser.add_argument(
-        "--slopes", type=Path, help="slopes.json to put the fits into (default: slopes.json beside the results folder)"
-    )
+    parser.add_argument("suite", help="a suite whose results are in benchmark/results, or the path of a .jsonl file")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: runs/report/SUITE)")
     parser.add_argument(
         "--target",
         type=float,
         metavar="VALUE",
-        help="validation value, 0 to 1, up to which bytes are counted (default: 95%% of the best of each panel and backbone)",
+        help="validation value (0 to 1) to count the bytes to; else 95%% of the best of each panel and backbone",
     )
 
 
@@ -39,31 +35,46 @@ def run(options: argparse.Namespace) -> None:
     from benchmark.report.page import to_html
     from benchmark.report.panels import panels
     from benchmark.report.results import read_results
-    from benchmark.report.slopes import fit_all, main_panels, merge, read_entries
+    from benchmark.report.slopes import fit_all, main_panels, to_json
     from benchmark.report.spreadsheet import to_csv
     from benchmark.report.statistics import REPLICATES
     from pt_peft.files import write_atomically
 
     if options.target is not None and not 0 < options.target <= 1:
         raise UserError(f"--target is {options.target:g}; a validation value above 0 and up to 1 would be right.")
-    results = read_results(options.results)
-    slopes = options.slopes or options.results.resolve().parent / "slopes.json"
-    read_entries(slopes)
+    results = read_results(_result_file(options.suite))
     found = panels(results, REPLICATES)
     fits = fit_all(found)
+    main = [panel.key for panel in main_panels(found)]
     report = build(results, found, fits, options.target, REPLICATES)
-    files = {figure.file: figure.svg for figure in report.figures}
-    files |= {"report.csv": to_csv(results.cells), "report.md": to_markdown(report), "report.html": to_html(report)}
-    out = options.out or options.results
+    files = {figure.file: figure.svg for figure in report.figures} | {
+        "report.csv": to_csv([*results.cells, *results.failed_cells]),
+        "report.md": to_markdown(report),
+        "report.html": to_html(report),
+        "slopes.json": to_json(results.name, [fit for fit in fits if fit.panel in main]),
+    }
+    out = options.out or REPORTS / results.name
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(out / name, content.encode())
-    main = [panel.key for panel in main_panels(found)]
-    merge(slopes, results.name, [fit for fit in fits if fit.panel in main])
-    print(f"{out / 'report.html'}, report.md, report.csv and {len(report.figures)} figures; fits in {slopes}")
+    print(f"{out / 'report.html'}, report.md, report.csv, slopes.json and {len(report.figures)} figures")
+
+
+def _result_file(suite: str) -> Path:
+    """Path of the result file. Raises UserError if the name has none."""
+    if suite.endswith(SUFFIX):
+        return Path(suite)
+    path = RESULTS / f"{suite}{SUFFIX}"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RESULTS.glob(f"*{SUFFIX}"))) or "none yet"
+        raise UserError(
+            f"suite '{suite}' has no results in {RESULTS}; those there are: {known}. The path of a {SUFFIX} file would "
+            "be right too."
+        )
+    return path
 
 
 def _check_plots() -> None:
     for package in ("matplotlib", "jinja2", "scipy"):
         if not find_spec(package):
-            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[plots]' has it.")
+            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[benchmark]' has it.")

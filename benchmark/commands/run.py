@@ -1,22 +1,33 @@
-"""Runs a suite: every combination of method, partition, backbone, data and seed that has no finished result yet.
+"""Runs a suite: every cell of its grid that has no finished result yet.
+
+Results are appended to one file, which `report` reads. After a crash the same command goes on; it runs failed cells
+again.
 
 Example:
+    python -m benchmark run smoke --jobs 2
     python -m benchmark run paper --engine reference --only data=ham10000 --only method=lora,full
 """
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
 
+if TYPE_CHECKING:
+    from benchmark.sweep.suite import Suite
+
 RESULTS = Path(__file__).parents[1] / "results"
+SUFFIX = ".jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("suite", help="name of a suite in benchmark/suites, or path of a .yaml file")
-    parser.add_argument("--out", type=Path, help="folder of results (default: benchmark/results/SUITE)")
+    parser.add_argument("suite", help="a suite of benchmark/suites by its name, or the path of a .yaml file")
+    parser.add_argument(
+        "--out", type=Path, help="result file, ending in .jsonl (default: benchmark/results/SUITE.jsonl)"
+    )
     parser.add_argument(
         "--engine",
         choices=("flare", "reference"),
@@ -27,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=int,
         metavar="N",
-        help="run N random cells by both engines (default: 2 with --engine reference, 0 with flare)",
+        help="run N random cells by both engines (default: 2 with --engine reference, else 0)",
     )
     parser.add_argument(
         "--jobs", type=int, help="cells at a time (default: as many as this machine has cores and memory for)"
@@ -38,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="AXIS=VALUE[,VALUE]",
-        help="run a part of the suite, such as data=ham10000; may be repeated",
+        help="run a part of the suite, such as data=ham10000",
     )
 
 
@@ -54,17 +65,19 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--verify is {verify}; at least 0 would be right.")
     suite = Suite.read(options.suite)
     wanted = parts(options.only, suite)
-    folder = options.out or RESULTS / suite.name
-    Sweep(suite, folder, options.engine, verify).run(
+    path = options.out or RESULTS / f"{suite.name}{SUFFIX}"
+    if path.suffix != SUFFIX:
+        raise UserError(f"--out is {path}; the name of a file that ends in {SUFFIX} would be right.")
+    Sweep(suite, path, options.engine, verify).run(
         options.jobs,
         options.cluster,
         lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes),
     )
-    print(f"finished: {folder}; python -m benchmark report {folder}")
+    print(f"finished: {path}; python -m benchmark report {path}")
 
 
-def parts(given: list[str], suite) -> Mapping[str, set[str]]:
-    """The values of axes that are asked for. Raises UserError for an axis or a value that the suite lacks."""
+def parts(given: list[str], suite: "Suite") -> Mapping[str, set[str]]:
+    """Reads ``--only``: values by axis. Raises UserError for an axis or a value that the suite lacks."""
     from benchmark.oracle.baselines import BASELINES
 
     known = {
@@ -75,7 +88,7 @@ def parts(given: list[str], suite) -> Mapping[str, set[str]]:
         "method": {*suite.methods, *BASELINES},
         "seed": set(map(str, suite.seeds)),
     }
-    wanted = {}
+    wanted: dict[str, set[str]] = {}
     for one in given:
         axis, _, values = one.partition("=")
         if axis not in known:

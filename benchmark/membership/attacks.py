@@ -1,8 +1,8 @@
-r"""Scores of membership: the higher, the surer is the attacker that the target was trained on the image.
+r"""Membership scores: a higher score means that the target was more likely trained on the image.
 
-An image's confidence is the logit of its class's probability, for which LiRA's Gaussians fit well:
+The confidence in an image is the logit of its class's probability, which LiRA's Gaussians fit well:
 
-    φ = log(p_y / (1 - p_y)),    loss = log(1 + exp(-φ))
+    phi = log(p_y / (1 - p_y)),    loss = log(1 + exp(-phi))
 """
 
 from collections.abc import Callable, Mapping
@@ -12,14 +12,16 @@ import numpy as np
 from benchmark.membership.members import shadows_of
 
 PER_IMAGE = 64
-"""Shadows from which on LiRA estimates each image's own variance; with fewer, one of all images."""
+"""With so many shadows or more LiRA estimates a variance for each image; with fewer, one for all images."""
 _LEAST_STD = 1e-6
-"""Confidences come from float32 logits: smaller differences are rounding. Also where all models are the same."""
+"""Confidences come from float32 logits: smaller differences are rounding. It also serves where all models are equal."""
 
 Attack = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""Given confidences float64 (M,N,Q) of M models on N images under Q queries (the first is the image as it is), whether the
-images were members, bool (M,N), and the number of the target: scores float64 (N,). The target's own row of the second is not
-looked at."""
+"""Returns scores float64 (N,).
+
+Its arguments are the confidences float64 (M,N,Q) of M models in N images under Q queries, of which the first is the
+image as it is; bool (M,N), true for members; the index of the target, whose row of members is not looked at.
+"""
 
 
 def loss_threshold(confidences: np.ndarray, members: np.ndarray, target: int) -> np.ndarray:
@@ -28,20 +30,25 @@ def loss_threshold(confidences: np.ndarray, members: np.ndarray, target: int) ->
 
 
 def lira_offline(confidences: np.ndarray, members: np.ndarray, target: int) -> np.ndarray:
-    """LiRA with models that were not trained on the image (Carlini et al. 2022, arXiv:2112.03570, its offline variant): by how
-    many standard deviations the target is surer than they are. This rises with the paper's 1 - Pr[Z > φ]; over queries, the
-    mean.
+    """LiRA with models that were not trained on the image (Carlini et al. 2022, arXiv:2112.03570, offline variant).
+
+    The score is the number of standard deviations by which the target is more confident than they are, which rises with
+    the paper's 1 - Pr[Z > phi]; over queries, the mean.
     """
     mean, variance = _fit(confidences, ~members, shadows_of(target, len(members)))
     return ((confidences[target] - mean) / np.sqrt(variance)).mean(axis=1)
 
 
 def lira_online(confidences: np.ndarray, members: np.ndarray, target: int) -> np.ndarray:
-    """LiRA with models of both kinds (Carlini et al. 2022, arXiv:2112.03570, algorithm 1): the log likelihood ratio of two
-    Gaussians; over queries, the mean (the paper's Gaussian with a diagonal covariance has the sum).
+    """LiRA with models of both kinds (Carlini et al. 2022, arXiv:2112.03570, algorithm 1).
+
+    The score is the log likelihood ratio of two Gaussians; over queries, the mean (the paper's Gaussian with a diagonal
+    covariance has the sum).
     """
     shadows = shadows_of(target, len(members))
-    seen, unseen = (_log_density(confidences[target], *_fit(confidences, of, shadows)) for of in (members, ~members))
+    seen, unseen = (
+        _log_density(confidences[target], *_fit(confidences, kind, shadows)) for kind in (members, ~members)
+    )
     return (seen - unseen).mean(axis=1)
 
 
@@ -52,9 +59,9 @@ ATTACKS: Mapping[str, Attack] = {
 }
 
 
-def _fit(confidences: np.ndarray, of: np.ndarray, shadows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (N,Q) over the `shadows` that are `of` the kind, bool (M,N), two or more of each image; variance (Q,) or (N,Q)."""
-    values, chosen = confidences[shadows], of[shadows][:, :, None]
+def _fit(confidences: np.ndarray, kind: np.ndarray, shadows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (N,Q) and variance, (Q,) or (N,Q), over `shadows` of a `kind`, bool (M,N): at least two for each image."""
+    values, chosen = confidences[shadows], kind[shadows][:, :, None]
     counts = chosen.sum(axis=0)
     mean = (values * chosen).sum(axis=0) / counts
     squares = (((values - mean) ** 2) * chosen).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Audits experiments: trains the models that are not there yet, attacks each in turn, and sums up over them."""
+"""Audits experiments: trains the models that are missing, attacks each in turn, and summarises over them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,25 +20,27 @@ from benchmark.sweep.cluster import workers
 from pt_peft.errors import UserError
 
 ALL = "all"
-"""In place of a site's name: the images of all sites."""
+"""Stands for the images of all sites, in place of a site's name."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A subject and what is known of its images."""
+    """A subject and its images."""
 
     subject: Subject
     sizes: Mapping[str, int]
     """Training images by site."""
     images: str
-    """Their `fingerprint`."""
+    """`fingerprint` of the images."""
 
 
 def audit(subjects: Sequence[Subject], design: Design, folder: Path, jobs: int) -> dict:
     """The content of a result file.
 
     Args:
-        folder: of the models' answers, see `Kept`; made if it is not there.
+        subjects: the experiments.
+        design: how all of them are audited.
+        folder: keeps the models' answers, see `Kept`; made if missing.
         jobs: models that are trained at the same time; 1 trains them in this process.
 
     Raises:
@@ -66,15 +68,15 @@ def audit(subjects: Sequence[Subject], design: Design, folder: Path, jobs: int) 
 def _open(subject: Subject) -> Opened:
     if subject.experiment.data.task == "multilabel":
         raise UserError(
-            f"experiment '{subject.label}': field 'data.task' is 'multilabel', where an image has no one confidence to attack; "
-            "'multiclass' or 'ordinal' would be right."
+            f"experiment '{subject.label}': field 'data.task' is 'multilabel', where an image has no one confidence to "
+            "attack; 'multiclass' or 'ordinal' would be right."
         )
     sites = open_sites(subject)
     return Opened(subject, {name: len(data.train) for name, data in sorted(sites.items())}, fingerprint(sites))
 
 
 def _answers(opened: Sequence[Opened], design: Design, kept: Kept, jobs: int) -> list[list[Observed]]:
-    """Of each subject's models, in their order. Raises UserError."""
+    """The answers of each subject's models, in order. Raises UserError."""
     found = [[kept.read(one.subject, one.images, model) for model in range(design.models)] for one in opened]
     places = [(index, model) for index in range(len(opened)) for model in range(design.models)]
     pending = [(index, model) for index, model in places if found[index][model] is None]
@@ -83,14 +85,15 @@ def _answers(opened: Sequence[Opened], design: Design, kept: Kept, jobs: int) ->
             kept.write(opened[index].subject, opened[index].images, model, observed)
             found[index][model] = observed
             progress.update()
-    return found
+    return [[answer for answer in of_subject if answer is not None] for of_subject in found]
 
 
 def _trained(
     subjects: Sequence[Subject], pending: Sequence[tuple[int, int]], design: Design, jobs: int
 ) -> Iterator[tuple[int, int, Observed]]:
-    """The models that are `pending`, each the index of its subject and its own number, and their answers, as they end. Raises
-    UserError.
+    """Trains the `pending` models, pairs of a subject's and a model's index; yields both and the answers as models end.
+
+    Raises UserError.
     """
     if min(jobs, len(pending)) <= 1:
         for index, model in pending:
@@ -107,8 +110,8 @@ def _trained(
                 observed = future.result()
             except KilledWorker:
                 raise UserError(
-                    f"experiment '{subjects[index].label}': the process that trained model {model} was killed, and so was the "
-                    f"next; fewer --jobs than {jobs} may be right, if memory was too small."
+                    f"experiment '{subjects[index].label}': the process that trained model {model} was killed, and so "
+                    f"was the next; fewer --jobs than {jobs} may be right, if memory was too small."
                 ) from None
             yield index, model, observed
             future.release()
@@ -125,8 +128,10 @@ def _summary(one: Opened, observed: Sequence[Observed]) -> dict:
     for name, attack in ATTACKS.items():
         scores = [attack(confidences, is_member, target) for target in range(len(observed))]
         attacks[name] = {
-            of: _over_targets([success(row[mask], truth[mask]) for row, truth in zip(scores, is_member, strict=True)])
-            for of, mask in chosen.items()
+            sites: _over_targets(
+                [success(row[mask], truth[mask]) for row, truth in zip(scores, is_member, strict=True)]
+            )
+            for sites, mask in chosen.items()
         }
     return {
         "name": one.subject.label,
@@ -138,24 +143,24 @@ def _summary(one: Opened, observed: Sequence[Observed]) -> dict:
             kind: asdict(_estimate([row[mask].mean() for row, mask in zip(right, masks, strict=True)]))
             for kind, masks in (("members", is_member), ("others", ~is_member))
         },
-        "counts": {of: _counts(is_member[:, mask]) for of, mask in chosen.items()},
+        "counts": {sites: _counts(is_member[:, mask]) for sites, mask in chosen.items()},
         "attacks": attacks,
         "seconds": round(sum(model.seconds for model in observed), 1),
     }
 
 
 def _counts(is_member: np.ndarray) -> dict:
-    """Of some images under the models, bool (M,N): the least numbers over targets, and what follows from them."""
+    """The least numbers of members and others over targets, bool (M,N), and what guessing reaches with so many."""
     seen, unseen = int(is_member.sum(axis=1).min()), int((~is_member).sum(axis=1).min())
     return {"members": seen, "others": unseen, "balanced_accuracy_by_chance": chance(seen, unseen)}
 
 
 def _over_targets(found: Sequence[Success]) -> dict:
-    """Means with intervals over the targets, which share images and shadows: the intervals are approximate."""
+    """Means with intervals over targets. Targets share images and shadows, so the intervals are approximate."""
 
     def estimate(value: Callable[[Success], float | None]) -> dict | None:
-        values = [value(one) for one in found]
-        return None if None in values else asdict(_estimate(values))
+        values = [share for one in found if (share := value(one)) is not None]
+        return asdict(_estimate(values)) if len(values) == len(found) else None
 
     return {
         "auc": estimate(lambda one: one.auc),
@@ -167,20 +172,24 @@ def _over_targets(found: Sequence[Success]) -> dict:
 
 
 def _estimate(shares: Sequence[float]) -> Estimate:
-    """Of shares, one a target; the interval ends where shares do."""
-    found = over_seeds(list(shares))
+    """The mean of shares, one a target, with an interval within 0 to 1."""
+    found = over_seeds(shares)
+    if found.low is None or found.high is None:
+        return found
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
 def _difference(first: dict, other: dict) -> dict:
-    """By attack, how far the other's AUC is from that of the first, over targets with the same members."""
+    """Differences of AUC by attack, `other` less `first`, over targets with the same members."""
 
-    def change(attack: str, of: str) -> dict:
-        pairs = zip(first["attacks"][attack][of]["targets"], other["attacks"][attack][of]["targets"], strict=True)
+    def change(attack: str, sites: str) -> dict:
+        pairs = zip(first["attacks"][attack][sites]["targets"], other["attacks"][attack][sites]["targets"], strict=True)
         return asdict(over_seeds([after["auc"] - before["auc"] for before, after in pairs]))
 
     return {
         "of": other["name"],
         "to": first["name"],
-        "auc": {attack: {of: change(attack, of) for of in by_site} for attack, by_site in first["attacks"].items()},
+        "auc": {
+            attack: {sites: change(attack, sites) for sites in by_site} for attack, by_site in first["attacks"].items()
+        },
     }

@@ -1,4 +1,4 @@
-"""The models' answers that are there already: a killed audit goes on with them."""
+"""Keeps the models' answers, so that a killed audit goes on with them."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ def fingerprint(sites: Mapping[str, SiteData]) -> str:
     for name, data in sorted(sites.items()):
         digest.update(json.dumps([name, data.train.images.shape, str(data.train.labels.dtype)]).encode())
         for array in (data.train.images, data.train.labels):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -34,10 +34,12 @@ class Kept:
         self._design = design
 
     def read(self, subject: Subject, images: str, model: int) -> Observed | None:
-        """None if there is no file of this very experiment, draw, way of asking and images, or if it is damaged.
+        """The answers of `model`; None if it has none for this experiment, design and images, or a damaged file.
 
         Args:
+            subject: the experiment.
             images: their `fingerprint`.
+            model: its index.
         """
         identity = self._identity(subject, images, model)
         path = self._path(identity)
@@ -51,14 +53,14 @@ class Kept:
         return None
 
     def write(self, subject: Subject, images: str, model: int, observed: Observed) -> None:
-        """Raises OSError."""
+        """Keeps the answers of `model`. Raises OSError."""
         identity = self._identity(subject, images, model)
         file = io.BytesIO()
         np.savez_compressed(file, identity=np.array(identity), **asdict(observed))
         write_atomically(self._path(identity), file.getvalue())
 
     def _identity(self, subject: Subject, images: str, model: int) -> str:
-        """What a model's answers depend on. Not the number of shadows: an audit with more goes on with what is there."""
+        """What a model's answers depend on: not the number of shadows, so that an audit with more shadows goes on."""
         fields = {"experiment": subject.experiment.digest(), "images": images, "model": model, **asdict(self._design)}
         del fields["shadows"]
         return json.dumps(fields, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Which images each model is trained on, and which models are the shadows of which."""
+"""Draws the training images of each model, and chooses the shadows of each target."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,18 @@ from pt_peft.seeds import derive_seed
 
 
 def members(seed: int, sizes: Mapping[str, int], model: int) -> dict[str, np.ndarray]:
-    """One half of each site's images, drawn at random; models 2i and 2i+1 have the two halves of a draw, so that every image
-    is in exactly half of an even number of models. Of an odd number of images, model 2i has the smaller half.
+    """Draws one half of each site's images at random.
+
+    Models 2i and 2i+1 have the two halves of a draw, so every image is in exactly half of an even number of models.
+    Where the number of images is odd, model 2i has the smaller half.
 
     Args:
+        seed: of the draw.
         sizes: training images by site.
-        model: its number, from 0. A draw does not depend on how many models there are.
+        model: its index. A draw does not depend on the number of models.
 
     Returns:
-        By site bool (N,), true for members.
+        For each site bool (N,), true for members.
     """
     drawn = {}
     for site, size in sizes.items():
@@ -29,10 +32,11 @@ def members(seed: int, sizes: Mapping[str, int], model: int) -> dict[str, np.nda
 
 
 def shadows_of(target: int, models: int) -> np.ndarray:
-    """Numbers of the models that an attack on `target` may look at: all but itself and its complement, int64 (`models` - 2,).
+    """Indices of the models that an attack on `target` may look at, int64 (`models` - 2,).
 
-    Without the complement every image is in exactly half of the shadows. With it, members of the target would be in one shadow
-    less than the others, and the counts alone would move the likelihoods.
+    They are all but the target and its complement. Without the complement every image is in exactly half of the
+    shadows. With it, the target's members would be in one shadow fewer than other images, and the counts alone would
+    move the likelihoods.
     """
     numbers = np.arange(models)
     return numbers[numbers // 2 != target // 2]

@@ -1,4 +1,4 @@
-"""Trains one of an audit's models, and asks it about every image."""
+"""Trains one of an audit's models, and queries it with every image."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 
 from benchmark.membership.members import members
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from pt_peft.data.site_data import SiteData, ImageSplit
+from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -18,19 +18,19 @@ from pt_peft.seeds import derive_seed
 from pt_peft.training.trainer import LocalTrainer
 
 FLIPS = ((), (3,), (2,), (2, 3))
-"""Axes of (N,3,S,S) that each query reverses."""
+"""Axes of images (N,3,S,S) that each query reverses."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An experiment that is audited."""
+    """An experiment to audit."""
 
     label: str
-    """What it is called in the tables."""
+    """Its name in the tables."""
     experiment: Experiment
     site: Site
     names: tuple[str, ...]
-    """Of the sites, sorted."""
+    """Names of the sites, sorted."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,31 @@ class Design:
     """How all subjects are audited."""
 
     seed: int
-    """Draws the members."""
+    """Seed of the draw of members."""
     shadows: int
-    """Of each target: even, 4 or more."""
+    """Shadows of each target: an even number, 4 or more."""
     flips: bool = False
-    """Whether models are asked about the four flips of an image instead of the image alone."""
+    """Whether models are queried with the four flips of an image instead of the image alone."""
     known_seed: bool = False
-    """Whether all models have the experiment's own seed, as an attacker who has the experiment can arrange: the same start and
-    the same order of images. Else each has one of its own, as in the paper."""
+    """Whether all models have the experiment's own seed, as an attacker who has the experiment can arrange.
+
+    They then share their start and the order of images. Otherwise each model has its own seed, as in the paper.
+    """
 
     @property
     def models(self) -> int:
-        """Of each subject: a target has neither itself nor its complement for a shadow."""
+        """Models of each subject: neither the target nor its complement is a shadow."""
         return self.shadows + 2
 
     @property
     def queries(self) -> int:
-        """Of each image."""
+        """Queries of each image."""
         return len(FLIPS) if self.flips else 1
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a model says of the training images of all sites, in the order of their names."""
+    """A model's answers on the training images of all sites, site by site in the order of their names."""
 
     members: np.ndarray
     """bool (N,), whether it was trained on the image."""
@@ -69,30 +71,30 @@ class Observed:
     right: np.ndarray
     """bool (N,), whether the image is classified correctly."""
     seconds: float
-    """That it took, all together."""
+    """Wall time of training and queries."""
 
 
 def open_sites(subject: Subject) -> dict[str, SiteData]:
-    """The images of every site. Raises UserError if they cannot be read or halved."""
+    """Loads the images of every site. Raises UserError if they cannot be read or halved."""
     sites = load_sites(subject.experiment, subject.site, list(subject.names))
     for name, data in sites.items():
         if len(data.train) < 2:
             raise UserError(
-                f"site '{name}' has {len(data.train)} training image(s); at least 2 would be right, so that a model can be "
-                "trained on one half of them."
+                f"site '{name}' has {len(data.train)} training image(s); at least 2 would be right, so that a model "
+                "can be trained on one half of them."
             )
     return sites
 
 
 def observe(subject: Subject, design: Design, model: int) -> Observed:
-    """Trains the model of that number, from 0, and asks it. Raises UserError."""
+    """Trains the model of that index, and queries it. Raises UserError."""
     started = time.monotonic()
     sites = open_sites(subject)
     trainer = make_trainer(_of_model(subject.experiment, design, model), subject.site)
     if trainer.model.personal:
         raise UserError(
-            f"experiment '{subject.label}': '{min(trainer.model.personal)}' stays at its site, so that the federation's "
-            "aggregate is no whole model to ask; a method of which all is exchanged or frozen would be right."
+            f"experiment '{subject.label}': '{min(trainer.model.personal)}' stays at its site, so the federation's "
+            "aggregate is no whole model to query; a method whose tensors are all exchanged or frozen would be right."
         )
     chosen = members(design.seed, {name: len(data.train) for name, data in sites.items()}, model)
     tensors = federate(trainer, {name: _only(data, chosen[name]) for name, data in sites.items()}).tensors
@@ -101,8 +103,8 @@ def observe(subject: Subject, design: Design, model: int) -> Observed:
     if not confidences.isfinite().all():
         rate = subject.experiment.training.learning_rate
         raise UserError(
-            f"experiment '{subject.label}': model {model} gives logits that are not finite; a smaller training.learning_rate "
-            f"than {rate} may be right."
+            f"experiment '{subject.label}': model {model} gives logits that are not finite; a training.learning_rate "
+            f"below {rate} may be right."
         )
     right = logits[0].argmax(dim=-1) == labels
     is_member = np.concatenate([chosen[name] for name in sorted(sites)])
@@ -110,8 +112,13 @@ def observe(subject: Subject, design: Design, model: int) -> Observed:
 
 
 def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log(p_y / (1 - p_y)) of the softmax, float64 (Q,N), also where p rounds to 1: the logit of the class less the log-sum-exp
-    of the others. Args: logits (Q,N,K), labels int64 (N,).
+    """log(p_y / (1 - p_y)) of the softmax, float64 (Q,N), exact also where p rounds to 1.
+
+    It is the logit of the class less the log-sum-exp of the others.
+
+    Args:
+        logits: floating point (Q,N,K).
+        labels: int64 (N,).
     """
     logits = logits.double()
     index = labels.expand(logits.shape[:-1])[..., None]
@@ -120,9 +127,9 @@ def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _of_model(experiment: Experiment, design: Design, model: int) -> Experiment:
-    """As one of the models has it. Who has a model can ask it without flips at test time."""
+    """The experiment of one model, without flips at test time: an attacker who has the model need not use them."""
     data = experiment.data.model_copy(update={"test_time_flips": "none"})
-    # Also for differential privacy: noise that follows from the seed would be the same in all models, and cancel out.
+    # Differential privacy needs it too: noise drawn from one seed would be the same in all models, and cancel out.
     seed = (
         experiment.seed if design.known_seed else derive_seed(experiment.seed, "audited model", design.seed, model) >> 1
     )
@@ -137,9 +144,9 @@ def _ask(
     trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData], design: Design
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits float32 (Q,N,K) and labels int64 (N,)."""
-    of_queries = []
+    splits = [sites[name].train for name in sorted(sites)]
+    logits = []
     for axes in FLIPS[: design.queries]:
-        flipped = [ImageSplit(np.flip(sites[name].train.images, axes), sites[name].train.labels) for name in sorted(sites)]
-        answers = [trainer.predict(tensors, split) for split in flipped]
-        of_queries.append(torch.cat([logits for logits, _ in answers]))
-    return torch.stack(of_queries), torch.cat([labels for _, labels in answers])
+        flipped = [ImageSplit(np.flip(split.images, axes), split.labels) for split in splits]
+        logits.append(torch.cat([trainer.predict(tensors, split)[0] for split in flipped]))
+    return torch.stack(logits), torch.cat([torch.from_numpy(split.labels) for split in splits])

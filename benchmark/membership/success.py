@@ -1,4 +1,4 @@
-"""How well scores tell members from others."""
+"""Measures how well scores tell members from others."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,23 @@ _DRAWS, _SEED = 500, 20240
 
 @dataclass(frozen=True)
 class Success:
-    """Of one attack on one target."""
+    """The success of one attack on one target."""
 
     auc: float
-    """Share of (member, other) pairs in the right order, a tie counting half."""
+    """Share of (member, other) pairs in the right order, ties counted by half."""
     balanced_accuracy: float
-    """Mean of true positive and true negative rate at the best threshold, which is chosen on the same scores: at least 0.5."""
+    """Mean of true positive and true negative rate at the best threshold, chosen on the same scores: at least 0.5."""
     tpr: tuple[float | None, ...]
-    """At each of `LEVELS` the highest true positive rate whose false positive rate is not above it; None with fewer others than
-    would make one false positive."""
+    """For each of `LEVELS` the highest true positive rate whose false positive rate is not above it.
+
+    None where there are too few others for one false positive.
+    """
 
 
 def success(scores: np.ndarray, members: np.ndarray) -> Success:
-    """Args: scores float (N,), members bool (N,), with at least one true and one false."""
+    """The success of `scores` float (N,) on `members` bool (N,), of which at least one is true and one false."""
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores: a threshold cannot part them
+    last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores: a threshold cannot separate them
     hits = np.append(0, np.cumsum(members[order])[last])
     alarms = np.append(0, np.cumsum(~members[order])[last])
     tpr, fpr = hits / hits[-1], alarms / alarms[-1]
@@ -36,8 +38,9 @@ def success(scores: np.ndarray, members: np.ndarray) -> Success:
 
 
 def chance(members: int, others: int) -> float:
-    """The mean best balanced accuracy of scores that say nothing, of so many images: more than 0.5, for the threshold is chosen
-    on the same scores.
+    """The mean best balanced accuracy of random scores.
+
+    It is more than 0.5, as the threshold is chosen on the same scores.
     """
     generator = np.random.default_rng(_SEED)
     is_member = np.arange(members + others) < members

@@ -1,4 +1,4 @@
-"""An audit as Markdown."""
+"""Writes an audit as Markdown."""
 
 from benchmark.membership.audit import ALL
 from benchmark.report.blocks import NONE, Report, Section, Table, Value, count, in_points, text
@@ -6,14 +6,15 @@ from benchmark.report.markdown import to_markdown
 from benchmark.report.statistics import Estimate
 
 _EXPLANATION = (
-    "Means over targets with 95 % intervals (Student's t; targets share images, so approximate). An AUC of 0.5 is that of "
-    "guessing. Balanced accuracy is at the best threshold, chosen on the same scores: guessing reaches what stands under 'by "
-    f"chance'. A false positive rate of 1 % needs 100 others, one of 0.1 % needs 1,000 ({NONE}: there are fewer)."
+    "Means over targets with 95 % intervals (Student's t; targets share images, so they are approximate). Guessing has "
+    "an AUC of 0.5. Balanced accuracy is at the best threshold, chosen on the same scores: guessing reaches the value "
+    "under 'by chance'. A false positive rate of 1 % needs 100 others, one of 0.1 % needs 1,000 "
+    f"({NONE}: there are fewer)."
 )
 
 
 def table(result: dict) -> str:
-    """The content of a result file, see `benchmark.membership.audit.audit`."""
+    """The tables of `result`, the content of a result file, see `benchmark.membership.audit.audit`."""
     design, audits = result["design"], result["audits"]
     blocks = [_EXPLANATION, _attacks(audits, design["levels"]), _accuracies(audits)]
     if result["differences"]:
@@ -26,12 +27,12 @@ def _attacks(audits: list[dict], levels: list[float]) -> Table:
     rows = []
     for audit in audits:
         for attack, by_site in audit["attacks"].items():
-            for of, found in by_site.items():
-                counts = audit["counts"][of]
+            for sites, found in by_site.items():
+                counts = audit["counts"][sites]
                 numbers = [count(counts["members"]), count(counts["others"]), _share(found["auc"])]
                 numbers += [_share(found["balanced_accuracy"]), _plain(counts["balanced_accuracy_by_chance"])]
                 numbers += [_share(found["tpr"][f"{level:g}"]) for level in levels]
-                rows.append([text(audit["name"]), text(attack), text(_of(of)), *numbers])
+                rows.append([text(audit["name"]), text(attack), text(_images_of(sites)), *numbers])
     header = ["experiment", "attack", "images of", "members", "others", "AUC", "balanced accuracy", "by chance"]
     return Table("Attacks", header + [f"TPR at {100 * level:g} % FPR" for level in levels], rows)
 
@@ -46,16 +47,16 @@ def _accuracies(audits: list[dict]) -> Table:
 
 def _differences(differences: list[dict]) -> Table:
     rows = [
-        [text(f"{one['of']} less {one['to']}"), text(attack), text(_of(of)), _in_points(change)]
+        [text(f"{one['of']} less {one['to']}"), text(attack), text(_images_of(sites)), _in_points(change)]
         for one in differences
         for attack, by_site in one["auc"].items()
-        for of, change in by_site.items()
+        for sites, change in by_site.items()
     ]
     caption = "Difference of AUC, points, paired over targets with the same members"
     return Table(caption, ["experiments", "attack", "images of", "AUC"], rows)
 
 
-def _of(name: str) -> str:
+def _images_of(name: str) -> str:
     return "all sites" if name == ALL else name
 
 

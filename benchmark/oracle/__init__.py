@@ -1,1 +1,1 @@
-"""The plain loop: what a federation must equal, without FLARE."""
+"""The plain loop, without FLARE: a federation must end with the same adapter."""

@@ -1,4 +1,4 @@
-"""What a federation is compared with: all images in one place, each site alone, and the class frequencies."""
+"""Baselines of a federation: all images in one place, each site alone, and the majority class."""
 
 from collections.abc import Mapping
 
@@ -7,27 +7,30 @@ import torch
 from torch.nn import functional
 
 from benchmark.oracle.evaluation import Predictions, joined
-from pt_peft.data.site_data import SiteData, ImageSplit
+from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.experiment.sections import Data
 
 BASELINES = ("pooled", "local")
-"""What is trained without a federation: one model on all images, and one at each site."""
+"""The trained ones: one model on all images, and one at each site."""
 
 
 def pooled(sites: Mapping[str, SiteData]) -> SiteData:
-    """All sites' images as one site's."""
+    """Joins all sites' images to those of one site."""
     return SiteData(
         *(_together([getattr(data, split) for data in sites.values()]) for split in ("train", "val", "test"))
     )
 
 
 def _together(splits: list[ImageSplit]) -> ImageSplit:
-    return ImageSplit(np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits]))
+    return ImageSplit(
+        np.concatenate([split.images for split in splits]), np.concatenate([split.labels for split in splits])
+    )
 
 
 def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:
-    """The class frequencies of all training images as every test image's probabilities: the most frequent class, or each
-    label's most frequent answer, is predicted always. Raises UserError if there are no test images.
+    """Predicts the majority class, or each label's majority answer, for every test image.
+
+    The probabilities are the class frequencies of all training images. Raises UserError if there are no test images.
     """
     labels = torch.from_numpy(pooled(sites).train.labels)
     if data.task == "multilabel":

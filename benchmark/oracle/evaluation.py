@@ -1,43 +1,16 @@
-"""Predictions of a finished model on every site's images, and metrics of them."""
+"""Predictions of a finished model on every site's images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from benchmark.oracle.predictions import Predictions
 from pt_peft.data.items import SplitName
-from pt_peft.data.site_data import SiteData, ImageSplit
+from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
-from pt_peft.experiment.sections import Task
 from pt_peft.federation.local_round import at_site_rank, starting_model
-from pt_peft.training.metrics import evaluate_predictions
 from pt_peft.training.trainer import LocalTrainer
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Of all sites that have images in a split, one after the other in the order of their names."""
-
-    sites: list[str]
-    logits: np.ndarray
-    """Floating point (N,K)."""
-    labels: np.ndarray
-    """int64 (N,), or uint8 (N,K) for ``multilabel``."""
-    site: np.ndarray
-    """uint16 (N,), positions in `sites`."""
-
-    def metrics(self, task: Task) -> dict:
-        """``pooled``, of all images together, and those of each of the ``sites``, see `evaluate_predictions`."""
-        of_sites = {name: self.site == index for index, name in enumerate(self.sites)}
-        return {
-            "pooled": self._metrics(slice(None), task),
-            "sites": {name: self._metrics(chosen, task) for name, chosen in of_sites.items()},
-        }
-
-    def _metrics(self, chosen: slice | np.ndarray, task: Task) -> dict:
-        return evaluate_predictions(torch.from_numpy(self.logits[chosen]), torch.from_numpy(self.labels[chosen]), task)
 
 
 def predict(
@@ -47,7 +20,14 @@ def predict(
     sites: Mapping[str, SiteData],
     split: SplitName,
 ) -> Predictions:
-    """The predictions of the model with the server's `tensors` as each site has it: at its rank, and with what it has `kept`.
+    """Predictions of the model as each site has it.
+
+    Args:
+        trainer: as a site has it.
+        tensors: the server's; each site has them at its own rank.
+        kept: tensors that stay at a site, by its name.
+        sites: data by name.
+        split: whose images are predicted.
 
     Raises:
         UserError: if no site has images in `split`.

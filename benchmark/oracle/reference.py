@@ -1,6 +1,6 @@
-"""The same federation as a plain PyTorch loop in one process: the oracle of what FLARE must give, and the speed limit.
+"""Runs a federation as a plain PyTorch loop in one process: FLARE must end with the same adapter, and cannot be faster.
 
-python -m benchmark.oracle.reference JOB_FOLDER --sites site-1 site-2 … [--site-file site.json] --out adapter.safetensors
+python -m benchmark.oracle.reference JOB_FOLDER --sites site-1 site-2 --out adapter.safetensors
 """
 
 import argparse
@@ -42,26 +42,26 @@ def load_sites(experiment: Experiment, site: Site, names: list[str]) -> dict[str
 
 @dataclass(frozen=True)
 class Federated:
-    """What a federation ends with."""
+    """The end of a federation."""
 
     tensors: Tensors
     """The final aggregate of the exchanged tensors that the rounds have changed, by canonical key."""
     kept: dict[str, Tensors]
-    """By site, what stays there, see `pt_peft.federation.local_round`."""
+    """Tensors that stay at a site, by its name."""
 
 
 class Observer(Protocol):
-    """Looks at a federation as it runs."""
+    """Is told of each site's round."""
 
     def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
-        """`site` will train from `tensors`, its own included."""
+        """`site` starts to train from `tensors`, those included that stay with it."""
 
     def trained(self, round_number: int, site: str, result: LocalRound) -> None:
-        """It has."""
+        """`site` has trained."""
 
 
 Tamper = Callable[[str, Tensors, Tensors], Tensors]
-"""Of a site's name, what it received and what it has to send."""
+"""Returns what a site sends, from its name, the tensors that it received and those that it should send."""
 
 
 def federate(
@@ -71,11 +71,14 @@ def federate(
     observer: Observer | None = None,
     tamper: Tamper | None = None,
 ) -> Federated:
-    """All rounds with all `sites`.
+    """Runs all rounds with all `sites`.
 
     Args:
-        absent: site and round (from 0) of those that give no result.
-        tamper: what a site sends in place of what it should.
+        trainer: as all sites have it.
+        sites: data by name.
+        absent: pairs of site and round (from 0) without a result.
+        observer: is told of each site's round.
+        tamper: changes what a site sends.
     """
     exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
     server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
@@ -100,7 +103,7 @@ def federate(
 
 
 def greatest_difference(one: Tensors, other: Tensors) -> float:
-    """Between values of tensors of the same name; infinite if one lacks some."""
+    """The greatest difference between values of tensors of the same key; infinite if the keys differ."""
     if one.keys() != other.keys():
         return float("inf")
     return max(float(np.abs(value - other[key]).max()) for key, value in one.items())
@@ -108,10 +111,12 @@ def greatest_difference(one: Tensors, other: Tensors) -> float:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.oracle.reference", description=__doc__.splitlines()[0])
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.oracle.reference", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("job", type=Path, help="job folder")
-    parser.add_argument("--sites", nargs="+", help="names of the sites; the experiment's own if it has some")
+    parser.add_argument("--sites", nargs="+", help="names of the sites; by default the experiment's own")
     parser.add_argument("--site-file", type=Path, help="the site.json that all simulated sites share")
     parser.add_argument("--out", type=Path, required=True, help="the final adapter")
     options = parser.parse_args(arguments)
@@ -127,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if len(set(names)) < max(needed, len(names)):
         raise UserError(
-            f"--sites: {' '.join(names)}; {needed} or more different ones, as federation.min_sites says, would be right."
+            f"--sites: {' '.join(names)}; {needed} or more different ones, by federation.min_sites, would be right."
         )
     check_place(options.out)
     tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors

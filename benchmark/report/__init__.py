@@ -1,1 +1,1 @@
-"""What a suite's result files say: tables, slopes, comparisons and figures, as Markdown, CSV and one HTML page."""
+"""Makes a report from a suite's result file: tables, slopes, comparisons, figures; as Markdown, CSV and HTML."""

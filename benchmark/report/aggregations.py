@@ -1,4 +1,4 @@
-"""Ways to aggregate, or to write payloads, against each other: what a suite's axis of aggregations has."""
+"""Compares the values of a suite's axis of aggregations: ways to aggregate, or codecs of the payload."""
 
 from collections import defaultdict
 
@@ -18,8 +18,9 @@ HEADER = [
 
 
 def aggregation_tables(panels: list[Panel]) -> list[Table]:
-    """One for each method, backbone, data and partition that was run with two aggregations or more; bytes are of all sites and
-    rounds, means over seeds.
+    """One table for each method, backbone, data and partition that was run with two aggregations or more.
+
+    Bytes are those of all sites and rounds, means over seeds.
     """
     groups: dict[tuple[PanelKey, Model], list[Panel]] = defaultdict(list)
     for panel in panels:
@@ -27,8 +28,8 @@ def aggregation_tables(panels: list[Panel]) -> list[Table]:
             groups[panel.key._replace(aggregation=""), model].append(panel)
     return [
         Table(
-            f"{key.data} ({key.domain}), {key.partition}, {model.backbone}, {model.method}: test metrics by aggregation, "
-            "mean ± 95 % interval over seeds",
+            f"{key.data} ({key.domain}), {key.partition}, {model.backbone}, {model.method}: "
+            "test metrics by aggregation, mean ± 95 % interval over seeds",
             HEADER,
             [_row(panel, model) for panel in members],
         )
@@ -44,12 +45,12 @@ def _row(panel: Panel, model: Model) -> list[Value]:
     return [
         text(panel.key.aggregation),
         *(percent(panel.estimate(model, metric)) for metric in METRICS),
-        Value(f"{100 * low:.1f} – {100 * high:.1f}" if len(cells) > 1 else NONE, low),
+        Value(f"{100 * low:.1f} {NONE} {100 * high:.1f}" if len(cells) > 1 else NONE, low),
         _mean_megabytes([cell.bytes_in for cell in cells]),
         _mean_megabytes([cell.bytes_out for cell in cells]),
         count(len(cells)),
     ]
 
 
-def _mean_megabytes(values: list[int | None]) -> Value:
-    return megabytes(None if None in values else sum(values) / len(values))
+def _mean_megabytes(values: list[int]) -> Value:
+    return megabytes(sum(values) / len(values))

@@ -1,15 +1,17 @@
-"""What a report is made of, whatever it is written as."""
+"""The parts of a report, before they become Markdown or HTML."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmark.report.statistics import Estimate
 
-NONE = "–"
+NONE = "\N{EN DASH}"
+"""Shown where there is no value."""
 
 
 class Value(NamedTuple):
-    """A table's entry: what is shown, and what it is sorted by (None sorts last)."""
+    """A table's entry: the text shown, and what it is sorted by (None sorts last)."""
 
     text: str
     order: float | str | None
@@ -25,7 +27,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Of each column, whether it holds numbers."""
+        """Whether each column holds numbers."""
         return [all(not isinstance(row[column].order, str) for row in self.rows) for column in range(len(self.header))]
 
 
@@ -38,12 +40,16 @@ class Figure:
     caption: str
 
 
+Block = Table | Figure | str
+"""A part of a section; text is a paragraph."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a heading. `panel` is what the page's filter calls it; a section of None is always shown."""
+    """Blocks under a heading. `panel` is its name in the page's filter; a section of None is always shown."""
 
     title: str
-    blocks: list[Table | Figure | str] = field(default_factory=list)
+    blocks: Sequence[Block] = field(default_factory=list)
     panel: str | None = None
 
 
@@ -57,22 +63,22 @@ class Report:
 
     @property
     def figures(self) -> list[Figure]:
-        """Of all sections."""
+        """Those of all sections."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]
 
 
 def text(value: object) -> Value:
-    """Sorted as it is written."""
+    """An entry that is sorted as it is written."""
     return Value(str(value), str(value)) if value not in (None, "") else Value(NONE, None)
 
 
 def count(value: float | None) -> Value:
-    """With thousands separated."""
+    """A number with thousands separated."""
     return Value(NONE, None) if value is None else Value(f"{value:,.0f}", value)
 
 
 def megabytes(value: float | None) -> Value:
-    """Of a number of bytes."""
+    """Bytes in MB."""
     return (
         Value(NONE, None)
         if value is None
@@ -81,7 +87,7 @@ def megabytes(value: float | None) -> Value:
 
 
 def percent(estimate: Estimate | None) -> Value:
-    """Of a fraction, with half its symmetric interval."""
+    """A fraction in percent, ± half its symmetric interval."""
     if estimate is None:
         return Value(NONE, None)
     shown = f"{100 * estimate.value:.1f}"

@@ -1,4 +1,4 @@
-"""Initial models against each other, method by method, on the same seeds and test images."""
+"""Compares initial models method by method, on the same seeds and test images."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +11,7 @@ from benchmark.report.statistics import METRICS, Estimate, with_percentiles
 
 @dataclass(frozen=True)
 class Difference:
-    """`first` minus `second` in points; a method of None stands for all methods together."""
+    """`first` less `second` in points; a method of None stands for all methods together."""
 
     first: str
     second: str
@@ -21,7 +21,7 @@ class Difference:
 
 
 def compare_backbones(panel: Panel) -> list[Difference]:
-    """For each pair of backbones a row a method that both finished with a common seed, and one of all those methods."""
+    """For each pair of backbones one row a method that both finished with a common seed, and one for all of them."""
     rows = []
     for pair in combinations(panel.backbones, 2):
         methods = [model.method for model in panel.models(pair[0]) if Model(pair[1], model.method) in panel.cells]
@@ -35,14 +35,18 @@ def compare_backbones(panel: Panel) -> list[Difference]:
 
 
 def _difference(panel: Panel, pair: tuple[str, str], methods: list[str], seeds: tuple[int, ...]) -> Difference:
-    by_metric = {}
-    for metric in METRICS:
-        models = [[Model(backbone, method) for method in methods] for backbone in pair]
-        values = [[panel.mean(model, metric, seeds) for model in side] for side in models]
-        if any(None in side for side in values):
-            by_metric[metric] = None
-            continue
-        first, second = (np.mean([panel.replicates(model, metric, seeds) for model in side], axis=0) for side in models)
-        value = 100 * float(np.mean(values[0]) - np.mean(values[1]))
-        by_metric[metric] = with_percentiles(value, 100 * (first - second))
+    sides = [[Model(backbone, method) for method in methods] for backbone in pair]
+    by_metric = {metric: _estimate(panel, sides, metric, seeds) for metric in METRICS}
     return Difference(*pair, methods[0] if len(methods) == 1 else None, by_metric, seeds)
+
+
+def _estimate(panel: Panel, sides: list[list[Model]], metric: str, seeds: tuple[int, ...]) -> Estimate | None:
+    """First side less second, in points; None where the metric is undefined for a model."""
+    means, replicates = [], []
+    for models in sides:
+        values = [value for model in models if (value := panel.mean(model, metric, seeds)) is not None]
+        if len(values) < len(models):
+            return None
+        means.append(np.mean(values))
+        replicates.append(np.mean([panel.replicates(model, metric, seeds) for model in models], axis=0))
+    return with_percentiles(100 * float(means[0] - means[1]), 100 * (replicates[0] - replicates[1]))

@@ -1,9 +1,9 @@
-"""What a report says, in order."""
+"""The content of a report, in reading order."""
 
 from collections import Counter, defaultdict
 
 from benchmark.report.aggregations import aggregation_tables
-from benchmark.report.blocks import Report, Section, in_points
+from benchmark.report.blocks import Block, Report, Section, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
 from benchmark.report.figures import (
@@ -29,7 +29,7 @@ from benchmark.report.tables import (
     target_table,
     tuning_table,
 )
-from benchmark.sweep.result_files import Tuning
+from benchmark.sweep.records import BaselineRecord, CellRecord, ChoiceRecord
 
 FEW_SEEDS = 3
 NO_SLOPE = "No slope is defined: that takes two methods that exchange different numbers of parameters and share a seed."
@@ -39,7 +39,11 @@ def build(results: Results, panels: list[Panel], fits: list[Fit], target: float 
     """The report of `results`.
 
     Args:
+        results: what the suite's file holds.
+        panels: of `results`.
+        fits: of `panels`.
         target: validation value to count the bytes to; None takes 95 % of the best of the same panel and backbone.
+        replicates: of the bootstrap.
     """
     look = Look(results)
     sections = [_overview(results, panels, fits, look)]
@@ -53,13 +57,12 @@ def build(results: Results, panels: list[Panel], fits: list[Fit], target: float 
 
 
 def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look) -> Section:
-    finished = [cell for cell in results.cells if cell.status == "finished"]
+    finished = results.cells
     checked = [cell.verification for cell in finished if cell.verification]
-    runs = (*results.cells, *results.baselines, *results.trials)
-    seconds = sum((run.seconds or {}).get("total", 0) for run in runs)
+    seconds = sum(run.seconds.get("total", 0) for run in results.runs)
     lines = [
-        f"{len(finished)} of {len(results.cells)} cells finished. All runs, baselines and tuning trials together took "
-        f"{seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
+        f"{len(finished)} of {len(finished) + len(results.failed_cells)} cells finished. All cells, baselines and "
+        f"trials took {seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
     ]
     engines = Counter(cell.engine for cell in finished)
     lines += [f"Run by engine {name}: {_number(cells, 'cell')}." for name, cells in sorted(engines.items())]
@@ -67,12 +70,12 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
         greatest = max(one.max_difference for one in checked)
         others = ", ".join(sorted({one.engine for one in checked}))
         lines.append(
-            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between the two "
-            f"final aggregates is {greatest:.1e}."
+            f"Run by another engine too ({others}): {_number(len(checked), 'cell')}; the greatest difference between "
+            f"the two final aggregates is {greatest:.1e}."
         )
     else:
         lines.append("No cell was run by another engine too.")
-    blocks: list = [" ".join(lines)]
+    blocks: list[Block] = [" ".join(lines)]
     if panels:
         blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
@@ -81,7 +84,7 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
 
 
 def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, target: float | None) -> Section:
-    blocks: list = [panel_figure(panel, fits, look)]
+    blocks: list[Block] = [panel_figure(panel, fits, look)]
     blocks += [_in_words(fit) for fit in fits if fit.panel == panel.key and fit.metric == "balanced_accuracy"]
     for backbone in panel.backbones:
         models = panel.models(backbone)
@@ -101,36 +104,36 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
 
 def _in_words(fit: Fit) -> str:
     return (
-        f"{fit.backbone}: {in_points(fit.slope)} points of {metric_name(fit.metric)} a decade of exchanged parameters, over "
-        f"{len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+        f"{fit.backbone}: {in_points(fit.slope)} points of {metric_name(fit.metric)} a decade of exchanged parameters, "
+        f"over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
     )
 
 
 def _tuning_sections(results: Results, look: Look) -> list[Section]:
-    groups: dict[str, list[Tuning]] = defaultdict(list)
-    for entry in results.tuning:
-        axes = entry.axes
-        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.aggregation}, {axes.backbone}"].append(entry)
-    metric = results.cells[0].select_by
+    groups: dict[str, list[ChoiceRecord]] = defaultdict(list)
+    for choice in results.choices:
+        axes = choice.axes
+        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.aggregation}, {axes.backbone}"].append(choice)
+    metric = results.runs[0].select_by
     sections = []
-    for title, entries in groups.items():
-        curves = tuning_curves(title, entries, metric, look)
+    for title, choices in groups.items():
+        curves = tuning_curves(title, choices, metric, look)
         sections.append(
-            Section(f"Learning rates: {title}", [*([curves] if curves else []), tuning_table(entries, metric)])
+            Section(f"Learning rates: {title}", [*([curves] if curves else []), tuning_table(choices, metric)])
         )
     return sections
 
 
 def _warnings(results: Results, panels: list[Panel]) -> list[str]:
     found = []
-    failed = sum(cell.status == "failed" for cell in results.cells)
+    failed = len(results.failed_cells)
     if failed:
-        found.append(f"{_number(failed, 'cell')} of {len(results.cells)} failed; see Failures.")
+        found.append(f"{_number(failed, 'cell')} of {failed + len(results.cells)} failed; see Failures.")
     fewest = min((len(by_seed) for panel in panels for by_seed in panel.cells.values()), default=None)
     if fewest == 1:
         found.append(
-            "Some rows rest on one seed: they have no interval over seeds, and bootstrap intervals of one seed cover the test "
-            "images alone."
+            "Some rows rest on one seed: they have no interval over seeds, and bootstrap intervals of one seed cover "
+            "the test images alone."
         )
     elif fewest is not None and fewest < FEW_SEEDS:
         found.append(f"Some rows rest on {fewest} seeds: intervals over fewer than {FEW_SEEDS} seeds say little.")
@@ -143,29 +146,32 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
                     f"{panel.key}, {backbone}: not every method finished every seed; the slope uses the "
                     f"{_number(len(common), 'seed')} that all of them have, of {len(every)}."
                 )
-    if not results.tuning:
+    if not results.choices:
         found.append(
             "No learning rate was tuned: differences between methods may be differences in how well a guess fits."
         )
-    if any(run.provenance.get("dirty") for run in (*results.cells, *results.baselines)):
+    shown: list[CellRecord | BaselineRecord] = [*results.cells, *results.baselines]
+    if any(run.provenance.dirty for run in shown):
         found.append("Some runs come from a working tree with changes that are not in their commit.")
     return found
 
 
 def _methods(results: Results, replicates: int) -> str:
-    tuned = "what was tuned was chosen by the final validation metric" if results.tuning else "nothing was tuned"
+    tuned = "settings were chosen by the final validation metric" if results.choices else "nothing was tuned"
     return (
-        f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. Test metrics "
-        "are of all sites' test images together. Tables give the mean over seeds ± Student's 95 % interval; with one seed "
-        "there is none. Slopes are ordinary least squares of the mean over seeds, in points (100 × the metric), against log10 "
-        "of the parameters that a site sends in a round, head included, over all methods that send any and the seeds that all "
-        f"of them finished. Slopes and differences have 95 % percentile intervals of {replicates:,} bootstrap replicates "
-        f"(generator seed {GENERATOR_SEED}): seeds are drawn with replacement and, within each, test images, the same for all "
-        "models, so that differences are paired; metrics are recomputed from the stored logits. These intervals cover chance "
-        "in seeds and test images, not which methods were picked, and of a handful of seeds they come out too narrow. A method "
-        "is on the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and better "
-        "in one. Worst site and spread (best minus worst) are of the sites' balanced accuracy, over the classes that a site's test "
-        "images have: a site with fewer classes starts higher. Wire bytes are raw tensors, all sites, all rounds, both directions."
+        f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. "
+        "Test metrics are computed on all sites' test images together. Tables give the mean over seeds ± Student's "
+        "95 % interval; with one seed there is none. Slopes are ordinary least squares of the mean over seeds, in "
+        "points (100 times the metric), against log10 of the parameters that a site sends in a round, head "
+        "included, over all methods that send any and the seeds that all of them finished. Slopes and differences "
+        f"have 95 % percentile intervals of {replicates:,} bootstrap replicates (generator seed {GENERATOR_SEED}): "
+        "seeds are drawn with replacement and, within each, test images, the same for all models, so that "
+        "differences are paired; metrics are recomputed from the stored logits. These intervals cover chance in "
+        "seeds and test images, not the choice of methods, and with few seeds they are too narrow. A method is on "
+        "the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and "
+        "better in one. Worst site and spread (best less worst) are of the sites' balanced accuracy, over the "
+        "classes that a site's test images have: a site with fewer classes starts higher. Wire bytes are raw "
+        "tensors, all sites, all rounds, both directions."
     )
 
 

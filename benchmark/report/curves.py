@@ -1,35 +1,39 @@
-"""What a federation reaches round by round, and what it costs to reach a target."""
+"""What a federation reaches in each round, and the bytes it takes to reach a target."""
 
 from typing import NamedTuple
 
 from benchmark.report.panels import Model, Panel
 from benchmark.report.statistics import Estimate, over_seeds
-from benchmark.sweep.result_files import Cell
+from benchmark.sweep.records import CellRecord, Scalars, metric_of
 
 TARGET_SHARE = 0.95
 
 
 class Point(NamedTuple):
-    """After `rounds` rounds and `wire_bytes` of all sites; value is the validation metric, mean over sites."""
+    """The validation metric, mean over sites, after `rounds` rounds and `wire_bytes` of all sites."""
 
     rounds: int
     wire_bytes: int
     value: float
 
 
-def validation_curve(cell: Cell, metric: str) -> list[Point]:
-    """The model before each round that was validated, then the final one."""
-    spent, curve = 0, []
+def validation_curve(cell: CellRecord, metric: str) -> list[Point]:
+    """The models at the start of each round, then the final one, where they were validated."""
+    spent = 0
+    curve: list[tuple[int, int, Scalars | None]] = []
     for index, one in enumerate(cell.rounds):
         curve.append((index, spent, one.val))
         spent += one.bytes_in + one.bytes_out
     curve.append((len(cell.rounds), spent, cell.final.val.mean if cell.final.val else None))
-    valued = [(rounds, spent, scalars.value(metric)) for rounds, spent, scalars in curve if scalars]
-    return [Point(*one) for one in valued if one[2] is not None]
+    return [
+        Point(rounds, spent, value)
+        for rounds, spent, scalars in curve
+        if scalars and (value := metric_of(scalars, metric)) is not None
+    ]
 
 
 def mean_curve(panel: Panel, model: Model, metric: str) -> dict[int, Estimate]:
-    """Over seeds, by round; rounds that not every seed validated are left out."""
+    """Means over seeds by round; rounds that not every seed validated are left out."""
     by_seed = [
         {point.rounds: point.value for point in validation_curve(cell, metric)} for cell in panel.cells[model].values()
     ]
@@ -38,15 +42,17 @@ def mean_curve(panel: Panel, model: Model, metric: str) -> dict[int, Estimate]:
 
 
 def default_target(panel: Panel, models: list[Model], metric: str) -> float | None:
-    """95 % of the best final validation value, mean over seeds; None where no model has one."""
+    """95 % of the best final validation value (mean over seeds); None where no model has one."""
     finals = []
     for model in models:
-        values = [cell.final.val.mean.value(metric) if cell.final.val else None for cell in panel.cells[model].values()]
-        if None not in values:
-            finals.append(over_seeds(values).value)
+        cells = panel.cells[model].values()
+        values = [metric_of(cell.final.val.mean, metric) if cell.final.val else None for cell in cells]
+        known = [value for value in values if value is not None]
+        if len(known) == len(cells):
+            finals.append(over_seeds(known).value)
     return TARGET_SHARE * max(finals) if finals else None
 
 
-def bytes_to_reach(cell: Cell, metric: str, target: float) -> int | None:
-    """Bytes of all sites in both directions until the validation value first is at least `target`; None if it never is."""
+def bytes_to_reach(cell: CellRecord, metric: str, target: float) -> int | None:
+    """Bytes of all sites, both directions, until the validation value first reaches `target`; None if it never does."""
     return next((point.wire_bytes for point in validation_curve(cell, metric) if point.value >= target), None)

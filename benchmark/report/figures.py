@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -19,30 +20,36 @@ from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, over_seeds
 from benchmark.report.svg import STYLE, Tooltips, to_svg
-from benchmark.sweep.result_files import Trial, Tuning
+from benchmark.sweep.records import ChoiceRecord, TriedSettings
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
 BACKBONE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 MARKERS = "osD^v<>PXph*d8H"
 NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "macro_f1": "macro F1"}
-CHOSEN = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
+Rgba = tuple[float, float, float, float]
+CHOSEN: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
 PARAMETERS = "exchanged parameters per site and round"
 
 
 class Look:
-    """The same colour for a backbone and the same marker and colour for a method in every figure."""
+    """Colours of backbones, and markers and colours of methods: the same in every figure."""
 
     def __init__(self, results: Results) -> None:
-        backbones = sorted({one.axes.backbone for one in (*results.cells, *results.tuning)})
-        self.methods = sorted({one.axes.method for one in (*results.cells, *results.tuning)})
+        axes = [one.axes for one in (*results.cells, *results.failed_cells, *results.choices)]
+        backbones = sorted({one.backbone for one in axes})
+        self.methods = sorted({one.method for one in axes})
         self.backbone = {name: BACKBONE_COLOURS[i % len(BACKBONE_COLOURS)] for i, name in enumerate(backbones)}
-        palette = colormaps["tab10" if len(self.methods) <= 10 else "tab20"].colors
-        self.method = {name: palette[i % len(palette)] for i, name in enumerate(self.methods)}
+        self.method = dict(zip(self.methods, _palette(len(self.methods)), strict=True))
         self.marker = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(self.methods)}
 
 
+def _palette(count: int) -> list[Rgba]:
+    colours = colormaps["tab10" if count <= 10 else "tab20"]
+    return [colours(index % colours.N) for index in range(count)]
+
+
 def metric_name(metric: str) -> str:
-    """As a reader would write it."""
+    """The metric's name in words."""
     return NAMES.get(metric, metric.replace("_", " "))
 
 
@@ -86,14 +93,14 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
             handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8
         )
     caption = (
-        f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per decade "
-        "and its 95 % bootstrap interval. Bars: 95 % over seeds, cut off at the edge."
+        f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per "
+        "decade and its 95 % bootstrap interval. Bars: 95 % over seeds, cut off at the edge."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 
 
 def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
-    """One panel's three metrics against exchanged parameters; the methods are named above."""
+    """One panel's three metrics against exchanged parameters, with the methods' names above."""
     tooltips = Tooltips()
     with rc_context(STYLE):
         canvas = Canvas(figsize=(8.4, 7.6), layout="constrained")
@@ -108,16 +115,19 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
             axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, labelspacing=1)
         grid[-1].set_xlabel(PARAMETERS)
         _name_methods(grid, panel)
-    caption = f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge; slopes in points per decade."
+    caption = (
+        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge; slopes "
+        "in points per decade."
+    )
     name = _slug(*panel.key, "slopes")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
 
 def site_bars(panel: Panel, backbone: str) -> Figure:
-    """Balanced accuracy of each site's test images, by method; a black line is all images together."""
+    """Balanced accuracy on each site's test images, by method; a black line is that on all images together."""
     models = panel.models(backbone)
     sites = sorted({site for model in models for cell in panel.cells[model].values() for site in cell.final.test.sites})
-    palette = colormaps["tab10" if len(sites) <= 10 else "tab20"].colors
+    palette = _palette(len(sites))
     tooltips = Tooltips()
     width = 0.8 / max(1, len(sites))
     with rc_context(STYLE):
@@ -125,22 +135,24 @@ def site_bars(panel: Panel, backbone: str) -> Figure:
         axes = canvas.subplots()
         for index, site in enumerate(sites):
             for place, model in enumerate(models):
-                values = [cell.final.test.sites.get(site) for cell in panel.cells[model].values()]
-                if None in values:
+                tests = [cell.final.test.sites for cell in panel.cells[model].values()]
+                if not all(site in test for test in tests):
                     continue
-                found = over_seeds([one.balanced_accuracy for one in values])
+                found = over_seeds([test[site].balanced_accuracy for test in tests])
                 left = place - 0.4 + (index + 0.5) * width
-                (bar,) = axes.bar(left, 100 * found.value, 0.9 * width, color=palette[index % len(palette)], alpha=0.85)
+                (bar,) = axes.bar(left, 100 * found.value, 0.9 * width, color=palette[index], alpha=0.85)
                 tooltips.add(bar, f"{model.method}, {site}: {percent(found).text} % balanced accuracy")
         for place, model in enumerate(models):
             found = panel.estimate(model, "balanced_accuracy")
+            if found is None:
+                continue
             (line,) = axes.plot([place - 0.44, place + 0.44], [100 * found.value] * 2, color="black", linewidth=1.5)
             tooltips.add(line, f"{model.method}, all sites: {percent(found).text} % balanced accuracy")
         axes.set_xticks(range(len(models)), [model.method for model in models], rotation=30, ha="right")
         axes.set_ylim(0, 100)
         axes.set_ylabel("balanced accuracy (%)")
         handles = [
-            Line2D([], [], color=palette[i % len(palette)], linewidth=6, label=site) for i, site in enumerate(sites)
+            Line2D([], [], color=colour, linewidth=6, label=site) for site, colour in zip(sites, palette, strict=True)
         ]
         handles.append(Line2D([], [], color="black", linewidth=1.5, label="all images"))
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=1 + len(sites) // 12)
@@ -180,7 +192,7 @@ def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "bala
 
 def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_accuracy") -> Figure | None:
     """Differences between initial models with their intervals; None where none is defined."""
-    rows = [one for one in differences if one.by_metric[metric]]
+    rows = [(one, found) for one in differences if (found := one.by_metric[metric])]
     if not rows:
         return None
     tooltips = Tooltips()
@@ -188,14 +200,13 @@ def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_
         canvas = Canvas(figsize=(6.6, 1.1 + 0.24 * len(rows)), layout="constrained")
         axes = canvas.subplots()
         axes.axvline(0, color="#999999", linewidth=0.8)
-        for place, row in enumerate(rows):
-            found = row.by_metric[metric]
+        for place, (row, found) in enumerate(rows):
             colour = "black" if row.method is None else BACKBONE_COLOURS[0]
-            if found.low is not None:
+            if found.low is not None and found.high is not None:
                 axes.plot([found.low, found.high], [place, place], color=colour, linewidth=1.2)
             (point,) = axes.plot(found.value, place, "D" if row.method is None else "o", color=colour, markersize=6)
             tooltips.add(point, f"{_row_name(row)}: {in_points(found)} points of {metric_name(metric)}")
-        axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows])
+        axes.set_yticks(range(len(rows)), [_row_name(row) for row, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(f"difference in {metric_name(metric)} (points)")
     caption = f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals."
@@ -203,38 +214,33 @@ def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
 
-def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) -> Figure | None:
+def tuning_curves(title: str, choices: list[ChoiceRecord], metric: str, look: Look) -> Figure | None:
     """Validation metric against the learning rate; what was chosen is ringed. None where no trial finished."""
     tooltips = Tooltips()
     methods = []
     with rc_context(STYLE):
         canvas = Canvas(figsize=(7.2, 3.4), layout="constrained")
         axes = canvas.subplots()
-        rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
+        rates = sorted({trial.learning_rate for choice in choices for trial in choice.trials})
         axes.set_xscale("log")
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
-        for entry in entries:
-            method = entry.axes.method
-            chosen = entry.trials[entry.chosen] if entry.chosen is not None else None
-            trials = sorted((one for one in entry.trials if one.val is not None), key=lambda one: one.learning_rate)
+        for choice in choices:
+            method, chosen = choice.axes.method, choice.settings
+            trials = sorted(
+                ((one, 100 * one.val) for one in choice.trials if one.val is not None),
+                key=lambda trial: trial[0].learning_rate,
+            )
             if trials:
                 methods.append(method)
-            for options in {str(one.options): one.options for one in trials}.values():
-                same = [one for one in trials if one.options == options]
-                axes.plot(
-                    [one.learning_rate for one in same],
-                    [100 * one.val for one in same],
-                    color=look.method[method],
-                    linewidth=1.2,
-                )
-            for one in trials:
-                style = CHOSEN if one is chosen else {"markersize": 4}
-                (point,) = axes.plot(
-                    one.learning_rate, 100 * one.val, look.marker[method], color=look.method[method], **style
-                )
+            for options in {str(one.options): one.options for one, _ in trials}.values():
+                same = [(one.learning_rate, value) for one, value in trials if one.options == options]
+                axes.plot(*zip(*same, strict=True), color=look.method[method], linewidth=1.2)
+            for one, value in trials:
+                style: dict[str, Any] = CHOSEN if one is chosen else {"markersize": 4}
+                (point,) = axes.plot(one.learning_rate, value, look.marker[method], color=look.method[method], **style)
                 was = ", chosen" if one is chosen else ""
-                tooltips.add(point, f"{method}, {settings(one)}: {100 * one.val:.1f} %{was}")
+                tooltips.add(point, f"{method}, {settings(one)}: {value:.1f} %{was}")
         axes.set_xlabel("learning rate")
         axes.set_ylabel(f"validation {metric_name(metric)} (%)")
         handles = [_marker(look.marker[name], look.method[name], name) for name in dict.fromkeys(methods)]
@@ -246,7 +252,7 @@ def tuning_curves(title: str, entries: list[Tuning], metric: str, look: Look) ->
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
 
-def settings(trial: Trial) -> str:
+def settings(trial: TriedSettings) -> str:
     """A trial's choices in words."""
     head = f", head {trial.head_learning_rate:g}" if trial.head_learning_rate is not None else ""
     options = ", ".join(f"{name} {value}" for name, value in trial.options.items())
@@ -268,8 +274,8 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
             estimate, size = panel.estimate(model, metric), panel.exchanged[model]
             if estimate is None or not size:
                 continue
-            if estimate.low is not None:
-                # An artist takes no part in the choice of the axis: intervals over two seeds would make the values a line.
+            if estimate.low is not None and estimate.high is not None:
+                # An artist does not widen the axis: with two seeds, intervals would press the values into a line.
                 ends = [100 * estimate.low, 100 * estimate.high]
                 axes.add_artist(Line2D([size, size], ends, color=colour, linewidth=0.9, alpha=0.6))
             (point,) = axes.plot(
@@ -283,12 +289,13 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
             )
             tooltips.add(
                 point,
-                f"{model.method}, {backbone}: {percent(estimate).text} % {metric_name(metric)}, {count(size).text} parameters",
+                f"{model.method}, {backbone}: {percent(estimate).text} % {metric_name(metric)}, "
+                f"{count(size).text} parameters",
             )
 
 
 def _name_methods(grid: Sequence[Axes], panel: Panel) -> None:
-    """Names above the first axes, pushed apart, each with a guide down through all axes."""
+    """Writes names above the first axes, pushed apart, each with a guide line through all axes."""
     sizes: dict[str, list[float]] = {}
     for model, size in panel.exchanged.items():
         if size:
@@ -296,10 +303,10 @@ def _name_methods(grid: Sequence[Axes], panel: Panel) -> None:
     if not sizes:
         return
     low, high = np.log10(grid[0].get_xlim())
-    names = sorted(sizes, key=lambda name: np.mean(sizes[name]))
+    names = sorted(sizes, key=lambda name: float(np.mean(sizes[name])))
     exact = np.array([np.mean(sizes[name]) for name in names])
     steps = 0.032 * (high - low) * np.arange(len(names))
-    # The closest places that keep the distance: a monotone regression once the steps are taken off.
+    # Closest places at that distance: a monotone regression after the steps are subtracted.
     places = isotonic_regression(exact - steps).x + steps
     for name, at, place in zip(names, exact, places, strict=True):
         for axes in grid:
@@ -328,12 +335,12 @@ def _slope_text(fit: Fit | None) -> str:
     return f"{in_points(fit.slope)} points/decade" if fit else "no slope"
 
 
-def _marker(marker: str, colour: object, label: str) -> Line2D:
+def _marker(marker: str, colour: str | Rgba, label: str) -> Line2D:
     return Line2D([], [], marker=marker, color=colour, linestyle="", markersize=6, label=label)
 
 
 def _row_name(row: Difference) -> str:
-    return f"{row.first} − {row.second}, {row.method or 'all methods'}"
+    return f"{row.first} \N{MINUS SIGN} {row.second}, {row.method or 'all methods'}"
 
 
 def _slug(*parts: str) -> str:

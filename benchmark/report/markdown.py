@@ -1,4 +1,4 @@
-"""A report as GitHub's Markdown."""
+"""Writes a report as GitHub's Markdown."""
 
 import re
 
@@ -6,7 +6,7 @@ from benchmark.report.blocks import Figure, Report, Section, Table
 
 
 def to_markdown(report: Report) -> str:
-    """Figures are referred to by their files, which lie beside the report."""
+    """Figures are linked by their files, which lie beside the report."""
     parts = [f"# {_plain(report.title)}"]
     parts += [f"> **Mind:** {_plain(warning)}" for warning in report.warnings]
     parts += [_section(section) for section in report.sections]
@@ -29,5 +29,5 @@ def _block(block: Table | Figure | str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown or HTML would take for markup."""
+    """Escapes what Markdown or HTML would read as markup."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

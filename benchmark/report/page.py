@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else."""
+"""Writes a report as one HTML page that needs no other file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 
 def to_html(report: Report) -> str:
-    """With a filter by panel, tables that sort by a click, and the figures inline."""
+    """The page has a filter by panel, tables that a click sorts, and the figures inline."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

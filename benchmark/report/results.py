@@ -1,21 +1,24 @@
-"""Reading a suite's results folder, and refusing what does not fit together."""
+"""Reads a suite's results, and refuses what does not fit together."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue
 
 from benchmark.report.statistics import METRICS, WeightedMetrics
-from benchmark.sweep.result_files import (
-    Baseline,
-    Cell,
-    Predictions,
-    TrialRun,
-    Tuning,
-    read_predictions,
-    read_run,
-    read_tuning,
+from benchmark.sweep.records import (
+    AnyRun,
+    Axes,
+    BaselineRecord,
+    CellRecord,
+    ChoiceRecord,
+    FailureRecord,
+    TrialRecord,
+    metric_of,
 )
+from benchmark.sweep.result_file import read
 from pt_peft.errors import UserError
 
 CLOSE = 1e-6
@@ -24,92 +27,104 @@ CLOSE = 1e-6
 
 @dataclass(frozen=True)
 class Results:
-    """All that a results folder holds; `predictions` are those of the finished cells, by their names."""
+    """What a result file holds, by kind; runs in order of their names."""
 
     name: str
-    cells: list[Cell]
-    predictions: dict[str, Predictions]
-    baselines: list[Baseline]
-    trials: list[TrialRun]
-    tuning: list[Tuning]
+    """The suite's."""
+    cells: list[CellRecord]
+    baselines: list[BaselineRecord]
+    trials: list[TrialRecord]
+    failures: list[FailureRecord]
+    choices: list[ChoiceRecord]
+
+    @property
+    def runs(self) -> list[AnyRun]:
+        """Finished or failed."""
+        return [*self.cells, *self.baselines, *self.trials, *self.failures]
+
+    @property
+    def failed_cells(self) -> list[FailureRecord]:
+        """Federated runs that failed."""
+        return [one for one in self.failures if one.run_kind == "cell"]
 
 
-def read_results(folder: Path) -> Results:
-    """Reads what ``python -m benchmark run`` left in `folder`.
+def read_results(path: Path) -> Results:
+    """Reads what ``python -m benchmark run`` wrote to `path`.
 
     Raises:
-        UserError: naming the file, if the folder or its cells are not there, a file is damaged or lacks a field, a finished
-            cell's predictions are missing, of another length than its test images or give other metrics, two cells of one
-            data, partition and seed were tested on different labels, or two of one panel come of different settings.
+        UserError: naming the file and the line or cell, if the file is not there, is damaged or has no cells, a cell's
+            predictions give other metrics, two cells of one data, partition and seed were tested on different labels,
+            two have the same axes, or two of one panel have different settings.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; a suite's results folder, such as benchmark/results/smoke, would be right."
-        )
-    files = sorted((folder / "cells").glob("*.json"))
-    if not files:
-        raise UserError(f"{folder / 'cells'} has no cells (*.json); run the suite first.")
-    cells = [read_run(file, "cells") for file in files]
-    by_axes: dict[Axes, Path] = {}
-    for cell, file in zip(cells, files, strict=True):
-        if cell.axes in by_axes:
-            raise UserError(f"{file}: has the same axes as {by_axes[cell.axes].name}; one of the two is too many.")
-        by_axes[cell.axes] = file
-    predictions = {}
-    first: dict[tuple, tuple[Path, np.ndarray]] = {}
-    for cell, file in zip(cells, files, strict=True):
-        if cell.status == "finished":
-            path = file.with_suffix(".npz")
-            found = predictions[cell.name] = read_predictions(path, cell)
-            key = (cell.axes.domain, cell.axes.data, cell.axes.partition, cell.axes.seed)
-            other, labels = first.setdefault(key, (path, found.labels))
-            if not np.array_equal(labels, found.labels):
-                raise UserError(
-                    f"{path}: its labels are not those of {other.name}, so the two were not tested on the same images; "
-                    "rerun one of the two."
-                )
-    if len(predictions) < sum(cell.status == "finished" for cell in cells):
-        raise UserError(f"{folder / 'cells'}: two cells have the same name.")
-    for cell, file in zip(cells, files, strict=True):
-        if cell.status == "finished":
-            _check_metrics(file, cell, predictions[cell.name])
-    _check_settings(dict(zip(files, cells, strict=True)))
-    return Results(
-        name=folder.resolve().name,
-        cells=cells,
-        predictions=predictions,
-        baselines=[read_run(file, "baselines") for file in sorted((folder / "baselines").glob("*.json"))],
-        trials=[read_run(file, "tuning") for file in sorted((folder / "tuning").glob("*.json"))],
-        tuning=read_tuning(folder / "tuning.json"),
+    contents = read(path)
+    runs = [run for _, run in sorted(contents.runs.items())]
+    results = Results(
+        name=contents.suite.name,
+        cells=[one for one in runs if isinstance(one, CellRecord)],
+        baselines=[one for one in runs if isinstance(one, BaselineRecord)],
+        trials=[one for one in runs if isinstance(one, TrialRecord)],
+        failures=[one for one in runs if isinstance(one, FailureRecord)],
+        choices=list(contents.choices.values()),
     )
+    if not (results.cells or results.failed_cells):
+        raise UserError(f"{path}: has no cells; run the suite first.")
+    _check_axes(path, [*results.cells, *results.failed_cells])
+    for cell in results.cells:
+        _check_metrics(path, cell)
+    _check_labels(path, results.cells)
+    _check_settings(path, [*results.cells, *results.failed_cells])
+    return results
 
 
-def _check_metrics(file: Path, cell: Cell, predictions: Predictions) -> None:
-    ones = np.ones((len(predictions.labels), 1), np.float32)
-    for metric, value in zip(METRICS, WeightedMetrics(predictions)(ones)[:, 0], strict=True):
-        said = cell.final.test.pooled.value(metric)
+def _check_axes(path: Path, cells: list[CellRecord | FailureRecord]) -> None:
+    first: dict[Axes, str] = {}
+    for cell in cells:
+        if (other := first.setdefault(cell.axes, cell.name)) != cell.name:
+            raise UserError(f"{path}: '{cell.name}' has the same axes as '{other}'; one of the two is too many.")
+
+
+def _check_labels(path: Path, cells: list[CellRecord]) -> None:
+    """Checks that cells of one data, partition and seed were tested on the same labels."""
+    first: dict[tuple[str, str, str, int], tuple[str, npt.NDArray[np.integer]]] = {}
+    for cell in cells:
+        axes, labels = cell.axes, cell.predictions.labels
+        other, expected = first.setdefault((axes.domain, axes.data, axes.partition, axes.seed), (cell.name, labels))
+        if not np.array_equal(labels, expected):
+            raise UserError(
+                f"{path}: the labels of '{cell.name}' are not those of '{other}', so the two were not tested on the "
+                "same images; rerun one of the two."
+            )
+
+
+def _check_metrics(path: Path, cell: CellRecord) -> None:
+    """Checks that a cell's metrics are those that its predictions give."""
+    found = WeightedMetrics(cell.predictions.logits, cell.predictions.labels)
+    ones = np.ones((len(cell.predictions.labels), 1), np.float32)
+    for metric, value in zip(METRICS, found(ones)[:, 0], strict=True):
+        said = metric_of(cell.final.test.pooled, metric)
         if said is not None and not abs(said - value) <= CLOSE:
             raise UserError(
-                f"{file}: final.test.pooled.{metric} is {said}, but {file.stem}.npz gives {value:.6f}; rerun that cell."
+                f"{path}: '{cell.name}' has the final.test.pooled.{metric} {said}, but its predictions give "
+                f"{value:.6f}; rerun that cell."
             )
 
 
-def _check_settings(cells: dict[Path, Cell]) -> None:
-    """That the cells of a panel and backbone differ in nothing but the method, its step sizes and the seed."""
-    first: dict[tuple, tuple[Path, dict]] = {}
-    for file, cell in cells.items():
-        axes = cell.axes
+def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None:
+    """Checks that the cells of a panel and backbone differ in nothing but the method, its step sizes and the seed."""
+    first: dict[tuple[str, ...], tuple[str, dict[str, JsonValue]]] = {}
+    for cell in cells:
+        axes, settings = cell.axes, _settings(cell.experiment)
         place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.aggregation)
-        settings = _settings(cell.experiment)
-        other, expected = first.setdefault(place, (file, settings))
+        other, expected = first.setdefault(place, (cell.name, settings))
         if different := [section for section in settings | expected if settings.get(section) != expected.get(section)]:
             raise UserError(
-                f"{file}: its experiment has another '{different[0]}' than that of {other.name}, so the two cannot be compared; "
-                "rerun one of the two."
+                f"{path}: the experiment of '{cell.name}' has another '{different[0]}' than that of '{other}', so the "
+                "two cannot be compared; rerun one of the two."
             )
 
 
-def _settings(experiment: dict) -> dict:
+def _settings(experiment: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Without what may differ between cells of a panel."""
     own = ("name", "seed", "method")
     rates = ("learning_rate", "head_learning_rate")
     settings = {section: value for section, value in experiment.items() if section not in own}

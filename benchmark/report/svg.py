@@ -1,7 +1,8 @@
-"""Matplotlib figures as SVG whose points say what they are when hovered over."""
+"""Writes Matplotlib figures as SVG whose points have tooltips."""
 
 import io
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib import rc_context
@@ -9,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 SVG = "http://www.w3.org/2000/svg"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "font.size": 9,
     "axes.spines.top": False,
@@ -25,24 +26,24 @@ STYLE = {
 
 
 class Tooltips:
-    """Texts for artists of one figure."""
+    """Tooltips of one figure's artists."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
 
     def add(self, artist: Artist, text: str) -> None:
-        """`artist`, which lies within its axes, will show `text` when hovered over."""
+        """Shows `text` when the pointer is over `artist`, which must lie within its axes."""
         name = f"point-{len(self.texts)}"
-        artist.set_in_layout(False)  # halves the time of the layout
+        artist.set_in_layout(False)  # halves the time that the layout takes
         artist.set_gid(name)
         self.texts[name] = text
 
 
 def to_svg(figure: Figure, tooltips: Tooltips, name: str, description: str) -> str:
-    """The figure as one ``<svg>`` element, the same for the same content.
+    """Returns the figure as one ``<svg>`` element; the same content gives the same text.
 
-    Each artist with a tooltip becomes a ``<g class="point">`` whose first child is a ``<title>``. Identifiers that nothing
-    refers to are removed, and the others start from `name`, so that many figures fit into one page.
+    Each artist with a tooltip becomes a ``<g class="point">`` whose first child is a ``<title>``. Identifiers without a
+    reference are removed; the others depend on `name`, so that many figures fit into one page.
     """
     buffer = io.BytesIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
@@ -55,7 +56,7 @@ def to_svg(figure: Figure, tooltips: Tooltips, name: str, description: str) -> s
     referred = set(re.findall(r"#([\w-]+)", buffer.getvalue().decode()))
     for element in root.iter():
         identifier = element.get("id")
-        if identifier in tooltips.texts:
+        if identifier and identifier in tooltips.texts:
             title = ElementTree.Element(f"{{{SVG}}}title")
             title.text = tooltips.texts[identifier]
             element.insert(0, title)

@@ -6,15 +6,15 @@ from benchmark.report.blocks import NONE, Table, Value, count, megabytes, percen
 from benchmark.report.comparisons import Difference
 from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
-from benchmark.report.panels import Model, Panel
+from benchmark.report.panels import Model, Panel, PanelKey
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS, Estimate, over_seeds
-from benchmark.sweep.result_files import Baseline, Test, Tuning
+from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of
 
 
-def main_table(panel: Panel, backbone: str, baselines: list[Baseline]) -> Table:
-    """Methods by exchanged parameters, then what is reached without a federation."""
+def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table:
+    """Methods in order of exchanged parameters, then the models without a federation."""
     header = ["method", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in METRICS), "wire (MB)"]
     header += ["worst site (%)", "spread (points)", "Pareto front", "seeds"]
     models = panel.models(backbone)
@@ -49,8 +49,12 @@ def main_table(panel: Panel, backbone: str, baselines: list[Baseline]) -> Table:
 
 
 def pareto_front(panel: Panel, models: list[Model]) -> set[Model]:
-    """Those that no other model beats in exchanged parameters and mean balanced accuracy, being worse in neither."""
-    values = {model: (-panel.exchanged[model], panel.estimate(model, "balanced_accuracy").value) for model in models}
+    """Models that no other beats in exchanged parameters or mean balanced accuracy and equals in the other."""
+    values = {
+        model: (-panel.exchanged[model], estimate.value)
+        for model in models
+        if (estimate := panel.estimate(model, "balanced_accuracy"))
+    }
     return {
         model
         for model, (size, value) in values.items()
@@ -73,10 +77,10 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
 
 
 def slope_table(fits: list[Fit]) -> Table:
-    """Every fit, in points per decade."""
+    """All fits, in points per decade."""
     header = ["data", "domain", "partition", "aggregation", "backbone"]
     header += [f"{metric_name(metric)} (points/decade)" for metric in METRICS] + ["methods", "seeds"]
-    rows = defaultdict(dict)
+    rows: dict[tuple[PanelKey, str], dict[str, Fit]] = defaultdict(dict)
     for fit in fits:
         rows[fit.panel, fit.backbone][fit.metric] = fit
     return Table(
@@ -99,11 +103,11 @@ def slope_table(fits: list[Fit]) -> Table:
 
 
 def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
-    """Initial models' differences by method."""
+    """Differences between initial models, by method."""
     header = ["initial models", "method", *(f"{metric_name(metric)} (points)" for metric in METRICS), "seeds"]
     rows = [
         [
-            text(f"{one.first} − {one.second}"),
+            text(f"{one.first} \N{MINUS SIGN} {one.second}"),
             text(one.method or "all methods"),
             *(points(one.by_metric[metric]) for metric in METRICS),
             count(len(one.seeds)),
@@ -115,18 +119,17 @@ def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
     )
 
 
-def tuning_table(entries: list[Tuning], metric: str) -> Table:
-    """What every method tried and what was chosen."""
+def tuning_table(choices: list[ChoiceRecord], metric: str) -> Table:
+    """What each method tried and what was chosen."""
     rows = []
-    for entry in entries:
-        chosen = entry.trials[entry.chosen] if entry.chosen is not None else None
-        failed = sum(trial.status == "failed" for trial in entry.trials)
-        rates = sorted({trial.learning_rate for trial in entry.trials})
+    for choice in choices:
+        chosen = choice.settings
+        failed = sum(trial.val is None for trial in choice.trials)
+        rates = sorted({trial.learning_rate for trial in choice.trials})
         rows.append(
             [
-                text(entry.axes.method),
-                count(entry.budget),
-                count(len(entry.trials)),
+                text(choice.axes.method),
+                count(len(choice.trials)),
                 count(failed),
                 Value(" ".join(f"{rate:g}" for rate in rates) or NONE, rates[0] if rates else None),
                 Value(settings(chosen), chosen.learning_rate) if chosen else Value("none: no trial finished", None),
@@ -134,7 +137,7 @@ def tuning_table(entries: list[Tuning], metric: str) -> Table:
                 Value(f"{100 * chosen.val:.1f}", chosen.val) if chosen and chosen.val is not None else text(None),
             ]
         )
-    header = ["method", "budget (trials)", "run", "failed", "learning rates", "chosen", "at the edge"]
+    header = ["method", "trials", "failed", "learning rates", "chosen", "at the edge"]
     header.append(f"validation {metric_name(metric)} (%)")
     caption = (
         "What was chosen on validation data; where that is at the edge of the rates tried, a better one may lie beyond"
@@ -143,34 +146,28 @@ def tuning_table(entries: list[Tuning], metric: str) -> Table:
 
 
 def failure_table(results: Results) -> Table | None:
-    """Everything that failed, with its reason; None if nothing did."""
-    kinds = [("cell", results.cells), ("baseline", results.baselines), ("tuning trial", results.trials)]
-    failed = [(kind, run) for kind, runs in kinds for run in runs if run.status == "failed"]
-    rows = [[text(run.name), text(kind), text(run.reason)] for kind, run in failed]
+    """The runs that failed, with their reasons; None if none did."""
+    rows = [[text(run.name), text(run.run_kind), text(run.reason)] for run in results.failures]
     return Table("What failed", ["name", "kind", "reason"], rows) if rows else None
 
 
 def provenance_table(results: Results) -> Table:
-    """Which software and machines made how many of the result files."""
-    runs = (*results.cells, *results.baselines, *results.trials)
-    found = Counter()
-    for run in runs:
+    """Which software and machines made how many of the runs."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for run in results.runs:
         origin = run.provenance
-        versions, machine = origin.get("versions") or {}, origin.get("machine") or {}
-        commit = f"{str(origin.get('commit') or 'unknown')[:12]}{' (with changes)' if origin.get('dirty') else ''}"
-        host = ", ".join(f"{name} {value}" for name, value in machine.items())
-        found[commit, " ".join(f"{name} {value}" for name, value in versions.items()), host] += 1
-    rows = [
-        [text(commit), text(versions), text(host), count(files)] for (commit, versions, host), files in found.items()
-    ]
-    return Table("Where the result files come from", ["commit", "versions", "machine", "files"], rows)
+        commit = f"{origin.commit[:12] or 'unknown'}{' (with changes)' if origin.dirty else ''}"
+        versions = " ".join(f"{name} {value}" for name, value in origin.versions.items())
+        found[commit, versions, ", ".join(f"{name} {value}" for name, value in origin.machine.items())] += 1
+    rows = [[*map(text, origin), count(runs)] for origin, runs in found.items()]
+    return Table("Where the results come from", ["commit", "versions", "machine", "runs"], rows)
 
 
-def _baseline_rows(panel: Panel, backbone: str, baselines: list[Baseline]) -> dict[str, list[Test]]:
-    """Tests by row, one a seed."""
+def _baseline_rows(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> dict[str, list[FinalTest]]:
+    """Test metrics by row, one a seed; pooled first, the majority class last."""
     place = (panel.key.domain, panel.key.data, panel.key.partition, backbone)
-    mine = [one for one in baselines if one.rows and _place(one) == place]
-    found: dict[str, list[Test]] = defaultdict(list)
+    mine = [one for one in baselines if _place(one) == place]
+    found: dict[str, list[FinalTest]] = defaultdict(list)
     for one in mine:
         for row in one.rows:
             found[row.name].append(row.test)
@@ -179,17 +176,17 @@ def _baseline_rows(panel: Panel, backbone: str, baselines: list[Baseline]) -> di
     )
 
 
-def _place(baseline: Baseline) -> tuple[str, str, str, str]:
+def _place(baseline: BaselineRecord) -> tuple[str, str, str, str]:
     axes = baseline.axes
     return axes.domain, axes.data, axes.partition, axes.backbone
 
 
-def _over_tests(tests: list[Test], metric: str) -> Estimate | None:
-    values = [test.pooled.value(metric) for test in tests]
-    return None if None in values else over_seeds(values)
+def _over_tests(tests: list[FinalTest], metric: str) -> Estimate | None:
+    values = [value for test in tests if (value := metric_of(test.pooled, metric)) is not None]
+    return over_seeds(values) if len(values) == len(tests) else None
 
 
-def _fairness(tests: list[Test]) -> list[Value]:
+def _fairness(tests: list[FinalTest]) -> list[Value]:
     """Balanced accuracy of the worst site, and the best minus the worst, over seeds."""
     by_site = [[scalars.balanced_accuracy for scalars in test.sites.values()] for test in tests]
     if not all(by_site):

@@ -1,1 +1,1 @@
-"""Suites of runs: from a suite's file to its results."""
+"""Runs suites: from a suite's file to its result file."""

@@ -1,4 +1,4 @@
-"""The runs that a suite consists of."""
+"""Makes the runs that a suite consists of."""
 
 import csv
 import hashlib
@@ -6,45 +6,40 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import JsonValue
 
 from benchmark.oracle.baselines import BASELINES
+from benchmark.sweep.records import Axes, ChoiceAxes, ChoiceRecord, RunKind
 from benchmark.sweep.suite import Images, Suite, expanded, overlaid
-from benchmark.sweep.trials import Trial, trials
+from benchmark.sweep.trials import Settings, trials
 from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import Method
+from pt_peft.experiment.sections import Columns, Method
 from pt_peft.experiment.site import Site, SiteData
 from pt_peft.files import sha256_of, write_atomically
 from pt_peft.model.method import components
 from pt_peft.presets import embedded_backbone, starting_rate
 from pt_peft.seeds import derive_seed
 
-Kind = Literal["cells", "tuning", "baselines"]
-"""A federated run, one that a learning rate is chosen by, or what federated runs are compared with; and the folder of its
-results."""
-
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a suite."""
+    """One run of a suite as it is planned; its result is an `AnyRun` of `benchmark.sweep.records`."""
 
-    kind: Kind
-    axes: dict[str, JsonValue]
-    """Its place in the grid, and its domain."""
+    kind: RunKind
+    axes: Axes
     experiment: Experiment
     site: Site
-    """What all simulated sites have."""
+    """Settings of all simulated sites."""
     baseline: str | None = None
     """Which of `BASELINES` is trained; None: the federation."""
 
     @property
     def name(self) -> str:
-        """Of its result file."""
+        """Unique in the suite."""
         return self.experiment.name
 
 
@@ -52,9 +47,12 @@ class Grid:
     """Makes the cells of a suite."""
 
     def __init__(self, suite: Suite, weights: Mapping[str, Path | None], cache: Path):
-        """Args:
-        weights: by backbone of the suite its file; None for the embedded one.
-        cache: folder for tables that hold a part of another.
+        """Looks up where images and weights lie on this machine.
+
+        Args:
+            suite: whose cells are made.
+            weights: the file of each backbone of the suite; None for the embedded one.
+            cache: folder for tables that hold a part of another.
 
         Raises:
             UserError: if a file that the suite names is not there.
@@ -69,58 +67,61 @@ class Grid:
             for backbone in suite.backbones
         }
 
-    def tuning(self) -> Iterator[tuple[dict[str, JsonValue], list[Trial], list[Cell]]]:
-        """For each choice that is to be made: its axes, what is tried, and a cell for each trial. Raises UserError."""
+    def tuning(self) -> Iterator[tuple[ChoiceAxes, list[Settings], list[Cell]]]:
+        """For each choice to be made: its axes, what is tried, and a cell for each trial. Raises UserError."""
         tuning = self._suite.tuning
         for place in self._suite.places() if tuning else ():
-            if tuning.partition in (None, place["partition"]):
+            if tuning and tuning.partition in (None, place["partition"]):
                 for name in (*self._suite.methods, *self._baselines()):
                     tried = trials(tuning, self._method(name))
                     cells = [
-                        self._cell("tuning", place, name, tuning.seed, trial, suffix=f".trial-{index}")
-                        for index, trial in enumerate(tried)
+                        self._cell("trial", place, name, tuning.seed, settings, suffix=f".trial-{index}")
+                        for index, settings in enumerate(tried)
                     ]
                     yield self._axes(place, name), tried, cells
 
-    def runs(self, chosen: Sequence[dict]) -> Iterator[Cell]:
+    def runs(self, choices: Sequence[ChoiceRecord]) -> Iterator[Cell]:
         """The federated runs and their baselines, in the order of the grid.
 
         Args:
-            chosen: what came of the tuning, see `benchmark.sweep.sweep`; a method of which no trial finished is left out.
+            choices: the settings that trials chose; a method without a finished trial is left out.
 
         Raises:
             UserError: naming the cell that is no valid experiment.
         """
         suite = self._suite
+        chosen = {
+            one.axes: Settings(one.settings.learning_rate, one.settings.options) for one in choices if one.settings
+        }
         for place in suite.places():
             # No baseline depends on the aggregation.
             with_baselines = place["aggregation"] == next(iter(suite.aggregations))
             for name in (*suite.methods, *self._baselines()) if with_baselines else suite.methods:
-                trial = self._trial(place, name, chosen)
-                for seed in suite.seeds if trial else ():
-                    yield self._cell("baselines" if name in BASELINES else "cells", place, name, seed, trial)
+                settings = self._settings(place, name, chosen)
+                if settings is None:
+                    continue
+                for seed in suite.seeds:
+                    yield self._cell("baseline" if name in BASELINES else "cell", place, name, seed, settings)
 
     def _method(self, name: str) -> str:
-        """The method that `name`, one of the suite's methods or a baseline, is trained by."""
-        return self._suite.baselines if name in BASELINES else name
+        """The method that trains `name`, one of the suite's methods or a baseline."""
+        return self._suite.baselines if name in BASELINES and self._suite.baselines else name
 
     def _baselines(self) -> tuple[str, ...]:
         return BASELINES if self._suite.baselines else ()
 
-    def _trial(self, place: Mapping[str, str], name: str, chosen: Sequence[dict]) -> Trial | None:
+    def _settings(self, place: Mapping[str, str], name: str, chosen: Mapping[ChoiceAxes, Settings]) -> Settings | None:
         if self._suite.tuning is None:
-            return Trial(starting_rate(self._method(name)), {})
-        wanted = {**place, "partition": self._suite.tuning.partition or place["partition"]}
-        for one in chosen:
-            if one["chosen"] is not None and one["axes"] == self._axes(wanted, name):
-                trial = one["trials"][one["chosen"]]
-                return Trial(trial["learning_rate"], trial["options"])
-        return None
+            return Settings(starting_rate(self._method(name)), {})
+        chosen_at = {**place, "partition": self._suite.tuning.partition or place["partition"]}
+        return chosen.get(self._axes(chosen_at, name))
 
-    def _axes(self, place: Mapping[str, str], method: str) -> dict[str, JsonValue]:
-        return {"domain": self._suite.data[place["data"]].domain, **place, "method": method}
+    def _axes(self, place: Mapping[str, str], method: str) -> ChoiceAxes:
+        return ChoiceAxes(domain=self._suite.data[place["data"]].domain, **place, method=method)
 
-    def _cell(self, kind: Kind, place: Mapping[str, str], name: str, seed: int, trial: Trial, suffix: str = "") -> Cell:
+    def _cell(
+        self, kind: RunKind, place: Mapping[str, str], name: str, seed: int, settings: Settings, suffix: str = ""
+    ) -> Cell:
         suite, task, method = self._suite, self._suite.data[place["data"]], self._method(name)
         fields = {
             "name": ".".join([*place.values(), name, str(seed)]) + suffix,
@@ -128,24 +129,24 @@ class Grid:
             "backbone": self._backbone(place["backbone"]),
             "data": task.data,
             "partition": suite.partitions[place["partition"]].model_dump(mode="json"),
-            "method": {"name": method, "options": overlaid(self._options(method), trial.options)},
-            "training": {"learning_rate": trial.learning_rate},
+            "method": {"name": method, "options": overlaid(self._options(method), settings.options)},
+            "training": {"learning_rate": settings.learning_rate},
             "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
         }
-        # The suite's defaults lie below what the axes say, and what an aggregation says above.
+        # An aggregation's fields replace those of the axes, which replace the suite's defaults.
         fields = overlaid(overlaid(suite.defaults, fields), suite.aggregations[place["aggregation"]])
-        # A head begins at zero: it needs a step size of its own where the backbone's must be small.
-        of_head = fields["training"].get("head_learning_rate") or 0
-        fields["training"]["head_learning_rate"] = max(of_head, trial.learning_rate)
+        # A head starts at zero, so it needs its own step size where the backbone's must be small.
+        head_rate = fields["training"].get("head_learning_rate") or 0
+        fields["training"]["head_learning_rate"] = max(head_rate, settings.learning_rate)
         experiment = schema.parse(Experiment, fields, f"suite '{suite.name}', cell '{fields['name']}'")
         components(experiment.method)
-        axes = {**self._axes(place, name), "seed": seed}
+        axes = Axes(**self._axes(place, name).model_dump(), seed=seed)
         site = self._sites[place["data"], place["backbone"]]
         return Cell(kind, axes, experiment, site, name if name in BASELINES else None)
 
     def _options(self, method: str) -> dict[str, JsonValue]:
         parts = {part.name for part, _ in components(Method(name=method))}
-        return {name: of_part for name, of_part in self._suite.options.items() if name in parts}
+        return {name: options for name, options in self._suite.options.items() if name in parts}
 
     def _backbone(self, name: str) -> dict[str, JsonValue]:
         if name not in self._digests:
@@ -154,7 +155,7 @@ class Grid:
 
 
 def located(images: Images, cache: Path) -> SiteData:
-    """Where the images of a suite lie on this machine; a table that holds their part is written to `cache`.
+    """Finds a suite's images on this machine; writes the table of their part to `cache`.
 
     Raises:
         UserError: if they are not there, or have no table that could be divided.
@@ -162,8 +163,8 @@ def located(images: Images, cache: Path) -> SiteData:
     site = SiteData(**{field: expanded(path) for field, path in images.site})
     if images.part is None:
         return site
-    columns = images.data.get("columns", {})
-    column = columns.get("group") or columns.get("file", "file")
+    columns = schema.parse(Columns, images.data.get("columns", {}), "suite: field 'data.columns'")
+    column = columns.group or columns.file
     if images.data.get("source") != "csv" or site.table is None:
         raise UserError("suite: field 'part' divides the table of data.source 'csv' alone.")
     if images.part.take >= images.part.of:

@@ -1,35 +1,37 @@
-"""Where cells run: processes of this machine, or a Dask cluster that is there already."""
+"""Starts the workers that run cells: processes of this machine, or a Dask cluster that is there already."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dask
 import psutil
+from dask import config
 from distributed import Client, LocalCluster
 
+from benchmark.sweep.records import Engine
 from benchmark.sweep.suite import Suite
 from pt_peft.errors import UserError
 
 HOST_GB, SITE_GB, LOOP_GB = 1.5, 0.8, 1.5
-"""Memory, 10^9 bytes, that a cell is expected to need: FLARE's processes and each of its sites, or the plain loop."""
+"""Memory in GB (10^9 bytes) that a cell needs: FLARE's processes, each of its sites, or the plain loop."""
 CONNECT_S = 30
-"""How long a scheduler has to answer."""
+"""Seconds that a scheduler has to answer."""
 MALLOC_TRIM_BYTES = 2**28
+"""Free memory that a worker process keeps."""
 DEATHS = 1
 """How often the worker of a cell may die before the cell counts as failed."""
 
 
-def most_jobs(suite: Suite, engine: str) -> int:
-    """As many cells of `suite` at once as the free memory bears, at least one."""
+def most_jobs(suite: Suite, engine: Engine) -> int:
+    """How many cells of `suite` the free memory is enough for at once, at least one."""
     sites = max(len(task.sites) for task in suite.data.values())
     gigabytes = HOST_GB + SITE_GB * sites if engine == "flare" else LOOP_GB
     return max(1, int(psutil.virtual_memory().available / 1e9 // gigabytes))
 
 
-def default_jobs(suite: Suite, engine: str) -> int:
-    """As many cells of `suite` at once as this machine has cores and free memory for, at least one."""
+def default_jobs(suite: Suite, engine: Engine) -> int:
+    """How many cells of `suite` this machine has cores and free memory for at once, at least one."""
     sites = max(len(task.sites) for task in suite.data.values())
     cores = len(os.sched_getaffinity(0))
     threads = min(sites, cores) if engine == "flare" else 1
@@ -38,7 +40,7 @@ def default_jobs(suite: Suite, engine: str) -> int:
 
 @contextmanager
 def workers(jobs: int, address: str | None) -> Iterator[Client]:
-    """A client of the scheduler at `address`, or of `jobs` worker processes of this machine with one thread each.
+    """Opens a client of the scheduler at `address`, or of `jobs` worker processes of this machine, one thread each.
 
     Raises:
         UserError: if no scheduler answers at `address`.
@@ -46,10 +48,10 @@ def workers(jobs: int, address: str | None) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.worker.memory.pause": False,
-        # Dask gives freed memory back at once by default, which doubles the time of training on a CPU.
+        # By default Dask returns freed memory at once, which doubles the time of training on a CPU.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": MALLOC_TRIM_BYTES,
     }
-    with dask.config.set(settings):
+    with config.set(settings):
         if address is None:
             with (
                 LocalCluster(

@@ -1,19 +1,21 @@
-"""Two ways to run a federation: FLARE's simulator, and the plain loop that ends with the same adapter."""
+"""The two engines that run a federation: FLARE's simulator, and the plain loop that ends with the same adapter."""
 
 import atexit
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from benchmark.oracle.reference import Federated, federate
 from benchmark.sweep import kill_with_parent
 from benchmark.sweep.cells import Cell
+from benchmark.sweep.records import Engine, Round, Scalars, SiteRound, metric_of
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
 from pt_peft.exchange.round_bytes import round_bytes
@@ -29,29 +31,30 @@ from pt_peft_flare.job_folder import write_job, write_workspace
 from pt_peft_flare.learner import FINAL_ADAPTER
 from pt_peft_flare.persistor import FINAL
 from pt_peft_flare.run_record import FILE_NAME
-from pt_peft_flare.tracking import SCALARS
 
 LOG = "simulator.log"
 LIMIT_S = 6 * 3600
-"""No run takes longer; the experiment's own deadlines are tighter."""
+"""After so many seconds a run is killed; the experiment's own deadlines are tighter."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a federation went."""
+    """What a federation did."""
 
-    rounds: list[dict]
-    """Of each round: its number, ``seconds``, ``bytes_in`` and ``bytes_out`` of all sites (raw tensors), ``sites`` and their
-    mean ``val``, which is of the model that the round started from."""
+    rounds: list[Round]
     final: Federated
-    """What it ended with."""
 
 
 def run_reference(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
-    """In this process. Raises UserError; also for an experiment with ``encryption``, of which the loop has no bytes to tell."""
+    """Runs `cell` in this process.
+
+    Raises:
+        UserError: if it fails, or for an experiment with ``encryption``, whose bytes the loop cannot count.
+    """
     if cell.experiment.encryption:
         raise UserError(
-            "experiment: field 'encryption' is set, but the plain loop (engine 'reference') encrypts nothing; 'flare' does."
+            "experiment: field 'encryption' is set, but the plain loop (engine 'reference') encrypts nothing; the "
+            "engine 'flare' does."
         )
     recorder = _Recorder(trainer, sites)
     final = federate(trainer, sites, observer=recorder)
@@ -59,13 +62,16 @@ def run_reference(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteDat
 
 
 def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], folder: Path) -> Outcome:
-    """In FLARE's simulator.
+    """Runs `cell` in FLARE's simulator.
 
     Args:
+        cell: what is run.
+        trainer: as a site has it.
+        sites: data by name.
         folder: takes job, workspace and log.
 
     Raises:
-        UserError: if the job did not finish, with what was said last.
+        UserError: if the job did not finish, with the last line of its log.
     """
     write_job(cell.experiment, folder / "job")
     workspace = folder / "workspace"
@@ -73,7 +79,7 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     _simulate(folder, threads=min(len(sites), os.cpu_count() or 1))
     server = workspace / "server" / "simulate_job"
     rounds = []
-    for one in read_json(server / FILE_NAME)["rounds"]:
+    for one in _server_record(server)["rounds"]:
         if one["left_out"]:
             missing = ", ".join(f"{name} ({why})" for name, why in one["left_out"].items())
             raise UserError(f"round {one['round'] + 1} lacks {missing}")
@@ -83,7 +89,7 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     for name in sites:
         local, _ = load_adapter(workspace / name / "simulate_job" / LOCAL_ADAPTER)
         kept[name] = {key: value for key, value in local.items() if key not in shared}
-    # An encrypted federation ends at the sites.
+    # Only the sites of an encrypted federation have the final adapter in the clear.
     final = workspace / min(sites) / "simulate_job" / FINAL_ADAPTER if cell.experiment.encryption else server / FINAL
     return Outcome(rounds, Federated(load_adapter(final)[0], kept))
 
@@ -92,10 +98,10 @@ _host: WorkerHost | None = None
 
 
 def _shared_host(folder: Path) -> str:
-    """Socket of one host for all simulations of this process, each of which would spend seconds on the same imports.
+    """Socket of one worker host for all simulations of this process, which saves each the seconds of the imports.
 
     Args:
-        folder: takes the log of one that is started.
+        folder: takes the log of a host that is started.
     """
     global _host
     if _host is None or not _host.runs:
@@ -104,11 +110,14 @@ def _shared_host(folder: Path) -> str:
     return _host.socket
 
 
-ENGINES = {"flare": run_flare, "reference": run_reference}
+ENGINES: dict[Engine, Callable[[Cell, LocalTrainer, Mapping[str, SiteData], Path], Outcome]] = {
+    "flare": run_flare,
+    "reference": run_reference,
+}
 
 
 def _simulate(folder: Path, threads: int) -> None:
-    """``nvflare simulator`` to its end. Raises UserError."""
+    """Runs ``nvflare simulator`` to its end. Raises UserError if it fails."""
     nvflare = str(Path(sys.executable).parent / "nvflare")
     command = [
         sys.executable,
@@ -132,9 +141,9 @@ def _simulate(folder: Path, threads: int) -> None:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             code = f"none within {LIMIT_S} s"
-        process.stdin.close()
-    metrics = folder / "workspace" / "server" / "simulate_job" / FILE_NAME
-    record = read_json(metrics) if metrics.exists() else {"status": "failed", "reason": None}
+        if process.stdin:
+            process.stdin.close()
+    record = _server_record(folder / "workspace" / "server" / "simulate_job")
     if code or record["status"] != "finished":
         said = (folder / LOG).read_text(errors="replace").strip().splitlines()
         raise UserError(
@@ -142,14 +151,20 @@ def _simulate(folder: Path, threads: int) -> None:
         )
 
 
+def _server_record(server: Path) -> dict[str, Any]:
+    """The server's ``metrics.json``; if there is none, that the run failed."""
+    path = server / FILE_NAME
+    return cast(dict[str, Any], read_json(path)) if path.exists() else {"status": "failed", "reason": None}
+
+
 class _Recorder:
-    """Notes what the server of a federation would."""
+    """Records the rounds as the server of a federation does."""
 
     def __init__(self, trainer: LocalTrainer, sites: Mapping[str, SiteData]):
-        self.rounds: list[dict] = []
+        self.rounds: list[Round] = []
         self._trainer = trainer
         self._sites = sites
-        self._reports: dict[str, dict] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
 
     def starts(self, round_number: int, site: str, tensors: Tensors) -> None:
         self._since = time.monotonic()
@@ -174,33 +189,38 @@ class _Recorder:
             self._reports = {}
 
 
-def _round(number: int, seconds: float, reports: Mapping[str, dict]) -> dict:
+def _round(number: int, seconds: float, reports: Mapping[str, Mapping[str, Any]]) -> Round:
     sites = {
-        name: {
-            **{field: report[field] for field in ("num_samples", "train_loss", "seconds")},
-            "val": scalars(report["val"]),
-        }
+        name: SiteRound(
+            num_samples=report["num_samples"],
+            train_loss=report["train_loss"],
+            seconds=report["seconds"],
+            val=scalars(report["val"]) if report["val"] else None,
+        )
         for name, report in reports.items()
     }
-    return {
-        "round": number,
-        "seconds": seconds,
-        "bytes_in": sum(report["bytes_in"] for report in reports.values()),
-        "bytes_out": sum(report["bytes_out"] for report in reports.values()),
-        "sites": sites,
-        "val": mean_scalars([site["val"] for site in sites.values()]),
-    }
+    return Round(
+        round=number,
+        seconds=seconds,
+        bytes_in=sum(report["bytes_in"] for report in reports.values()),
+        bytes_out=sum(report["bytes_out"] for report in reports.values()),
+        sites=sites,
+        val=mean_scalars([site.val for site in sites.values() if site.val]),
+    )
 
 
-def scalars(metrics: dict | None) -> dict | None:
-    """Those of `metrics` that are single numbers."""
-    return metrics and {name: metrics[name] for name in ("count", *SCALARS) if metrics.get(name) is not None}
+def scalars(metrics: Mapping[str, Any]) -> Scalars:
+    """The `metrics` that are single numbers."""
+    return Scalars(**{name: metrics[name] for name in Scalars.model_fields if name in metrics})
 
 
-def mean_scalars(sites: list[dict | None]) -> dict | None:
-    """The unweighted mean over sites of each metric, of those sites that have it; None if no site has any."""
-    there = [site for site in sites if site]
-    if not there:
+def mean_scalars(sites: Sequence[Scalars]) -> Scalars | None:
+    """The unweighted mean over sites of each metric, over those sites that have it; None without sites."""
+    if not sites:
         return None
-    names = [name for name in SCALARS if any(name in site for site in there)]
-    return {name: float(np.mean([site[name] for site in there if name in site])) for name in names}
+    means: dict[str, Any] = {}
+    for name in Scalars.model_fields.keys() - {"count"}:
+        values = [value for site in sites if (value := metric_of(site, name)) is not None]
+        if values:
+            means[name] = float(np.mean(values))
+    return Scalars(**means)

@@ -1,4 +1,4 @@
-"""The weights that the cells of a suite start from, pre-trained further where the suite says so."""
+"""Provides the weights that the cells of a suite start from, pre-trained further where the suite says so."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmark.sweep.cells import located
-from benchmark.sweep.suite import InitialModel, expanded, overlaid
+from benchmark.sweep.suite import InitialModel, Sections, expanded, overlaid
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
@@ -17,20 +17,25 @@ from pt_peft.pretraining.central import pretrain
 from pt_peft.pretraining.recipe import Recipe, default_rate
 
 
-def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path) -> Path | None:
-    """The weights file of the backbone `name` of a suite; None for the embedded one. Pre-trained once, and kept in `cache`.
+def initial_weights(name: str, model: InitialModel, defaults: Sections, cache: Path) -> Path | None:
+    """The weights file of a backbone; None for the embedded one. Pre-training is done once, and kept in `cache`.
 
     Args:
+        name: of the backbone in the suite.
+        model: what the suite says of it.
         defaults: the suite's.
+        cache: folder for tables and pre-trained weights.
 
     Raises:
         UserError: if a file is not there, or the pre-training is not possible.
     """
     weights = expanded(model.weights)
-    if weights and not Path(weights).is_file():
+    if weights is None:
+        return None
+    if not Path(weights).is_file():
         raise UserError(f"suite: field 'backbones.{name}.weights' is {weights}, which is no file.")
     if model.pretraining is None:
-        return weights and Path(weights)
+        return Path(weights)
     asked = model.pretraining
     rate = asked.learning_rate or default_rate(asked.objective, asked.batch_size)
     recipe = Recipe(objective=asked.objective, epochs=asked.epochs, batch_size=asked.batch_size, learning_rate=rate)
@@ -44,7 +49,7 @@ def initial_weights(name: str, model: InitialModel, defaults: dict, cache: Path)
     }
     experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
     table = sha256_of(Path(site.data.table)) if site.data.table else None
-    # Not the experiment's digest: a field that it gains, and that pre-training does not look at, would cost hours.
+    # Not the experiment's digest: each new field of experiments would change it, and cost hours of pre-training.
     said = [part.model_dump(mode="json") for part in (experiment.backbone, experiment.data)]
     key = json.dumps([experiment.seed, *said, repr(recipe), table], sort_keys=True)
     path = cache / "backbones" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"

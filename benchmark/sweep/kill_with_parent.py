@@ -1,5 +1,6 @@
-"""Runs the command in its arguments, and kills it and all that it started when standard input ends: a process that holds the
-other end of that pipe need not live to clean up.
+"""Runs the command in its arguments, and kills it and its children when standard input ends.
+
+A parent that holds the other end of that pipe may itself be killed: nothing is left running.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import threading
 
 
 def main() -> int:
-    """Returns the command's exit code."""
+    """Runs the command; returns its exit code."""
     process = subprocess.Popen(sys.argv[1:], start_new_session=True, stdin=subprocess.DEVNULL)
 
     def end() -> None:
@@ -29,5 +30,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: the thread still reads, and Python would wait for its lock on standard input.
+    # Not sys.exit: the thread still reads standard input, and Python would wait for its lock.
     os._exit(main())

@@ -1,15 +1,15 @@
 """A suite: a grid of experiments, as a small YAML file in `benchmark/suites`.
 
-    cells = data × partition × backbone × aggregation × method × seed
+    cells = data * partition * backbone * aggregation * method * seed
 
-Every cell is one `Experiment`, made of the suite's defaults and of what its place in the grid says.
+Every cell is one `Experiment`, made of the suite's defaults and of the values at its place in the grid.
 """
 
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
@@ -24,16 +24,16 @@ from pt_peft.schema import Strict
 
 SUITES = Path(__file__).parents[1] / "suites"
 SHARED = "$PT_PEFT_SHARED"
-"""What a path of a suite may begin with: the folder of real data outside the repository."""
+"""The folder of real data outside the repository; a path of a suite may begin with it."""
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,29}$")]
-"""A value of an axis, by the name that it has in files and reports."""
+"""Name of an axis' value in files and reports."""
 Sections = dict[str, dict[str, JsonValue]]
 """Fields of an experiment, by section."""
 
 
 class Part(Strict):
-    """Some of a table's images: those of every `of`-th patient or lesion, by a hash, so that parts never share one."""
+    """The images of every `of`-th patient or lesion of a table, by a hash, so that parts never share one."""
 
     of: int = Field(ge=2, le=100)
     take: int = Field(ge=0, le=99)
@@ -48,24 +48,24 @@ class Images(Strict):
     site: SiteData = SiteData()
     """Where they lie, the same for all simulated sites."""
     part: Part | None = None
-    """Of a ``csv`` table; null: all."""
+    """The part of a ``csv`` table that is used; null: all."""
 
 
 class Task(Images):
     """One value of the data axis."""
 
     domain: Label
-    """What the report calls it beside the backbone's own images, e.g. ``in-domain``."""
+    """How the report relates it to the backbone's own images, for example ``in-domain``."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """Names of the simulated sites; those of the table for a ``natural`` partition."""
     partitions: tuple[Label, ...] | None = None
-    """Partitions that apply, of those that the suite has; null: all."""
+    """The suite's partitions that apply; null: all."""
 
 
 class Pretraining(Images):
     """Continued pre-training that makes an initial model, see ``python -m pt_peft pretrain``."""
 
-    objective: str = "supervised"
+    objective: Literal["supervised", "mae"] = "supervised"
     epochs: int = 5
     batch_size: int = 64
     learning_rate: float | None = None
@@ -75,12 +75,12 @@ class Pretraining(Images):
 class InitialModel(Strict):
     """One value of the backbone axis."""
 
-    backbone: dict[str, JsonValue] = {}
-    """The experiment's section ``backbone`` without the digest, which is the file's; empty for the embedded one."""
+    backbone: dict[str, JsonValue] = Field(default={})
+    """The experiment's section ``backbone`` without the weights' digest; empty for the embedded one."""
     weights: str | None = None
-    """The file; null takes the embedded one."""
+    """The weights file; null: the embedded one."""
     pretraining: Pretraining | None = None
-    """What is done to the weights before the first cell, once."""
+    """How the weights are trained further, once, before the first cell; null: not at all."""
 
     @model_validator(mode="after")
     def _complete(self) -> "InitialModel":
@@ -104,17 +104,16 @@ class Suite(Strict):
     backbones: dict[Label, InitialModel] = Field(min_length=1)
     data: dict[Label, Task] = Field(min_length=1)
     aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
-    """Fields of the experiment that differ from one way to aggregate, or to write payloads, to the other; options of the method
-    among them."""
+    """Fields of the experiment by the name of an aggregation, or of a codec; ``method.options`` may be among them."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
-    defaults: Sections = {}
+    defaults: Sections = Field(default={})
     """Fields of every cell's experiment."""
-    options: dict[str, dict[str, JsonValue]] = {}
-    """``method.options`` of all methods that an elementary method is part of, by its name."""
+    options: dict[str, dict[str, JsonValue]] = Field(default={})
+    """``method.options`` by elementary method; it holds for all methods that have it as a part."""
     tuning: Tuning | None = None
-    """How every method's learning rate is chosen; null: each has its own starting value."""
+    """How each method's settings are chosen; null: each has its own starting learning rate."""
     baselines: str | None = None
-    """The method that pooled and local training have; null: no such baselines."""
+    """The method by which pooled and local baselines are trained; null: no such baselines."""
 
     @field_validator("methods", "baselines")
     @classmethod
@@ -180,7 +179,7 @@ class Suite(Strict):
 
     @classmethod
     def read(cls, name: str) -> "Suite":
-        """A suite of this repository by its name, or any by its path (ending in .yaml or .yml).
+        """Reads a suite of this repository by its name, or any by its path (ending in .yaml or .yml).
 
         Raises:
             UserError: if there is none, or naming the field at fault.
@@ -189,7 +188,7 @@ class Suite(Strict):
         return schema.parse(cls, _content(path), str(path))
 
     def places(self) -> Iterator[dict[str, str]]:
-        """Data, partition, backbone and aggregation of all combinations that the suite asks for."""
+        """All combinations of data, partition, backbone and aggregation that the suite has."""
         for data, partition, backbone, aggregation in itertools.product(
             self.data, self.partitions, self.backbones, self.aggregations
         ):
@@ -232,23 +231,23 @@ def _content(path: Path) -> dict:
 
 
 def _without(sections: Sections, fields: Iterable[str]) -> Sections:
-    """`sections`, which must have none of `fields`. Raises ValueError."""
+    """Returns `sections`. Raises ValueError if they have one of `fields`."""
     for field in fields:
         section, _, name = field.partition(".")
         if name in sections.get(section, {}) or (not name and section in sections):
-            raise ValueError(f"'{field}' is not for this field to say: each cell has its own by its place in the grid")
+            raise ValueError(f"'{field}' is not for this field to set: each cell has its own by its place in the grid")
     return sections
 
 
 def _check_parts(options: Iterable[str], methods: Iterable[str]) -> None:
-    """Raises ValueError for options of what is no part of the `methods`."""
+    """Raises ValueError for options of an elementary method that is no part of the `methods`."""
     parts = {part.name for method in methods for part, _ in components(Method(name=method))}
     if unknown := sorted(set(options) - parts):
         raise ValueError(f"'{unknown[0]}' is no part of the suite's methods; the parts are {', '.join(sorted(parts))}")
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Of several values of one field, YAML silently takes the last."""
+    """Refuses a field that is there twice: YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]

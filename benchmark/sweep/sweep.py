@@ -1,113 +1,130 @@
-"""Runs what a suite lacks: first the trials that choose learning rates, then the cells and their baselines."""
+"""Runs what a suite lacks: first the trials that choose settings, then the cells and their baselines."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmark.sweep.cells import Cell, Grid
 from benchmark.sweep.cluster import default_jobs, most_jobs, workers
 from benchmark.sweep.initial_models import initial_weights
-from benchmark.sweep.result_files import read_run, read_tuning, with_defaults
-from benchmark.sweep.runs import Result, blank, run_cell
+from benchmark.sweep.records import (
+    AnyRun,
+    CellRecord,
+    ChoiceAxes,
+    ChoiceRecord,
+    Engine,
+    FailureRecord,
+    SuiteRecord,
+    TrialRecord,
+    TriedSettings,
+    metric_of,
+)
+from benchmark.sweep.result_file import ResultFile
+from benchmark.sweep.runs import failure, run_cell
 from benchmark.sweep.suite import Suite
-from benchmark.sweep.trials import best
+from benchmark.sweep.trials import Settings, best
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
-from pt_peft.files import write_atomically
-from pt_peft.schema import read_json
+from pt_peft.files import check_place
 from pt_peft.seeds import derive_seed
 
-TUNING = "tuning.json"
+Wanted = Callable[[dict[str, object]], bool]
+"""Whether a place of the grid, by the values of some of its axes, is to be run."""
 
 
 class Sweep:
-    """A suite, and the folder that its results are in."""
+    """A suite, and the file that its results are in."""
 
-    def __init__(self, suite: Suite, folder: Path, engine: str, verify: int):
-        """Args:
-        verify: how many federated cells are run by both engines.
+    def __init__(self, suite: Suite, path: Path, engine: Engine, verify: int):
+        """Starts nothing yet.
+
+        Args:
+            suite: what is run.
+            path: of its result file.
+            engine: what runs it.
+            verify: how many federated cells are run by both engines.
         """
         self._suite = suite
-        self._folder = folder
-        self._engine = engine
+        self._path = path
+        self._engine: Engine = engine
         self._verify = verify
 
-    def run(self, jobs: int | None, address: str | None, wanted: Callable[[Mapping], bool]) -> None:
-        """Runs the cells whose axes are `wanted` and that have no finished result yet.
+    def run(self, jobs: int | None, address: str | None, wanted: Wanted) -> None:
+        """Runs the cells that are `wanted` and have no finished result yet.
 
         Args:
             jobs: cells at a time on this machine; None: as many as it has cores and memory for.
             address: of a Dask scheduler whose workers run the cells instead.
+            wanted: a part of the suite.
 
         Raises:
             UserError: if the suite cannot be run, another process is running it, or cells have failed.
         """
-        if self._folder.exists() and not self._folder.is_dir():
-            raise UserError(f"--out: {self._folder} is not a folder.")
+        check_place(self._path)
         if jobs and address is None and jobs > (most := most_jobs(self._suite, self._engine)):
-            raise UserError(f"--jobs is {jobs}, but the free memory bears {most} at a time.")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self._folder / ".lock", blocking=False):
-                self._run(jobs, address, wanted)
-        except Timeout:
-            raise UserError(f"{self._folder}: another process is writing its results there.") from None
-
-    def _run(self, jobs: int | None, address: str | None, wanted: Callable[[Mapping], bool]) -> None:
-        cache_folder = Site().cache_folder()
-        suite = self._suite
-        if not any(wanted(place) for place in suite.places()):
-            raise UserError(f"--only: the suite '{suite.name}' has no cell with all of these values.")
-        read_tuning(self._folder / TUNING)  # damaged, it would stop the sweep after hours
-        weights = {
-            name: initial_weights(name, model, suite.defaults, cache_folder)
-            for name, model in suite.backbones.items()
-            if any(wanted({**place, "backbone": name}) for place in suite.places() if place["backbone"] == name)
-        }
-        grid = Grid(
-            suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}}),
-            weights,
-            cache_folder,
-        )
-        choices = [choice for choice in grid.tuning() if wanted(_without(choice[0], "partition"))]
-        trials = [cell for _, _, cells in choices for cell in cells]
-        with ExitStack() as stack:
+            raise UserError(f"--jobs is {jobs}, but the free memory is enough for {most} at a time.")
+        if not any(wanted(dict(place)) for place in self._suite.places()):
+            raise UserError(f"--only: the suite '{self._suite.name}' has no cell with all of these values.")
+        header = SuiteRecord(name=self._suite.name, suite=self._suite.model_dump(mode="json"))
+        with ResultFile.open(self._path, header) as results, ExitStack() as stack:
 
             @cache
             def client() -> Client:
-                """Only once there is something to do."""
-                return stack.enter_context(workers(jobs or default_jobs(suite, self._engine), address))
+                """Started only once there is something to do."""
+                return stack.enter_context(workers(jobs or default_jobs(self._suite, self._engine), address))
 
-            self._finish(client, trials, "tuning")
-            chosen = [self._choice(*choice) for choice in choices]
-            if chosen:
-                self._write_choices(chosen)
-            cells = [cell for cell in grid.runs(chosen) if wanted(cell.axes)]
-            self._finish(client, cells, "cells")
-        failed = [cell for cell in cells if not self._is_finished(cell)]
-        unchosen = [one for one in chosen if one["chosen"] is None]
-        if unchosen:
-            axes = unchosen[0]["axes"]
-            reason = self._reason(next(cells[0] for of_axes, _, cells in choices if of_axes == axes))
-            raise UserError(f"{len(unchosen)} methods have no trial that finished; the first, {axes}: {reason}")
+            _Pass(self._suite, results, self._engine, self._verify, client).run(self._grid(wanted), wanted)
+
+    def _grid(self, wanted: Wanted) -> Grid:
+        """The grid with those backbones that are `wanted`. Raises UserError."""
+        suite, cache_folder = self._suite, Site().cache_folder()
+        backbones = {place["backbone"] for place in suite.places() if wanted(dict(place))}
+        weights = {
+            name: initial_weights(name, model, suite.defaults, cache_folder)
+            for name, model in suite.backbones.items()
+            if name in backbones
+        }
+        part = suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}})
+        return Grid(part, weights, cache_folder)
+
+
+class _Pass:
+    """One call: runs what is missing, while the result file is open."""
+
+    def __init__(self, suite: Suite, results: ResultFile, engine: Engine, verify: int, client: Callable[[], Client]):
+        self._suite = suite
+        self._results = results
+        self._engine: Engine = engine
+        self._verify = verify
+        self._client = client
+
+    def run(self, grid: Grid, wanted: Wanted) -> None:
+        """Raises UserError, after the last cell if any failed."""
+        planned = [one for one in grid.tuning() if wanted(one[0].model_dump(exclude={"partition"}))]
+        self._finish([cell for _, _, cells in planned for cell in cells], "trials")
+        choices = [self._choice(*one) for one in planned]
+        for choice in choices:
+            if self._results.contents.choices.get(choice.axes) != choice:
+                self._results.append(choice)
+        cells = [cell for cell in grid.runs(choices) if wanted(cell.axes.model_dump())]
+        self._finish(cells, "cells")
+        self._check_choices(choices, [cells for _, _, cells in planned])
+        failed = [(cell, reason) for cell in cells if (reason := self._reason(cell)) is not None]
         if failed:
-            raise UserError(
-                f"{len(failed)} of {len(cells)} cells failed; the first, '{failed[0].name}': {self._reason(failed[0])}"
-            )
+            cell, reason = failed[0]
+            raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{cell.name}': {reason}")
 
-    def _finish(self, client: Callable[[], Client], cells: Sequence[Cell], what: str) -> None:
-        """Runs those of `cells` that are not finished, and writes what comes of each as it ends."""
+    def _finish(self, cells: Sequence[Cell], what: str) -> None:
+        """Runs those of `cells` that are not finished, and records each as it ends."""
         verified = self._verified(cells)
         pending = [cell for cell in cells if not self._is_finished(cell, cell.name in verified)]
         futures = {
-            client().submit(
+            self._client().submit(
                 run_cell, cell, self._engine, cell.name in verified, key=f"{cell.name}-{index}", pure=False
             ): cell
             for index, cell in enumerate(pending)
@@ -119,80 +136,65 @@ class Sweep:
             for future in as_completed(futures) if futures else ():
                 cell = futures.pop(future)
                 try:
-                    result = future.result()
+                    record: AnyRun = future.result()
                 except KilledWorker:
-                    reason = (
-                        "the process that ran it was killed, and so was the next; its memory may have been too small"
-                    )
-                    result = Result(blank(cell, self._engine) | {"reason": reason})
-                except Exception as error:  # Dask's own, of a worker that lacks this code, for one
-                    result = Result(blank(cell, self._engine) | {"reason": f"{type(error).__name__}: {error}"})
-                self._write(cell, result)
-                failed += result.record["status"] != "finished"
+                    reason = "the process that ran it was killed, and so was the next; it may have needed more memory"
+                    record = failure(cell, self._engine, reason)
+                except Exception as error:  # Dask's own, for example of a worker that lacks this code
+                    record = failure(cell, self._engine, f"{type(error).__name__}: {error}")
+                self._results.append(record)
+                failed += isinstance(record, FailureRecord)
                 progress.set_postfix(failed=failed)
                 progress.update()
                 future.release()
 
     def _verified(self, cells: Iterable[Cell]) -> set[str]:
-        """Names of the federated cells that are drawn to be run by both engines; the same for every call."""
-        names = [cell.name for cell in cells if cell.kind == "cells"]
+        """Names of the federated cells that both engines run, drawn at random; the same for every call."""
+        names = [cell.name for cell in cells if cell.kind == "cell"]
         return set(sorted(names, key=lambda name: derive_seed(0, "verify", name))[: self._verify])
 
-    def _choice(self, axes: dict, trials: Sequence, cells: Sequence[Cell]) -> dict:
-        """What came of the trials."""
-        tried = []
-        for trial, cell in zip(trials, cells, strict=True):
-            run = read_run(self._path(cell), cell.kind)
-            tried.append(
-                {
-                    "learning_rate": trial.learning_rate,
-                    "head_learning_rate": cell.experiment.training.head_learning_rate,
-                    "options": trial.options,
-                    "status": run.status,
-                    "val": run.final.val.mean.value(cell.experiment.select_by) if run.final else None,
-                }
+    def _choice(self, axes: ChoiceAxes, tried: Sequence[Settings], cells: Sequence[Cell]) -> ChoiceRecord:
+        values = [self._validation(cell) for cell in cells]
+        settings = [
+            TriedSettings(
+                learning_rate=one.learning_rate,
+                head_learning_rate=cell.experiment.training.head_learning_rate,
+                options=one.options,
+                val=value,
             )
-        chosen = best([one["val"] for one in tried])
-        return {"axes": axes, "budget": len(tried), "trials": tried, "chosen": chosen}
+            for one, cell, value in zip(tried, cells, values, strict=True)
+        ]
+        return ChoiceRecord(axes=axes, trials=settings, chosen=best(values))
 
-    def _write_choices(self, chosen: list[dict]) -> None:
-        """In place of those of the same axes, beside those of parts of the suite that ran before."""
-        path = self._folder / TUNING
-        before = read_json(path) if path.exists() else []
-        axes = [one["axes"] for one in chosen]
-        kept = [one for one in before if one["axes"] not in axes]
-        write_atomically(path, (json.dumps(kept + chosen, indent=1) + "\n").encode())
+    def _validation(self, cell: Cell) -> float | None:
+        record = self._results.contents.runs[cell.name]
+        return metric_of(record.val.mean, cell.experiment.select_by) if isinstance(record, TrialRecord) else None
 
-    def _path(self, cell: Cell) -> Path:
-        return self._folder / cell.kind / f"{cell.name}.json"
+    def _check_choices(self, choices: Sequence[ChoiceRecord], trials: Sequence[Sequence[Cell]]) -> None:
+        """Raises UserError if a method has nothing to choose from."""
+        without = [(one, cells) for one, cells in zip(choices, trials, strict=True) if one.chosen is None]
+        if without:
+            choice, cells = without[0]
+            place = ", ".join(choice.axes.model_dump().values())
+            raise UserError(
+                f"{len(without)} methods have no trial that finished; the first, {place}: {self._reason(cells[0])}"
+            )
 
     def _reason(self, cell: Cell) -> str | None:
-        return read_run(self._path(cell), cell.kind).reason
+        """Why `cell` failed; None if it is finished."""
+        record = self._results.contents.runs[cell.name]
+        return record.reason if isinstance(record, FailureRecord) else None
 
-    def _is_finished(self, cell: Cell, verified: bool = False) -> bool:
-        """Whether there is a finished result of this very experiment by this engine, which the report can read.
+    def _is_finished(self, cell: Cell, verified: bool) -> bool:
+        """Whether there is a finished result of this very experiment by this engine.
 
         Args:
+            cell: what was to be run.
             verified: whether it has to have been run by both engines.
         """
-        path = self._path(cell)
-        try:
-            run = read_run(path, cell.kind)
-            record = read_json(path)
-        except UserError:  # none, or damaged
+        record = self._results.contents.runs.get(cell.name)
+        if record is None or record.kind != cell.kind:
             return False
-        if run.status != "finished" or (verified and not record["verification"]):
+        if verified and not (isinstance(record, CellRecord) and record.verification):
             return False
-        same = with_defaults(record.get("experiment")) == cell.experiment.model_dump(mode="json")
-        return same and record.get("engine") == self._engine
-
-    def _write(self, cell: Cell, result: Result) -> None:
-        path = self._path(cell)
-        path.parent.mkdir(exist_ok=True)
-        if result.predictions is not None:  # first: a result is finished when its JSON says so
-            write_atomically(path.with_suffix(".npz"), result.predictions)
-        write_atomically(path, (json.dumps(result.record, indent=1) + "\n").encode())
-
-
-def _without(axes: Mapping, name: str) -> dict:
-    return {axis: value for axis, value in axes.items() if axis != name}
+        return record.engine == self._engine and record.experiment == cell.experiment.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The budget that every method gets to choose its learning rate, and the choice."""
+"""The trials that choose a method's settings, the same number for every method, and the choice."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,31 +11,35 @@ from pt_peft.model.method import components
 from pt_peft.presets import starting_rate
 from pt_peft.schema import Strict
 
+Options = dict[str, dict[str, JsonValue]]
+"""As in ``method.options``: by elementary method and option."""
+
 
 class Tuning(Strict):
-    """Each method tries the same number of learning rates, in the federated setting, and keeps the one with the best final
-    validation metric. Test images are not looked at.
+    """How each method chooses its settings.
+
+    Each tries the same number of learning rates, in the federation, and keeps the one with the best final validation
+    metric. No test image is looked at.
     """
 
     factors: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(min_length=1)
     """Learning rates, as multiples of the method's own starting value."""
-    options: dict[str, dict[str, Annotated[list[JsonValue], Field(min_length=1)]]] = {}
-    """By elementary method and option the values to try besides, with every learning rate: ranks, numbers of prompts."""
+    options: dict[str, dict[str, Annotated[list[JsonValue], Field(min_length=1)]]] = Field(default={})
+    """Values to try besides, with every learning rate, by elementary method and option: ranks, numbers of prompts."""
     seed: int = Field(ge=0, lt=2**31)
-    """Of the trials; none of the suite's."""
+    """Seed of the trials; none of the suite's."""
     partition: str | None = None
-    """The partition that the choice is made on, for all others too; null: each makes its own."""
+    """The partition that settings are chosen on, for all others too; null: each partition makes its own choice."""
 
 
-class Trial(NamedTuple):
-    """One choice."""
+class Settings(NamedTuple):
+    """What a trial tries, and what a run then has."""
 
     learning_rate: float
-    options: dict[str, dict[str, JsonValue]]
-    """As in ``method.options``."""
+    options: Options
 
 
-def trials(tuning: Tuning, method: str) -> list[Trial]:
+def trials(tuning: Tuning, method: str) -> list[Settings]:
     """What `method` tries."""
     rates = [starting_rate(method) * factor for factor in tuning.factors]
     grid = [
@@ -43,17 +47,17 @@ def trials(tuning: Tuning, method: str) -> list[Trial]:
         for part, _ in components(Method(name=method))
         for option, values in tuning.options.get(part.name, {}).items()
     ]
-    return [Trial(rate, _by_part(combination)) for rate in rates for combination in itertools.product(*grid)]
+    return [Settings(rate, _by_part(combination)) for rate in rates for combination in itertools.product(*grid)]
 
 
-def _by_part(combination: Sequence[tuple[str, str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
-    options: dict[str, dict[str, JsonValue]] = {}
+def _by_part(combination: Sequence[tuple[str, str, JsonValue]]) -> Options:
+    options: Options = {}
     for part, option, value in combination:
         options.setdefault(part, {})[option] = value
     return options
 
 
 def best(values: Sequence[float | None]) -> int | None:
-    """Which of the trials' validation metrics is the highest, the first of several; None if none has one."""
-    known = [index for index, value in enumerate(values) if value is not None]
-    return max(known, key=lambda index: values[index], default=None)
+    """Index of the highest validation metric, the first of several; None if no trial has one."""
+    known = [(value, -index) for index, value in enumerate(values) if value is not None]
+    return -max(known)[1] if known else None

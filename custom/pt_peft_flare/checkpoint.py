@@ -71,7 +71,7 @@ class CheckpointFile:
             return
         try:
             tensors, header = load_adapter(path)
-            record = header["record"]
+            record: JsonValue = header["record"]
         except (UserError, KeyError, TypeError):
             return
         if isinstance(record, dict):
@@ -88,7 +88,8 @@ class CheckpointFile:
             return None
         tensors, header = load_adapter(self._path)
         try:
-            rounds, record, digest = header["rounds"], header["record"], header["experiment_sha256"]
+            rounds, digest = header["rounds"], header["experiment_sha256"]
+            record: JsonValue = header["record"]
         except (KeyError, TypeError):
             raise self._damaged() from None
         finished = record.get("rounds") if isinstance(record, dict) else None
@@ -120,7 +121,7 @@ class CheckpointFile:
 def _continued_by(path: Path) -> str | None:
     """The job that the one with the checkpoint `path` has continued; None also if the file is damaged."""
     try:
-        record = load_header(path)["record"]
+        record: JsonValue = load_header(path)["record"]
     except (UserError, KeyError, TypeError):
         return None
     earlier = record.get("continues") if isinstance(record, dict) else None

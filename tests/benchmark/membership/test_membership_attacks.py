@@ -1,4 +1,4 @@
-"""Who is a member, how attacks score, and how their success is measured: on numbers made by hand or drawn from Gaussians."""
+"""Members, scores of attacks and their success, on numbers made by hand or drawn from Gaussians."""
 
 from statistics import NormalDist
 
@@ -90,7 +90,7 @@ def test_the_order_of_the_loss():
 @pytest.mark.parametrize("shadows", [4, 60])
 @pytest.mark.parametrize("effect", [0.0, 0.5, 2.0])
 def test_offline_lira_has_the_area_that_gaussians_give(shadows, effect):
-    """The mean of n = shadows / 2 models has a variance of 1/n: two scores differ by the effect, with variance 2 (1 + 1/n)."""
+    """The mean of n = shadows / 2 models has variance 1/n; the difference of two scores has variance 2 (1 + 1/n)."""
     expected = NormalDist().cdf(effect / np.sqrt(2 * (1 + 2 / shadows)))
     assert auc(lira_offline, *gaussian(shadows + 2, 20_000, effect)) == pytest.approx(expected, abs=0.01)
 

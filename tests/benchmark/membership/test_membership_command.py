@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmark.__main__ import main
 from benchmark.membership.models import observe
+from benchmark.report.blocks import NONE
 from helpers import ROOT, changed
 from pt_peft.presets import demo
 
@@ -135,7 +136,7 @@ def test_what_is_there_is_used_and_what_is_stale_or_damaged_is_not(audit, quick,
     first, result = stamps(out), read(out)
     table = capsys.readouterr().out
     assert "| tiny | LiRA online | s2 | 6 | 6 |" in table
-    assert "– | – |" in table
+    assert f"{NONE} | {NONE} |" in table
     assert len(first) == MODELS
     kept = out.with_name("result.json.models")
     gone, damaged, foreign, *whole = sorted(first)

@@ -16,7 +16,7 @@ PANELS = (("in-domain", "cifar10", "iid", 0.0), ("out-of-domain", "ham10000", "n
 def suite(tmp_path_factory) -> Path:
     """Two panels, two backbones, five methods, three seeds."""
     backbones = (("imagenet", 0.55), ("lesions", 0.65))
-    return write_suite(tmp_path_factory.mktemp("paper"), panels=PANELS, backbones=backbones)
+    return write_suite(tmp_path_factory.mktemp("results") / "paper.jsonl", panels=PANELS, backbones=backbones)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def suite_panels(suite) -> list[Panel]:
 
 @pytest.fixture(scope="session")
 def written(suite, tmp_path_factory) -> Path:
-    """The folder of a report on `suite`; slopes.json lies beside it."""
+    """The folder of a report on `suite`."""
     out = tmp_path_factory.mktemp("out") / "report"
-    assert main(["report", str(suite), "--out", str(out), "--slopes", str(out.parent / "slopes.json")]) == 0
+    assert main(["report", str(suite), "--out", str(out)]) == 0
     return out

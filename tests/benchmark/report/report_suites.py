@@ -1,24 +1,56 @@
-"""Result folders as the sweep leaves them, with chosen accuracies."""
+"""Result files as the sweep leaves them, with chosen accuracies."""
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from benchmark.oracle.predictions import Predictions
+from benchmark.sweep.engines import scalars as single_numbers
+from benchmark.sweep.records import (
+    Axes,
+    BaselineRecord,
+    BaselineRow,
+    CellRecord,
+    ChoiceAxes,
+    ChoiceRecord,
+    FailureRecord,
+    Final,
+    FinalTest,
+    Record,
+    Round,
+    RunProvenance,
+    SiteRound,
+    SuiteRecord,
+    TriedSettings,
+    Validation,
+    Verification,
+)
+from pt_peft.experiment.sections import Task
+from pt_peft.federation.reports import SplitMetrics
 from pt_peft.training.metrics import evaluate_predictions
 
+T = TypeVar("T")
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
 AXES = ("domain", "data", "partition", "backbone", "aggregation")
-ONLY_FINISHED = ("exchanged_parameters", "wire_bytes", "bytes_in", "bytes_out", "rounds", "final", "verification")
 SITES = ("north", "south")
-PROVENANCE = {
-    "commit": "0123456789abcdef",
-    "dirty": False,
-    "versions": {"python": "3.11.2", "torch": "2.15.0"},
-    "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 8.0},
-}
+PROVENANCE = RunProvenance(
+    commit="0123456789abcdef",
+    dirty=False,
+    versions={"python": "3.11.2", "torch": "2.15.0"},
+    machine={"cpu": "a processor", "cores": 2, "memory_gib": 8.0},
+    time="2026-11-21T04:55:12+00:00",
+)
+
+
+def known(value: T | None) -> T:
+    """`value`, which must be there."""
+    assert value is not None
+    return value
 
 
 def accuracy_of(method: str, slope: float, middle: float = 0.6) -> float:
@@ -36,13 +68,13 @@ def logits_of(labels: np.ndarray, accuracy: float, seed: object, classes: int = 
     return logits.astype(np.float16)
 
 
-def scalars(logits: np.ndarray, labels: np.ndarray, task: str = "multiclass") -> dict:
+def scalars(logits: np.ndarray, labels: np.ndarray, task: Task = "multiclass") -> dict[str, Any]:
     """As a cell has them."""
     return evaluate_predictions(torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels), task)
 
 
 def write_suite(
-    folder: Path,
+    path: Path,
     *,
     panels=(("in-domain", "cifar10", "iid", 4.0),),
     backbones=(("imagenet", 0.6),),
@@ -52,94 +84,120 @@ def write_suite(
     baselines: bool = True,
     tuning: bool = True,
     aggregations=("mean",),
+    name: str = "paper",
 ) -> Path:
-    """A suite of all combinations; a panel is domain, data, partition and slope, a backbone its name and middle accuracy."""
-    for name in ("cells", "baselines", "tuning"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    searches = []
+    """Writes all combinations to `path`, and returns it.
+
+    A panel is domain, data, partition and slope; a backbone is its name and middle accuracy.
+    """
+    records: list[Record] = [SuiteRecord(name=name, suite={})]
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
             for aggregation in aggregations:
-                axes = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
+                axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
                 for seed in seeds:
                     labels = np.random.default_rng(seed).integers(4, size=images)
                     for method in methods:
                         logits = logits_of(labels, accuracy_of(method, slope, middle), (axes, method, seed))
-                        write_cell(folder, {**axes, "method": method, "seed": seed}, logits, labels)
+                        records.append(finished_cell({**axes, "method": method, "seed": seed}, logits, labels))
                     if baselines:
-                        _write_baseline(folder, axes, seed, labels)
-                searches += [_search(axes, method) for method in methods]
-    if tuning:
-        _write(folder / "tuning.json", searches)
-    return folder
+                        records.append(_baseline(axes, seed, labels))
+                if tuning:
+                    records += [_choice({**axes, "method": method}) for method in methods]
+    write_records(path, records)
+    return path
 
 
-def write_cell(folder: Path, axes: dict, logits: np.ndarray, labels: np.ndarray, task: str = "multiclass") -> dict:
-    """One finished cell, with its predictions; returns its JSON."""
-    name = "-".join(str(value) for value in axes.values())
-    site = (np.arange(len(labels)) % len(SITES)).astype(np.uint8)
+def write_records(path: Path, records: list[Record]) -> None:
+    """Writes a result file."""
+    path.write_text("".join(record.model_dump_json() + "\n" for record in records))
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The decoded lines of a result file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def change(path: Path, alter: Callable[[dict[str, Any]], object], kind: str = "cell", only: str = "") -> None:
+    """Alters the lines of a kind whose name has `only` in it; a true answer removes the line."""
+    kept = [
+        line for line in lines_of(path) if line["kind"] != kind or only not in line.get("name", "") or not alter(line)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def finished_cell(
+    axes: dict[str, Any], logits: np.ndarray, labels: np.ndarray, task: Task = "multiclass"
+) -> CellRecord:
+    """One finished cell, with its predictions."""
+    site = (np.arange(len(labels)) % len(SITES)).astype(np.uint16)
     pooled = scalars(logits, labels, task)
-    by_site = {one: scalars(logits[site == i], labels[site == i], task) for i, one in enumerate(SITES)}
+    found = single_numbers(pooled)
+    mean = found.model_copy(update={"count": None})
+    by_site = {one: single_numbers(scalars(logits[site == i], labels[site == i], task)) for i, one in enumerate(SITES)}
     sent = PARAMETERS[axes["method"]]
+    report = SiteRound(num_samples=50, train_loss=1.0, seconds=0.7, val=None)
     rounds = [
-        {
-            "round": index,
-            "seconds": 1.5,
-            "bytes_in": 8 * sent,
-            "bytes_out": 8 * sent,
-            "sites": {one: {"num_samples": 50, "train_loss": 1.0, "seconds": 0.7, "val": None} for one in SITES},
-            "val": {**pooled, "balanced_accuracy": pooled["balanced_accuracy"] * share},
-        }
+        Round(
+            round=index,
+            seconds=1.5,
+            bytes_in=8 * sent,
+            bytes_out=8 * sent,
+            sites=dict.fromkeys(SITES, report),
+            val=mean.model_copy(update={"balanced_accuracy": mean.balanced_accuracy * share}),
+        )
         for index, share in enumerate((0.4, 0.7, 0.9))
     ]
-    cell = {
-        "status": "finished",
-        "reason": None,
-        "name": name,
-        "axes": axes,
-        "engine": "reference",
-        "experiment": {"select_by": "balanced_accuracy", "data": {"task": task}},
-        "exchanged_parameters": sent,
-        "wire_bytes": 48 * sent,
-        "bytes_in": 24 * sent,
-        "bytes_out": 24 * sent,
-        "rounds": rounds,
-        "final": {"val": {"mean": pooled, "sites": by_site}, "test": {"pooled": pooled, "sites": by_site}},
-        "seconds": {"total": 10.0, "training": 8.0},
-        "peak_memory_bytes": 10**9,
-        "verification": {"engine": "flare", "max_difference": 3e-8} if axes["seed"] == 0 else None,
-        "provenance": PROVENANCE,
-    }
-    _write(folder / "cells" / f"{name}.json", cell)
-    np.savez_compressed(folder / "cells" / f"{name}.npz", logits=logits, labels=labels, site=site)
-    return cell
+    return CellRecord(
+        name="-".join(str(value) for value in axes.values()),
+        axes=Axes(**axes),
+        engine="reference",
+        experiment={"select_by": "balanced_accuracy", "data": {"task": task}},
+        exchanged_parameters=sent,
+        rounds=rounds,
+        final=Final(
+            val=Validation(mean=mean, sites=by_site), test=FinalTest(pooled=SplitMetrics(**pooled), sites=by_site)
+        ),
+        seconds={"total": 10.0, "training": 8.0},
+        peak_memory_bytes=10**9,
+        verification=Verification(engine="flare", max_difference=3e-8) if axes["seed"] == 0 else None,
+        provenance=PROVENANCE,
+        predictions=Predictions(list(SITES), logits, labels, site),
+    )
 
 
-def fail_cell(folder: Path, name: str, reason: str) -> None:
-    """Makes a finished cell a failed one."""
-    path = folder / "cells" / f"{name}.json"
-    _write(path, {**json.loads(path.read_text()), "status": "failed", "reason": reason, **dict.fromkeys(ONLY_FINISHED)})
-    path.with_suffix(".npz").unlink()
+def fail_cell(path: Path, name: str, reason: str) -> None:
+    """Makes a finished cell a failed one, as a later call of the sweep does."""
+    (cell,) = [line for line in lines_of(path) if line.get("name") == name]
+    known = {field: cell[field] for field in ("name", "axes", "engine", "experiment", "seconds", "provenance")}
+    failed = FailureRecord.model_validate_json(
+        json.dumps({**known, "kind": "failure", "run_kind": "cell", "reason": reason, "peak_memory_bytes": None})
+    )
+    with path.open("a") as file:
+        file.write(failed.model_dump_json() + "\n")
 
 
-def _write_baseline(folder: Path, axes: dict, seed: int, labels: np.ndarray) -> None:
+def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray) -> BaselineRecord:
     rows = []
     for row, accuracy in (("pooled", 0.8), *((f"local {site}", 0.5) for site in SITES), ("majority class", 0.25)):
         found = scalars(logits_of(labels, accuracy, (axes, row, seed)), labels)
-        rows.append({"name": row, "test": {"pooled": found, "sites": dict.fromkeys(SITES, found)}})
-    name = "-".join(str(value) for value in (*axes.values(), seed))
-    head = {"status": "finished", "reason": None, "name": name, "axes": {**axes, "method": "lora", "seed": seed}}
-    tail = {"experiment": {}, "seconds": {"total": 20.0}, "peak_memory_bytes": 1, "provenance": PROVENANCE}
-    _write(folder / "baselines" / f"{name}.json", {**head, **tail, "rows": rows})
+        test = FinalTest(pooled=SplitMetrics(**found), sites=dict.fromkeys(SITES, single_numbers(found)))
+        rows.append(BaselineRow(name=row, test=test))
+    return BaselineRecord(
+        name="-".join(str(value) for value in (*axes.values(), "pooled", seed)),
+        axes=Axes(**axes, method="pooled", seed=seed),
+        engine="reference",
+        experiment={},
+        seconds={"total": 20.0},
+        peak_memory_bytes=1,
+        provenance=PROVENANCE,
+        rows=rows,
+    )
 
 
-def _search(axes: dict, method: str) -> dict:
+def _choice(axes: dict[str, Any]) -> ChoiceRecord:
     trials = [
-        {"learning_rate": rate, "head_learning_rate": None, "options": {}, "status": "finished", "val": val}
+        TriedSettings(learning_rate=rate, head_learning_rate=None, options={}, val=val)
         for rate, val in ((1e-4, 0.4), (1e-3, 0.6), (1e-2, 0.5))
     ]
-    return {"axes": {**axes, "method": method}, "budget": 3, "trials": trials, "chosen": 1}
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value))
+    return ChoiceRecord(axes=ChoiceAxes(**axes), trials=trials, chosen=1)

@@ -3,12 +3,15 @@
 from report_suites import write_suite
 
 from benchmark.report.aggregations import HEADER, aggregation_tables
+from benchmark.report.blocks import NONE
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
 
 
 def test_a_row_an_aggregation(tmp_path):
-    results = read_results(write_suite(tmp_path, methods=("lora", "full"), images=60, aggregations=("median", "mean")))
+    results = read_results(
+        write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), images=60, aggregations=("median", "mean"))
+    )
     lora, full = aggregation_tables(panels(results, 10))
     assert "imagenet, lora" in lora.caption
     assert "imagenet, full" in full.caption
@@ -17,8 +20,18 @@ def test_a_row_an_aggregation(tmp_path):
     reached = [100 * cell.final.test.pooled.balanced_accuracy for cell in cells]
     (median,) = [row for row in lora.rows if row[0].text == "median"]
     assert median[2].text.startswith(f"{sum(reached) / 3:.1f} ± ")
-    assert [entry.text for entry in median[4:]] == [f"{min(reached):.1f} – {max(reached):.1f}", "0.72", "0.72", "3"]
+    assert [entry.text for entry in median[4:]] == [
+        f"{min(reached):.1f} {NONE} {max(reached):.1f}",
+        "0.72",
+        "0.72",
+        "3",
+    ]
 
 
 def test_one_aggregation_has_no_table(tmp_path):
-    assert aggregation_tables(panels(read_results(write_suite(tmp_path, images=60, methods=("lora",))), 10)) == []
+    assert (
+        aggregation_tables(
+            panels(read_results(write_suite(tmp_path / "suite.jsonl", images=60, methods=("lora",))), 10)
+        )
+        == []
+    )

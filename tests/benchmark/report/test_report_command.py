@@ -7,33 +7,37 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_suites import PARAMETERS, fail_cell, write_cell, write_suite
+from report_suites import PARAMETERS, change, fail_cell, finished_cell, known, lines_of, write_records, write_suite
 
 from benchmark.__main__ import main
+from benchmark.report.blocks import NONE
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
 from benchmark.report.tables import pareto_front
+from benchmark.sweep.records import Record, SuiteRecord
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def report(folder, out, *arguments: str) -> str:
-    """The Markdown of a report on `folder`."""
-    assert (
-        main(["report", str(folder), "--out", str(out), "--slopes", str(out.parent / "slopes.json"), *arguments]) == 0
-    )
+def report(suite, out, *arguments: str) -> str:
+    """The Markdown of a report on `suite`."""
+    assert main(["report", str(suite), "--out", str(out), *arguments]) == 0
     return (out / "report.md").read_text()
+
+
+def slopes(out) -> list[dict]:
+    return json.loads((out / "slopes.json").read_text())
 
 
 def rows_of(markdown: str, caption: str) -> dict[str, list[str]]:
     """A table's rows by their first column, from Markdown."""
-    body = re.search(rf"\*\*[^\n]*{caption}[^\n]*\*\*\n\n((?:\|.*\n)+)", markdown)[1].splitlines()
-    rows = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in body]
+    table = known(re.search(rf"\*\*[^\n]*{caption}[^\n]*\*\*\n\n((?:\|.*\n)+)", markdown))
+    rows = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in table[1].splitlines()]
     return {row[0]: row[1:] for row in (rows[0], *rows[2:])}
 
 
 def test_slopes_json(written, suite_panels):
-    entries = json.loads((written.parent / "slopes.json").read_text())
+    entries = slopes(written)
     assert len(entries) == 2 * 2 * 3
     (entry,) = [e for e in entries if (e["data"], e["backbone"], e["metric"]) == ("ham10000", "lesions", "accuracy")]
     assert set(entry) == {
@@ -45,28 +49,23 @@ def test_slopes_json(written, suite_panels):
     assert sorted(entry["methods"]) == sorted(PARAMETERS)
 
 
-def test_slopes_of_other_suites_stay(tmp_path):
-    for name, partition in (("a", "iid"), ("b", "natural")):
-        panel = ("in-domain", "cifar10", partition, 4.0)
-        write_suite(tmp_path / name, panels=[panel], methods=("lora", "full"), seeds=(0,), images=60)
-    report(tmp_path / "b", tmp_path / "out")
-    report(tmp_path / "a", tmp_path / "out")
-    once = json.loads((tmp_path / "slopes.json").read_text())
-    (tmp_path / "slopes.json").unlink()
-    for name in "ba":  # without the option, beside the results
-        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "slopes.json").read_text()) == once
-    assert [(entry["partition"], entry["metric"]) for entry in once] == [
-        (partition, metric) for partition in ("iid", "natural") for metric in ("accuracy", "auroc", "balanced_accuracy")
-    ]
+def test_a_suite_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmark.commands.report.RESULTS", tmp_path)
+    monkeypatch.setattr("benchmark.commands.report.REPORTS", tmp_path / "reports")
+    write_suite(tmp_path / "small.jsonl", methods=("lora", "full"), seeds=(0,), images=60, name="small")
+    assert main(["report", "small"]) == 0
+    assert (tmp_path / "reports" / "small" / "report.html").is_file()
+    assert main(["report", "smal"]) == 1
+    assert "suite 'smal' has no results" in (said := capsys.readouterr().err)
+    assert "those there are: small" in said
 
 
 def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     markdown = (written / "report.md").read_text()
     table = rows_of(markdown, r"ham10000 \(out-of-domain\), natural, mean, lesions: test metrics")
     assert list(table) == ["method", *PARAMETERS, "pooled", "local north", "local south", "majority class"]
-    files = sorted((suite / "cells").glob("out-of-domain-ham10000-natural-lesions-mean-lora-*.json"))
-    cells = [json.loads(file.read_text()) for file in files]
+    name = "out-of-domain-ham10000-natural-lesions-mean-lora-"
+    cells = [line for line in lines_of(suite) if line["kind"] == "cell" and line["name"].startswith(name)]
     values = [100 * cell["final"]["test"]["pooled"]["accuracy"] for cell in cells]
     worst = [100 * min(site["balanced_accuracy"] for site in cell["final"]["test"]["sites"].values()) for cell in cells]
     lora = dict(zip(table["method"], table["lora"], strict=True))
@@ -82,7 +81,7 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "60 of 60 cells finished" in markdown
     assert "840 seconds" in markdown
     search = rows_of(markdown, "What was chosen on validation data")
-    assert search["lora"][:6] == ["3", "3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
+    assert search["lora"][:5] == ["3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
     assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"
     for file in re.findall(r"\]\(([^)]*)\)", markdown):
         assert (written / file).is_file()
@@ -109,7 +108,7 @@ def test_points_say_what_they_are(written):
     root = ElementTree.parse(written / "slopes.svg").getroot()
     points = [element for element in root.iter(f"{SVG}g") if element.get("class") == "point"]
     assert len(points) == 2 * 2 * len(PARAMETERS)
-    titles = {point[0].text for point in points if point[0].tag == f"{SVG}title"}
+    titles = {point[0].text or "" for point in points if point[0].tag == f"{SVG}title"}
     assert len(titles) == len(points)
     wanted = r"lora, lesions: [\d.]+ ± [\d.]+ % balanced accuracy, 30,000 parameters"
     assert any(re.fullmatch(wanted, title) for title in titles)
@@ -121,17 +120,17 @@ def test_points_say_what_they_are(written):
 
 
 def test_the_same_results_give_the_same_files(tmp_path):
-    suite = write_suite(tmp_path / "suite", methods=("lora", "full"), seeds=(0,), images=60)
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60)
     report(suite, tmp_path / "once")
     report(suite, tmp_path / "again")
     files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
-    assert len(files) == 3 + 5
+    assert len(files) == 4 + 5
     for path in files:
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "once")).read_bytes(), path
 
 
 def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
-    suite = write_suite(tmp_path / "bad<b>", seeds=(0,), images=60, baselines=False, tuning=False)
+    suite = write_suite(tmp_path / "suite.jsonl", seeds=(0,), images=60, baselines=False, tuning=False, name="bad<b>")
     reason = 'site-1: "out | of" <script>alert(1)</script> memory'
     fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", reason)
     markdown = report(suite, tmp_path / "out")
@@ -148,35 +147,35 @@ def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
 
 
 def test_a_missing_seed_is_said_and_left_out_of_the_slope(tmp_path):
-    suite = write_suite(tmp_path / "suite", images=60, seeds=(0, 1, 2))
+    suite = write_suite(tmp_path / "suite.jsonl", images=60, seeds=(0, 1, 2))
     fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-1", "lost")
     assert "the slope uses the 2 seeds that all of them have, of 3" in report(suite, tmp_path / "out")
-    assert {str(entry["seeds"]) for entry in json.loads((tmp_path / "slopes.json").read_text())} == {"[0, 2]"}
+    assert {str(entry["seeds"]) for entry in slopes(tmp_path / "out")} == {"[0, 2]"}
 
 
 def test_one_method_has_no_slope(tmp_path):
-    suite = write_suite(tmp_path / "suite", methods=("linear_probe",), seeds=(0, 1), images=60)
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("linear_probe",), seeds=(0, 1), images=60)
     assert "No slope is defined" in report(suite, tmp_path / "out")
-    assert json.loads((tmp_path / "slopes.json").read_text()) == []
+    assert slopes(tmp_path / "out") == []
 
 
 def test_a_method_that_sends_nothing_and_an_undefined_auroc(tmp_path):
-    suite = write_suite(tmp_path / "suite", methods=("linear_probe", "full"), seeds=(0,), images=60)
-    for path in sorted((suite / "cells").glob("*linear_probe*.json")):
-        cell = json.loads(path.read_text())
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("linear_probe", "full"), seeds=(0,), images=60)
+
+    def alter(cell: dict) -> None:
         cell["exchanged_parameters"] = 0
         cell["final"]["test"]["pooled"]["auroc"] = None
-        path.write_text(json.dumps(cell))
+
+    change(suite, alter, only="linear_probe")
     table = rows_of(report(suite, tmp_path / "out"), "test metrics")
     assert table["linear_probe"][0] == "0"
-    assert table["linear_probe"][3] == "–"
-    for path in sorted((suite / "cells").glob("*full*")):
-        path.unlink()
+    assert table["linear_probe"][3] == NONE
+    change(suite, lambda cell: True, only="full")
     report(suite, tmp_path / "out")
 
 
 def test_when_all_cells_failed(tmp_path):
-    suite = write_suite(tmp_path / "suite", methods=("lora",), seeds=(0,), images=60)
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("lora",), seeds=(0,), images=60)
     fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", "no memory")
     markdown = report(suite, tmp_path / "out")
     assert "0 of 1 cells finished" in markdown
@@ -184,22 +183,22 @@ def test_when_all_cells_failed(tmp_path):
 
 
 def test_no_validation_and_an_own_target(tmp_path):
-    suite = write_suite(tmp_path / "suite", methods=("lora", "full"), seeds=(0, 1), images=60)
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0, 1), images=60)
     markdown = report(suite, tmp_path / "out", "--target", "0.3")
     reached = rows_of(markdown, "MB until the validation balanced accuracy reaches 30.0 %")
     assert reached["lora"] == ["0.48"], "after the first of three rounds"
     assert rows_of(report(suite, tmp_path / "out", "--target", "1"), "MB until")["lora"] == ["not reached"]
-    for path in (suite / "cells").glob("*.json"):
-        cell = json.loads(path.read_text())
+
+    def alter(cell: dict) -> None:
         cell["final"]["val"] = None
         for one in cell["rounds"]:
             one["val"] = None
-        path.write_text(json.dumps(cell))
+
+    change(suite, alter)
     assert "MB until" not in report(suite, tmp_path / "out")
 
 
 def test_many_labels(tmp_path):
-    (tmp_path / "suite" / "cells").mkdir(parents=True)
     generator = np.random.default_rng(0)
     labels = generator.integers(2, size=(80, 3)).astype(np.uint8)
     axes = {
@@ -209,22 +208,24 @@ def test_many_labels(tmp_path):
         "backbone": "imagenet",
         "aggregation": "mean",
     }
+    records: list[Record] = [SuiteRecord(name="many", suite={})]
     for method in ("lora", "full"):
         logits = generator.normal(labels, 1.0).astype(np.float16)
-        write_cell(tmp_path / "suite", {**axes, "method": method, "seed": 0}, logits, labels, "multilabel")
-    report(tmp_path / "suite", tmp_path / "out")
-    assert len(json.loads((tmp_path / "slopes.json").read_text())) == 3
+        records.append(finished_cell({**axes, "method": method, "seed": 0}, logits, labels, "multilabel"))
+    write_records(tmp_path / "suite.jsonl", records)
+    report(tmp_path / "suite.jsonl", tmp_path / "out")
+    assert len(slopes(tmp_path / "out")) == 3
 
 
 def test_plain_averaging_stands_in_slopes_json(tmp_path):
     suite = write_suite(
-        tmp_path / "suite", methods=("lora", "full"), seeds=(0,), images=60, aggregations=("median", "mean")
+        tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60, aggregations=("median", "mean")
     )
     markdown = report(suite, tmp_path / "out")
     assert "iid, median, imagenet: test metrics" in markdown
-    entries = {entry["metric"]: entry for entry in json.loads((tmp_path / "slopes.json").read_text())}
+    entries = {entry["metric"]: entry for entry in slopes(tmp_path / "out")}
     (mean,) = [panel for panel in panels(read_results(suite), 10) if panel.key.aggregation == "mean"]
-    lora, full = (100 * mean.estimate(model, "accuracy").value for model in mean.models("imagenet"))
+    lora, full = (100 * known(mean.estimate(model, "accuracy")).value for model in mean.models("imagenet"))
     assert entries["accuracy"]["slope_points_per_decade"] == pytest.approx((full - lora) / np.log10(1_000_000 / 30_000))
 
 
@@ -234,6 +235,6 @@ def test_pareto_front(suite_panels):
     front = pareto_front(panel, models)
     best = -1.0
     for model in models:  # from small to large
-        value = panel.estimate(model, "balanced_accuracy").value
+        value = known(panel.estimate(model, "balanced_accuracy")).value
         assert (model in front) == (value > best)
         best = max(best, value)

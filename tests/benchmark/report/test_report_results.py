@@ -1,127 +1,118 @@
 """What is refused, and how."""
 
+import base64
 import json
-import shutil
 
 import numpy as np
 import pytest
-from report_suites import write_suite
+from report_suites import change, lines_of, write_suite
 
 from benchmark.__main__ import main
+from benchmark.oracle.predictions import Predictions
+
+FIRST = "full-0"
+"""Ends the name of a cell that is altered."""
 
 
 @pytest.fixture
 def small(tmp_path):
     """Four cells."""
-    return write_suite(tmp_path / "small", methods=("lora", "full"), seeds=(0, 1), images=60)
+    return write_suite(tmp_path / "small.jsonl", methods=("lora", "full"), seeds=(0, 1), images=60)
 
 
-def refusal(folder, capsys, *arguments: str) -> str:
-    slopes = folder.parent / "slopes.json"
-    before = sorted(folder.rglob("*"))
-    assert main(["report", str(folder), "--slopes", str(slopes), *arguments]) == 1
-    assert sorted(folder.rglob("*")) == before and not slopes.exists(), "something was written"
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
+@pytest.fixture
+def refusal(tmp_path, capsys):
+    def refusal(path, *arguments: str) -> str:
+        assert main(["report", str(path), "--out", str(tmp_path / "out"), *arguments]) == 1
+        assert not (tmp_path / "out").exists(), "something was written"
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return refusal
 
 
-def first(folder, kind: str = "json"):
-    return sorted((folder / "cells").glob(f"*.{kind}"))[0]
+def test_a_file_that_is_not_there_or_has_no_cells(small, tmp_path, refusal):
+    assert "no.jsonl: cannot be read (No such file or directory)" in refusal(tmp_path / "no.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "folder.jsonl: cannot be read (Is a directory)" in refusal(tmp_path / "folder.jsonl")
+    change(small, lambda cell: True)
+    assert "small.jsonl: has no cells; run the suite first" in refusal(small)
 
 
-def change(path, **fields) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+def test_a_damaged_line_is_named(small, refusal):
+    change(small, lambda cell: cell.pop("final") and None, only=FIRST)
+    number = 1 + next(index for index, line in enumerate(lines_of(small)) if FIRST in line.get("name", ""))
+    assert f"{small}, line {number}: field 'final' is missing" in refusal(small)
 
 
-def test_a_folder_that_is_not_there_or_has_no_cells(tmp_path, capsys):
-    assert "no is not a folder" in refusal(tmp_path / "no", capsys)
-    (tmp_path / "empty").mkdir()
-    assert "has no cells" in refusal(tmp_path / "empty", capsys)
+def test_a_choice_of_a_trial_that_is_not_there(small, refusal):
+    change(small, lambda choice: choice.update(chosen=3), "choice")
+    assert "'chosen' is 3, but there are 3 trials" in refusal(small)
 
 
-def test_damaged_files_are_named(small, capsys):
-    path = first(small)
-    whole = path.read_text()
-    path.write_text(whole[:100])
-    assert f"{path}: is not valid JSON" in refusal(small, capsys)
-    path.write_text(whole)
-    change(path, final=None)
-    assert f"{path}: " in (error := refusal(small, capsys))
-    assert "a finished cell has 'final'" in error
-    path.write_text(whole)
-    change(path, status="running")
-    assert "field 'status' is \"running\"" in refusal(small, capsys)
-    path.write_text(whole)
-    (small / "tuning.json").write_text("{}")
-    assert "tuning.json: is not a list" in refusal(small, capsys)
-    search = {"axes": json.loads(whole)["axes"], "budget": 1, "trials": [], "chosen": 3}
-    (small / "tuning.json").write_text(json.dumps([search]))
-    assert "tuning.json, entry 0: " in (error := refusal(small, capsys))
-    assert "'chosen' is 3" in error
-    (small / "tuning.json").unlink()
-    (small / "baselines" / "odd.json").write_text("[]")
-    assert "odd.json: " in refusal(small, capsys)
+def test_predictions_that_do_not_fit(small, refusal):
+    (line,) = [line for line in lines_of(small) if line["kind"] == "cell" and FIRST in line["name"]]
+    whole = Predictions.unpack(line["predictions"])
+
+    def put(value: str) -> None:
+        change(small, lambda cell: cell.update(predictions=value), only=FIRST)
+
+    def put_arrays(**arrays: np.ndarray) -> None:
+        fields = {"logits": whole.logits, "labels": whole.labels, "site": whole.site, **arrays}
+        put(Predictions(whole.sites, **fields).pack())
+
+    put("no base64")
+    assert "field 'predictions' is \"no base64\": cannot be read as an .npz" in refusal(small)
+    put(base64.b64encode(base64.b64decode(line["predictions"])[:200]).decode())
+    assert "cannot be read as an .npz of sites, logits, labels and site" in refusal(small)
+    put_arrays(site=whole.site[:-1])
+    assert "site (59,) do not fit together" in refusal(small)
+    put_arrays(logits=whole.logits[:-1], labels=whole.labels[:-1], site=whole.site[:-1])
+    assert "'predictions' has 59 images, but 'final.test.pooled' counts 60" in refusal(small)
+    put_arrays(logits=np.full_like(whole.logits, np.nan))
+    assert "logits are not all finite" in refusal(small)
+    put_arrays(labels=whole.labels + 1)
+    assert "labels are not within 0 to 3" in refusal(small)
+    put_arrays(site=whole.site + 5)
+    assert "site is not within 0 to 1" in refusal(small)
+    put_arrays(labels=whole.labels[::-1], logits=whole.logits[::-1])
+    assert "the labels of " in (error := refusal(small))
+    assert "are not those of" in error
 
 
-def test_predictions_that_do_not_fit(small, capsys):
-    path = first(small, "npz")
-    whole = path.read_bytes()
-    arrays = dict(np.load(path))
-    path.unlink()
-    assert f"{path}: is missing" in refusal(small, capsys)
-    path.write_bytes(whole[:200])
-    assert f"{path}: cannot be read" in refusal(small, capsys)
-    np.savez(path, logits=arrays["logits"], labels=arrays["labels"])
-    assert "cannot be read as logits, labels and site" in refusal(small, capsys)
-    np.savez(path, **{name: array[:-1] for name, array in arrays.items()})
-    assert "do not fit the 60 test images" in refusal(small, capsys)
-    np.savez(path, **{**arrays, "logits": np.full_like(arrays["logits"], np.nan)})
-    assert "logits are not all finite" in refusal(small, capsys)
-    np.savez(path, **{**arrays, "labels": arrays["labels"][::-1]})
-    assert "its labels are not those of" in (error := refusal(small, capsys))
-    assert ".npz" in error
-
-
-def test_metrics_that_the_logits_do_not_give(small, capsys):
-    path = first(small)
-    cell = json.loads(path.read_text())
+def test_metrics_that_the_logits_do_not_give(small, refusal):
     for value, said in (
-        (0.999, "balanced_accuracy is 0.999, but "),
+        (0.999, "balanced_accuracy 0.999, but its predictions give "),
         (7.0, "is 7.0: input should be less than"),
         (None, "is null"),
     ):
-        cell["final"]["test"]["pooled"]["balanced_accuracy"] = value
-        path.write_text(json.dumps(cell))
-        assert said in (error := refusal(small, capsys))
-        assert str(path) in error
+        change(
+            small,
+            lambda cell, value=value: cell["final"]["test"]["pooled"].update(balanced_accuracy=value),
+            only=FIRST,
+        )
+        assert said in (error := refusal(small))
+        assert str(small) in error
 
 
-def test_cells_of_different_settings(small, capsys):
-    path = first(small)
-    experiment = json.loads(path.read_text())["experiment"]
-    change(path, experiment={**experiment, "federation": {"rounds": 20}})
-    assert "its experiment has another 'federation' than that of" in refusal(small, capsys)
+def test_cells_of_different_settings(small, refusal):
+    change(small, lambda cell: cell["experiment"].update(federation={"rounds": 20}), only=FIRST)
+    assert "has another 'federation' than that of" in refusal(small)
 
 
-def test_engines_that_differ(small, capsys):
-    change(first(small), verification={"engine": "flare", "max_difference": 5.0})
-    assert "field 'verification.max_difference' is 5.0" in refusal(small, capsys)
+def test_engines_that_differ(small, refusal):
+    change(small, lambda cell: cell["verification"].update(max_difference=5.0), only=FIRST)
+    assert "field 'verification.max_difference' is 5.0" in refusal(small)
 
 
-def test_two_cells_for_one_place(small, capsys):
-    path = first(small)
-    copy = path.with_name("zz.json")
-    copy.write_text(path.read_text())
-    shutil.copy(path.with_suffix(".npz"), copy.with_suffix(".npz"))
-    assert "zz.json: has the same axes as " in refusal(small, capsys)
+def test_two_cells_for_one_place(small, refusal):
+    (cell,) = [line for line in lines_of(small) if line["kind"] == "cell" and FIRST in line["name"]]
+    with small.open("a") as file:
+        file.write(json.dumps({**cell, "name": "zz"}) + "\n")
+    assert "'zz' has the same axes as " in refusal(small)
 
 
-def test_options_and_slopes_that_make_no_sense(small, capsys):
-    assert "--target is 95" in refusal(small, capsys, "--target", "95")
-    slopes = small / "other.json"
-    slopes.write_text('{"a": 1}')
-    assert "other.json: is not a list of fits" in refusal(small, capsys, "--slopes", str(slopes))
-    missing = small / "no" / "slopes.json"
-    assert "is not a folder" in refusal(small, capsys, "--slopes", str(missing))
+def test_a_target_that_makes_no_sense(small, refusal):
+    assert "--target is 95" in refusal(small, "--target", "95")

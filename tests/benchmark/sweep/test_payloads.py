@@ -11,11 +11,11 @@ from pt_peft.presets import demo, override
 
 
 def test_payloads_are_an_axis_of_a_suite():
-    cells = list(Grid(Suite.read("payloads"), {"embedded": None}, None).runs([]))
-    found = {cell.axes["aggregation"]: cell.experiment.payload for cell in cells}
+    cells = list(Grid(Suite.read("payloads"), {"embedded": None}, Path()).runs([]))
+    found = {cell.axes.aggregation: cell.experiment.payload for cell in cells}
     assert len(cells) == len(found) == 8
     assert not found["float32"].changes
-    assert found["top-1"].up.fraction == 0.01
+    assert found["top-1"].up.model_dump()["fraction"] == 0.01
     assert found["top-1"].down.name == "int8"
     assert not found["int8-no-memory"].up.remembers
     assert found["int8"].up.remembers
@@ -23,7 +23,7 @@ def test_payloads_are_an_axis_of_a_suite():
 
 def test_a_field_of_a_job():
     experiment = override(demo("lora")[0], ["payload.up.name=int8", "payload.down.name=bfloat16"])
-    assert experiment.payload.up.error_feedback
+    assert experiment.payload.up.model_dump()["error_feedback"]
     assert experiment.payload.down.name == "bfloat16"
 
 
@@ -33,8 +33,8 @@ def test_bytes_of_a_run():
     values = blocks * (rank * d + 3 * d * rank) + d * classes + classes
     scales = blocks * 2 * rank + classes + 1
     small = {"train": 16, "val": 8, "test": 8}
-    for cell in Grid(Suite.read("payloads"), {"embedded": None}, None).runs([]):
-        sent = {"float32": 4 * values, "int8": values + 4 * scales}.get(cell.axes["aggregation"])
+    for cell in Grid(Suite.read("payloads"), {"embedded": None}, Path()).runs([]):
+        sent = {"float32": 4 * values, "int8": values + 4 * scales}.get(cell.axes.aggregation)
         if sent is None:
             continue
         fields = [
@@ -48,4 +48,4 @@ def test_bytes_of_a_run():
         outcome = run_reference(
             cell, make_trainer(cell.experiment, cell.site), load_sites(cell.experiment, cell.site, names), Path()
         )
-        assert [(one["bytes_in"], one["bytes_out"]) for one in outcome.rounds] == [(sent * len(names),) * 2] * 2
+        assert [(one.bytes_in, one.bytes_out) for one in outcome.rounds] == [(sent * len(names),) * 2] * 2

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from benchmark.sweep import suite as suites
-from benchmark.sweep.cells import Grid, located
+from benchmark.sweep.cells import Cell, Grid, located
+from benchmark.sweep.records import ChoiceAxes, ChoiceRecord, TriedSettings
 from benchmark.sweep.suite import Images, Suite
-from benchmark.sweep.trials import best
+from benchmark.sweep.trials import Settings, best
 from helpers import ROOT
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
@@ -16,15 +17,16 @@ from pt_peft.errors import UserError
 SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
 
 
-def chosen_first(grid: Grid) -> list[dict]:
-    return [
-        {
-            "axes": axes,
-            "trials": [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in tried],
-            "chosen": 0,
-        }
-        for axes, tried, _ in grid.tuning()
+def choice(axes: ChoiceAxes, tried: list[Settings], chosen: int | None) -> ChoiceRecord:
+    trials = [
+        TriedSettings(learning_rate=one.learning_rate, head_learning_rate=None, options=one.options, val=0.5)
+        for one in tried
     ]
+    return ChoiceRecord(axes=axes, trials=trials, chosen=chosen)
+
+
+def chosen_first(grid: Grid) -> list[ChoiceRecord]:
+    return [choice(axes, tried, 0) for axes, tried, _ in grid.tuning()]
 
 
 @pytest.fixture
@@ -47,19 +49,19 @@ def test_every_cell_of_every_suite_is_a_valid_experiment(name, shared, tmp_path)
     cells = list(grid.runs(chosen))
     names = [cell.name for cell in cells]
     assert len(names) == len(set(names))
-    runs = [cell for cell in cells if cell.kind == "cells"]
+    runs = [cell for cell in cells if cell.kind == "cell"]
     assert len(runs) == len(list(suite.places())) * len(suite.methods) * len(suite.seeds)
-    budgets = {len(one["trials"]) for one in chosen}
+    budgets = {len(one.trials) for one in chosen}
     assert len(budgets) <= 1  # the same for every method
     for cell in runs:
-        assert cell.experiment.seed == cell.axes["seed"]
-        assert cell.experiment.method.name == cell.axes["method"]
+        assert cell.experiment.seed == cell.axes.seed
+        assert cell.experiment.method.name == cell.axes.method
         assert suite.tuning is None or cell.experiment.seed != suite.tuning.seed
 
 
 def test_the_chosen_trial_is_what_runs(write):
     suite = Suite.read(write(tuning={"factors": [0.5, 1], "options": {"lora": {"rank": [2, 8]}}, "seed": 9}))
-    grid = Grid(suite, {"embedded": None}, None)
+    grid = Grid(suite, {"embedded": None}, Path())
     (lora_axes, lora, lora_cells), (probe_axes, probe, _), (pooled_axes, pooled, pooled_cells), (_, local, _) = (
         grid.tuning()
     )
@@ -71,17 +73,21 @@ def test_the_chosen_trial_is_what_runs(write):
     assert pooled == local == lora
     assert pooled_cells[0].baseline == "pooled"
     assert pooled_cells[0].experiment.method == lora_cells[0].experiment.method
-    trials = [{"learning_rate": trial.learning_rate, "options": trial.options} for trial in lora]
-    chosen = [{"axes": lora_axes, "trials": trials, "chosen": 3}, {"axes": probe_axes, "trials": [], "chosen": None}]
-    chosen.append({"axes": pooled_axes, "trials": trials, "chosen": 1})
-    cells = list(grid.runs(chosen))
-    assert {cell.axes["method"] for cell in cells} == {"lora", "pooled"}  # of the others no trial finished
-    assert (cells[1].kind, cells[1].experiment.training.learning_rate) == ("baselines", 0.0015)
+    choices = [choice(lora_axes, lora, 3), choice(probe_axes, probe, None), choice(pooled_axes, lora, 1)]
+    cells = list(grid.runs(choices))
+    assert {cell.axes.method for cell in cells} == {"lora", "pooled"}  # of the others no trial finished
+    assert (cells[1].kind, cells[1].experiment.training.learning_rate) == ("baseline", 0.0015)
     experiment = cells[0].experiment
     assert experiment.method.options == {"lora": {"rank": 8}}
     assert experiment.training.learning_rate == 0.003
     assert experiment.training.head_learning_rate == 0.005  # the suite's, as the method's is smaller
-    assert [cell.kind for cell in cells] == ["cells", "baselines"]
+    assert [cell.kind for cell in cells] == ["cell", "baseline"]
+
+
+def all_cells(name: str) -> list[Cell]:
+    suite = Suite.read(name)
+    grid = Grid(suite, dict.fromkeys(suite.backbones), Path())
+    return list(grid.runs(chosen_first(grid)))
 
 
 def test_best():
@@ -91,12 +97,12 @@ def test_best():
 
 def test_aggregations_are_an_axis(write):
     suite = Suite.read(write(tuning=None, aggregations={"mean": {}, "longer": {"training": {"local_epochs": 2}}}))
-    cells = list(Grid(suite, {"embedded": None}, None).runs([]))
-    assert {(cell.axes["aggregation"], cell.experiment.training.local_epochs) for cell in cells} == {
+    cells = list(Grid(suite, {"embedded": None}, Path()).runs([]))
+    assert {(cell.axes.aggregation, cell.experiment.training.local_epochs) for cell in cells} == {
         ("mean", 1),
         ("longer", 2),
     }
-    assert [cell.axes["method"] for cell in cells if cell.kind == "baselines"] == ["pooled", "local"]
+    assert [cell.axes.method for cell in cells if cell.kind == "baseline"] == ["pooled", "local"]
 
 
 def test_a_suite_over_another(tmp_path):
@@ -128,7 +134,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
     parts = []
     for take in range(2):
         site = located(Images.model_validate({**images, "part": {"of": 2, "take": take}}), tmp_path)
-        parts.append([row for _, row in read_rows(Path(site.table), {"file": ""})])
+        parts.append([row for _, row in read_rows(Path(site.table or ""), {"file": ""})])
     groups = [{row["patient"] for row in part} for part in parts]
     assert not groups[0] & groups[1]
     assert sum(map(len, parts)) == 90
@@ -141,7 +147,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"seeds": []}, "field 'seeds' is []"),
         ({"sedes": [1]}, "did you mean 'seeds'?"),
         ({"methods": ["lorra"]}, "lorra"),
-        ({"partitions": {"iid": {"kind": "iid"}}}, "partition.kind 'iid' does not apply"),
+        ({"partitions": {"iid": {"kind": "iid"}}}, "field 'partition.kind' must be 'none' with data.source 'lesions'"),
         (
             {"tuning": {"factors": [1], "seed": 1, "partition": "iid"}},
             "partition 'iid' is not among those of 'lesions'",
@@ -170,9 +176,9 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
             {"options": {"lra": {"rank": 2}}},
             "'lra' is no part of the suite's methods; the parts are linear_probe, lora",
         ),
-        ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to say"),
-        ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to say"),
-        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to say"),
+        ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to set"),
+        ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to set"),
+        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to set"),
         (
             {"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}},
             "'lesions' has partition 'nope'",
@@ -181,9 +187,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
 )
 def test_a_wrong_suite_is_refused(write, fields, said):
     with pytest.raises(UserError) as error:
-        suite = Suite.read(write(**fields))
-        grid = Grid(suite, dict.fromkeys(suite.backbones), None)
-        list(grid.runs(chosen_first(grid)))
+        all_cells(write(**fields))
     assert said in str(error.value)
 
 
@@ -204,5 +208,5 @@ def test_a_damaged_suite_is_refused(tmp_path, text, said):
 
 
 def test_an_unknown_suite_names_those_there_are():
-    with pytest.raises(UserError, match="the suites here are .*smoke"):
+    with pytest.raises(UserError, match=r"the suites here are .*smoke"):
         Suite.read("smok")

@@ -1,0 +1,74 @@
+"""A model's answers on the images of all sites, and how a result keeps them. Imports no torch."""
+
+import base64
+import binascii
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pt_peft.experiment.sections import Task
+from pt_peft.training.metrics import evaluate_predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Logits and labels of all sites that have images in a split, site by site in the order of their names."""
+
+    sites: list[str]
+    """Names."""
+    logits: npt.NDArray[np.floating]
+    """Floating point (N,K)."""
+    labels: npt.NDArray[np.integer]
+    """int64 (N,), or uint8 (N,K) for ``multilabel``."""
+    site: npt.NDArray[np.integer]
+    """uint16 (N,), positions in `sites`."""
+
+    def metrics(self, task: Task) -> dict[str, Any]:
+        """Metrics of all images under ``pooled`` and of each site's under ``sites``, see `evaluate_predictions`."""
+        images = {name: self.site == index for index, name in enumerate(self.sites)}
+        return {
+            "pooled": self._metrics(np.ones(len(self.site), bool), task),
+            "sites": {name: self._metrics(chosen, task) for name, chosen in images.items()},
+        }
+
+    def _metrics(self, chosen: npt.NDArray[np.bool_], task: Task) -> dict[str, Any]:
+        import torch
+
+        return evaluate_predictions(torch.from_numpy(self.logits[chosen]), torch.from_numpy(self.labels[chosen]), task)
+
+    def pack(self) -> str:
+        """A compressed ``.npz`` of ``sites``, ``logits``, ``labels`` and ``site``, as base64 for a line of JSON."""
+        file = io.BytesIO()
+        np.savez_compressed(file, sites=np.array(self.sites), logits=self.logits, labels=self.labels, site=self.site)
+        return base64.b64encode(file.getvalue()).decode("ascii")
+
+    @classmethod
+    def unpack(cls, packed: str) -> "Predictions":
+        """Reads what `pack` wrote. Raises ValueError if it is damaged, or if the arrays do not fit together."""
+        try:
+            with np.load(io.BytesIO(base64.b64decode(packed, validate=True)), allow_pickle=False) as arrays:
+                found = cls(arrays["sites"].tolist(), arrays["logits"], arrays["labels"], arrays["site"])
+        except (OSError, ValueError, KeyError, EOFError, binascii.Error, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"cannot be read as an .npz of sites, logits, labels and site ({error})") from None
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        logits, labels, site = self.logits, self.labels, self.site
+        if (
+            logits.ndim != 2
+            or not logits.size
+            or labels.shape not in (logits.shape, logits.shape[:1])
+            or site.shape != logits.shape[:1]
+        ):
+            raise ValueError(f"logits {logits.shape}, labels {labels.shape} and site {site.shape} do not fit together")
+        highest = 1 if labels.ndim == 2 else logits.shape[1] - 1
+        if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() > highest:
+            raise ValueError(f"logits are not all finite, or labels are not within 0 to {highest}")
+        if site.min() < 0 or site.max() >= len(self.sites):
+            raise ValueError(f"site is not within 0 to {len(self.sites) - 1}")
