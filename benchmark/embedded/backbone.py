@@ -27,7 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmark.embedded import fractals
 from benchmark.embedded.cosine_stem import start_with_cosines
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmark.measurements.compare import evaluate
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.exchange.aggregation import Aggregation

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
 from benchmark.oracle.reference import federate, load_sites, make_trainer

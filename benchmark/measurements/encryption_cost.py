@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import Context, new_context, server_context
+from pt_peft.environment import versions
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, Layout
@@ -29,7 +30,6 @@ from pt_peft.federation.local_round import local_round
 from pt_peft.files import write_atomically
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.presets import demo
-from pt_peft.provenance import versions
 
 NAMES = ("site-1", "site-2", "site-3")
 IMAGES = {"train": 64, "val": 16, "test": 16}

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if the images cannot be read."""
-    from benchmark.measurements.origin import provenance
+    from benchmark.measurements.provenance import provenance
     from pt_peft.files import write_atomically
     from pt_peft.presets import preset
 

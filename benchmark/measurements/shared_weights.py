@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone, Method, ModelSpec

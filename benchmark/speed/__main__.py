@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure

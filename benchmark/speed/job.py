@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
 from benchmark.speed.options import parse_with_repeats

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.speed.contenders import fresh, ours
 from benchmark.speed.measure import measure
 from benchmark.speed.options import check_positive

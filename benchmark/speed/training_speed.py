@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import load_sites, make_trainer
 from benchmark.speed.bare import Bare
 from benchmark.speed.options import parse_with_repeats

@@ -4,7 +4,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pt_peft.provenance import machine, versions
+from pt_peft.environment import machine, versions
 
 PACKAGES = ("nvflare", "torch", "timm", "monai", "peft", "numpy")
 
