@@ -1,4 +1,4 @@
-"""What several measurements are asked."""
+"""Options that several measurements have."""
 
 import argparse
 from pathlib import Path
@@ -10,16 +10,19 @@ from pt_peft.files import check_place
 def parse_with_repeats(
     parser: argparse.ArgumentParser, arguments: list[str] | None, *, repeats: int, out: Path
 ) -> argparse.Namespace:
-    """Parses `arguments`, ``--repeats`` and ``--out`` among them.
+    """Parses a measurement's arguments, with ``--repeats`` and ``--out`` added.
 
     Args:
-        repeats, out: defaults.
+        parser: has the measurement's own options; the two are added to it.
+        arguments: those of the command line; None for the process's own.
+        repeats: default of ``--repeats``.
+        out: default of ``--out``.
 
     Raises:
-        UserError: if either makes no sense.
+        UserError: if ``--repeats`` is below 1 or nothing can be written to ``--out``.
     """
-    parser.add_argument("--repeats", type=int, default=repeats, help="of each measurement (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=out, help="result file to write (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=repeats, help="runs of each measurement (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=out, help="result file to write (default: %(default)s)")
     options = parser.parse_args(arguments)
     check_positive(options, "repeats")
     check_place(options.out)
@@ -27,7 +30,7 @@ def parse_with_repeats(
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:
-    """Raises UserError if one of these is below 1."""
+    """Raises UserError if one of the options `names` is below 1."""
     for name in names:
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: {getattr(options, name)}; 1 or more would be right.")
