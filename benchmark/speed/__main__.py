@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
-from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.site_memory import further_site
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command

@@ -13,10 +13,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
-from benchmark.speed.options import parse_with_repeats
 from pt_peft.commands.dispatch import command
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
 
+from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import provenance
 from benchmark.speed.contenders import fresh, ours
 from benchmark.speed.measure import measure
-from benchmark.speed.options import check_positive
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
+from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import load_sites, make_trainer
 from benchmark.speed.bare import Bare
-from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.files import write_atomically
