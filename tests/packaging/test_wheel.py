@@ -123,8 +123,8 @@ def test_the_clone_is_not_importable(environment, tmp_path):
 
 
 def test_it_writes_the_committed_job(environment, tmp_path):
-    environment.run("python", "-m", "pt_peft_flare", "job", "lora_vpt", "--out", "job", cwd=tmp_path)
-    assert files(tmp_path / "job") == files(JOBS / "lora_vpt")
+    environment.run("python", "-m", "pt_peft_flare", "job", "lora_vpt", "--out", "lora_vpt", cwd=tmp_path)
+    assert files(tmp_path / "lora_vpt") == files(JOBS / "lora_vpt")
 
 
 def test_it_simulates_the_committed_job(environment, tmp_path):
