@@ -1,3 +1,3 @@
 """Federated parameter-efficient fine-tuning of Vision Transformers. Imports no FLARE."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

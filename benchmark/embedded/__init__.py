@@ -1,1 +1,1 @@
-"""Makes the embedded backbone, from generated images alone."""
+"""Pre-trains the embedded backbone on generated images alone."""

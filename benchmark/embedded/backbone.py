@@ -2,9 +2,9 @@
 
     python -m benchmark.embedded.backbone --out pt_peft/embedded/backbone.safetensors
 
-writes the weights and, beside them, a JSON file of the same name that says how to build the model and where it came
-from. The same seed, steps, images and threads give the same file on one machine. ``--minutes`` is a ceiling for slow
-machines: a run that reaches it ends early, and its JSON file records the steps it took.
+This writes the weights and, beside them, a JSON file of the same name that says how to build the model and where it
+came from. The same seed, steps, images and threads give the same file on one machine. ``--minutes`` is a ceiling for
+slow machines: a run that reaches it ends early, and its JSON file records the steps it took.
 """
 
 import argparse
@@ -17,23 +17,26 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import timm
 import torch
 from safetensors.torch import save
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from benchmark.embedded import fractals
 from benchmark.embedded.cosine_stem import start_with_cosines
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
+from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 
 NAME = "vit_tiny_patch16_224"
 IMAGE_SIZE = 64
-KWARGS = {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+KWARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 _BATCH = 64  # images a step
@@ -53,12 +56,12 @@ class Budget:
     """What a pre-training may use.
 
     Attributes:
-        seed: of the formulas, the images, the initial weights and the order.
+        seed: from which the formulas, the images, the initial weights and their order follow.
         steps: optimiser steps of 64 images.
         images: different images drawn; they are passed over until the steps are done.
         validation: images on which the formula classifiers are judged at the end.
         minutes: ceiling of the training's wall time, or None.
-        threads: of PyTorch and of the drawing.
+        threads: used by PyTorch, and to draw images.
     """
 
     seed: int = 0
@@ -77,13 +80,14 @@ class Budget:
 
 
 class FormulaHeads(nn.Module):
-    """Linear classifiers over the backbone's tokens: what is learned is to name the formulas.
+    """Linear classifiers over the backbone's tokens, which learn to name the formulas.
 
     The class token names the formula of each of ``fractals.HEADS``; every patch token names the texture of its place
-    and says whether the figure covers it.
+    and tells whether the figure covers it.
     """
 
     def __init__(self, width: int, sizes: tuple[int, ...]) -> None:
+        """Makes one classifier of tokens of `width` for each of `sizes`, its number of classes."""
         super().__init__()
         self.image = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         self.texture = nn.Linear(width, sizes[fractals.HEADS.index("ground")])
@@ -111,15 +115,15 @@ class FormulaHeads(nn.Module):
         ]
 
 
-def pretrain(out: Path, budget: Budget) -> dict:
+def pretrain(out: Path, budget: Budget) -> dict[str, Any]:
     """Pre-trains the backbone and writes ``out`` and its JSON file.
 
     Args:
-        out: where the weights go; must end in ``.safetensors``.
+        out: file of the weights; must end in ``.safetensors``.
         budget: seed, steps and the rest.
 
     Returns:
-        What the JSON file says.
+        The content of the JSON file.
 
     Raises:
         UserError: ``out`` does not end in ``.safetensors``.
@@ -132,8 +136,9 @@ def pretrain(out: Path, budget: Budget) -> dict:
     started = time.monotonic()
     images, labels, maps = _draw(tables, budget, "train", budget.images)
     print(f"drew {len(images)} images in {time.monotonic() - started:.0f} s", flush=True)
-    model = timm.create_model(NAME, pretrained=False, img_size=IMAGE_SIZE, num_classes=0, **KWARGS)
-    start_with_cosines(model.patch_embed.proj, _normalise(images[:_STEM_IMAGES]))
+    created = timm.create_model(NAME, pretrained=False, img_size=IMAGE_SIZE, num_classes=0, **KWARGS)
+    model = cast(VisionTransformer, created)
+    start_with_cosines(cast(nn.Conv2d, model.patch_embed.proj), _normalise(images[:_STEM_IMAGES]))
     heads = FormulaHeads(model.num_features, tables.sizes)
     steps = _train(model, heads, images, labels, maps, budget)
     accuracy = _validate(model, heads, *_draw(tables, budget, "val", budget.validation)[:2])
@@ -165,7 +170,7 @@ def pretrain(out: Path, budget: Budget) -> dict:
 
 
 def _draw(tables: fractals.Tables, budget: Budget, part: str, count: int) -> tuple[np.ndarray, ...]:
-    """``fractals.draw`` in parallel, without an influence of the number of threads on the images."""
+    """Calls ``fractals.draw`` in parallel; the images do not depend on the number of threads."""
 
     def chunk(index: int) -> tuple[np.ndarray, ...]:
         share = min(_CHUNK, count - index * _CHUNK)
@@ -177,7 +182,12 @@ def _draw(tables: fractals.Tables, budget: Budget, part: str, count: int) -> tup
 
 
 def _train(
-    model: nn.Module, heads: FormulaHeads, images: np.ndarray, labels: np.ndarray, maps: np.ndarray, budget: Budget
+    model: VisionTransformer,
+    heads: FormulaHeads,
+    images: np.ndarray,
+    labels: np.ndarray,
+    maps: np.ndarray,
+    budget: Budget,
 ) -> int:
     """Trains until the steps are done or the minutes are over; returns the steps taken."""
     optimisers = _optimisers(model, heads)
@@ -213,7 +223,7 @@ def _train(
     return budget.steps
 
 
-def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+def _optimisers(model: VisionTransformer, heads: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
     hidden = [p for p in model.blocks.parameters() if p.ndim == 2]
     taken = {id(p) for p in hidden}
     others = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in taken]
@@ -224,15 +234,15 @@ def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Optimiz
     return torch.optim.Muon(hidden, lr=_MUON_RATE, weight_decay=0.0), torch.optim.AdamW(groups, lr=_ADAMW_RATE)
 
 
-def _encode(model: nn.Module, images: Tensor, kept: Tensor) -> Tensor:
-    """Timm's ``forward_features`` on some of the patches: (batch, 1 + len(kept), width)."""
+def _encode(model: VisionTransformer, images: Tensor, kept: Tensor) -> Tensor:
+    """Timm's ``forward_features`` on the patches `kept`: (batch, 1 + len(kept), width)."""
     tokens = model._pos_embed(model.patch_embed(images))
     tokens = torch.cat([tokens[:, :1], tokens[:, 1 + kept]], dim=1)
     return model.norm(model.blocks(model.norm_pre(tokens)))
 
 
 def _orders(count: int, seed: int) -> Iterator[np.ndarray]:
-    """Indices of one batch after another, for ever; every pass is in a new order."""
+    """Yields the indices of one batch after another without end, in a new order in every pass."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(count)
@@ -240,14 +250,16 @@ def _orders(count: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _normalise(images: np.ndarray) -> Tensor:
-    """uint8 (batch, size, size, 3) to float32 (batch, 3, size, size)."""
+    """Normalises uint8 (batch, size, size, 3) to float32 (batch, 3, size, size)."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
     return pixels.sub(torch.tensor(MEAN).view(3, 1, 1)).div(torch.tensor(STD).view(3, 1, 1))
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, heads: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of unseen images whose formula each head names."""
+def _validate(
+    model: VisionTransformer, heads: FormulaHeads, images: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Returns the share of unseen images whose formula each head names."""
     model.eval()
     right = np.zeros(len(fractals.HEADS))
     for start in range(0, len(images), _BATCH):
@@ -258,29 +270,41 @@ def _validate(model: nn.Module, heads: nn.Module, images: np.ndarray, labels: np
 
 
 def _weights(model: nn.Module) -> bytes:
-    """A safetensors file of the weights, float16, under timm's own keys."""
+    """Returns the content of a safetensors file of the weights, float16, under timm's own keys."""
     return save({key: tensor.detach().half().contiguous() for key, tensor in model.state_dict().items()})
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
-    """The command, with ``sys.argv``'s arguments unless others are given."""
+    """Pre-trains the backbone and writes its files."""
     default = Budget()
-    parser = argparse.ArgumentParser(prog="python -m benchmark.embedded.backbone", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.embedded.backbone",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--steps", type=int, default=default.steps, help=f"of {_BATCH} images (default %(default)s)")
-    parser.add_argument("--images", type=int, default=default.images, help="different images (default %(default)s)")
-    parser.add_argument("--validation", type=int, default=default.validation, help="images (default %(default)s)")
-    parser.add_argument("--minutes", type=float, default=None, help="end early after this long; not reproducible")
-    parser.add_argument("--threads", type=int, default=default.threads, help="(default %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=default.steps, help=f"optimiser steps of {_BATCH} images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=default.images, help="different images to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--validation", type=int, default=default.validation, help="images to validate on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="end after this time at the latest; not reproducible"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=default.threads, help="of PyTorch, and to draw images (default: %(default)s)"
+    )
     chosen = vars(parser.parse_args(arguments))
     out = chosen.pop("out")
-    try:
-        record = pretrain(out, Budget(**chosen))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    record = pretrain(out, Budget(**chosen))
     print(f"{out}: {out.stat().st_size} bytes, validation accuracy {record['provenance']['validation_accuracy']}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

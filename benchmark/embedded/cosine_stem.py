@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OPPONENTS = np.float64([[1, 1, 1], [1, 0, -1], [-1, 2, -1]])  # grey, red against blue, green against magenta
+_OPPONENTS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)  # grey, red against blue, green against magenta
 
 
 @torch.no_grad()
@@ -19,6 +19,9 @@ def start_with_cosines(projection: nn.Conv2d, images: Tensor) -> None:
     Args:
         projection: timm's ``patch_embed.proj``, (width, 3, side, side) with width <= 2 side^2 and a multiple of 4.
         images: normalised float32 (count, 3, size, size), whose cosine coefficients get mean 0 and variance 1.
+
+    Raises:
+        ValueError: if the patch embedding has no bias.
     """
     width, _, side, _ = projection.weight.shape
     place = (np.arange(side) + 0.5) * np.pi / side
@@ -32,9 +35,12 @@ def start_with_cosines(projection: nn.Conv2d, images: Tensor) -> None:
     weight = np.concatenate(
         [axis[None, :, None, None] * slow_first[:n, None] for axis, n in zip(axes, shares, strict=True)]
     )
+    bias = projection.bias
+    if bias is None:
+        raise ValueError("the patch embedding has no bias; timm's ViT with a bias would be right.")
     projection.weight.copy_(torch.from_numpy(weight))
-    projection.bias.zero_()
+    bias.zero_()
     outputs = projection(images)
     deviation, mean = torch.std_mean(outputs, dim=(0, 2, 3))
     projection.weight.div_(deviation[:, None, None, None])
-    projection.bias.copy_(-mean / deviation)
+    bias.copy_(-mean / deviation)

@@ -1,4 +1,4 @@
-"""Formula-driven images: what the embedded backbone is pre-trained on instead of photographs.
+"""Draws formula-driven images, on which the embedded backbone is pre-trained instead of photographs.
 
 An image is a figure on a ground, and each of its parts is drawn by a formula picked from a fixed, seeded table; the
 labels are the formulas' indices, so supervision is exact and free. The tables hold
@@ -22,9 +22,9 @@ from pt_peft.seeds import derive_seed
 
 FAMILIES = ("iterated function systems", "radial contours", "spectral noise", "palettes")
 HEADS = ("figure", "fill", "ground", "palette")
-"""What each column of the labels says: which formula drew the figure, its fill, the ground, and which palette."""
+"""The columns of the labels: the formula that drew the figure, its fill and the ground, and the palette."""
 CELL = 8
-"""Side of the squares of the map that says where the figure is, pixels."""
+"""Side of the squares of the figure's map, pixels."""
 
 _MAPS = 4  # affine maps of an iterated function system
 _CHAINS, _STEPS, _BURN_IN = 64, 36, 6  # parallel chaos games an image and their length
@@ -34,7 +34,7 @@ _BATCH = 32  # images drawn at a time: their planes stay in the cache
 
 @dataclass(frozen=True)
 class Tables:
-    """The formulas. Leading dimension: how many there are of a kind.
+    """The formulas. The leading dimension of each array is the number of formulas of its kind.
 
     Attributes:
         maps: (systems, _MAPS, 2, 3) float32, affine maps of the iterated function systems.
@@ -54,7 +54,7 @@ class Tables:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of classes of each of ``HEADS``."""
+        """Numbers of classes, one for each of ``HEADS``."""
         noises = len(self.noises)
         return (len(self.maps) + len(self.contours), noises, noises, len(self.palettes))
 
@@ -88,7 +88,7 @@ def make_tables(*, seed: int, systems: int = 32, contours: int = 32, noises: int
 
 
 def _system(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One iterated function system whose attractor is neither a point nor a full disc.
+    """Draws an iterated function system whose attractor is neither a point nor a full disc.
 
     Every map is a contraction by its singular values (Anderson and Farrell 2022, "Improving Fractal Pre-training"), so
     no draw has to be rejected.
@@ -153,12 +153,12 @@ def _draw_batch(
 
 
 def _blend(a: np.ndarray, b: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """(count, 3) and (count, 3) mixed by (count, size, size) in [0, 1]: (count, 3, size, size)."""
+    """Mixes (count, 3) and (count, 3) by (count, size, size) in [0, 1]: (count, 3, size, size)."""
     return a[:, :, None, None] + (b - a)[:, :, None, None] * amount[:, None]
 
 
 def _attractors(rng: np.random.Generator, tables: Tables, which: np.ndarray, size: int) -> np.ndarray:
-    """Chaos games of perturbed systems, randomly turned, scaled and placed: (count, size, size) in [0, 1]."""
+    """Plays chaos games of perturbed systems, randomly turned, scaled and placed: (count, size, size) in [0, 1]."""
     count = len(which)
     maps = tables.maps[which]
     maps = maps * rng.uniform(0.92, 1.08, maps.shape).astype(np.float32)
@@ -197,7 +197,7 @@ def _attractors(rng: np.random.Generator, tables: Tables, which: np.ndarray, siz
 
 
 def _contours(rng: np.random.Generator, tables: Tables, which: np.ndarray, size: int) -> np.ndarray:
-    """Perturbed radial contours with nested lines, randomly turned and placed: (count, size, size) in [0, 1]."""
+    """Draws perturbed radial contours with nested lines, randomly turned and placed: (count, size, size) in [0, 1]."""
     count = len(which)
     shift = rng.uniform(-0.3, 0.3, (2, count, 1, 1)).astype(np.float32)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
@@ -222,7 +222,7 @@ def _contours(rng: np.random.Generator, tables: Tables, which: np.ndarray, size:
 
 
 def _noise(rng: np.random.Generator, formula: np.ndarray, size: int) -> np.ndarray:
-    """White noise with the formula's spectrum, through its pointwise function: (count, size, size) in [0, 1]."""
+    """Draws noise with the formula's spectrum, through its pointwise function: (count, size, size) in [0, 1]."""
     count = len(formula)
     jitter = rng.uniform(0.93, 1.07, formula[:, :4].shape).astype(np.float32)
     frequency, width, slope, orientation = (v[:, None, None] for v in (formula[:, :4] * jitter).T)

@@ -1,1 +1,1 @@
-"""A provisioned federation on one machine."""
+"""Runs a provisioned federation on one machine."""

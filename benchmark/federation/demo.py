@@ -1,4 +1,4 @@
-"""A federation of three hospitals on this machine, from provisioning to the adapter: mTLS, processes of their own."""
+"""Runs a federation of three hospitals on this machine, each in its own processes, over mTLS."""
 
 import csv
 import subprocess
@@ -21,19 +21,22 @@ from pt_peft_flare.commands.status import status, table
 from pt_peft_flare.job_folder import write_job
 
 HOSPITALS = ("rosendahl", "vidir_modern", "vidir_molemax")
-"""Three of HAM10000's acquisition sites; each has the table of its own images only."""
+"""Three of HAM10000's acquisition sites; each hospital has a table of its own images alone."""
 IMAGES = {"train": 192, "val": 64, "test": 128}
+"""The most images that a hospital uses of each split, so that the demo takes minutes."""
 EMBEDDED_HOSPITALS = ("hospital-1", "hospital-2", "hospital-3")
 INTERVAL_S = 10
+"""Seconds between looks at the job's progress."""
 
 
 def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
-    """All of it, with what a person reads on standard output.
+    """Provisions, starts and ends a federation that runs one job, and prints each step.
 
     Args:
-        folder: made here, for kits, logs and results.
-        port: of the server.
-        embedded: whether the images are the embedded ones.
+        folder: made here; takes kits, logs and results.
+        port: of the server, on the loopback.
+        rounds: of the job.
+        embedded: whether the hospitals have the embedded images instead of HAM10000's.
 
     Raises:
         UserError: if a step fails.
@@ -42,7 +45,7 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
         raise UserError(f"--out: {folder} exists already{_running_in(folder.resolve())}.")
     folder = folder.resolve()
     if not embedded:
-        ham10000()  # says what is missing before anything is made
+        ham10000()  # raises before anything is made if the data are missing
     folder.mkdir(parents=True)
     experiment, sites = _embedded() if embedded else _real(folder)
     federation_fields = experiment.federation.model_copy(update={"rounds": rounds, "sites": (), "min_sites": 2})
@@ -64,11 +67,11 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
     print(f"metrics        {results / 'metrics.json'}")
     print(f"curves         tensorboard --logdir {results / 'tb_events'}")
     for name in sites:
-        print(f"what left {name:13} {federation.kit(name) / results.parent.name / 'egress.jsonl'}")
+        print(f"ledger of {name:13} {federation.kit(name) / results.parent.name / 'egress.jsonl'}")
 
 
 def _running_in(folder: Path) -> str:
-    """What to say of a federation that an earlier command, killed perhaps, has left there."""
+    """Says how to end a federation that an earlier, killed command has left in `folder`; empty if none runs."""
     processes = [
         str(process.pid)
         for process in psutil.process_iter(["cmdline"])
@@ -78,16 +81,17 @@ def _running_in(folder: Path) -> str:
 
 
 def _real(folder: Path) -> tuple[Experiment, dict[str, Site]]:
+    """Gives each hospital the table of its own images."""
     experiment, site = ham10000()
-    rows = defaultdict(list)
-    with open(site.data.table, newline="", encoding="utf-8") as file:
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with open(str(site.data.table), newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             rows[row["site"]].append(row)
-    sites = {}
+    sites: dict[str, Site] = {}
     for name in HOSPITALS:
         table_file = folder / f"{name}.csv"
         with open(table_file, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[name][0])
+            writer = csv.DictWriter(file, list(rows[name][0]))
             writer.writeheader()
             writer.writerows(rows[name])
         own = site.data.model_copy(update={"table": str(table_file)})
@@ -105,11 +109,18 @@ def _check_site(federation: Federation, name: str, job: Path) -> None:
     command = [sys.executable, "-m", "pt_peft", "check-site", str(site_file), str(job), "--name", name]
     print(f"\n{name}: python -m pt_peft check-site {site_file} {job} --name {name}", flush=True)
     if subprocess.run(command).returncode:
-        raise UserError(f"{name}: check-site has found what has to be mended first.")
+        raise UserError(f"{name}: check-site has found a mistake that must be mended first.")
 
 
 def _follow(session: Session, job: str, folder: Path) -> Path:
-    """Submits the job and waits for its end. Returns the folder of its results. Raises UserError if it does not finish."""
+    """Submits the job, waits for its end and prints its progress.
+
+    Returns:
+        The folder of its results.
+
+    Raises:
+        UserError: if the job does not finish.
+    """
     job_id = session.submit_job(job)
     print(f"\n{LEAD} has submitted job {job_id}")
     shown = None
@@ -127,5 +138,5 @@ def _follow(session: Session, job: str, folder: Path) -> Path:
 def _progress(session: Session, job_id: str) -> str:
     try:
         return table(status(session, job_id))
-    except Exception as error:  # it may have ended in between, which is no reason to stop here
-        return f"no word of its progress ({error})"
+    except Exception as error:  # the job may have ended in between
+        return f"its progress is unknown ({error})"

@@ -1,4 +1,4 @@
-"""A real federation on one machine: provisioned, separate processes, mTLS on the loopback."""
+"""A real federation on one machine: provisioned start-up kits, separate processes, mTLS on the loopback."""
 
 import contextlib
 import os
@@ -21,11 +21,17 @@ PROJECT = Path(__file__).parents[2] / "deploy" / "project.yml"
 LEAD = "lead@consortium.example"
 ADMIN = "admin@consortium.example"
 START_S = 120
-"""How long a server or a site has to be up."""
+"""Seconds in which a server or a site must be up."""
 
 
 class Federation:
-    """A server and sites, each in its own start-up kit in one folder."""
+    """A server and sites, each in its own start-up kit in one folder.
+
+    Attributes:
+        sites: names of the sites.
+        port: of the server.
+        environment: variables that the server or a site starts with beside those of this process, by its name.
+    """
 
     def __init__(
         self,
@@ -35,11 +41,13 @@ class Federation:
         routes: Mapping[str, int] | None = None,
         project: Path = PROJECT,
     ):
-        """Provisions the kits by the project file, with the names of `sites` in place of its own.
+        """Provisions the kits by a project file whose sites are replaced.
 
         Args:
+            folder: takes the kits; made if it does not exist.
+            sites: the settings of each site, by its name.
             port: of the server.
-            routes: the ports at which sites find the server, if they are not its own.
+            routes: port at which a site finds the server, by the site's name, if it is not `port`.
             project: the project file.
 
         Raises:
@@ -49,15 +57,11 @@ class Federation:
         self.sites = list(sites)
         self.port = port
         self.environment: dict[str, dict[str, str]] = {}
-        """Variables that the server or a site is started with, beside this process's own."""
         provisioned = yaml.safe_load(project.read_text(encoding="utf-8"))
-        participants = [one for one in provisioned["participants"] if one["type"] != "client"]
-        participants[0]["fed_learn_port"] = port
-        clients = [{"name": name, "type": "client", "org": name.replace("-", "_")} for name in sites]
-        for client in clients:
-            if client["name"] in (routes or {}):
-                client["connect_to"] = {"host": "localhost", "port": routes[client["name"]]}
-        provisioned["participants"] = [participants[0], *clients, *participants[1:]]
+        server, *people = (one for one in provisioned["participants"] if one["type"] != "client")
+        server["fed_learn_port"] = port
+        clients = [_client(name, (routes or {}).get(name)) for name in sites]
+        provisioned["participants"] = [server, *clients, *people]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "project.yml").write_text(yaml.safe_dump(provisioned, sort_keys=False), encoding="utf-8")
         self._run("nvflare", "provision", "-p", "project.yml", "-w", ".")
@@ -66,11 +70,11 @@ class Federation:
             write_atomically(self.kit(name) / "local" / "site.json", content.encode())
 
     def kit(self, name: str) -> Path:
-        """The start-up kit of ``server``, a site or an admin."""
+        """Returns the start-up kit of ``server``, a site or an admin."""
         return self._folder / "pt_peft" / "prod_00" / name
 
     def start(self, *names: str) -> None:
-        """Starts the server and the sites, or those of `names`, by their ``start.sh``; does not wait for them."""
+        """Starts the server and the sites, or `names` of them, by their ``start.sh``, and does not wait for them."""
         for name in names or ("server", *self.sites):
             with open(self.kit(name) / "start.log", "ab") as log:
                 subprocess.run(
@@ -80,7 +84,7 @@ class Federation:
                 )  # fmt: skip
 
     def session(self, user: str = LEAD) -> Session:
-        """FLARE's own API, as `user`. Waits for the server to be up. Raises UserError if it is not in time."""
+        """Opens a session of FLARE's own API as `user`. Raises UserError if the server is not up within `START_S`."""
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -93,10 +97,15 @@ class Federation:
                 time.sleep(1)
 
     def wait_for(self, session: Session, *names: str, since: float = 0) -> None:
-        """Until the sites, or those of `names`, are connected. Raises UserError if they are not in time.
+        """Waits until sites are connected.
 
         Args:
+            session: of anyone who may see the sites.
+            names: the sites; all if none are given.
             since: seconds since 1970; signs of life before it do not count.
+
+        Raises:
+            UserError: if they are not connected within `START_S`.
         """
         deadline = time.monotonic() + START_S
         while missing := set(names or self.sites) - _alive(session, since):
@@ -105,23 +114,23 @@ class Federation:
             time.sleep(1)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """All processes that were started in a kit: the watchdog of ``start.sh``, FLARE's, their workers."""
+        """Lists the processes that were started in a kit: the watchdog of ``start.sh``, FLARE's, their workers."""
         kit = str(self.kit(name))
-        found = []
+        found: list[psutil.Process] = []
         for process in psutil.process_iter(["cmdline"]):
             if any(kit in argument for argument in process.info["cmdline"] or ()):
                 found += [process, *_children(process)]
         return list(dict.fromkeys(found))
 
     def kill(self, name: str) -> None:
-        """``kill -9`` of all that runs in a kit, as when its machine loses power."""
+        """Kills all that runs in a kit by SIGKILL, as when its machine loses power."""
         for process in self.processes(name):
             _kill(process)
-        # `start.sh` takes the watchdog for alive as long as nobody has waited for it.
+        # `start.sh` takes a killed watchdog that nobody has waited for as alive.
         (self.kit(name) / "daemon_pid.fl").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Ends everything, whoever presses Ctrl-C meanwhile."""
+        """Kills all processes of the federation. Ctrl-C does not interrupt this."""
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for name in ("server", *self.sites):
@@ -136,8 +145,14 @@ class Federation:
             raise UserError(f"{program} {arguments[0]}: {(done.stdout + done.stderr).strip()}")
 
 
+def _client(name: str, port: int | None) -> dict[str, object]:
+    """Makes a site's entry in the project file; `port` is where it finds the server, if not at the server's own."""
+    client: dict[str, object] = {"name": name, "type": "client", "org": name.replace("-", "_")}
+    return client if port is None else {**client, "connect_to": {"host": "localhost", "port": port}}
+
+
 def _environment() -> dict[str, str]:
-    """FLARE's scripts start ``python3``, which is to be this one."""
+    """Returns this process's environment, in which ``python3``, which FLARE's scripts start, is this Python."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 

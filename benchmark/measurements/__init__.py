@@ -1,1 +1,1 @@
-"""Single measurements, each with a result file of its own."""
+"""Single measurements: each module measures one thing and writes one result file."""

@@ -1,34 +1,38 @@
-"""What one lying site of five does to the aggregate, by the way that the results are aggregated.
+"""Measures what one malicious site of five does to the model under each aggregation rule.
 
     python -m benchmark.measurements.attackers [--out benchmark/results/attackers.json] [--rounds N]
 
-The demo of a method on the embedded images, by the plain loop. The first site trains honestly and then sends, of what it has
-changed: the opposite, three times as large (`sign_flip`); thirty times as much (`scaled`); or Gaussian noise, ten times as
-large as its change, instead (`noise`).
+Runs the demo of a method on the embedded images in the plain loop. The first site trains honestly, then replaces its
+update before it sends it: by its opposite, three times as large (`sign_flip`); by thirty times the update (`scaled`);
+or by Gaussian noise of ten times the update's root mean square (`noise`).
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from benchmark.measurements.compare import evaluate
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.presets import preset
 
+OUT = Path("benchmark/results/attackers.json")
 SITES = tuple(f"site-{number}" for number in range(1, 6))
-LIAR = SITES[0]
-RULES = (
+MALICIOUS_SITE = SITES[0]
+RULES: tuple[Mapping[str, str | int], ...] = (
     {"name": "mean", "weighting": "samples"},
     {"name": "norm_bounded_mean"},
     {"name": "trimmed_mean", "f": 1},
@@ -36,69 +40,86 @@ RULES = (
     {"name": "multi_krum", "f": 1},
 )
 
-Attack = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Of what a site has changed in one tensor, what it says that it has changed."""
+Attack = Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[Any]]
+"""Maps a site's update of one tensor (trained minus received) to the one that it sends instead, of the same shape."""
 ATTACKS: dict[str, Attack] = {
-    "none": lambda change, random: change,
-    "sign_flip": lambda change, random: -3 * change,
-    "scaled": lambda change, random: 30 * change,
-    "noise": lambda change, random: 10 * np.sqrt(np.mean(np.square(change))) * random.standard_normal(change.shape),
+    "none": lambda update, random: update,
+    "sign_flip": lambda update, random: -3 * update,
+    "scaled": lambda update, random: 30 * update,
+    "noise": lambda update, random: 10 * np.sqrt(np.mean(np.square(update))) * random.standard_normal(update.shape),
 }
 
 
-def lying(attack: Attack, site: str = LIAR) -> Callable[[str, Tensors, Tensors], Tensors]:
-    """For `benchmark.oracle.reference.federate`: `site` sends what `attack` makes of it, from draws that are always the same."""
+class Row(TypedDict):
+    """The final model of one federation on all sites' test images."""
+
+    aggregation: Mapping[str, str | int]
+    """The experiment's `aggregation`."""
+    attack: str
+    """A key of `ATTACKS`."""
+    balanced_accuracy: float
+    """From 0 to 1."""
+    loss: float
+    """Mean cross-entropy, nats."""
+
+
+def attacking(attack: Attack, site: str = MALICIOUS_SITE) -> Callable[[str, Tensors, Tensors], Tensors]:
+    """Makes a `tamper` for `benchmark.oracle.reference.federate` by which `site` sends `attack` of its update.
+
+    All its draws come from one generator with seed 0.
+    """
     random = np.random.default_rng(0)
 
     def tamper(name: str, received: Tensors, sent: Tensors) -> Tensors:
         if name != site:
             return sent
-        changed = {key: attack(value - received[key], random) for key, value in sent.items()}
-        return {key: (received[key] + change).astype(sent[key].dtype) for key, change in changed.items()}
+        updates = {key: attack(value - received[key], random) for key, value in sent.items()}
+        return {key: (received[key] + update).astype(sent[key].dtype) for key, update in updates.items()}
 
     return tamper
 
 
-def measure(experiment: Experiment, site, rules=RULES) -> list[dict]:
-    """One row for each way to aggregate and each attack: ``balanced_accuracy`` of all sites' test images together, ``loss``."""
-    rows = []
+def measure(experiment: Experiment, site: Site, rules: Sequence[Mapping[str, str | int]] = RULES) -> list[Row]:
+    """Runs one federation for each of `rules` and each attack. Raises UserError if the images cannot be read."""
+    rows: list[Row] = []
     for rule in rules:
         aggregation = TypeAdapter(Aggregation).validate_python(rule)
         trainer = make_trainer(experiment.model_copy(update={"aggregation": aggregation}), site)
         sites = load_sites(experiment, site, list(SITES))
         for name, attack in ATTACKS.items():
-            found = evaluate(trainer, federate(trainer, sites, tamper=lying(attack)).tensors, sites)["pooled"]
+            found = evaluate(trainer, federate(trainer, sites, tamper=attacking(attack)).tensors, sites)["pooled"]
             rows.append(
                 {
                     "aggregation": rule,
                     "attack": name,
-                    **{field: found[field] for field in ("balanced_accuracy", "loss")},
+                    "balanced_accuracy": found["balanced_accuracy"],
+                    "loss": found["loss"],
                 }
             )
             print(f"{rule['name']:20} {name:10} {found['balanced_accuracy']:.3f}", file=sys.stderr)
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """Balanced accuracy as Markdown, a row a way to aggregate."""
+def table(rows: Sequence[Row]) -> str:
+    """Balanced accuracy as a Markdown table: a row for each aggregation rule, a column for each attack."""
     lines = [["", *ATTACKS], ["---"] * (len(ATTACKS) + 1)]
     for name in dict.fromkeys(row["aggregation"]["name"] for row in rows):
-        of_rule = {row["attack"]: row["balanced_accuracy"] for row in rows if row["aggregation"]["name"] == name}
-        lines.append([f"`{name}`", *(f"{of_rule[attack]:.3f}" for attack in ATTACKS)])
+        accuracy = {row["attack"]: row["balanced_accuracy"] for row in rows if row["aggregation"]["name"] == name}
+        lines.append([f"`{name}`", *(f"{accuracy[attack]:.3f}" for attack in ATTACKS)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measures and writes the result file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.measurements.attackers", description=__doc__.splitlines()[0]
+        prog="python -m benchmark.measurements.attackers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--method", default="lora_vpt", help="whose demo (lora_vpt)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmark/results/attackers.json"), help="result file to write"
-    )
+    parser.add_argument("--method", default="lora_vpt", help="method whose demo is run (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of a federation (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default: %(default)s)")
     options = parser.parse_args(arguments)
     check_place(options.out)
     experiment, site = preset(options.method)
@@ -108,7 +129,12 @@ def main(arguments: list[str] | None = None) -> None:
     experiment = Experiment.model_validate_json(json.dumps(fields))
     origin = provenance()
     rows = measure(experiment, site)
-    result = {"provenance": origin, "experiment": experiment.model_dump(mode="json"), "liar": LIAR, "rows": rows}
+    result = {
+        "provenance": origin,
+        "experiment": experiment.model_dump(mode="json"),
+        "liar": MALICIOUS_SITE,
+        "rows": rows,
+    }
     write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
     print(table(rows))
 

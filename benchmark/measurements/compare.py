@@ -1,24 +1,25 @@
-"""Finished simulator runs beside what they have to be compared with.
+"""Compares finished simulator runs with pooled, local and majority-class baselines.
 
     python -m benchmark.measurements.compare WORKSPACE [WORKSPACE …] --out FILE.json [--no-baselines] [--jobs N]
     python -m benchmark.measurements.compare --show FILE.json
 
-Each workspace holds a finished run of ``nvflare simulator … -w WORKSPACE``. Its final aggregate is evaluated on the test
-images of each site and of all sites together (pooled, exact). The first run's experiment also gives the baselines, each
-with as many epochs as the federation: `pooled` (all training images in one place), one `local` a site (that site alone)
-and the majority class.
+Each workspace holds a finished run of ``nvflare simulator … -w WORKSPACE``. Its final aggregate is evaluated on the
+test images of each site, and on those of all sites together (`pooled`). The baselines train by the first run's
+experiment for as many epochs as the federation: `pooled` on all training images in one place, one `local` for each site
+on its images alone. The majority class needs no training.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict, cast
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
 from benchmark.oracle.reference import federate, load_sites, make_trainer
@@ -34,29 +35,63 @@ from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
 from pt_peft_flare.learner import FINAL_ADAPTER
 
+Metrics = dict[str, Any]
+"""The fields of `pt_peft.training.metrics.evaluate_predictions`."""
+
 COLUMNS = ("balanced_accuracy", "auroc", "macro_f1", "accuracy")
+
+
+class Row(TypedDict):
+    """One model of a comparison."""
+
+    name: str
+    exchanged_parameters: NotRequired[int]
+    """Parameters that a site sends in a round; absent for baselines."""
+    test: dict[str, Metrics]
+    """Test metrics under ``pooled`` and of each site that has test images, by its name."""
+
+
+class Comparison(TypedDict):
+    """The content of a result file."""
+
+    provenance: Provenance
+    experiment: dict[str, Any]
+    """That of the first run."""
+    rounds: int
+    rows: list[Row]
+
+
+class RunRecord(TypedDict):
+    """The fields of a run's ``metrics.json`` that are read here."""
+
+    rounds: int
+    sites: dict[str, Any]
+    exchanged: dict[str, int]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished simulator run, as its workspace has it."""
+    """A finished simulator run, read from its workspace."""
 
     experiment: Experiment
     site: Site
-    record: dict
+    """The settings that all simulated sites shared."""
+    record: RunRecord
     adapter: Path
+    """The final aggregate."""
 
     @classmethod
     def read(cls, workspace: Path) -> "FinishedRun":
         """Raises UserError if `workspace` holds no finished run."""
         server = workspace / "server" / "simulate_job"
-        record = read_json(server / "metrics.json")
-        status = record.get("status") if isinstance(record, dict) else None
+        content = read_json(server / "metrics.json")
+        status = content.get("status") if isinstance(content, dict) else None
         if status != "finished":
             raise UserError(f"{server / 'metrics.json'}: status is {status!r}, not 'finished'.")
+        record = cast(RunRecord, content)  # a finished run has them all
         site_file = workspace / "local" / "site.json"
         experiment = Experiment.read(server / "app_server" / "config" / "experiment.json")
-        # An encrypted federation ends at the sites.
+        # The server of an encrypted federation never has the decrypted aggregate.
         at_a_site = workspace / min(record["sites"]) / "simulate_job" / FINAL_ADAPTER
         return cls(
             experiment=experiment,
@@ -66,18 +101,22 @@ class FinishedRun:
         )
 
     def open(self) -> tuple[LocalTrainer, dict[str, SiteData]]:
-        """A trainer, and every site's data by name."""
-        return make_trainer(self.experiment, self.site), load_sites(self.experiment, self.site, self.record["sites"])
+        """Returns a trainer, and the data of every site by its name."""
+        return make_trainer(self.experiment, self.site), load_sites(
+            self.experiment, self.site, list(self.record["sites"])
+        )
 
 
-def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
-    """The content of a result file, see the module.
+def compare(workspaces: Sequence[Path], baselines: bool, jobs: int) -> Comparison:
+    """Evaluates the runs, and trains and evaluates the baselines.
 
     Args:
-        jobs: baselines that are trained at the same time, each on as many threads as a site.
+        workspaces: one of each run.
+        baselines: whether the baselines are trained.
+        jobs: how many baselines train at the same time, each on as many threads as a site.
 
     Raises:
-        UserError: if a workspace holds no finished run.
+        UserError: if a workspace holds no finished run, or one whose sites end with different models.
     """
     origin = provenance()
     runs = [FinishedRun.read(workspace) for workspace in workspaces]
@@ -86,10 +125,10 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
         if "local" in (method.head, *method.roles.values()):
             field = "method.head" if method.head == "local" else "method.roles"
             raise UserError(
-                f"{run.adapter.parent}: field '{field}' makes tensors 'local', so there is no one model to compare; metrics.json "
-                "has what each site's own gives."
+                f"{run.adapter.parent}: field '{field}' makes tensors 'local', so there is no single model to compare; "
+                "metrics.json has the metrics of each site's own model."
             )
-    rows = []
+    rows: list[Row] = []
     for run in runs:
         trainer, sites = run.open()
         rows.append(
@@ -103,7 +142,7 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             # Pooled first: it takes as long as all local ones together.
             trained = [pool.submit(_train_baseline, runs[0], name) for name in (None, *runs[0].record["sites"])]
-            rows.extend(one.result() for one in trained)
+            rows.extend(future.result() for future in trained)
         experiment = runs[0].experiment
         rows.append({"name": "majority class", "test": _flat(majority(experiment.data, runs[0].open()[1]), experiment)})
     return {
@@ -114,49 +153,60 @@ def compare(workspaces: list[Path], baselines: bool, jobs: int) -> dict:
     }
 
 
-def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData]) -> dict:
-    """Test metrics of each site that has test images, and of all test images together under ``pooled``. Raises UserError."""
+def evaluate(trainer: LocalTrainer, tensors: Tensors, sites: Mapping[str, SiteData]) -> dict[str, Metrics]:
+    """Evaluates the model with the aggregate `tensors` on the test images.
+
+    Returns:
+        Metrics of each site that has test images, by its name, and of all test images together under ``pooled``.
+
+    Raises:
+        UserError: if no site has test images.
+    """
     return _flat(predict(trainer, tensors, {}, sites, "test"), trainer.experiment)
 
 
-def _flat(predictions: Predictions, experiment: Experiment) -> dict:
+def _flat(predictions: Predictions, experiment: Experiment) -> dict[str, Metrics]:
     metrics = predictions.metrics(experiment.data.task)
     return {"pooled": metrics["pooled"], **metrics["sites"]}
 
 
-def _train_baseline(run: FinishedRun, alone: str | None) -> dict:
-    """One site alone, or all sites' images in one place."""
+def _train_baseline(run: FinishedRun, alone: str | None) -> Row:
+    """Trains on the images of the site `alone`, or on all sites' images in one place for None."""
     trainer, sites = run.open()
     chosen = {alone: sites[alone]} if alone else {"pooled": pooled(sites)}
     final = federate(trainer, chosen).tensors
     return {"name": f"local {alone}" if alone else "pooled", "test": evaluate(trainer, final, sites)}
 
 
-def table(result: dict) -> str:
-    """The result as Markdown: parameters that a site sends in a round, pooled metrics, then each site's balanced accuracy."""
+def table(result: Comparison) -> str:
+    """The result as a Markdown table: parameters sent, pooled metrics, then the balanced accuracy of each site."""
     sites = [name for name in result["rows"][0]["test"] if name != "pooled"]
     header = ["", "sent a round", *(f"{column.replace('_', ' ')}" for column in COLUMNS), *sites]
     lines = [header, ["---"] * len(header)]
     for row in result["rows"]:
         pooled = [_shown(row["test"]["pooled"][column]) for column in COLUMNS]
-        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "–"
+        sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "\N{EN DASH}"
         lines.append([row["name"], sent, *pooled, *(_shown(row["test"][site]["balanced_accuracy"]) for site in sites)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "\N{EN DASH}" if value is None else f"{value:.3f}"
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Compares runs and writes the result file, or prints one."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.measurements.compare", description=__doc__.splitlines()[0]
+        prog="python -m benchmark.measurements.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workspaces", nargs="*", type=Path)
+    parser.add_argument("workspaces", nargs="*", type=Path, help="workspaces of finished runs")
     parser.add_argument("--out", type=Path, help="result file to write")
-    parser.add_argument("--jobs", type=int, default=1, help="baselines trained at the same time")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="baselines that train at the same time (default: %(default)s)"
+    )
     parser.add_argument("--no-baselines", action="store_true", help="leave out pooled, local and majority class")
     parser.add_argument("--show", type=Path, help="print a result file as a table")
     options = parser.parse_args(arguments)
@@ -164,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = read_json(options.show)
         if not (isinstance(result, dict) and result.get("rows")):
             raise UserError(f"{options.show}: is not a result file of this command.")
-        print(table(result))
+        print(table(cast(Comparison, result)))  # the rows tell a result file of this command
         return
     if not (options.workspaces and options.out):
         parser.error("a workspace and --out are needed, or --show")

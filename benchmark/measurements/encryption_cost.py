@@ -1,9 +1,10 @@
-"""What homomorphic encryption costs: rounds of the demo with and without it in turns, and the vectors of larger models.
+"""Measures the cost of homomorphic encryption: rounds of the demo with and without it, and payloads of larger models.
 
     python -m benchmark.measurements.encryption_cost [--repeats 5] [--out benchmark/results/encryption.json]
 
-A turn is what three sites and the server do with the results of a local training: check and add them, without encryption; or encrypt,
-check, add, decrypt. In one process, without a network; bytes are of tensors and ciphertexts, as the ledger counts them.
+A turn is the exchange of one round after local training, by three sites and the server in one process: check and add
+without encryption; encrypt, check, add and decrypt with it. Plain and encrypted turns alternate. Bytes are those of
+tensors and ciphertexts, counted as in the ledger.
 """
 
 import argparse
@@ -11,16 +12,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import Context, new_context, server_context
+from pt_peft.environment import versions
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, Layout
@@ -29,16 +32,78 @@ from pt_peft.federation.local_round import local_round
 from pt_peft.files import write_atomically
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.presets import demo
-from pt_peft.provenance import versions
 
+OUT = Path("benchmark/results/encryption.json")
 NAMES = ("site-1", "site-2", "site-3")
 IMAGES = {"train": 64, "val": 16, "test": 16}
-"""Of a site of the demo, so that a round takes seconds."""
+"""Images of a site of the demo: few, so that a round takes seconds."""
+
+
+class Turn(TypedDict):
+    """Seconds and bytes of one turn. Bytes are those of one site."""
+
+    encrypt_s: NotRequired[float]
+    """Mean over the sites; absent from a plain turn, like the next one and `decrypt_s`."""
+    check_s: NotRequired[float]
+    """A site's check of its own ciphertexts; mean over the sites."""
+    server_s: float
+    """All that the server does."""
+    decrypt_s: NotRequired[float]
+    """On one site."""
+    bytes_up: float
+    bytes_down: float
+
+
+class Turns(TypedDict):
+    """A plain and an encrypted turn with the same results of the sites."""
+
+    plain: Turn
+    encrypted: Turn
+    error: float
+    """Greatest difference between a value of the plain mean and of the decrypted one."""
+
+
+class Case(TypedDict):
+    """The measurements of one payload."""
+
+    case: str
+    values: int
+    """Numbers in the payload."""
+    ciphertexts: int
+    plain: dict[str, float]
+    """The median of each field of the plain turns."""
+    encrypted: dict[str, float]
+    """The median of each field of the encrypted turns."""
+    expansion_up: float
+    """Encrypted bytes up over plain ones."""
+    largest_error: float
+    """The greatest `Turns.error`."""
+    training_s: NotRequired[float]
+    """Median seconds of a site's local training; the demo only."""
+
+
+class Result(TypedDict):
+    """The content of the result file."""
+
+    provenance: Provenance
+    scheme: dict[str, object]
+    """The parameters of CKKS."""
+    sites: int
+    repeats: int
+    cases: list[Case]
 
 
 def lora_vpt(width: int, blocks: int, rank: int, prompts: int, classes: int) -> dict[str, TensorSpec]:
-    """What LoRA of the fused qkv, with deep prompts, exchanges on a ViT."""
-    shapes = {"head.weight": (classes, width), "head.bias": (classes,)}
+    """Returns the specs of what LoRA on the fused qkv and deep prompts exchange on a ViT, with its head.
+
+    Args:
+        width: of the ViT's tokens.
+        blocks: of the ViT.
+        rank: of LoRA.
+        prompts: in each block; 0 for LoRA alone.
+        classes: outputs of the head.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"head.weight": (classes, width), "head.bias": (classes,)}
     for block in range(blocks):
         shapes[f"blocks.{block}.attn.qkv.lora_A"] = (rank, width)
         shapes[f"blocks.{block}.attn.qkv.lora_B"] = (3 * width, rank)
@@ -47,14 +112,14 @@ def lora_vpt(width: int, blocks: int, rank: int, prompts: int, classes: int) -> 
     return {key: TensorSpec(shape, "float32") for key, shape in shapes.items()}
 
 
-VECTORS = {
+PAYLOADS = {
     "ViT-Tiny, LoRA r=4 + 10 deep prompts, 7 classes": lora_vpt(192, 12, 4, 10, 7),
     "ViT-B/16, LoRA r=4, 7 classes": lora_vpt(768, 12, 4, 0, 7),
 }
 
 
-def plain_turn(results: Mapping[str, Tensors], specs: Mapping[str, TensorSpec], weight: int) -> tuple[dict, Tensors]:
-    """Seconds and bytes, and the mean."""
+def plain_turn(results: Mapping[str, Tensors], specs: Mapping[str, TensorSpec], weight: int) -> tuple[Turn, Tensors]:
+    """Checks and adds the sites' tensors. Returns the turn's costs and the mean."""
     started = time.perf_counter()
     mean = RunningMean(by_samples=True)
     for name, tensors in results.items():
@@ -67,26 +132,30 @@ def plain_turn(results: Mapping[str, Tensors], specs: Mapping[str, TensorSpec], 
 
 def encrypted_turn(
     results: Mapping[str, Tensors], cipher: Cipher, public: Context, weight: int
-) -> tuple[dict, Tensors]:
-    """The same; seconds of a site are means over the sites."""
-    opened, encrypt_s, check_s, add_s, up = Sum(public, cipher.layout), [], [], [], []
+) -> tuple[Turn, Tensors]:
+    """Encrypts, checks, adds and decrypts the sites' tensors. Returns the turn's costs and the mean."""
+    opened = Sum(public, cipher.layout)
+    encrypt_s: list[float] = []
+    check_s: list[float] = []
+    add_s: list[float] = []
+    up: list[int] = []
     for tensors in results.values():
-        times = [time.perf_counter()]
+        started = time.perf_counter()
         payload = cipher.encrypt(tensors, weight)
-        times.append(time.perf_counter())
+        encrypted = time.perf_counter()
         cipher.check_own(payload, weight)
-        times.append(time.perf_counter())
+        checked = time.perf_counter()
         opened.add(payload, weight)
-        times.append(time.perf_counter())
-        for taken, since, until in zip((encrypt_s, check_s, add_s), times, times[1:], strict=False):
-            taken.append(until - since)
+        add_s.append(time.perf_counter() - checked)
+        check_s.append(checked - encrypted)
+        encrypt_s.append(encrypted - started)
         up.append(payload_bytes(payload))
     started = time.perf_counter()
     summed = opened.result()
     result_s = time.perf_counter() - started
     started = time.perf_counter()
     mean = cipher.decrypt_sum(summed)
-    turn = {
+    turn: Turn = {
         "encrypt_s": statistics.mean(encrypt_s),
         "check_s": statistics.mean(check_s),
         "server_s": sum(add_s) + result_s,
@@ -97,47 +166,50 @@ def encrypted_turn(
     return turn, mean
 
 
-def compare(name: str, turns: list[tuple[dict, dict]], specs: Mapping[str, TensorSpec], error: float) -> dict:
-    """The medians of a case's turns, plain and encrypted."""
-    plain, encrypted = ([turn[kind] for turn in turns] for kind in (0, 1))
-    medians = [
-        {field: statistics.median(one[field] for one in kind) for field in kind[0]} for kind in (plain, encrypted)
-    ]
+def compare(name: str, turns: Sequence[Turns], specs: Mapping[str, TensorSpec]) -> Case:
+    """Summarises the turns of a case.
+
+    Args:
+        name: of the case.
+        turns: one for each repeat.
+        specs: of the payload.
+    """
+    plain, encrypted = (_medians([turn[kind] for turn in turns]) for kind in ("plain", "encrypted"))
     layout = Layout(specs)
     return {
         "case": name,
         "values": layout.values,
         "ciphertexts": len(layout.keys),
-        "plain": medians[0],
-        "encrypted": medians[1],
-        "expansion_up": medians[1]["bytes_up"] / medians[0]["bytes_up"],
-        "largest_error": error,
+        "plain": plain,
+        "encrypted": encrypted,
+        "expansion_up": encrypted["bytes_up"] / plain["bytes_up"],
+        "largest_error": max(turn["error"] for turn in turns),
     }
 
 
-def measure(repeats: int) -> dict:
-    """The content of the result file. Raises UserError where tenseal is not installed."""
+def _medians(turns: Sequence[Turn]) -> dict[str, float]:
+    numbers = cast(Sequence[Mapping[str, float]], turns)  # all fields of a turn are numbers
+    return {field: statistics.median(turn[field] for turn in numbers) for field in numbers[0]}
+
+
+def measure(repeats: int) -> Result:
+    """Measures all cases. Returns the content of the result file. Raises UserError if tenseal is not installed."""
     private = new_context()
     public = server_context(
         private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False), "new"
     )
+    origin = provenance()
     cases = [_demo(private, public, repeats)]
     random = np.random.default_rng(0)
-    for name, specs in VECTORS.items():
+    for name, specs in PAYLOADS.items():
         cipher = Cipher(private, Layout(specs), 1e4)
-        turns, error = [], 0.0
+        turns: list[Turns] = []
         for _ in range(repeats):
-            results = {
-                site: {
-                    key: random.normal(scale=0.05, size=spec.shape).astype(np.float32) for key, spec in specs.items()
-                }
-                for site in NAMES
-            }
+            results = {site: _random_tensors(specs, random) for site in NAMES}
             turns.append(_turns(results, cipher, public, specs, 400))
-            error = max(error, turns[-1][2])
-        cases.append(compare(name, turns, specs, error))
+        cases.append(compare(name, turns, specs))
     return {
-        "provenance": {**provenance(), "tenseal": versions(["tenseal"])["tenseal"]},
+        "provenance": {**origin, "versions": {**origin["versions"], **versions(["tenseal"])}},
         "scheme": {"name": "ckks", "degree": DEGREE, "prime_bits": list(PRIME_BITS), "scale": SCALE},
         "sites": len(NAMES),
         "repeats": repeats,
@@ -145,66 +217,75 @@ def measure(repeats: int) -> dict:
     }
 
 
+def _random_tensors(specs: Mapping[str, TensorSpec], random: np.random.Generator) -> Tensors:
+    return {key: random.normal(scale=0.05, size=spec.shape).astype(np.float32) for key, spec in specs.items()}
+
+
 def _turns(
-    results: Mapping[str, Tensors], cipher: Cipher, public: Context, specs: Mapping, weight: int
-) -> tuple[dict, dict, float]:
+    results: Mapping[str, Tensors], cipher: Cipher, public: Context, specs: Mapping[str, TensorSpec], weight: int
+) -> Turns:
     plain, expected = plain_turn(results, specs, weight)
     encrypted, mean = encrypted_turn(results, cipher, public, weight)
-    return plain, encrypted, max(float(np.abs(mean[key] - value).max()) for key, value in expected.items())
+    error = max(float(np.abs(mean[key] - value).max()) for key, value in expected.items())
+    return {"plain": plain, "encrypted": encrypted, "error": error}
 
 
-def _demo(private: Context, public: Context, repeats: int) -> dict:
-    """Local trainings of the demo, a turn after each."""
+def _demo(private: Context, public: Context, repeats: int) -> Case:
+    """Trains the demo locally, with a plain and an encrypted turn after each training."""
     experiment, site = demo("lora_vpt")
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"images_per_site": IMAGES})})
     trainer = make_trainer(experiment, site)
     data = load_sites(experiment, site, list(NAMES))
     specs = trainer.exchange.up(0)
     cipher, start = Cipher(private, Layout(specs), 1e4), initial_exchanged(trainer.exchange, trainer.initial)
-    turns, training, error = [], [], 0.0
+    turns: list[Turns] = []
+    training: list[float] = []
     for _ in range(repeats):
-        results = {}
+        results: dict[str, Tensors] = {}
         for name in NAMES:
             started = time.perf_counter()
             results[name] = local_round(trainer, name, data[name].train, start, {}, 0).payload
             training.append(time.perf_counter() - started)
         turns.append(_turns(results, cipher, public, specs, IMAGES["train"]))
-        error = max(error, turns[-1][2])
-    case = compare("demo, LoRA r=4 + 10 deep prompts, 4 classes", turns, specs, error)
+    case = compare("demo, LoRA r=4 + 10 deep prompts, 4 classes", turns, specs)
     return {**case, "training_s": statistics.median(training)}
 
 
-def table(result: dict) -> str:
-    """Markdown."""
-    lines = [
-        "| | values | ciphertexts | kB up plain | encrypted | factor | encrypt | check | add (3 sites) | decrypt | largest error |",
-        "|---|" + "---:|" * 10,
-    ]
-    for case in result["cases"]:
+def table(cases: Sequence[Case]) -> str:
+    """The cases as a Markdown table."""
+    columns = (
+        *("values", "ciphertexts", "kB up plain", "encrypted", "factor"),
+        *("encrypt", "check", "add (3 sites)", "decrypt", "largest error"),
+    )
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for case in cases:
         plain, encrypted = case["plain"], case["encrypted"]
         seconds = " | ".join(
             f"{1000 * encrypted[field]:.0f} ms" for field in ("encrypt_s", "check_s", "server_s", "decrypt_s")
         )
+        kilobytes = f"{plain['bytes_up'] / 1000:,.0f} | {encrypted['bytes_up'] / 1000:,.0f}"
         lines.append(
-            f"| {case['case']} | {case['values']:,} | {case['ciphertexts']} | {plain['bytes_up'] / 1000:,.0f} | "
-            f"{encrypted['bytes_up'] / 1000:,.0f} | {case['expansion_up']:.1f} | {seconds} | {case['largest_error']:.1e} |"
+            f"| {case['case']} | {case['values']:,} | {case['ciphertexts']} | {kilobytes} "
+            f"| {case['expansion_up']:.1f} | {seconds} | {case['largest_error']:.1e} |"
         )
     return "\n".join(lines)
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measures and writes the result file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.measurements.encryption_cost", description=__doc__.splitlines()[0]
+        prog="python -m benchmark.measurements.encryption_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "encryption.json")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each kind (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     result = measure(options.repeats)
     write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(result, indent=1) if options.json else table(result))
+    print(json.dumps(result, indent=1) if options.json else table(result["cases"]))
 
 
 if __name__ == "__main__":

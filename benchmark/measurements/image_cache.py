@@ -8,10 +8,13 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from benchmark.measurements.options import check_positive
+from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.files import check_place
 
 
@@ -26,19 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the images cannot be read."""
-    from benchmark.measurements.origin import provenance
+    """Measures and writes the result file. Raises UserError if the images cannot be read."""
+    from benchmark.measurements.provenance import provenance
     from pt_peft.files import write_atomically
     from pt_peft.presets import preset
 
+    check_positive(options, "repeats")
     check_place(options.out)
     experiment, site = preset(options.experiment)
     names = list(experiment.federation.sites) or [options.site]
-    seconds: dict[str, list[float]] = {"cold": [], "warm": [], "pass from the cache": [], "pass without it": []}
-    for _ in range(options.repeats):
-        count, measured = measure(experiment, site, options.site, names)
-        for name, value in measured.items():
-            seconds[name].append(value)
+    runs = [measure(experiment, site, options.site, names) for _ in range(options.repeats)]
+    count = runs[0][0]
+    seconds = {name: [measured[name] for _, measured in runs] for name in runs[0][1]}
     medians = {name: median(values) for name, values in seconds.items()}
     result = {
         "provenance": provenance(),
@@ -56,8 +58,17 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:<20}{value:>9.3f} s")
 
 
-def measure(experiment, site, name: str, names: list[str]) -> tuple[int, dict[str, float]]:
-    """Images of the site, and the seconds of each measurement, once. A pass is over the training images, shuffled, in batches.
+def measure(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> tuple[int, dict[str, float]]:
+    """Takes each measurement once. A pass reads the training images in batches, shuffled.
+
+    Args:
+        experiment: says which images there are, and their size.
+        site: the site's settings; its cache is left as it is.
+        name: of the site whose images are read.
+        names: all sites of the experiment.
+
+    Returns:
+        The number of images of the site, and the seconds of each measurement by name.
 
     Raises:
         UserError: if the images cannot be read.
@@ -78,7 +89,7 @@ def measure(experiment, site, name: str, names: list[str]) -> tuple[int, dict[st
     return count, {"cold": cold, "warm": warm, "pass from the cache": cached, "pass without it": decoded}
 
 
-def _timed(work: Callable) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

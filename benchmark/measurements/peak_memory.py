@@ -1,4 +1,4 @@
-"""How much memory a process and all that it started take."""
+"""Peak memory of a process and its descendants."""
 
 import threading
 import time
@@ -8,11 +8,15 @@ from pathlib import Path
 import psutil
 
 INTERVAL_S = (0.5, 2.0)
-"""Between looks: shortest and longest. A look at a dozen processes takes long enough to slow them."""
+"""Seconds between samples: shortest and longest. Sampling a dozen processes takes long enough to slow them."""
 
 
 def pss(pid: int) -> int:
-    """Bytes of the process's proportional set size: memory that processes share is divided among them. 0 if it has ended."""
+    """Proportional set size of a process in bytes: memory that processes share is divided among them.
+
+    Returns:
+        0 for a process that has ended.
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -21,12 +25,14 @@ def pss(pid: int) -> int:
 
 
 class PeakMemory:
-    """The greatest sum of `pss` over a process and its descendants while the context was open, looked at up to twice a second."""
+    """Samples the sum of `pss` over a process and its descendants up to twice a second while the context is open.
+
+    Attributes:
+        bytes: the greatest sum so far.
+    """
 
     def __init__(self, process: psutil.Process | None = None):
-        """Args:
-        process: None for this one.
-        """
+        """`process` is watched; None stands for this one."""
         self.bytes = 0
         self._process = process or psutil.Process()
         self._stop = threading.Event()
@@ -44,7 +50,7 @@ class PeakMemory:
         shortest, longest = INTERVAL_S
         while True:
             started = time.monotonic()
-            with suppress(psutil.NoSuchProcess):  # it may end at any time
+            with suppress(psutil.NoSuchProcess):  # the process may end at any time
                 pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
                 self.bytes = max(self.bytes, sum(map(pss, pids)))
             if self._stop.wait(min(longest, max(shortest, 100 * (time.monotonic() - started)))):

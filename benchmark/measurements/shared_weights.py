@@ -1,9 +1,10 @@
-"""Measures the memory of N processes that each hold one backbone: mapped as our sites do it, and copied.
+"""Measures the memory of N processes that each hold one backbone: mapped, as sites load it, and copied.
 
     python -m benchmark.measurements.shared_weights --processes 8 --out benchmark/results/shared_weights.json
 
-The processes are forked after the imports, as a worker host forks its workers, load the same file of random weights, run a
-forward pass and wait. PSS counts a page that k processes share as 1/k for each, so that its sum is what they take together.
+The processes are forked after the imports, as a worker host forks its workers. Each loads the same file of random
+weights, runs a forward pass and waits. PSS counts a page that k processes share as 1/k for each, so that the sum of PSS
+is what they take together.
 """
 
 import argparse
@@ -13,15 +14,18 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone, Method, ModelSpec
@@ -30,18 +34,21 @@ from pt_peft.model.adapted_model import build_model, canonical_parameters
 from pt_peft.schema import parse
 
 FIELDS = ("Pss", "Rss", "Private_Clean", "Private_Dirty")
-"""Of ``/proc/<pid>/smaps_rollup``."""
+"""The fields of ``/proc/<pid>/smaps_rollup`` that are recorded."""
+
+Load = Callable[[ModelSpec, Path], nn.Module]
+"""Builds a model, with weights from a file."""
 
 _FORK = multiprocessing.get_context("fork")
 
 
 def mapped(spec: ModelSpec, weights: Path) -> nn.Module:
-    """The model as a site builds it."""
+    """Builds the model as a site does."""
     return build_model(spec, weights).module
 
 
 def copied(spec: ModelSpec, weights: Path) -> nn.Module:
-    """The same model, its weights copied into it."""
+    """Builds the model and copies the weights into it."""
     module = build_model(spec, None).module
     parameters = canonical_parameters(module)
     with torch.no_grad():
@@ -51,12 +58,12 @@ def copied(spec: ModelSpec, weights: Path) -> nn.Module:
 
 
 def nothing(spec: ModelSpec, weights: Path) -> nn.Module:
-    """No model: what a process takes without."""
+    """Builds no model, to measure what a process takes without one."""
     return nn.Identity()
 
 
 def write_random_weights(spec: ModelSpec, path: Path) -> None:
-    """Writes `path` from a process of its own, whose memory is gone after."""
+    """Writes `path` from another process, so that this one keeps no memory of it. Raises UserError if that fails."""
     process = _FORK.Process(target=_write_random_weights, args=(spec, path))
     process.start()
     process.join()
@@ -66,19 +73,30 @@ def write_random_weights(spec: ModelSpec, path: Path) -> None:
 
 def _write_random_weights(spec: ModelSpec, path: Path) -> None:
     backbone = spec.backbone
-    model = timm.create_model(backbone.name, num_classes=0, img_size=backbone.image_size, **backbone.kwargs)
+    options: dict[str, Any] = {**backbone.kwargs, "img_size": backbone.image_size, "num_classes": 0}
+    model = timm.create_model(backbone.name, **options)
     save_file(model.state_dict(), path)
     with open(path, "rb+") as file:
-        os.fsync(file.fileno())  # a page still to be written out counts as dirty
+        os.fsync(file.fileno())  # a page that is not written out yet counts as dirty
 
 
-def measure(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weights: Path, processes: int) -> list[dict]:
-    """`FIELDS` in bytes of each of `processes` processes, all of which hold what `load` gives and have used it.
+def measure(load: Load, spec: ModelSpec, weights: Path, processes: int) -> list[dict[str, int]]:
+    """Measures processes that all hold a model and have used it.
+
+    Args:
+        load: builds the model in each process.
+        spec: of the model.
+        weights: file of the backbone's weights.
+        processes: how many.
+
+    Returns:
+        `FIELDS` of each process, in bytes.
 
     Raises:
-        UserError: if one of them ends.
+        UserError: if a process ends early.
     """
-    started: list[tuple[multiprocessing.Process, Connection]] = []
+    started: list[tuple[BaseProcess, Connection]] = []
+    pids: list[int] = []
     try:
         for _ in range(processes):
             ours, theirs = _FORK.Pipe()
@@ -88,12 +106,10 @@ def measure(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weigh
             started.append((process, ours))
         for process, connection in started:
             try:
-                connection.recv()
+                pids.append(connection.recv())
             except EOFError:
-                raise UserError(
-                    f"a process that was to hold the model ended with exit code {process.exitcode}."
-                ) from None
-        return [_memory(process.pid) for process, _ in started]
+                raise UserError(f"a process that held the model ended with exit code {process.exitcode}.") from None
+        return [_memory(pid) for pid in pids]
     finally:
         for process, connection in started:
             connection.close()
@@ -101,20 +117,18 @@ def measure(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weigh
             process.kill()
 
 
-def _hold(load: Callable[[ModelSpec, Path], nn.Module], spec: ModelSpec, weights: Path, parent: Connection) -> None:
+def _hold(load: Load, spec: ModelSpec, weights: Path, parent: Connection) -> None:
     torch.set_num_threads(1)
     size = spec.backbone.image_size
     model = load(spec, weights).eval()
     with torch.inference_mode():
         model(torch.zeros(1, 3, size, size))
-    parent.send(True)
-    try:
+    parent.send(os.getpid())
+    with suppress(EOFError):  # the parent closes its end when it has measured
         parent.recv()
-    except EOFError:
-        pass  # the parent has seen enough
 
 
-def _memory(pid: int) -> dict:
+def _memory(pid: int) -> dict[str, int]:
     lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines())
     found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
     return {field: found[field] for field in FIELDS}
@@ -122,13 +136,15 @@ def _memory(pid: int) -> dict:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measures and writes the result file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.measurements.shared_weights", description=__doc__.splitlines()[0]
+        prog="python -m benchmark.measurements.shared_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--backbone", default="vit_base_patch16_224", help="timm architecture (default %(default)s)")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=8, help="how many (default: %(default)s)")
+    parser.add_argument("--backbone", default="vit_base_patch16_224", help="timm architecture (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=224, help="side, pixels (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
     if options.processes < 1:

@@ -10,7 +10,7 @@ from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.provenance import provenance
 from benchmark.membership.attacks import ATTACKS
 from benchmark.membership.kept import Kept, fingerprint
 from benchmark.membership.models import Design, Observed, Subject, observe, open_sites

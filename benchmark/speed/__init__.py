@@ -1,1 +1,4 @@
-"""What a federation costs beside its training: the same work by a bare PyTorch loop, stock FLARE, Flower and this project."""
+"""Measures what a federation costs beside its training.
+
+The contenders, a bare PyTorch loop, stock FLARE, Flower and this project, do the same work.
+"""

@@ -1,4 +1,4 @@
-"""How each contender is run."""
+"""The contenders: the command that runs each, and its environment."""
 
 import os
 import shutil
@@ -19,22 +19,24 @@ HOOKS = Path(__file__).parent / "hooks"
 
 @dataclass(frozen=True)
 class Contender:
-    """A command, and how often the trained tensors have to travel in a run of it."""
+    """A way to do the work."""
 
     command: list[str]
     environment: dict[str, str]
+    """Variables beside those of this process."""
     transfers: int
+    """How often the payload has to travel in a run."""
     prepare: Callable[[Path], None] = lambda folder: None
-    """Called with the folder of each run, before it."""
+    """Called before each run with its folder."""
 
 
 def plain(work: Work, data: Path) -> Contender:
-    """A bare PyTorch loop in one process."""
+    """Makes the contender that is a bare PyTorch loop in one process."""
     return Contender([sys.executable, "-m", "benchmark.speed.plain", str(data)], python_path(), 0)
 
 
 def flare_stock(work: Work, data: Path) -> Contender:
-    """FLARE's simulator with its own recipe, one thread for each site."""
+    """Makes the contender that is FLARE's simulator with FLARE's own recipe, one thread for each site."""
 
     def prepare(folder: Path) -> None:
         command = [sys.executable, "-m", "benchmark.speed.flare_stock.job", str(data), str(folder)]
@@ -44,14 +46,14 @@ def flare_stock(work: Work, data: Path) -> Contender:
 
 
 def flower(work: Work, data: Path, interpreter: str) -> Contender:
-    """Flower's simulation, by a Python that has ``flwr[simulation]`` besides what we need."""
+    """Makes the contender that is Flower's simulation, run by a Python that has ``flwr[simulation]``."""
     command = [interpreter, "-m", "benchmark.speed.flower", str(data)]
     environment = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_DISABLE_METRICS": "1"}
     return Contender(command, {**python_path(), **environment}, _both_ways(work))
 
 
 def flower_version(interpreter: str) -> str:
-    """Raises UserError if that Python has no simulation of Flower."""
+    """Returns the version of Flower that a Python has. Raises UserError if it has no ``flwr[simulation]``."""
     code = "import flwr, flwr.simulation, ray; print(flwr.__version__)"
     try:
         said = subprocess.run(
@@ -65,26 +67,34 @@ def flower_version(interpreter: str) -> str:
     return said.stdout.strip()
 
 
-def ours(work: Work, data: Path, site: Site, threads: int | None = None, **fields) -> Contender:
-    """FLARE's simulator with our job."""
+def ours(work: Work, data: Path, site: Site, threads: int | None = None, **fields: object) -> Contender:
+    """Makes the contender that is FLARE's simulator with our job.
+
+    Args:
+        work: what to do.
+        data: the work's folder.
+        site: settings of all simulated sites.
+        threads: sites that run at the same time; None for all.
+        fields: sections of the experiment that replace its own.
+    """
 
     def prepare(folder: Path) -> None:
         write_job(work.experiment(data, **fields), folder / "job")
         write_workspace(site, folder / "workspace")
 
-    # The final aggregate travels to every site once more, to be evaluated there.
+    # The final aggregate travels to every site once more, which evaluates it.
     return Contender(
         simulator("job", threads or work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare
     )
 
 
 def simulator(job: str, threads: int) -> list[str]:
-    """FLARE's command, with `threads` sites at a time."""
+    """Returns FLARE's command, which runs `threads` sites at the same time."""
     return [executable("nvflare"), "simulator", job, "-w", "workspace", "-t", str(threads)]
 
 
 def fresh(folder: Path) -> Path:
-    """`folder`, empty."""
+    """Empties or makes `folder`. Returns it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -1,9 +1,12 @@
-"""The same work in Flower's simulation (https://flower.ai), with its FedAvg and as many sites at a time as there are.
+"""The reference work in Flower's simulation (https://flower.ai), by its FedAvg, with all sites at the same time.
 
     python -m benchmark.speed.flower WORK_FOLDER
 
 Needs ``flwr[simulation]`` in the Python that runs it.
 """
+
+# pyright: reportMissingImports=false
+# Flower has an environment of its own: its pins do not resolve together with this project's.
 
 import os
 import sys
@@ -22,21 +25,23 @@ from benchmark.speed.marks import mark
 FOLDER = Path(os.environ.get("PT_PEFT_SPEED_WORK", sys.argv[-1]))
 
 client_app = ClientApp()
-_held: dict = {}
-"""Of a Ray actor, across rounds: the model, and the images of the sites it has trained."""
+_bare: list[Bare] = []
+"""The model, which a Ray actor keeps across rounds; empty before its first."""
+_images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+"""Images and labels of the sites that this Ray actor has trained, by name."""
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """One site's round."""
-    if "bare" not in _held:
+    """Trains one site in one round."""
+    if not _bare:
         mark("imported")
-        _held["bare"] = Bare(FOLDER, threads=1)
-    bare = _held["bare"]
+        _bare.append(Bare(FOLDER, threads=1))
+    bare = _bare[0]
     site = bare.work["sites"][context.node_config["partition-id"]]
-    if site not in _held:
-        _held[site] = bare.images(site)
-    images, labels = _held[site]
+    if site not in _images:
+        _images[site] = bare.images(site)
+    images, labels = _images[site]
     bare.load(message.content["arrays"].to_torch_state_dict())
     loss = bare.train(site, images, labels)
     metrics = MetricRecord({"loss": loss, "num-examples": len(labels)})
@@ -48,7 +53,7 @@ server_app = ServerApp()
 
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """All rounds."""
+    """Runs all rounds and writes the final tensors."""
     bare = Bare(FOLDER, threads=1)
     sites = len(bare.work["sites"])
     strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=sites, min_available_nodes=sites)
@@ -62,7 +67,7 @@ def serve(grid: Grid, context: Context) -> None:
 
 
 def main() -> None:
-    """Until the simulation has ended."""
+    """Runs the simulation."""
     os.environ["PT_PEFT_SPEED_WORK"] = str(FOLDER)
     sites = len(list(FOLDER.glob("*.npz")))
     share = len(os.sched_getaffinity(0)) / sites

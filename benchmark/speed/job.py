@@ -1,5 +1,6 @@
-"""A committed job as a new user runs it: ``nvflare simulator jobs/lora_vpt``, which is one site at a time, in a process that is
-started again for each task.
+"""Measures a committed job as a new user runs it: ``nvflare simulator jobs/lora_vpt``.
+
+FLARE then runs one site at a time, in a process that it starts again for each task.
 
     python -m benchmark.speed.job [--job jobs/lora_vpt] [--repeats 3] [--out benchmark/results/speed_job.json]
 """
@@ -9,12 +10,13 @@ import json
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.options import parse_with_repeats
+from benchmark.measurements.provenance import provenance
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
-from benchmark.speed.options import parse_with_repeats
 from pt_peft.commands.dispatch import command
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
@@ -25,11 +27,11 @@ OUT = Path("benchmark/results/speed_job.json")
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measures and writes the result file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.speed.job", description="A committed job as a new user runs it."
+        prog="python -m benchmark.speed.job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--job", type=Path, default=JOB, help="job folder (jobs/lora_vpt)")
+    parser.add_argument("--job", type=Path, default=JOB, help="job folder (default: jobs/lora_vpt)")
     options = parse_with_repeats(parser, arguments, repeats=3, out=OUT)
     rounds = Experiment.read(options.job / "app" / "config" / "experiment.json").federation.rounds
     origin, run = provenance(), [executable("nvflare"), "simulator", str(options.job.resolve())]
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "job": options.job.name,
         "wall_s": statistics.median(one.wall_s for one in found),
-        "runs": [one.to_json() for one in found],
+        "runs": [asdict(one) for one in found],
     }
     write_atomically(options.out, (json.dumps({**origin, **result}, indent=1) + "\n").encode())
     print(f"{options.job.name}: {result['wall_s']:.1f} s")

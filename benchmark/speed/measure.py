@@ -1,4 +1,4 @@
-"""One run of one contender: how long it takes, where the time goes, its memory and its bytes."""
+"""Measures one run of one contender: its time and phases, its memory, and its bytes on the wire."""
 
 import json
 import os
@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import psutil
 
@@ -20,7 +21,8 @@ from pt_peft.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 3600
-# A loopback of its own, so that nothing else is counted. Tried by `private_loopback`.
+"""Seconds after which a run is stopped and has failed."""
+# Gives the command a loopback of its own, so that nothing else is counted. `private_loopback` tries it.
 ON_LOOPBACK = [
     "unshare",
     "--map-root-user",
@@ -31,33 +33,49 @@ ON_LOOPBACK = [
 ]
 
 
+class Mark(TypedDict):
+    """One line of the file of marks, see `benchmark.speed.marks`."""
+
+    what: str
+    site: str
+    at: float
+    """Seconds of the monotonic clock."""
+
+
+class Phases(TypedDict):
+    """The fields of `Measured` that follow from the marks."""
+
+    imports_s: float
+    startup_s: float
+    training_s: float
+    gap_per_round_s: float
+    tail_s: float
+
+
 @dataclass(frozen=True)
 class Measured:
-    """One run. The phases follow one another; gaps are inside of what lies between the first and the last training."""
+    """One run. Start-up, the rounds and the tail follow one another; the gaps lie between the rounds."""
 
     wall_s: float
-    """From the start of the first process to the end of the last."""
+    """Seconds from the start of the first process to the end of the last."""
     imports_s: float
-    """Until the first process that trains has imported what it needs."""
+    """Seconds until the first process that trains has imported what it needs."""
     startup_s: float
-    """Until the first site trains."""
+    """Seconds until the first site trains."""
     training_s: float
-    """In which at least one site trains."""
+    """Seconds in which at least one site trains."""
     gap_per_round_s: float
-    """From the last site's end of a round to the first one's beginning of the next, mean over rounds."""
+    """Seconds from the last site's end of a round to the first one's beginning of the next, mean over rounds."""
     tail_s: float
-    """From the end of the last training on."""
+    """Seconds after the last training."""
     peak_pss_gb: float
-    """Of all processes, 10^9 bytes, looked at up to twice a second."""
+    """Peak memory of all processes, 10^9 bytes, sampled up to twice a second."""
     wire_bytes: int | None
-    """Over the loopback, protocol included; None where it could not be had alone."""
-
-    def to_json(self) -> dict:
-        return asdict(self)
+    """Bytes over the loopback, protocol included; None where no loopback can be had for the run alone."""
 
 
 def private_loopback() -> bool:
-    """Whether this machine lets a process have a loopback of its own."""
+    """Tells whether this machine lets a process have a loopback of its own."""
     if not (shutil.which("unshare") and shutil.which("ip")):
         return False
     tried = subprocess.run([*ON_LOOPBACK, "/dev/null", "true"], capture_output=True)
@@ -65,13 +83,16 @@ def private_loopback() -> bool:
 
 
 def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapping[str, str]) -> Measured:
-    """Runs `command` in `folder`, which takes what it writes.
+    """Runs a contender and measures it.
 
     Args:
+        command: of the contender.
+        folder: working directory of the run; takes its log and its marks.
         rounds: how often every site trains.
+        environment: variables beside those of this process.
 
     Raises:
-        UserError: if it fails, or notes other moments than it should.
+        UserError: if the command fails, or if a site did not train in every round.
     """
     marks, counter, log = folder / "marks.jsonl", folder / "loopback.txt", folder / "log.txt"
     marks.unlink(missing_ok=True)
@@ -85,10 +106,10 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
         )  # fmt: skip
         with PeakMemory(psutil.Process(process.pid)) as memory:
             try:
-                code = process.wait(LIMIT_S)
+                code: int | str = process.wait(LIMIT_S)
             except subprocess.TimeoutExpired:
                 code = f"none within {LIMIT_S} s"
-            finally:  # also if this process is interrupted
+            finally:  # an interrupt too leaves no process behind
                 if process.poll() is None:
                     for one in [*psutil.Process(process.pid).children(recursive=True), process]:
                         with suppress(psutil.NoSuchProcess):
@@ -98,53 +119,61 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
     if code:
         said = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise UserError(f"{' '.join(command[:4])} …: exit code {code}; {log} ends with: {' / '.join(said)}")
-    noted = [json.loads(line) for line in marks.read_text().splitlines()] if marks.exists() else []
+    found: list[Mark] = [json.loads(line) for line in marks.read_text().splitlines()] if marks.exists() else []
     return Measured(
         wall_s=ended - started,
         peak_pss_gb=memory.bytes / 1e9,
         wire_bytes=_sent(counter.read_text()) if counts else None,
-        **phases(noted, started, ended, rounds),
+        **phases(found, started, ended, rounds),
     )
 
 
-def phases(noted: Sequence[Mapping], started: float, ended: float, rounds: int) -> dict[str, float]:
-    """The parts of `Measured` that follow from what was noted. Raises UserError if some site did not train in every round."""
+def phases(marks: Sequence[Mark], started: float, ended: float, rounds: int) -> Phases:
+    """Computes the phases of a run.
+
+    Args:
+        marks: in any order.
+        started: when the run did, seconds of the clock of the marks.
+        ended: when the run did.
+        rounds: how often every site should have trained.
+
+    Raises:
+        UserError: if a site did not train in every round.
+    """
     spans: dict[str, list[list[float]]] = defaultdict(list)
-    for one in sorted(noted, key=lambda one: one["at"]):
-        if one["what"] == "begins":
-            spans[one["site"]].append([one["at"]])
-        elif one["what"] == "ends":
-            spans[one["site"]][-1].append(one["at"])
-    if not spans or any(
-        len(of_site) != rounds or any(len(span) != 2 for span in of_site) for of_site in spans.values()
-    ):
-        found = {site: len(of_site) for site, of_site in spans.items()}
+    for mark in sorted(marks, key=lambda mark: mark["at"]):
+        if mark["what"] == "begins":
+            spans[mark["site"]].append([mark["at"]])
+        elif mark["what"] == "ends":
+            spans[mark["site"]][-1].append(mark["at"])
+    if not spans or any(len(own) != rounds or any(len(span) != 2 for span in own) for own in spans.values()):
+        found = {site: len(own) for site, own in spans.items()}
         raise UserError(f"benchmark.speed: sites have trained in {found} rounds; {rounds} each would be right.")
-    begins = [min(of_site[number][0] for of_site in spans.values()) for number in range(rounds)]
-    ends = [max(of_site[number][1] for of_site in spans.values()) for number in range(rounds)]
+    begins = [min(own[number][0] for own in spans.values()) for number in range(rounds)]
+    ends = [max(own[number][1] for own in spans.values()) for number in range(rounds)]
     gaps = [max(0.0, begin - end) for begin, end in zip(begins[1:], ends, strict=False)]
-    imported = [one["at"] for one in noted if one["what"] == "imported"]
+    imported = [mark["at"] for mark in marks if mark["what"] == "imported"]
     return {
         "imports_s": min(imported, default=begins[0]) - started,
         "startup_s": begins[0] - started,
-        "training_s": _covered([span for of_site in spans.values() for span in of_site]),
+        "training_s": _covered((begin, end) for own in spans.values() for begin, end in own),
         "gap_per_round_s": sum(gaps) / len(gaps) if gaps else 0.0,
         "tail_s": ended - ends[-1],
     }
 
 
 def python_path(*folders: Path) -> dict[str, str]:
-    """The environment in which this repository's packages are found, and `folders` before them."""
+    """Returns the environment variable by which Python finds `folders` and, after them, the packages of this clone."""
     return {"PYTHONPATH": os.pathsep.join(map(str, (*folders, ROOT, ROOT / "custom")))}
 
 
 def executable(name: str) -> str:
-    """Of a program that lies beside this Python."""
+    """Returns the path of a program that is installed beside this Python."""
     return str(Path(sys.executable).parent / name)
 
 
-def _covered(spans: Sequence[Sequence[float]]) -> float:
-    """The length of the union of `spans`."""
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Returns the length of the union of `spans`."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, until))
@@ -153,6 +182,6 @@ def _covered(spans: Sequence[Sequence[float]]) -> float:
 
 
 def _sent(devices: str) -> int:
-    """Bytes that /proc/net/dev says ``lo`` has sent."""
+    """Returns the bytes that ``lo`` has sent, from the content of ``/proc/net/dev``."""
     (line,) = [line for line in devices.splitlines() if line.strip().startswith("lo:")]
     return int(line.split(":")[1].split()[8])

@@ -1,8 +1,8 @@
-"""Local training alone: a site's round by our learner over the same by bare PyTorch, in one process, alternating.
+"""Measures local training alone: a site's round by our trainer and by bare PyTorch, alternating in one process.
 
     python -m benchmark.speed.training_speed [--repeats 5] [--out benchmark/results/speed_training.json]
 
-The first round of each is a warm-up; in it ours computes what the frozen part of the model makes of the images.
+The first round of each is a warm-up. In it our trainer computes the features that the frozen blocks make of the images.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from benchmark.measurements.origin import provenance
+from benchmark.measurements.options import parse_with_repeats
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.reference import load_sites, make_trainer
 from benchmark.speed.bare import Bare
-from benchmark.speed.options import parse_with_repeats
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.files import write_atomically
@@ -35,7 +35,16 @@ WORKS = {
 
 
 def seconds_of_rounds(work: Work, folder: Path, repeats: int) -> dict[str, float]:
-    """Median seconds of a round of a site, ``ours`` and ``bare``, on one thread, and that of our ``first`` round."""
+    """Measures rounds of one site on one thread.
+
+    Args:
+        work: what the site trains.
+        folder: takes the work.
+        repeats: rounds after the warm-up.
+
+    Returns:
+        Median seconds of a round, ``ours`` and ``bare``; ``bare_over_ours``; seconds of our ``first`` round.
+    """
     site = work.write(folder)
     experiment = work.experiment(folder)
     trainer = make_trainer(experiment, site)
@@ -56,12 +65,14 @@ def seconds_of_rounds(work: Work, folder: Path, repeats: int) -> dict[str, float
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Measures and writes the result file."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark.speed.training_speed", description=__doc__.splitlines()[0]
+        prog="python -m benchmark.speed.training_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
-    result = {**provenance(), "threads": 1, "works": {}}
+    origin, works = provenance(), dict[str, object]()
     lines = [
         "| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |",
         "|---|---:|---:|---:|---:|",
@@ -69,10 +80,11 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         for index, (name, work) in enumerate(WORKS.items()):
             found = seconds_of_rounds(work, Path(temporary) / str(index), options.repeats)
-            result["works"][name] = {**found, "work": asdict(work)}
+            works[name] = {**found, "work": asdict(work)}
             shown = (f"{found[key]:.3f}" for key in ("bare", "ours", "bare_over_ours", "first"))
             lines.append(f"| {name} | {' | '.join(shown)} |")
             print(lines[-1], file=sys.stderr, flush=True)
+    result = {**origin, "threads": 1, "works": works}
     write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
     print("\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""The work that all contenders do."""
+"""The reference work, which all contenders do."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,29 +17,37 @@ CLASSES = ("naevus", "melanoma", "basal_cell_carcinoma", "dermatofibroma")
 
 @dataclass(frozen=True)
 class Work:
-    """How much of it, and of what kind; by default that of README.md's table."""
+    """Amount and kind of the work. The defaults are those of the published table."""
 
     sites: int = 3
     rounds: int = 5
     images: int = 256
     """Training images of a site; there are no others, so that nothing is evaluated."""
     image_size: int = 64
+    """Side, pixels."""
     model: str = "vit_tiny_patch16_224"
+    """Architecture, by its name in timm."""
     rank: int = 4
-    """Of LoRA on qkv; 0 for none."""
+    """Rank of LoRA on qkv; 0 for no LoRA."""
     prompts: int = 10
-    """In each block; 0 for none."""
+    """Prompts in each block; 0 for none."""
     last_blocks: int | None = None
-    """How many blocks have them; None for all."""
+    """How many of the last blocks have LoRA; None for all."""
     batch_size: int = 32
 
     @property
     def names(self) -> list[str]:
+        """Names of the sites."""
         return [f"site-{number}" for number in range(1, self.sites + 1)]
 
-    def experiment(self, folder: Path, **fields) -> Experiment:
-        """Of our own run, with the weights that `write` has put into `folder`; `fields` stand in place of its own."""
-        options = {}
+    def experiment(self, folder: Path, **fields: object) -> Experiment:
+        """Makes the experiment of our own run.
+
+        Args:
+            folder: to which `write` has written the weights.
+            fields: sections that replace the work's own.
+        """
+        options: dict[str, dict[str, int | None]] = {}
         if self.rank:
             options["lora"] = {"rank": self.rank, "last_blocks": self.last_blocks}
         if self.prompts:
@@ -55,8 +63,10 @@ class Work:
         return parse(Experiment, {**content, **fields}, "benchmark.speed")
 
     def write(self, folder: Path) -> Site:
-        """The work as a folder: random weights, every site's images, and numbers for `benchmark.speed.bare`. Returns the
-        settings of our simulated sites.
+        """Writes random weights, every site's images, and the settings of `benchmark.speed.bare` to a new `folder`.
+
+        Returns:
+            The settings of our simulated sites.
         """
         import timm
         import torch
@@ -76,7 +86,7 @@ class Work:
         return site
 
     def raw_bytes(self, folder: Path) -> int:
-        """Of the tensors that train, four bytes a value: what has to travel one way, once."""
+        """Returns the bytes of the trained tensors, four a value: what has to travel in one direction, once."""
         from pt_peft.model.adapted_model import build_model
 
         model = build_model(self.experiment(folder).model, None)

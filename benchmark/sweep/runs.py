@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from distributed import get_worker
 
-from benchmark.measurements.origin import provenance
 from benchmark.measurements.peak_memory import PeakMemory
+from benchmark.measurements.provenance import provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import predict
 from benchmark.oracle.predictions import Predictions

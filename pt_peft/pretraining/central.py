@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pt_peft import __version__
 from pt_peft.data.site_data import ImageSplit, load_site_data
+from pt_peft.environment import machine, versions
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Partition
@@ -24,7 +25,6 @@ from pt_peft.model.backbone import head_name, pinned_weights
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
-from pt_peft.provenance import machine, versions
 from pt_peft.training.trainer import pick_device
 
 OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}

@@ -1,1 +1,1 @@
-"""The same work with nothing but FLARE's own documented parts."""
+"""The reference work with FLARE's documented parts alone."""

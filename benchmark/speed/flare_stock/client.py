@@ -11,7 +11,7 @@ from benchmark.speed.marks import mark
 
 
 def main(folder: Path) -> None:
-    """Until FLARE says that it is over."""
+    """Trains in every round until FLARE ends the run."""
     mark("imported")
     flare.init()
     site = flare.get_site_name()
@@ -19,6 +19,8 @@ def main(folder: Path) -> None:
     images, labels = bare.images(site)
     while flare.is_running():
         received = flare.receive()
+        if received is None or received.params is None:
+            break  # the run has ended
         bare.load({name: received.params[flat(name)] for name in bare.trained})
         loss = bare.train(site, images, labels)
         params = {flat(name): value for name, value in bare.state().items()}

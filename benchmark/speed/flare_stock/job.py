@@ -1,4 +1,4 @@
-"""The job, by FLARE's own recipe with its defaults.
+"""Writes the job of stock FLARE, by FLARE's own recipe with its defaults.
 
 python -m benchmark.speed.flare_stock.job WORK_FOLDER OUT
 """

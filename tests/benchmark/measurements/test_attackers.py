@@ -1,10 +1,10 @@
-"""One lying site of five, in real training."""
+"""One malicious site of five, in real training."""
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from benchmark.measurements.attackers import ATTACKS, LIAR, SITES, lying, measure, table
+from benchmark.measurements.attackers import ATTACKS, MALICIOUS_SITE, SITES, attacking, measure, table
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import changed
 from pt_peft.exchange.aggregation import Aggregation
@@ -19,7 +19,7 @@ ROBUST = [
 
 @pytest.fixture(scope="module")
 def trained(tiny, site):
-    """The final tensors by rule and attack; without the liar for None."""
+    """The final tensors by rule and attack; without the malicious site for None."""
     experiment = changed(tiny, federation={"min_sites": 5, "sites": list(SITES)})
     sites = load_sites(experiment, site, list(SITES))
 
@@ -27,8 +27,8 @@ def trained(tiny, site):
         aggregation = TypeAdapter(Aggregation).validate_python(rule)
         trainer = make_trainer(experiment.model_copy(update={"aggregation": aggregation}), site)
         if attack is None:
-            return federate(trainer, {name: data for name, data in sites.items() if name != LIAR}).tensors
-        return federate(trainer, sites, tamper=lying(ATTACKS[attack])).tensors
+            return federate(trainer, {name: data for name, data in sites.items() if name != MALICIOUS_SITE}).tensors
+        return federate(trainer, sites, tamper=attacking(ATTACKS[attack])).tensors
 
     return train
 
@@ -51,10 +51,10 @@ def test_robust_rules_end_nearer_the_honest_mean(attack, trained, honest):
 
 def test_an_honest_site_is_not_tampered_with():
     sent = {"x": np.ones(3, np.float32)}
-    tamper = lying(ATTACKS["scaled"])
+    tamper = attacking(ATTACKS["scaled"])
     assert tamper("site-2", {"x": np.zeros(3, np.float32)}, sent) is sent
     np.testing.assert_array_equal(
-        tamper(LIAR, {"x": np.full(3, 0.5, np.float32)}, sent)["x"], np.full(3, 15.5, np.float32)
+        tamper(MALICIOUS_SITE, {"x": np.full(3, 0.5, np.float32)}, sent)["x"], np.full(3, 15.5, np.float32)
     )
 
 

@@ -1,4 +1,4 @@
-"""What benchmark.speed says of runs, and that all contenders do the same work."""
+"""The measurements of benchmark.speed, and that all contenders do the same work."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from benchmark.speed.__main__ import alternating, main, medians, table
 from benchmark.speed.bare import Bare
 from benchmark.speed.contenders import HOOKS, flare_stock, ours, plain
 from benchmark.speed.marks import VARIABLE
-from benchmark.speed.measure import Measured, _sent, measure, phases, private_loopback, python_path
+from benchmark.speed.measure import Mark, Measured, _sent, measure, phases, private_loopback, python_path
 from benchmark.speed.work import Work
 from pt_peft.errors import UserError
 from pt_peft.model.adapter_file import load_adapter
@@ -27,7 +27,7 @@ from pt_peft_flare.job_folder import write_job
 SMALL = Work(sites=2, rounds=2, images=32)
 
 
-def at(what: str, moment: float, site: str = "") -> dict:
+def at(what: str, moment: float, site: str = "") -> Mark:
     return {"what": what, "site": site, "at": moment}
 
 
@@ -42,7 +42,7 @@ def test_phases():
     noted += [at("begins", 109, "b"), at("ends", 110, "b"), at("begins", 112, "a"), at("ends", 113, "a")]
     found = phases(noted, 100, 115, rounds=2)
     assert found == {"imports_s": 3, "startup_s": 4, "training_s": 6, "gap_per_round_s": 1, "tail_s": 2}
-    with pytest.raises(UserError, match="have trained in {'a': 2, 'b': 2} rounds; 3 each"):
+    with pytest.raises(UserError, match=r"have trained in \{'a': 2, 'b': 2\} rounds; 3 each"):
         phases(noted, 100, 115, rounds=3)
     with pytest.raises(UserError, match="2 each would be right"):
         phases(noted[:-1], 100, 115, rounds=2)
@@ -55,10 +55,12 @@ def test_bytes_of_a_loopback(tmp_path):
         pytest.skip("this machine gives no process a loopback of its own")
     code = (
         "import socket; from benchmark.speed.marks import mark; a = socket.create_server(('127.0.0.1', 0));"
-        "b = socket.create_connection(a.getsockname()); mark('begins', 's'); b.sendall(bytes(100_000)); mark('ends', 's'); b.close();"
+        "b = socket.create_connection(a.getsockname());"
+        "mark('begins', 's'); b.sendall(bytes(100_000)); mark('ends', 's'); b.close();"
         "c = a.accept()[0]; print(len(c.makefile('rb').read())); import time; time.sleep(0.8)"
     )
     found = measure([sys.executable, "-c", code], tmp_path, 1, python_path())
+    assert found.wire_bytes is not None
     assert 100_000 <= found.wire_bytes < 110_000
     assert found.wall_s > found.startup_s > 0
     assert found.peak_pss_gb > 0
@@ -132,7 +134,10 @@ def test_an_interrupted_run_leaves_no_process(tmp_path, monkeypatch):
             return super().wait()
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    code = "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
+    code = (
+        "import os, pathlib, time; pathlib.Path('new').write_text(str(os.getpid()));"
+        "os.rename('new', 'pid'); time.sleep(60)"
+    )
     with pytest.raises(KeyboardInterrupt):
         measure([sys.executable, "-c", code], tmp_path, 1, {})
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -178,15 +183,14 @@ def test_the_contenders(tmp_path):
     contenders = {"plain": plain(SMALL, data), "flare_stock": flare_stock(SMALL, data), "ours": ours(SMALL, data, site)}
     runs = alternating(contenders, 1, tmp_path, SMALL.rounds)
     for name, (run,) in runs.items():
-        assert run.wall_s > run.startup_s + run.training_s + run.tail_s - 0.01 and run.training_s > 0, name
+        assert run.wall_s > run.startup_s + run.training_s + run.tail_s - 0.01, name
+        assert run.training_s > 0, name
     raw = SMALL.raw_bytes(data)
     if private_loopback():
         for name in ("flare_stock", "ours"):
-            assert (
-                contenders[name].transfers * raw
-                < runs[name][0].wire_bytes
-                < 3 * contenders[name].transfers * raw + 2_000_000
-            )
+            wire, least = runs[name][0].wire_bytes, contenders[name].transfers * raw
+            assert wire is not None
+            assert least < wire < 3 * least + 2_000_000
     final, _ = load_adapter(
         tmp_path / "runs" / "ours-0" / "workspace" / "server" / "simulate_job" / "adapter.safetensors"
     )
