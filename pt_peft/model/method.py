@@ -33,9 +33,9 @@ class PeftMethod(Generic[Config]):
     config: type[Config]
     """Its options, with units and ranges."""
     inject: Callable[[ViT, Config], None]
-    """Adds the method's tensors to a frozen timm ViT and marks those that train (``requires_grad``). It changes no frozen
-    tensor outside the layers that it trains or wraps. Random draws come from torch's global generator. Raises UserError
-    with the reason if the method cannot apply to the backbone."""
+    """Adds the method's tensors to a frozen timm ViT and marks those that train (``requires_grad``). It changes no
+    frozen tensor outside the layers that it trains or wraps. Random draws come from torch's global generator. Raises
+    UserError with the reason if the method cannot apply to the backbone."""
     identity_at_start: bool
     """Whether the injection leaves the logits unchanged."""
     merge: Callable[[ViT], None] | None
@@ -47,9 +47,9 @@ class PeftMethod(Generic[Config]):
     starts_from_backbone: bool = False
     """Whether the adapter's start is computed from the backbone's tensors, so that the server has to read them."""
     round_keys: Callable[[list[str], Config, int, int], set[str]] | None = None
-    """Chooses what trains in a round, for a method whose trained tensors depend on it. Takes the keys of all tensors that
-    the method ever trains (sorted), its config, the experiment's seed and the round (from 0); returns the keys that train
-    in that round. Pure, and the same on every machine."""
+    """Chooses what trains in a round; None if all tensors of the method train in every round. Takes the keys of the
+    tensors that ever train (sorted), the method's config, the experiment's seed and the round (from 0); returns the
+    keys that train in that round. Pure, and the same on every machine."""
     peft_config: Callable[[ViT, Config], peft.PeftConfig] | None = None
     """Makes HF PEFT's config for a plain timm model, for the export; None if the method is no tuner of HF PEFT."""
     job: bool = False
