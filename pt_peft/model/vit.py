@@ -1,6 +1,6 @@
 """The types of a Vision Transformer of timm. They exist for the type checker: a model's own class is timm's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -17,7 +17,9 @@ class Layer(nn.Module):
 
         def named_modules(
             self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-        ) -> "Iterator[tuple[str, Layer]]": ...
+        ) -> "Generator[tuple[str, Layer], None, None]":
+            """Yields path and module, as `nn.Module` does, which does not say so."""
+            ...
 
 
 class ViT(Layer):
