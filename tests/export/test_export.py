@@ -75,7 +75,7 @@ def test_every_format_gives_the_same_predictions(trained, tiny_weights, images, 
     for row in expected:
         shares = {name: float(row[f"p_{name}"]) for name in "abcd"}
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
-        assert row["prediction"] == max(shares, key=shares.get)
+        assert row["prediction"] == max(shares, key=shares.__getitem__)
     for name in FORMATS:
         assert export(run, name, tmp_path / OUT[name], tiny_weights) == 0
         # A merged model and ONNX need no backbone.
