@@ -89,7 +89,7 @@ def test_what_is_hidden_cannot_be_seen():
 
 
 def test_the_loss_is_of_hidden_patches_alone_normalised():
-    """Zeros for the hidden patches have the targets' mean square as their loss, (n - 1) / n; the others do not count."""
+    """Zeros for the hidden patches have the targets' mean square as their loss, (n - 1) / n; others do not count."""
     model, images = autoencoder(), pictures() * 3 + 5
     noise = torch.rand(2, PATCHES)
     seen = noise.argsort(1)[:, : model.kept]
