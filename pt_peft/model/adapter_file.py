@@ -4,8 +4,8 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
 from pt_peft import __version__
@@ -16,8 +16,8 @@ from pt_peft.files import write_atomically
 
 HEADER_KEY = "pt_peft"
 """Key of the header in the metadata of safetensors."""
-Header = dict[str, JsonValue]
-"""The header of an adapter file: JSON, under ``model`` a `ModelSpec`."""
+Header = dict[str, Any]
+"""The header of an adapter file: JSON. Under ``model`` is a `ModelSpec`; each writer adds fields of its own."""
 
 
 def adapter_header(experiment: Experiment) -> Header:
