@@ -235,8 +235,8 @@ def test_methods_are_listed(capsys):
 @pytest.mark.slow
 def test_a_method_that_does_not_apply_is_listed_with_the_reason():
     rows = {row["method"]: row for row in list_methods("beit_base_patch16_224", None, 2)}
-    assert "relative position bias" in rows["vpt_deep"]["reason"]
-    assert rows["lora"]["parameters"] == 147_456
+    assert "relative position bias" in rows["vpt_deep"].get("reason", "")
+    assert rows["lora"].get("parameters") == 147_456
 
 
 def edited(path, keep):

@@ -22,7 +22,7 @@ def distance(tiny, tiny_weights):
         )
         trainer = make_trainer(experiment, site)
         data = load_sites(experiment, site, ["site-1"])["site-1"].train
-        trained = local_round(trainer, "site-1", data, trainer.initial, {}, 0).trained
+        trained = local_round(trainer, "site-1", data, trainer.initial, {}, 0).state
         moved = {key: float(np.square(trained[key] - trainer.initial[key]).sum()) for key in trained}
         exchanged = trainer.exchange.trained(0)
         return sum(moved[key] for key in exchanged) ** 0.5, sum(
