@@ -1,8 +1,9 @@
-"""The experiments that this repository ships, and where their data lie."""
+"""The experiments that this repository ships, and the places of their data."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any, cast
 
 from pt_peft import schema
 from pt_peft.data.lesions import CLASSES
@@ -20,8 +21,7 @@ COMMITTED = tuple(name for name in method_names() if get_method(name).job)
 
 DEMO_SEED = 7
 DEMO_HEAD_LEARNING_RATE = 5e-3
-"""Of the head in the demo, unless the method's own step size is larger. Chosen, as the methods' own, on images of seeds 0
-to 2."""
+"""Step size of the demo's head, unless the method's own is larger. Both were chosen on images of seeds 0 to 2."""
 
 HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
@@ -29,7 +29,11 @@ HAM10000_SITES = ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
 
 
 def shared_data(name: str) -> Path:
-    """A file outside the repository, in ``$PT_PEFT_SHARED/data``. Raises UserError if it is not there."""
+    """A file outside the repository, in ``$PT_PEFT_SHARED/data``.
+
+    Raises:
+        UserError: if it does not exist.
+    """
     path = (Path(os.environ.get("PT_PEFT_SHARED", "../shared")) / "data" / name).resolve()
     if not path.exists():
         raise UserError(f"PT_PEFT_SHARED: {path} does not exist; set it to the folder that holds 'data/{name}'.")
@@ -44,7 +48,7 @@ def embedded_backbone() -> Backbone:
 
 
 def starting_rate(method: str) -> float:
-    """The step size that `method`, or the most sensitive of several joined by ``+``, brings along."""
+    """The step size in the record of `method`; the smallest if several are joined by ``+``."""
     return min(get_method(name).learning_rate for name in method.split("+"))
 
 
@@ -95,8 +99,13 @@ def ham10000() -> tuple[Experiment, Site]:
 
 
 def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
-    """The demo's LoRA + deep prompts on a MedMNIST data set, dealt equally; its file is for the caller to name in site.json.
-    Raises UserError for an unknown flag.
+    """The demo's LoRA + deep prompts on a MedMNIST data set that is dealt equally to the sites.
+
+    Args:
+        flag: of the data set; the caller names its file in site.json.
+
+    Raises:
+        UserError: for an unknown flag.
     """
     experiment, site = demo("lora_vpt")
     partition = Partition(kind="iid")
@@ -104,8 +113,13 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
 
 
 def preset(name: str) -> tuple[Experiment, Site]:
-    """``ham10000``, ``medmnist:<flag>``, or a method's (or composition's) name for its demo. Raises UserError, listing them,
-    for another name.
+    """The experiment and the site of a preset.
+
+    Args:
+        name: ``ham10000``, ``medmnist:<flag>``, or for the demo a method or several joined by ``+``.
+
+    Raises:
+        UserError: for another name; the message lists the known ones.
     """
     if name == "ham10000":
         return ham10000()
@@ -114,13 +128,18 @@ def preset(name: str) -> tuple[Experiment, Site]:
     if not set(name.split("+")) <= set(method_names()):
         known = ", ".join(method_names())
         raise UserError(
-            f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several joined by '+'."
+            f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several "
+            "joined by '+'."
         )
     return demo(name)
 
 
 def override(experiment: Experiment, assignments: list[str]) -> Experiment:
-    """`experiment` with fields replaced, each given as ``path.to.field=JSON`` (what is not JSON counts as a string).
+    """`experiment` with fields replaced.
+
+    Args:
+        experiment: is not changed.
+        assignments: each ``path.to.field=JSON``; a value that is not JSON counts as a string.
 
     Raises:
         UserError: if an assignment has no ``=``, or the result is not a valid experiment.
@@ -137,8 +156,9 @@ def override(experiment: Experiment, assignments: list[str]) -> Experiment:
         *parents, last = path.split(".")
         target = fields
         for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
+            inner = target.setdefault(parent, {})
+            if not isinstance(inner, dict):
                 raise UserError(f"--set: '{path}' goes through '{parent}', which has no fields.")
+            target = cast(dict[str, Any], inner)
         target[last] = value
     return schema.parse(Experiment, fields, "--set")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pt_peft.experiment.sections import Task
-from pt_peft.training.metrics import evaluate_predictions
+from pt_peft.training.metrics import Metrics, evaluate_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Predictions:
             "sites": {name: self._metrics(chosen, task) for name, chosen in images.items()},
         }
 
-    def _metrics(self, chosen: npt.NDArray[np.bool_], task: Task) -> dict[str, Any]:
+    def _metrics(self, chosen: npt.NDArray[np.bool_], task: Task) -> Metrics:
         import torch
 
         return evaluate_predictions(torch.from_numpy(self.logits[chosen]), torch.from_numpy(self.labels[chosen]), task)

@@ -1,6 +1,7 @@
-"""The adapter file, as a model and as a format."""
+"""The adapter file, opened as a model and written as a format."""
 
 from pathlib import Path
+from typing import cast
 
 from pt_peft import schema
 from pt_peft.errors import BackboneMismatch, UserError
@@ -8,12 +9,15 @@ from pt_peft.exchange.tensors import TensorError, check_tensors
 from pt_peft.experiment.sections import Backbone, ModelSpec
 from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
-from pt_peft.model.adapter_file import load_adapter, save_adapter
+from pt_peft.model.adapter_file import Header, load_adapter, save_adapter
 from pt_peft.model.backbone import EMBEDDED, check_digest
 
 
 def find_adapter(run: Path) -> Path:
-    """The final adapter of `run`: the file itself, or a folder that FLARE's simulator or job download left.
+    """The final adapter of a run.
+
+    Args:
+        run: the adapter file itself, or a folder that FLARE's simulator or a job download left.
 
     Raises:
         UserError: if there is none.
@@ -26,17 +30,21 @@ def find_adapter(run: Path) -> Path:
             if (run / place / name).is_file():
                 return run / place / name
     raise UserError(
-        f"{run}: is neither an adapter file nor a run with one (looked for adapter.safetensors in it, and in its folders "
-        f"{', '.join(place for place in places if place)})."
+        f"{run}: is neither an adapter file nor a run with one (looked for adapter.safetensors in it, and in its "
+        f"folders {', '.join(place for place in places if place)})."
     )
 
 
 def backbone_file(backbone: Backbone, given: Path | None) -> Path:
-    """The weights that `backbone` pins: `given`, or the embedded ones if they are it.
+    """The weights file whose digest `backbone` pins.
+
+    Args:
+        backbone: pins the digest.
+        given: the option ``--backbone``; None for the embedded weights.
 
     Raises:
-        UserError: if they are not.
-        BackboneMismatch: if `given` is another file.
+        UserError: if `given` is no file, or the embedded weights are not the pinned ones.
+        BackboneMismatch: if `given` is not the pinned file.
     """
     if given is not None:
         if not given.is_file():
@@ -54,28 +62,41 @@ def backbone_file(backbone: Backbone, given: Path | None) -> Path:
 
 
 def read_spec(header: object, source: Path) -> ModelSpec:
-    """The model that a header of ours describes. Raises UserError."""
-    if not (isinstance(header, dict) and "model" in header):
-        raise UserError(f"{source}: its header has no field 'model'; it was written by an older version.")
-    return schema.parse(ModelSpec, header["model"], f"{source}: header field 'model'")
-
-
-def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelSpec, dict]:
-    """The model of the adapter file `path`, its description and the file's header.
+    """The model that a header describes.
 
     Args:
+        header: as `adapter_header` makes it, read from a file.
+        source: that file, for the error.
+
+    Raises:
+        UserError: if the header describes no model.
+    """
+    model = cast(dict[object, object], header).get("model") if isinstance(header, dict) else None
+    if model is None:
+        raise UserError(f"{source}: its header has no field 'model'; it was written by an older version.")
+    return schema.parse(ModelSpec, model, f"{source}: header field 'model'")
+
+
+def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelSpec, Header]:
+    """Opens an adapter file as a model.
+
+    Args:
+        path: the adapter file.
         weights: the backbone's file; None takes the embedded one.
+
+    Returns:
+        The model with the adapter's tensors, its description, and the file's header.
 
     Raises:
         UserError: if the file is no adapter, the backbone is another, or tensors are missing or do not fit.
     """
     everything, header = load_adapter(path)
-    # In a site's own file stand, below names with a slash, things that are not its model's.
+    # Keys with a slash, in a site's own file, are not of its model.
     tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
     if "encrypted" in header:
         raise UserError(
-            f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it for whoever has a site's key."
+            f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it with a site's key."
         )
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
@@ -85,16 +106,16 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
         raise UserError(f"{path}: {error}") from None
     if missing := sorted(model.personal - tensors.keys()):
         raise UserError(
-            f"{path}: has no {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: each site keeps its own, see field "
-            f"'method.{'head' if missing[0] in model.head else 'roles'}'; a site's own model is local_adapter.safetensors in its "
-            "folder of the run."
+            f"{path}: has no {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: each site keeps its own, see "
+            f"field 'method.{'head' if missing[0] in model.head else 'roles'}'; a site's own model is "
+            "local_adapter.safetensors in its folder of the run."
         )
     rounds = header.get("round")
     if not isinstance(rounds, int) or not 0 <= rounds <= 100_000:
         raise UserError(
             f"{path}: its header's field 'round' is {rounds!r}; the number of finished rounds would be right."
         )
-    # A round-dependent method leaves those tensors out that were not drawn so far: they are the backbone's.
+    # An adapter of a round-dependent method lacks tensors that no round has drawn: they are the backbone's.
     needed = model.exchange(rounds).down(0, rounds).keys() | model.personal
     specs = {key: one for key, one in model.specs().items() if key in tensors or key in needed}
     try:
@@ -105,6 +126,15 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
-    """Writes a copy of the adapter file, after it was opened for a check."""
+    """Writes a copy of an adapter file, once it has opened without an error.
+
+    Args:
+        adapter: the adapter file.
+        weights: the backbone's file; None takes the embedded one.
+        out: the copy.
+
+    Raises:
+        UserError: as `open_adapter` does.
+    """
     open_adapter(adapter, weights)
     save_adapter(out, *load_adapter(adapter))

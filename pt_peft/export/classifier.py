@@ -1,41 +1,47 @@
-"""A trained model as the formats see it: images to logits."""
+"""A trained model as a function from images to logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pt_peft.experiment.sections import ModelSpec
+from pt_peft.model.model_input import Normalisation
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
-"""Images float32 (B,3,S,S) in [0,1] to logits float32 (B,K), both on the CPU."""
+"""Maps images float32 (B,3,S,S) in [0,1] to logits float32 (B,K), both on the CPU."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model of one of the formats."""
+    """A trained model, from any of the formats."""
 
     spec: ModelSpec
     """Classes, image size and normalisation."""
     logits: Logits
+    """The model."""
 
 
-class Normalised(torch.nn.Module):
-    """A model of normalised images as one of images in [0, 1]."""
+def with_normalisation(module: nn.Module, spec: ModelSpec) -> nn.Module:
+    """A model of images in [0, 1], in eval mode.
 
-    def __init__(self, module: torch.nn.Module, spec: ModelSpec):
-        super().__init__()
-        self.module = module.eval()
-        self.register_buffer("mean", torch.tensor(spec.backbone.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.backbone.std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.module((images - self.mean) / self.std)
+    Args:
+        module: a model of normalised images.
+        spec: has the normalisation.
+    """
+    return nn.Sequential(Normalisation(spec.backbone), module).eval()
 
 
-def torch_classifier(module: torch.nn.Module, spec: ModelSpec, device: torch.device) -> Classifier:
-    """`module`, a model of normalised images, on `device`."""
-    whole = Normalised(module, spec).to(device)
+def torch_classifier(module: nn.Module, spec: ModelSpec, device: torch.device) -> Classifier:
+    """The classifier of a torch model.
+
+    Args:
+        module: a model of normalised images.
+        spec: its description.
+        device: where it computes.
+    """
+    whole = with_normalisation(module, spec).to(device)
 
     @torch.inference_mode()
     def logits(images: torch.Tensor) -> torch.Tensor:

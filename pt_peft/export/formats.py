@@ -1,4 +1,4 @@
-"""The formats by name: writing one, checked, and loading any of them."""
+"""The formats by name: writes one and checks it, and loads any of them."""
 
 import os
 import shutil
@@ -14,28 +14,33 @@ from pt_peft.export.classifier import Classifier, torch_classifier
 from pt_peft.files import check_place
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between an exported model and the adapter it comes from, of logits within ± 1; of larger
-ones as a share of the largest."""
+"""Largest difference of a logit between an exported model and the adapter that it comes from, as a share of the largest
+logit if that is above 1."""
 
+CPU = torch.device("cpu")
 FORMATS: dict[str, Callable[[Path, Path | None, Path], None]] = {
     "adapter": adapter.write,
     "peft": peft_folder.write,
     "timm": timm_folder.write,
     "onnx": onnx_file.write,
 }
+"""Each writes the adapter file given first, on the backbone's file given second, to the path given last."""
 
 
 def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
-    """Writes the final adapter of `run` to `out` in the format `name`, loads it back, and compares its logits.
+    """Writes the final adapter of a run in a format, loads it back, and compares its logits.
 
     Args:
+        run: the adapter file, or the folder of a run.
+        name: key of `FORMATS`.
+        out: file or folder to write.
         weights: the backbone's file; None takes the embedded one.
 
     Returns:
         The largest difference of a logit on a few random images.
 
     Raises:
-        UserError: if `out` exists, the format cannot hold the method, or the logits differ; `out` is then not there.
+        UserError: if `out` exists, the format cannot hold the method, or the logits differ; then `out` is not written.
     """
     source = adapter.find_adapter(run)
     if out.exists():
@@ -49,8 +54,9 @@ def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
         difference, largest = _difference(load(source, weights), load(unfinished, weights))
         if not difference <= TOLERANCE * max(1.0, largest):
             raise UserError(
-                f"--format {name}: the exported model's logits differ from the adapter's by {difference:.2g}, more than "
-                f"{TOLERANCE:g} of {max(1.0, largest):.2g}; this format does not express this method on this backbone."
+                f"--format {name}: the exported model's logits differ from the adapter's by {difference:.2g}, more "
+                f"than {TOLERANCE:g} of {max(1.0, largest):.2g}; this format does not express this method on this "
+                "backbone."
             )
         os.rename(unfinished, out)
     finally:
@@ -60,11 +66,16 @@ def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
     return difference
 
 
-def load(path: Path, weights: Path | None, device: torch.device = torch.device("cpu")) -> Classifier:
-    """The classifier of an adapter file, a run, or anything that `export` wrote; ONNX stays on the CPU.
+def load(path: Path, weights: Path | None, device: torch.device = CPU) -> Classifier:
+    """Loads a trained model from any format.
+
+    Args:
+        path: an adapter file, the folder of a run, or a file or folder that `export` wrote.
+        weights: the backbone's file; None takes the embedded one. Merged models and ONNX files need none.
+        device: where the model computes; ONNX stays on the CPU.
 
     Raises:
-        UserError: if `path` is none of these, or its backbone is not at hand.
+        UserError: if `path` is none of these, or its backbone's file is not given.
     """
     if path.is_dir() and (path / "adapter_config.json").is_file():
         return torch_classifier(*peft_folder.load(path, weights), device)

@@ -1,21 +1,30 @@
 """ONNX: the whole classifier in one file, from images in [0, 1] to logits."""
 
+import importlib
 import json
 import logging
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from pt_peft.errors import UserError
 from pt_peft.export.adapter import open_adapter, read_spec
-from pt_peft.export.classifier import Classifier, Normalised
+from pt_peft.export.classifier import Classifier, with_normalisation
 
 HEADER_KEY = "pt_peft"
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
-    """Writes `out`: input ``images`` float32 (N,3,S,S) in [0,1], output ``logits`` float32 (N,K), our header in its metadata.
+    """Writes an ONNX file: input ``images`` float32 (N,3,S,S) in [0,1], output ``logits`` float32 (N,K).
+
+    Args:
+        adapter: the adapter file, whose header goes to the metadata.
+        weights: the backbone's file; None takes the embedded one.
+        out: the ONNX file.
 
     Raises:
         UserError: if the packages are not installed, or the exporter cannot express the model.
@@ -26,14 +35,14 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     if all(part.method.merge for part in model.parts):
         try:
             model.merge()
-        except UserError:  # a merge that needs a bias the backbone lacks: exported as it is
+        except UserError:  # the merge needs a bias that the backbone lacks: exported as it is
             model, spec, header = open_adapter(adapter, weights)
     size = spec.backbone.image_size
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            program = torch.onnx.export(
-                Normalised(model.module, spec),
+            program = cast(Any, torch.onnx).export(  # whose types are incomplete
+                with_normalisation(model.module, spec),
                 (torch.rand(2, 3, size, size),),
                 input_names=["images"],
                 output_names=["logits"],
@@ -56,22 +65,26 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
 
 
 def load(path: Path) -> Classifier:
-    """The classifier of a file that `write` wrote. Raises UserError."""
+    """Loads a file that `write` wrote, with its header.
+
+    Raises:
+        UserError: if the package is not installed, or the file is not one of `write`.
+    """
     runtime = _package("onnxruntime")
     try:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         header = json.loads(session.get_modelmeta().custom_metadata_map[HEADER_KEY])
-    except Exception as error:  # onnxruntime has an exception class for each of its codes
+    except Exception as error:  # onnxruntime has an exception class for each error code
         raise UserError(
             f"{path}: is not an ONNX file of this project ({type(error).__name__}: {str(error)[:200]})."
         ) from None
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         try:
-            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-        except Exception as error:  # of onnxruntime, one for each of its codes
+            return torch.as_tensor(session.run(["logits"], {"images": images.numpy()})[0])
+        except Exception as error:  # onnxruntime has an exception class for each error code
             raise UserError(
                 f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]})."
             ) from None
@@ -79,9 +92,8 @@ def load(path: Path) -> Classifier:
     return Classifier(read_spec(header, path), logits)
 
 
-def _package(name: str):
-    import importlib
-
+def _package(name: str) -> Any:
+    """An optional package, imported. Raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -90,12 +102,13 @@ def _package(name: str):
         ) from None
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Generator[None]:
     """Keeps the exporter's progress lines off the console."""
-
-    def __enter__(self) -> None:
-        self._level = logging.getLogger("torch.onnx").level
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-
-    def __exit__(self, *_) -> None:
-        logging.getLogger("torch.onnx").setLevel(self._level)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import peft
-import timm
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
@@ -14,7 +14,10 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.sections import ModelSpec
 from pt_peft.export.adapter import backbone_file, open_adapter, read_spec
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
-from pt_peft.model.backbone import create_backbone, head_name
+from pt_peft.model.backbone import create_backbone, head_name, plain_model
+from pt_peft.model.hf_peft import QKV
+from pt_peft.model.library_internals import without_boft_extension
+from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
@@ -22,114 +25,136 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
-    """Writes the folder `out`: adapter, head and our header.
+    """Writes a folder with adapter, head, and the adapter file's header.
+
+    Args:
+        adapter: the adapter file.
+        weights: the backbone's file; None takes the embedded one.
+        out: the folder.
 
     Raises:
-        UserError: if the method is not a single tuner of HF peft.
+        UserError: if the method is not a single tuner of HF PEFT.
     """
     model, spec, header = open_adapter(adapter, weights)
-    part = _the_tuner(model)
+    part, config = _the_tuner(model, spec)
     if part.keys & model.exchange(0).computed:
         raise UserError("--format peft: HF peft has no place for the residual of its LoRA ('timm' merges it).")
-    config = part.method.peft_config(create_backbone(spec.backbone, len(spec.classes), None), part.config)
-    tensors = _whole_layers(model, config)
-    config.modules_to_save = [head_name(model.module)]
-    theirs = peft.get_peft_model(_plain(spec, backbone_file(spec.backbone, weights)), config)
-    found = canonical_parameters(theirs.get_base_model())
+    tensors = _whole_layers(model, part, config)
+    vars(config)["modules_to_save"] = [head_name(model.module)]  # which every tuner's config has, but not their base
+    with without_boft_extension():
+        theirs = peft.get_peft_model(_plain(spec, backbone_file(spec.backbone, weights)), config)
+    base = cast(ViT, theirs.get_base_model())
+    found = canonical_parameters(base)
     with torch.no_grad():
         for key, value in tensors.items():
             found[key].copy_(value)
-        head = theirs.get_base_model().get_classifier().modules_to_save["default"]
-        head.load_state_dict(model.module.get_classifier().state_dict())
-    theirs.save_pretrained(out)
+    saved_head = base.get_submodule(f"{head_name(model.module)}.modules_to_save.default")
+    saved_head.load_state_dict(model.module.get_classifier().state_dict())
+    theirs.save_pretrained(str(out))
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
-    """The model of a folder that `write` wrote, of normalised images. Raises UserError."""
+    """Loads a folder that `write` wrote.
+
+    Args:
+        path: the folder.
+        weights: the backbone's file; None takes the embedded one.
+
+    Returns:
+        The model of normalised images, and its description.
+
+    Raises:
+        UserError: if the folder is not one of `write`, is damaged, or the backbone is another.
+    """
     spec = read_spec(read_json(path / HEADER), path / HEADER)
     if not (path / WEIGHTS).is_file():
         raise UserError(f"{path}: has no {WEIGHTS}.")  # peft would look for a pickle
     plain = _plain(spec, backbone_file(spec.backbone, weights))
     try:
-        model = peft.PeftModel.from_pretrained(plain, path)
-        there = set(load_file(path / WEIGHTS))
-    except Exception as error:  # of peft, safetensors, re …
+        with without_boft_extension():
+            model = peft.PeftModel.from_pretrained(plain, path)  # pyright: ignore[reportUnknownMemberType]  # **kwargs
+        in_file = set(load_file(path / WEIGHTS))
+    except Exception as error:  # peft, safetensors, re and others raise many
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: cannot be loaded by peft ({reason}).") from None
     # peft only warns of tensors that are missing or left over.
-    wanted = set(peft.get_peft_model_state_dict(model))
-    layers = {name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
-    intended = _the_tuner(build_model(spec, None))
-    paths = intended.method.peft_config(
-        create_backbone(spec.backbone, len(spec.classes), None), intended.config
-    ).target_modules
-    if there != wanted or {name.removeprefix("base_model.model.") for name in layers} != set(paths):
-        odd = sorted(there ^ wanted) or sorted({name.removeprefix("base_model.model.") for name in layers} ^ set(paths))
+    state = peft.get_peft_model_state_dict(model)  # pyright: ignore[reportUnknownMemberType]  # its parameters are bare
+    layers = {
+        name.removeprefix("base_model.model.")
+        for name, layer in cast(Layer, model).named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    }
+    _, intended = _the_tuner(build_model(spec, None), spec)
+    if odd := sorted(in_file ^ set(state)) or sorted(layers ^ set(vars(intended)["target_modules"])):
         raise UserError(
             f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over)."
         )
     return model, spec
 
 
-def _the_tuner(model: AdaptedModel) -> Part:
+def _the_tuner(model: AdaptedModel, spec: ModelSpec) -> tuple[Part, peft.PeftConfig]:
+    """The single tuner of `model`, and its config on a plain timm model. Raises UserError if there is not just one."""
     parts = [part for part in model.parts if part.keys]
+    configs: list[peft.PeftConfig] = []
     for part in parts:
         if part.method.peft_config is None:
             raise UserError(
-                f"--format peft: method '{part.method.name}' is no tuner of HF peft; 'adapter' and 'onnx' take every method, "
-                "'timm' those that can be merged."
+                f"--format peft: method '{part.method.name}' is no tuner of HF peft; 'adapter' and 'onnx' take every "
+                "method, 'timm' those that can be merged."
             )
+        configs.append(part.method.peft_config(create_backbone(spec.backbone, len(spec.classes), None), part.config))
     if len(parts) != 1:
         names = ", ".join(part.method.name for part in parts) or "none"
         raise UserError(f"--format peft: one tuner of HF peft is needed, but the adapter has {names}.")
-    return parts[0]
+    return parts[0], configs[0]
 
 
 def _plain(spec: ModelSpec, weights: Path) -> nn.Module:
     """The timm model as its users make it, without `create_backbone`'s changes."""
-    backbone = spec.backbone
-    plain = timm.create_model(
-        backbone.name, num_classes=len(spec.classes), img_size=backbone.image_size, **backbone.kwargs
-    )
-    plain.load_state_dict(create_backbone(backbone, len(spec.classes), weights).state_dict())
+    plain = plain_model(spec.backbone, len(spec.classes))
+    plain.load_state_dict(create_backbone(spec.backbone, len(spec.classes), weights).state_dict())
     return plain
 
 
-def _whole_layers(model: AdaptedModel, config: peft.PeftConfig) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by canonical key; where parts of a fused projection have LoRA of their own, as one LoRA of the
-    whole of it: A stacked, B block by block, rank and alpha in the config's patterns.
+def _whole_layers(model: AdaptedModel, part: Part, config: peft.PeftConfig) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by canonical key, with one LoRA for all parts of a fused projection.
+
+    Of the parts' LoRAs, A is stacked and B put together block by block; `config` gets rank and alpha of the whole.
 
     Raises:
         UserError: if another tuner's parts would have to be put together.
     """
-    part = _the_tuner(model)
-    tensors = {key: model.trained[key].detach() for key in part.keys}
-    layers = {path: layer for path, layer in model.module.named_modules() if isinstance(layer, BaseTunerLayer)}
-    split: dict[str, list[str]] = {}
-    for path in layers:
+    tensors: dict[str, torch.Tensor] = {key: model.trained[key].detach() for key in part.keys}
+    fused: dict[str, dict[str, Layer]] = {}
+    for path, layer in model.module.named_modules():
         parent, _, name = path.rpartition(".")
-        if name in ("q", "k", "v"):
-            split.setdefault(parent, []).append(name)
-    if split and not (isinstance(config, peft.LoraConfig) and not config.use_dora):
+        if isinstance(layer, BaseTunerLayer) and name in QKV:
+            fused.setdefault(parent, {})[name] = layer
+    if not fused:
+        return tensors
+    if not isinstance(config, peft.LoraConfig) or config.use_dora:
         raise UserError(
-            f"--format peft: method '{part.method.name}' on {split and sorted(split)[0]} has an adapter for each of its parts, "
-            "which HF peft cannot express for a fused layer."
+            f"--format peft: method '{part.method.name}' on {min(fused)} has an adapter for each of its parts, which "
+            "HF peft cannot express for a fused layer."
         )
-    for parent, names in split.items():
-        whole = model.module.get_submodule(parent)
-        width = whole.out_features // 3
-        loras = [(("q", "k", "v").index(name), layers[f"{parent}.{name}"]) for name in sorted(names, key="qkv".index)]
-        rank, scaling = config.r * len(loras), loras[0][1].scaling["default"]
-        b = torch.zeros(whole.out_features, rank)
-        for position, (row, layer) in enumerate(loras):
-            rows, columns = slice(row * width, (row + 1) * width), slice(position * config.r, (position + 1) * config.r)
-            b[rows, columns] = layer.lora_B["default"].weight.detach()
-        for name in names:
+    for parent, parts in fused.items():
+        for name in parts:
             for side in ("lora_A", "lora_B"):
                 del tensors[f"{parent}.{name}.{side}"]
-        tensors[f"{parent}.lora_A"] = torch.cat([layer.lora_A["default"].weight.detach() for _, layer in loras])
-        tensors[f"{parent}.lora_B"] = b
-        config.rank_pattern[parent] = rank
-        config.alpha_pattern[parent] = scaling * (rank**0.5 if config.use_rslora else rank)
+        tensors[f"{parent}.lora_A"] = torch.cat([one.lora_A["default"].weight.detach() for one in parts.values()])
+        tensors[f"{parent}.lora_B"] = _blocks_of_b(parts)
+        rank, scaling = config.r * len(parts), next(iter(parts.values())).scaling["default"]
+        vars(config)["rank_pattern"][parent] = rank  # HF PEFT declares no types of keys and values
+        vars(config)["alpha_pattern"][parent] = scaling * (rank**0.5 if config.use_rslora else rank)
     return tensors
+
+
+def _blocks_of_b(parts: dict[str, Layer]) -> torch.Tensor:
+    """B of the whole projection, (3 d_out, parts · r): each part's B (d_out, r) in rows and columns of its own."""
+    blocks: dict[str, torch.Tensor] = {name: layer.lora_B["default"].weight.detach() for name, layer in parts.items()}
+    rows = [
+        torch.cat([block if name == row else torch.zeros_like(block) for name, block in blocks.items()], dim=1)
+        for row in QKV
+    ]
+    return torch.cat(rows)

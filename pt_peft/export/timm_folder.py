@@ -1,4 +1,4 @@
-"""timm's own folder: the adapters merged into the weights, no trace of a method left."""
+"""timm's own folder: the adapters are merged into the weights, and no trace of a method is left."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,12 @@ WEIGHTS = "model.safetensors"
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
-    """Writes the folder `out`, which ``timm.create_model("local-dir:" + out, pretrained=True)`` loads.
+    """Writes a folder that ``timm.create_model("local-dir:…", pretrained=True)`` loads.
+
+    Args:
+        adapter: the adapter file.
+        weights: the backbone's file; None takes the embedded one.
+        out: the folder.
 
     Raises:
         UserError: if the method cannot be merged.
@@ -29,7 +34,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     backbone = spec.backbone
     plain = create_backbone(backbone, len(spec.classes), None)
     plain.load_state_dict(model.module.state_dict())
-    timm.models.save_for_hf(
+    timm.models.save_for_hf(  # pyright: ignore[reportUnknownMemberType]  # one of its types is bare
         plain,
         str(out),
         model_config={"label_names": list(spec.classes)},
@@ -47,7 +52,14 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
 
 
 def load(path: Path) -> tuple[nn.Module, ModelSpec]:
-    """The model of a folder that `write` wrote, of normalised images. Raises UserError."""
+    """Loads a folder that `write` wrote.
+
+    Returns:
+        The model of normalised images, and its description.
+
+    Raises:
+        UserError: if the folder is not one of `write`, or is damaged.
+    """
     spec = read_spec(read_json(path / HEADER), path / HEADER)
     model = create_backbone(spec.backbone, len(spec.classes), None)
     try:

@@ -3,10 +3,9 @@
 y = W x + b,    b: (d_out); β of the norms too
 """
 
-from torch import nn
-
 from pt_peft.errors import UserError
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
@@ -14,7 +13,7 @@ class BitFit(Strict):
     """Takes no options."""
 
 
-def inject(model: nn.Module, config: BitFit) -> None:
+def inject(model: ViT, config: BitFit) -> None:
     """Marks the biases of the patch embedding, attention, MLPs and norms; ``q_bias`` and ``v_bias`` of EVA too."""
     head = set(model.get_classifier().parameters())
     biases = [

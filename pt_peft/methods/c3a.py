@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class C3a(LinearLayersAndParts):
+    """Options of C³A."""
+
     block_size: int = Field(default=16, ge=1, le=4096)
     """s; must divide the layers' widths."""
 

@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class Delora(LinearLayersAndParts):
+    """Options of DeLoRA."""
+
     rank: int = Field(default=4, ge=1, le=1024)
     """r."""
     strength: int = Field(default=2, ge=1, le=1000)

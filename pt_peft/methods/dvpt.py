@@ -2,8 +2,8 @@ r"""Decomposed deep prompts (Alkhunaizi et al. 2024): the prompts of every block
 
     P_i = A_i B_i,    A_i: (n, r),  B_i: (r, d),    r (n + d) numbers a block instead of n d
 
-The prompts act as those of VPT-Deep. A starts from N(0, 1/r) and B from U(-v, v) with VPT's v, so that each prompt has the
-variance that VPT's have at the start.
+The prompts act as those of VPT-Deep. A starts from N(0, 1/r) and B from U(-v, v) with VPT's v, which gives each prompt
+the variance that VPT's prompts start with.
 """
 
 import math
@@ -14,17 +14,20 @@ from torch import nn
 
 from pt_peft.model import prompts
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
 class Dvpt(Strict):
+    """Options of the decomposed deep prompts."""
+
     num_prompts: int = Field(default=10, ge=1, le=1000)
     """n, prompt tokens at each block."""
     rank: int = Field(default=2, ge=1, le=1000)
-    """r; of use below n d / (n + d)."""
+    """r; saves numbers below n d / (n + d)."""
 
 
-def inject(model: nn.Module, config: Dvpt) -> None:
+def inject(model: ViT, config: Dvpt) -> None:
     """Registers ``prompts_A`` (n, r) and ``prompts_B`` (r, d) on each block."""
     prompts.insert(model, config.num_prompts, lambda block: block.prompts_A @ block.prompts_B, deep=True)
     bound = prompts.bound(model)

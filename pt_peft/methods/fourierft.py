@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class FourierFt(LinearLayersAndParts):
+    """Options of FourierFT."""
+
     frequencies: int = Field(default=256, ge=1, le=10**7)
     """n, numbers a layer."""
     scale: float = Field(default=150.0, gt=0, le=10**5)

@@ -1,8 +1,7 @@
 """Full fine-tuning: every tensor of the backbone trains, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629)."""
 
-from torch import nn
-
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
@@ -10,7 +9,7 @@ class Full(Strict):
     """Takes no options."""
 
 
-def inject(model: nn.Module, config: Full) -> None:
+def inject(model: ViT, config: Full) -> None:
     """Marks all that is not the head."""
     head = set(model.get_classifier().parameters())
     for parameter in model.parameters():

@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class HiRa(LinearLayersAndParts):
+    """Options of HiRA."""
+
     rank: int = Field(default=16, ge=1, le=1024)
     """r; may be larger than LoRA's, as the product with W is of high rank."""
 

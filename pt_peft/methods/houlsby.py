@@ -1,25 +1,29 @@
-r"""Adapters (Houlsby et al. 2019, arXiv:1902.00751): a bottleneck behind the attention and behind the MLP of every block.
+r"""Adapters (Houlsby et al. 2019, arXiv:1902.00751): a bottleneck behind every block's attention and behind its MLP.
 
     h → h + GELU(h D) U,    h the sublayer's output before it joins the residual,    D: (d, r) and U: (r, d) with biases
 
 U starts at zero.
 """
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from pt_peft.errors import UserError
 from pt_peft.model.layers import Bottleneck, LastBlocks, chosen_blocks
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import Layer, ViT
 
 
 class Houlsby(LastBlocks):
+    """Options of the adapters."""
+
     rank: int = Field(default=8, ge=1, le=4096)
     """r, width of the bottlenecks."""
 
 
-def inject(model: nn.Module, config: Houlsby) -> None:
-    """Registers ``houlsby`` on the attention and the MLP of each chosen block."""
+def inject(model: ViT, config: Houlsby) -> None:
+    """Registers a bottleneck as ``houlsby`` on the attention and the MLP of each chosen block."""
     for path, block in chosen_blocks(model, config):
         for name in ("attn", "mlp"):
             sublayer = getattr(block, name, None)
@@ -29,7 +33,7 @@ def inject(model: nn.Module, config: Houlsby) -> None:
             sublayer.register_forward_hook(_add)
 
 
-def _add(sublayer: nn.Module, args: tuple, output):
+def _add(sublayer: Layer, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
     return output + sublayer.houlsby(output)
 
 

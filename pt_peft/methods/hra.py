@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class Hra(LinearLayersAndParts):
+    """Options of HRA."""
+
     rank: int = Field(default=4, ge=2, le=1024, multiple_of=2)
     """r, even."""
 

@@ -3,9 +3,8 @@
 logits = W f(x) + b,    W: (K, d),  b: (K)
 """
 
-from torch import nn
-
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
@@ -13,7 +12,7 @@ class LinearProbe(Strict):
     """Takes no options."""
 
 
-def inject(model: nn.Module, config: LinearProbe) -> None:
+def inject(model: ViT, config: LinearProbe) -> None:
     """Adds nothing: the head trains with every method."""
 
 

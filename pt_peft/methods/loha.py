@@ -8,11 +8,13 @@ One factor starts at zero.
 import peft
 from pydantic import Field
 
-from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.hf_peft import LinearLayersAndParts, peft_alpha, tuner_method
 from pt_peft.model.method import register
 
 
 class LoHa(LinearLayersAndParts):
+    """Options of LoHa."""
+
     rank: int = Field(default=4, ge=1, le=1024)
     """r."""
     alpha: float = Field(default=16.0, gt=0, le=10_000)
@@ -25,7 +27,9 @@ register(
         summary="elementwise product of two low-rank updates",
         paper="Hyeon-Woo et al. 2021, arXiv:2108.06098",
         config=LoHa,
-        tuner=lambda config, paths: peft.LoHaConfig(r=config.rank, alpha=config.alpha, target_modules=paths),
+        tuner=lambda config, paths: peft.LoHaConfig(
+            r=config.rank, alpha=peft_alpha(config.alpha), target_modules=paths
+        ),
         identity_at_start=True,
         learning_rate=1e-2,
     )

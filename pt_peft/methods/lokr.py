@@ -8,11 +8,13 @@ a and b are the factors of d_out and d_in nearest to ``factor``, or to their roo
 import peft
 from pydantic import Field
 
-from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.hf_peft import LinearLayersAndParts, peft_alpha, tuner_method
 from pt_peft.model.method import register
 
 
 class LoKr(LinearLayersAndParts):
+    """Options of LoKr."""
+
     rank: int = Field(default=4, ge=1, le=1024)
     """r."""
     alpha: float = Field(default=16.0, gt=0, le=10_000)
@@ -28,7 +30,7 @@ register(
         paper="Yeh et al. 2023, arXiv:2309.14859",
         config=LoKr,
         tuner=lambda config, paths: peft.LoKrConfig(
-            r=config.rank, alpha=config.alpha, decompose_factor=config.factor, target_modules=paths
+            r=config.rank, alpha=peft_alpha(config.alpha), decompose_factor=config.factor, target_modules=paths
         ),
         identity_at_start=True,
         learning_rate=1e-2,

@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class Miss(LinearLayersAndParts):
+    """Options of MiSS."""
+
     rank: int = Field(default=4, ge=1, le=1024)
     """r."""
 

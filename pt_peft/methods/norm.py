@@ -1,13 +1,14 @@
 r"""Norm tuning: scale and shift of all layer norms train (for ViTs: Basu et al. 2023, arXiv:2304.01492).
 
-y = γ ⊙ (x - mean(x)) / std(x) + β,    γ, β: (d); an RMS norm has γ alone
+y = w ⊙ (x - mean(x)) / std(x) + b,    w, b: (d); an RMS norm has w alone
 """
 
-from timm.layers import RmsNorm, SimpleNorm
+from timm.layers.norm import RmsNorm, SimpleNorm
 from torch import nn
 
 from pt_peft.errors import UserError
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
@@ -15,8 +16,8 @@ class Norm(Strict):
     """Takes no options."""
 
 
-def inject(model: nn.Module, config: Norm) -> None:
-    """Marks the tensors of all norms, those inside of attention and MLP too where the backbone has such."""
+def inject(model: ViT, config: Norm) -> None:
+    """Marks the tensors of all norms, also of those inside attention and MLP."""
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.LayerNorm, nn.RMSNorm, RmsNorm, SimpleNorm))]
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     if not parameters:

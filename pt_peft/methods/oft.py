@@ -1,8 +1,8 @@
 r"""OFT (Qiu et al. 2023, arXiv:2306.07280): an orthogonal transformation of the weight, block by block.
 
-    y = W R x + b,    R = blockdiag(R_1 … R_{d_in / s}),  R_i = (I + Q_i)(I - Q_i)⁻¹,  Q_i: (s, s) skew, s (s - 1) / 2 numbers
+    y = W R x + b,    R = blockdiag(R_1 … R_{d_in / s}),    R_i = (I + Q_i)(I - Q_i)⁻¹,    Q_i: (s, s) skew-symmetric
 
-By the exact Cayley transform. Q starts at zero.
+with the exact Cayley transform and s (s - 1) / 2 numbers in each Q_i, which starts at zero.
 """
 
 import peft
@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class Oft(LinearLayersAndParts):
+    """Options of OFT."""
+
     block_size: int = Field(default=16, ge=2, le=1024)
     """s; must divide the layers' input width."""
 

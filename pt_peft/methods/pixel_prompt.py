@@ -2,8 +2,8 @@ r"""Visual prompting at the pixels (Bahng et al. 2022, arXiv:2203.17274): a lear
 
     x → x + δ,    δ: (3, S, S), zero but for a frame of p pixels, 2 · 3 · p (2 S - 2 p) numbers
 
-Added behind the normalisation. The paper draws δ from N(0, 1); here it starts at zero, so that the logits are unchanged at
-the start. Only gradients through the whole backbone reach it.
+δ is added behind the normalisation. The paper draws it from N(0, 1); here it starts at zero, so that the logits are
+unchanged at the start. Its gradient goes through the whole backbone.
 """
 
 import torch
@@ -12,17 +12,22 @@ from torch import nn
 
 from pt_peft.errors import UserError
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import Strict
 
 
 class PixelPrompt(Strict):
+    """Options of the visual prompt."""
+
     padding: int | None = Field(default=None, ge=1, le=500)
     """p, pixels; null: the paper's share of the side, 30 / 224."""
 
 
-def inject(model: nn.Module, config: PixelPrompt) -> None:
-    """Registers ``frame_rows`` (2, 3, p, S), top and bottom, and ``frame_columns`` (2, 3, S - 2p, p), left and right, on the
-    patch embedding.
+def inject(model: ViT, config: PixelPrompt) -> None:
+    """Registers the frame on the patch embedding.
+
+    Its rows at top and bottom are ``frame_rows`` (2, 3, p, S), its columns at left and right ``frame_columns``
+    (2, 3, S - 2p, p).
     """
     height, width = model.patch_embed.img_size or (0, 0)
     p = config.padding or round(width * 30 / 224)
@@ -35,7 +40,7 @@ def inject(model: nn.Module, config: PixelPrompt) -> None:
     model.patch_embed.register_forward_pre_hook(_add)
 
 
-def _add(embed: nn.Module, args: tuple) -> tuple:
+def _add(embed: Layer, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     (top, bottom), (left, right) = embed.frame_rows, embed.frame_columns
     inner = left.shape[1]
     middle = torch.cat((left, left.new_zeros(3, inner, inner), right), dim=2)

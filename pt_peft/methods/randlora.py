@@ -1,6 +1,6 @@
 r"""RandLoRA (Albert et al. 2025, arXiv:2502.00987): a full-rank sum of random low-rank matrices, learnedly scaled.
 
-    ΔW = (alpha / r) Σ_i B_i Λ_i A Γ_i,    B_i: (d_out, r), A: (r, d_in) frozen,  Λ_i: (r), Γ_i: (d_in) learned diagonals
+    ΔW = (alpha / r) Σ_i B_i Λ_i A Γ_i,    B_i: (d_out, r), A: (r, d_in) frozen,    Λ_i: (r), Γ_i: (d_in) diagonals
 
 A and B are drawn from ``projection_seed`` by every site and never travel. Λ starts at zero.
 """
@@ -8,11 +8,13 @@ A and B are drawn from ``projection_seed`` by every site and never travel. Λ st
 import peft
 from pydantic import Field
 
-from pt_peft.model.hf_peft import LinearLayersAndParts, tuner_method
+from pt_peft.model.hf_peft import LinearLayersAndParts, peft_alpha, tuner_method
 from pt_peft.model.method import register
 
 
 class RandLora(LinearLayersAndParts):
+    """Options of RandLoRA."""
+
     rank: int = Field(default=8, ge=1, le=1024)
     """r; a smaller one gives more bases, and more numbers."""
     alpha: float = Field(default=8.0, gt=0, le=10_000)
@@ -28,7 +30,10 @@ register(
         paper="Albert et al. 2025, arXiv:2502.00987",
         config=RandLora,
         tuner=lambda config, paths: peft.RandLoraConfig(
-            r=config.rank, randlora_alpha=config.alpha, projection_prng_key=config.projection_seed, target_modules=paths
+            r=config.rank,
+            randlora_alpha=peft_alpha(config.alpha),
+            projection_prng_key=config.projection_seed,
+            target_modules=paths,
         ),
         identity_at_start=True,
         learning_rate=1e-2,

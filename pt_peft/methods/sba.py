@@ -2,35 +2,35 @@ r"""Stochastic block attention (Alkhunaizi et al. 2024): in each round the atten
 
     round t: θ_i → θ_i + Δθ_i for i in S_t,  |S_t| = k,    θ_i = (W_qkv, b_qkv, W_proj, b_proj) of block i
 
-Only the tensors of S_t travel in round t; those of earlier rounds keep their aggregated values. S_t is a pure function of the
-experiment's seed and t, through SHA-256 alone, so that server and sites agree on any machine without a message.
-
-Draws within a round are always of distinct blocks, by the smallest -log(u_i) / w_i with uniform u_i and weights w_i
-(Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003).
+Only the tensors of S_t travel in round t; those of earlier rounds keep their aggregated values. S_t is a pure function
+of the experiment's seed and t, through SHA-256 alone: server and sites agree on any machine without a message. It has
+the k blocks of smallest -log(u_i) / w_i, u_i uniform (Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003).
 """
 
 import math
 from typing import Literal
 
 from pydantic import Field
-from torch import nn
 
 from pt_peft.errors import UserError
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
 
 
 class Sba(Strict):
+    """Options of Stochastic block attention."""
+
     blocks_per_round: int = Field(default=1, ge=1, le=1000)
-    """k."""
+    """k, at most the number of blocks."""
     draw: Literal["uniform", "without_replacement", "depth_weighted"] = "uniform"
-    """``uniform``: every block alike, in every round anew; ``without_replacement``: a block comes again only after all
-    others have (where k does not divide the depth, the last round of a turn is filled up from the turn's first blocks);
-    ``depth_weighted``: block i of 1 … L with weight i, so that late blocks come more often."""
+    """``uniform``: all blocks alike, anew in every round. ``without_replacement``: a block comes again only after all
+    others have (where k does not divide the depth, a turn's last round is filled up from its first blocks).
+    ``depth_weighted``: block i of 1 … L has weight i, so that late blocks come more often."""
 
 
-def inject(model: nn.Module, config: Sba) -> None:
+def inject(model: ViT, config: Sba) -> None:
     """Marks the attention of every block: each of them may be drawn."""
     if config.blocks_per_round > len(model.blocks):
         raise UserError(
@@ -44,7 +44,7 @@ def inject(model: nn.Module, config: Sba) -> None:
 
 
 def drawn_blocks(depth: int, config: Sba, seed: int, round_number: int) -> list[int]:
-    """S_t: `config.blocks_per_round` distinct blocks of 0 … depth - 1, in ascending order."""
+    """S_t for t = `round_number`: k distinct blocks of 0 … `depth` - 1, in ascending order."""
     k = config.blocks_per_round
     if config.draw == "without_replacement":
         turn, place = divmod(round_number, math.ceil(depth / k))
@@ -55,7 +55,7 @@ def drawn_blocks(depth: int, config: Sba, seed: int, round_number: int) -> list[
 
 
 def round_keys(keys: list[str], config: Sba, seed: int, round_number: int) -> set[str]:
-    """The tensors of the drawn blocks, of all blocks' `keys` (``blocks.<i>.attn.…``)."""
+    """Those of all blocks' `keys` (``blocks.<i>.attn.…``) that are of the drawn blocks."""
     blocks = [int(key.split(".")[1]) for key in keys]
     drawn = set(drawn_blocks(max(blocks) + 1, config, seed, round_number))
     return {key for key, block in zip(keys, blocks, strict=True) if block in drawn}

@@ -1,10 +1,13 @@
 r"""SSF (Lian et al. 2022, arXiv:2210.08823): every operation's output is scaled and shifted, channel by channel.
 
-    y = γ ⊙ op(x) + β,    γ, β: (d_out)
+    y = s ⊙ op(x) + t,    s, t: (d_out)
 
-Behind the patch embedding, and behind the norms, projections and MLP layers of every block and the final norm. The paper draws
-γ from N(1, 0.02²) and β from N(0, 0.02²); here they start at one and zero, so that the logits are unchanged at the start.
+Behind the patch embedding, behind the norms, projections and MLP layers of every block, and behind the final norm.
+The paper draws s from N(1, 0.02²) and t from N(0, 0.02²); here they start at one and zero, so that the logits are
+unchanged at the start.
 """
+
+from typing import cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -13,6 +16,7 @@ from torch import nn
 from pt_peft.errors import UserError
 from pt_peft.model.layers import NAMES
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import Strict
 
 _NORMS = ("norm", "norm1", "norm2", "fc_norm", "norm_pre")
@@ -23,13 +27,13 @@ class Ssf(Strict):
     """Takes no options."""
 
 
-def inject(model: nn.Module, config: Ssf) -> None:
-    """Registers ``ssf_scale`` and ``ssf_shift`` on each operation."""
-    operations = [model.patch_embed.proj]
+def inject(model: ViT, config: Ssf) -> None:
+    """Registers s as ``ssf_scale`` and t as ``ssf_shift`` on each operation, and the hook that applies them."""
+    operations: list[Layer] = [model.patch_embed.proj]
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
         if name in _OPERATIONS and not path.startswith(("patch_embed.", "attn_pool.")):
-            operations.append(module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
+            operations.append(cast(Layer, module.get_base_layer()) if isinstance(module, BaseTunerLayer) else module)
     for operation in operations:
         weight = getattr(operation, "weight", None)
         if weight is None:
@@ -37,10 +41,10 @@ def inject(model: nn.Module, config: Ssf) -> None:
         width = weight.shape[0]
         operation.ssf_scale = nn.Parameter(weight.new_ones(width))
         operation.ssf_shift = nn.Parameter(weight.new_zeros(width))
-        operation.register_forward_hook(_scale_and_shift)
+        operation.ssf_hook = operation.register_forward_hook(_scale_and_shift)
 
 
-def _scale_and_shift(operation: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+def _scale_and_shift(operation: Layer, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
     scale, shift = operation.ssf_scale, operation.ssf_shift
     if isinstance(operation, nn.Conv2d):  # channels come second
         scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
@@ -48,8 +52,12 @@ def _scale_and_shift(operation: nn.Module, args: tuple, output: torch.Tensor) ->
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> None:
-    """W → γ W and b → γ b + β. Raises UserError where β would need a bias that the backbone does not have."""
+def merge(model: ViT) -> None:
+    """W → s W and b → s b + t.
+
+    Raises:
+        UserError: if t would need a bias that the backbone does not have.
+    """
     for path, operation in model.named_modules():
         if not hasattr(operation, "ssf_scale"):
             continue
@@ -59,10 +67,8 @@ def merge(model: nn.Module) -> None:
         elif shift.abs().max() > 0:
             raise UserError(f"cannot be merged: ssf shifts the output of '{path}', which has no bias.")
         operation.weight.mul_(scale.view(-1, *[1] * (operation.weight.ndim - 1)))
-        del operation.ssf_scale, operation.ssf_shift
-        for key, hook in list(operation._forward_hooks.items()):
-            if hook is _scale_and_shift:
-                del operation._forward_hooks[key]
+        operation.ssf_hook.remove()
+        del operation.ssf_scale, operation.ssf_shift, operation.ssf_hook
 
 
 register(

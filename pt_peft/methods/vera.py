@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class Vera(LinearLayersAndParts):
+    """Options of VeRA."""
+
     rank: int = Field(default=64, ge=1, le=8192)
     """r."""
     projection_seed: int = Field(default=0, ge=0, lt=2**31)

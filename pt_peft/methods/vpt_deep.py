@@ -12,15 +12,18 @@ from torch import nn
 
 from pt_peft.model import prompts
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
 class VptDeep(Strict):
+    """Options of VPT-Deep."""
+
     num_prompts: int = Field(default=10, ge=1, le=1000)
     """n, prompt tokens at each block."""
 
 
-def inject(model: nn.Module, config: VptDeep) -> None:
+def inject(model: ViT, config: VptDeep) -> None:
     """Registers ``prompts`` (n, d) on each block."""
     prompts.insert(model, config.num_prompts, lambda block: block.prompts, deep=True)
     bound = prompts.bound(model)

@@ -9,15 +9,18 @@ from torch import nn
 
 from pt_peft.model import prompts
 from pt_peft.model.method import PeftMethod, register
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 
 
 class VptShallow(Strict):
+    """Options of VPT-Shallow."""
+
     num_prompts: int = Field(default=10, ge=1, le=1000)
     """n, prompt tokens."""
 
 
-def inject(model: nn.Module, config: VptShallow) -> None:
+def inject(model: ViT, config: VptShallow) -> None:
     """Registers ``prompts`` (n, d) on the first block."""
     prompts.insert(model, config.num_prompts, lambda block: block.prompts, deep=False)
     bound = prompts.bound(model)

@@ -13,6 +13,8 @@ from pt_peft.model.method import register
 
 
 class WaveFt(LinearLayersAndParts):
+    """Options of WaveFT."""
+
     coefficients: int = Field(default=256, ge=1, le=10**7)
     """n, numbers a layer."""
     scale: float = Field(default=25.0, gt=0, le=10**5)

@@ -1,10 +1,11 @@
-"""The model that a method makes of a backbone, and the tensors of it that train and travel."""
+"""A backbone with a method's tensors and a head: which of its tensors train, and which travel."""
 
 import copy
 import fnmatch
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,43 +18,53 @@ from pt_peft.exchange.tensors import Tensors, TensorSpec
 from pt_peft.experiment.sections import ModelSpec, Role
 from pt_peft.model.backbone import create_backbone, freeze, head_name
 from pt_peft.model.method import PeftMethod, components
+from pt_peft.model.torch_random import cpu_generator_restored, seed_torch
+from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
 
 
 @dataclass(frozen=True)
 class Part:
-    """One elementary method of a model."""
+    """An elementary method of a model."""
 
-    method: PeftMethod
+    method: PeftMethod[Any]
+    """Its record."""
     config: Strict
+    """Its options, of the record's ``config``."""
     keys: frozenset[str]
     """Canonical keys of the tensors that it trains."""
 
 
 class AdaptedModel:
-    """A timm ViT with a method's tensors and a head. Exactly the trained tensors have ``requires_grad``."""
+    """A timm ViT with a method's tensors and a head. Exactly the trained tensors have ``requires_grad``.
 
-    def __init__(self, module: nn.Module, spec: ModelSpec, parts: list[Part]):
+    `build_model` makes one.
+
+    Attributes:
+        module: maps normalised images float32 (B,3,S,S) to logits (B,K).
+        parts: the elementary methods, in the order of their injection.
+        head: keys of the classifier.
+        personal: keys of the tensors that train and never leave their site.
+        trained: every parameter that ever trains, by canonical key in sorted order.
+    """
+
+    def __init__(self, module: ViT, spec: ModelSpec, parts: list[Part]):
         head = {f"{head_name(module)}.{name}" for name, _ in module.get_classifier().named_parameters()}
         roles = {**_roles(spec, parts), **dict.fromkeys(head, spec.method.head)}
         self.module = module
-        """Images float32 (B,3,S,S), normalised, to logits (B,K)."""
         self.parts = parts
         self.head = frozenset(head)
-        """Keys of the classifier."""
         self.personal = frozenset(key for key, role in roles.items() if role == "local")
-        """Keys of the tensors that train and never leave their site."""
         keys = {key for key, role in roles.items() if role != "frozen"}
         self.trained: dict[str, nn.Parameter] = {
             key: parameter for key, parameter in sorted(canonical_parameters(module).items()) if key in keys
         }
-        """Every parameter that ever trains, by canonical key in sorted order."""
         self._seed = spec.seed
         self.activate(self.trained.keys())
 
     def activate(self, keys: Set[str]) -> list[nn.Parameter]:
-        """Marks the trained tensors in `keys` as those that train, and no other; returns them in the order of their keys."""
+        """Lets the trained tensors in `keys` have gradients, and no other. Returns them in the order of their keys."""
         freeze(self.module)
         active = [parameter for key, parameter in self.trained.items() if key in keys]
         for parameter in active:
@@ -63,14 +74,12 @@ class AdaptedModel:
     def exchange(self, rounds: int) -> Exchange:
         """Which tensors travel in each of `rounds` rounds."""
         specs = {key: spec for key, spec in self.specs().items() if key not in self.personal}
-        rotating = [part for part in self.parts if part.method.round_keys]
+        draws = [(part, part.method.round_keys) for part in self.parts if part.method.round_keys]
         always = self.head.union(*(part.keys for part in self.parts if not part.method.round_keys)) & specs.keys()
         drawn = tuple(
-            frozenset().union(
-                *(part.method.round_keys(sorted(part.keys), part.config, self._seed, number) for part in rotating)
-            )
+            frozenset[str]().union(*(draw(sorted(part.keys), part.config, self._seed, number) for part, draw in draws))
             & specs.keys() - always
-            for number in range(rounds if rotating else 0)
+            for number in range(rounds if draws else 0)
         )
         computed = frozenset(key for key in always if key.endswith(f".{RESIDUAL}"))
         return Exchange(specs, always, drawn, computed)
@@ -87,7 +96,11 @@ class AdaptedModel:
         return {key: parameter.detach().cpu().numpy().copy() for key, parameter in self.trained.items()}
 
     def load(self, tensors: Tensors) -> None:
-        """Copies `tensors` (checked by the caller, see `check_tensors`) into the trained tensors of the same keys."""
+        """Copies `tensors` into the trained tensors of the same keys.
+
+        Args:
+            tensors: as `check_tensors` accepts them; trained tensors of other keys stay as they are.
+        """
         with torch.no_grad():
             for key, value in tensors.items():
                 self.trained[key].copy_(torch.tensor(value))
@@ -96,39 +109,45 @@ class AdaptedModel:
         """Folds the adapters into the backbone, so that ``module`` is a plain timm model afterwards.
 
         Raises:
-            UserError: naming the method that cannot be merged.
+            UserError: if a method cannot be merged; the message names it.
         """
-        for part in self.parts:
+        folds: list[Callable[[ViT], None]] = []
+        # Tuners first: their fold takes in what other methods hang on the layers that they wrap.
+        for part in sorted(self.parts, key=lambda part: part.method.peft_config is None):
             if part.method.merge is None:
                 raise UserError(
-                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the backbone's tensors."
+                    f"method '{part.method.name}' cannot be merged into the backbone: it is no change of the "
+                    "backbone's tensors."
                 )
+            folds.append(part.method.merge)
         self.module.eval()
-        # Tuners first: their fold takes in whatever hangs on the layers that they wrap.
-        for part in sorted(self.parts, key=lambda part: part.method.peft_config is None):
-            part.method.merge(self.module)
+        for fold in folds:
+            fold(self.module)
 
 
 def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
     """The backbone with the method's adapters and a fresh head, initialised from the seed.
 
+    torch's global CPU generator is left as it was.
+
     Args:
+        spec: backbone, classes, method and seed.
         weights: the backbone's file; None leaves the backbone random, which is enough to know the exchanged tensors.
 
     Raises:
         UserError: if the method or the backbone is unknown, or the method cannot apply to the backbone.
     """
     methods = components(spec.method)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(spec.seed, "backbone"))
+    with cpu_generator_restored():
+        seed_torch(derive_seed(spec.seed, "backbone"))
         module = create_backbone(spec.backbone, len(spec.classes), weights)
         # Reset after the backbone so that the draw does not depend on whether weights were loaded.
-        torch.manual_seed(derive_seed(spec.seed, "initial state"))
+        seed_torch(derive_seed(spec.seed, "initial state"))
         head = module.get_classifier()
         nn.init.trunc_normal_(head.weight, std=0.02)
-        if head.bias is not None:
+        if getattr(head, "bias", None) is not None:
             nn.init.zeros_(head.bias)
-        trained_by = []
+        trained_by: list[set[int]] = []
         for method, config in methods:
             freeze(module)
             try:
@@ -146,21 +165,25 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
         model = AdaptedModel(module, spec, parts)
         if not model.trained:
             raise UserError(
-                "experiment: fields 'method.head' and 'method.roles' make every tensor frozen, so that nothing would train; 'exchanged' "
-                "for some would be right."
+                "experiment: fields 'method.head' and 'method.roles' make every tensor frozen, so that nothing "
+                "would train; 'exchanged' for some would be right."
             )
         _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
     if not model.trained.keys() - model.personal:
         raise UserError(
-            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' exchanges nothing else, so "
-            "that nothing would travel; 'exchanged' would be right."
+            f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' exchanges "
+            "nothing else, so that nothing would travel; 'exchanged' would be right."
         )
     return model
 
 
 def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
-    """Of each tensor of the methods. Raises UserError for a pattern without effect, or two that disagree."""
-    keys = sorted(frozenset().union(*(part.keys for part in parts)))
+    """The role of each tensor of the methods, by key.
+
+    Raises:
+        UserError: for a pattern without effect, or two that disagree.
+    """
+    keys = sorted(frozenset[str]().union(*(part.keys for part in parts)))
     roles: dict[str, Role] = {}
     for pattern, role in spec.method.roles.items():
         field = f"experiment: field 'method.roles.{pattern}'"
@@ -176,11 +199,11 @@ def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
     return {**dict.fromkeys(keys, "exchanged"), **roles}
 
 
-def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters under the keys they have in every file, payload and chart.
+def canonical_parameters(module: ViT) -> dict[str, nn.Parameter]:
+    """All parameters of `module` under the keys that they have in every file, payload and chart.
 
-    A backbone tensor has timm's own key whatever wraps it while it trains (``blocks.3.attn.qkv.weight``), an adapter its
-    block's path and its own name (``blocks.3.attn.qkv.lora_A``).
+    A backbone tensor has timm's own key (``blocks.3.attn.qkv.weight``), also while a tuner wraps its layer. An adapter
+    has its block's path and its own name (``blocks.3.attn.qkv.lora_A``).
     """
     renamed: dict[str, str] = {}
     for path, layer in module.named_modules():
@@ -193,7 +216,7 @@ def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
             held = getattr(layer, adapter, None)
             if isinstance(held, nn.Module):
                 names = [name for name, _ in held.named_parameters()]
-                # 'default' in a ParameterDict, 'default.weight' in a ModuleDict, 'default.0' among several.
+                # 'default' in a ParameterDict, 'default.weight' in a ModuleDict, 'default.0' if there are several.
                 renamed.update(
                     (
                         f"{path}.{adapter}.{name}",
@@ -205,15 +228,15 @@ def canonical_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 _LARGE = 10**11
-"""Parameters times pixels from which a step of a model is dearer than its shapes alone, which take half a second for any."""
+"""Parameters times pixels from which a step is slower than half a second, which shapes alone always take."""
 
 
 def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
-    """Finds out whether the model takes an image and trains what it should, a large one by shapes alone.
+    """Tries a training step on a blank image, in a large model by shapes alone.
 
     Raises:
-        UserError: if it does not take an image, with the reason, or if a tensor is out of reach of the gradient: some layers
-            pass by what wraps them, or read a weight's values only.
+        UserError: if the model does not take an image, with the reason, or if a tensor is out of reach of the
+            gradient: some layers pass by what wraps them, or read a weight's values only.
     """
     module, name = model.module, spec.method.name
     cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
@@ -233,5 +256,6 @@ def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
     unreached = [key for key, parameter in model.trained.items() if tried[id(parameter)].grad is None]
     if unreached:
         raise UserError(
-            f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among them."
+            f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among "
+            "them."
         )

@@ -1,9 +1,10 @@
 """The adapter file: exchanged tensors as safetensors with a JSON header. Imports no torch, unpickles nothing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -14,10 +15,13 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
 
 HEADER_KEY = "pt_peft"
+"""Key of the header in the metadata of safetensors."""
+Header = dict[str, Any]
+"""The header of an adapter file: JSON. Under ``model`` is a `ModelSpec`; each writer adds fields of its own."""
 
 
-def adapter_header(experiment: Experiment) -> dict:
-    """What every adapter file says of the experiment it comes from; `ModelSpec` is under ``model``."""
+def adapter_header(experiment: Experiment) -> Header:
+    """The fields that every adapter file of `experiment` has in its header."""
     return {
         "model": experiment.model.model_dump(mode="json"),
         "experiment": experiment.name,
@@ -26,39 +30,43 @@ def adapter_header(experiment: Experiment) -> dict:
     }
 
 
-def save_adapter(path: Path, tensors: Tensors, header: dict) -> None:
-    """Writes `tensors` (by canonical key) and `header` (JSON-serialisable) to `path` atomically, making its folder if need
-    be.
+def save_adapter(path: Path, tensors: Tensors, header: Header) -> None:
+    """Writes an adapter file atomically.
+
+    Args:
+        path: the file; its folder is made if it does not exist.
+        tensors: by canonical key.
+        header: the header.
 
     Raises:
-        OSError: if `path` cannot be written; a file that was there is kept.
+        OSError: if `path` cannot be written; an earlier file of that name is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
     write_atomically(path, safetensors_bytes(tensors, metadata))
 
 
-def load_adapter(path: Path) -> tuple[Tensors, dict]:
-    """Reads what `save_adapter` wrote.
+def load_adapter(path: Path) -> tuple[Tensors, Header]:
+    """Reads a file that `save_adapter` wrote.
 
     Returns:
         The tensors by key, and the header.
 
     Raises:
-        UserError: if the file is not there, is not safetensors, or has no header of ours.
+        UserError: if the file is not there, is not safetensors, or does not have a header of `save_adapter`.
     """
     with _opened(path) as (file, header):
         return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118  # safe_open is no mapping
 
 
-def load_header(path: Path) -> dict:
-    """The header alone, whatever the size of the file. Raises UserError as `load_adapter`."""
+def load_header(path: Path) -> Header:
+    """Reads the header alone, which takes no longer for a large file. Raises UserError as `load_adapter` does."""
     with _opened(path) as (_, header):
         return header
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[safe_open, dict]]:
+def _opened(path: Path) -> Generator[tuple[safe_open, Header]]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file, json.loads((file.metadata() or {})[HEADER_KEY])

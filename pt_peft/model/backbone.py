@@ -1,6 +1,7 @@
 """timm Vision Transformers with pinned weights."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -10,16 +11,18 @@ from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment.sections import Backbone
 from pt_peft.experiment.site import TIMM_PREFIX, Site
 from pt_peft.files import sha256_of
+from pt_peft.model.vit import ViT
 from pt_peft.model.weights.loading import load_weights
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "backbone.safetensors"
+"""The weights that the package holds; their description lies beside them as ``.json``."""
 
 
 def weights_file(site: Site) -> Path:
-    """The weights file of `site`: its own, one that timm fetches, or the embedded one.
+    """The weights file of `site`: its own, one that timm publishes, or the embedded one.
 
     Raises:
-        UserError: if its own is not there, or the one of timm cannot be had.
+        UserError: if the site's own file is not there, or the published one cannot be fetched.
     """
     if site.backbone is None:
         return EMBEDDED
@@ -37,7 +40,7 @@ def check_digest(backbone: Backbone, weights: Path) -> None:
     """Refuses weights other than those the experiment pins.
 
     Raises:
-        BackboneMismatch: saying which digest the file has and which is needed.
+        BackboneMismatch: if the file's digest is another; the message has both.
     """
     digest = sha256_of(weights)
     if digest != backbone.sha256:
@@ -48,18 +51,26 @@ def check_digest(backbone: Backbone, weights: Path) -> None:
 
 
 def pinned_weights(backbone: Backbone, site: Site) -> Path:
-    """The weights file of `site`. Raises UserError as `weights_file` does, BackboneMismatch as `check_digest` does."""
+    """The weights file of `site`, checked against the digest that the experiment pins.
+
+    Raises:
+        UserError: as `weights_file` does.
+        BackboneMismatch: as `check_digest` does.
+    """
     path = weights_file(site)
     check_digest(backbone, path)
     return path
 
 
-def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) -> nn.Module:
-    """A timm ViT in float32 on the CPU with a fresh head of `num_classes` outputs.
+def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) -> ViT:
+    """A timm ViT in float32 on the CPU with a fresh head.
 
     Args:
-        weights: any file that `pt_peft.model.weights` reads (a head in it is left out, position embeddings are resampled to
-            ``backbone.image_size``), of which the frozen tensors are shared with other processes; None leaves them random.
+        backbone: architecture, arguments of its constructor, and image size.
+        num_classes: outputs K of the head.
+        weights: a file that `pt_peft.model.weights` reads. A head in it is left out, position embeddings are resampled
+            to ``backbone.image_size``, and tensors that stay frozen share memory with other processes that read the
+            file. None leaves the tensors random.
 
     Raises:
         UserError: if timm does not know the architecture or its arguments, or if the file's tensors do not fit it.
@@ -67,20 +78,16 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
     model = _without_values(backbone, num_classes) if weights else None
     if model is None:
         model = _create(backbone, num_classes)
-    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
-    if lacking or not isinstance(model.get_classifier(), nn.Linear) or not len(model.blocks):
-        raise UserError(
-            f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
-            f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
-        )
+    _check_architecture(model, backbone)
     for name, module in model.named_modules():
         if getattr(module, "running_mean", None) is not None:
             raise UserError(
-                f"experiment: field 'backbone.name' is '{backbone.name}', whose layer '{name}' keeps running statistics, which "
-                "change in training and do not travel; a Vision Transformer with layer norms alone would be right."
+                f"experiment: field 'backbone.name' is '{backbone.name}', whose layer '{name}' keeps running "
+                "statistics, which change in training and do not travel; a Vision Transformer with layer norms alone "
+                "would be right."
             )
         if hasattr(module, "qkv_bias_separate"):
-            # Else EVA and BEiT take the weight out of the layer and pass by whatever wraps it. The sum is the same.
+            # Else EVA and BEiT take the weight out of the layer and pass by what wraps it. The sum is the same.
             module.qkv_bias_separate = True
     if weights is not None:
         load_weights(model, weights, backbone, head_name(model))
@@ -90,12 +97,16 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
     return model
 
 
-def _create(backbone: Backbone, num_classes: int) -> nn.Module:
-    """Raises UserError as `create_backbone` does."""
+def plain_model(backbone: Backbone, num_classes: int) -> ViT:
+    """The timm model of `backbone` as timm itself makes it, with random tensors. Raises what timm raises."""
+    kwargs: dict[str, Any] = {**backbone.kwargs, "img_size": backbone.image_size, "num_classes": num_classes}
+    return cast(ViT, timm.create_model(backbone.name, pretrained=False, **kwargs))
+
+
+def _create(backbone: Backbone, num_classes: int) -> ViT:
+    """As `plain_model`. Raises UserError as `create_backbone` does."""
     try:
-        return timm.create_model(
-            backbone.name, pretrained=False, num_classes=num_classes, img_size=backbone.image_size, **backbone.kwargs
-        )
+        return plain_model(backbone, num_classes)
     except Exception as error:  # timm's constructors raise whatever their layers do
         raise UserError(
             f"experiment: field 'backbone' ({backbone.name}) cannot be built with image_size {backbone.image_size} and "
@@ -104,23 +115,36 @@ def _create(backbone: Backbone, num_classes: int) -> nn.Module:
         ) from None
 
 
-def _without_values(backbone: Backbone, num_classes: int) -> nn.Module | None:
-    """The model on the meta device, if a file has all that it is made of: random values that are replaced at once would
-    take seconds, and for that time a copy of the backbone in every process.
+def _check_architecture(model: ViT, backbone: Backbone) -> None:
+    """Raises UserError if `model` lacks something that `ViT` declares."""
+    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
+    head = cast(object, model.get_classifier())  # what it is, is being checked
+    if lacking or not isinstance(head, nn.Linear) or not len(model.blocks):
+        raise UserError(
+            f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
+            f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
+        )
+
+
+def _without_values(backbone: Backbone, num_classes: int) -> ViT | None:
+    """The model on the meta device; None unless a weights file has all the tensors that it is made of.
+
+    Random values that are replaced at once would take seconds, and for that time a copy of the backbone in every
+    process.
     """
     if backbone.allow_missing:
         return None
     with torch.device("meta"):
         try:
             model = _create(backbone, num_classes)
-        except UserError:  # what the real device says of it is better said
+        except UserError:  # the error on the real device is clearer
             return None
     held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
     return None if held or list(model.buffers()) else model  # which no file has
 
 
-def head_name(model: nn.Module) -> str:
-    """Path of the classifier inside a timm model, e.g. ``head``."""
+def head_name(model: ViT) -> str:
+    """Path of the classifier in `model`, e.g. ``head``."""
     return model.pretrained_cfg["classifier"]
 
 

@@ -1,12 +1,14 @@
-"""The layers of a timm ViT that methods attach to, whatever the architecture calls them."""
+"""The layers of a timm ViT that methods attach to, under the names that its architectures give them."""
 
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from pt_peft.errors import UserError
+from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import Strict
 
 Target = Literal["qkv", "proj", "fc1", "fc2"]
@@ -17,7 +19,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "fc1": ("fc1", "fc1_g", "fc1_x"),
     "fc2": ("fc2",),
 }
-"""What timm calls a target: fused or split projections, plain or gated MLPs."""
+"""timm's names of a target's layers: fused or split projections, plain or gated MLPs."""
 
 
 class LastBlocks(Strict):
@@ -27,11 +29,11 @@ class LastBlocks(Strict):
     """Number of blocks, counted from the output; null: all."""
 
 
-def chosen_blocks(model: nn.Module, config: LastBlocks) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of each block that `config` chooses, from the input on.
+def chosen_blocks(model: ViT, config: LastBlocks) -> Iterator[tuple[str, Layer]]:
+    """Yields the path and the module of each block that `config` chooses, from the input on.
 
     Raises:
-        UserError: if it asks for more blocks than there are.
+        UserError: if `config` asks for more blocks than there are.
     """
     depth = len(model.blocks)
     if config.last_blocks is not None and config.last_blocks > depth:
@@ -41,9 +43,20 @@ def chosen_blocks(model: nn.Module, config: LastBlocks) -> Iterator[tuple[str, n
 
 
 class Bottleneck(nn.Module):
-    """x (…, d) → scale · act(x D + b) U + c with D (d, r) and U (r, d); U and c start at zero, D as `nn.Linear` does."""
+    """x → scale · act(x D + b) U + c.
+
+    D: (d, r) and b: (r) start as those of `nn.Linear`; U: (r, d) and c: (d) start at zero.
+    """
 
     def __init__(self, width: int, rank: int, activation: nn.Module, scale: float = 1.0):
+        """Makes the layers; the activation has no tensors.
+
+        Args:
+            width: d.
+            rank: r.
+            activation: act.
+            scale: multiplies the output.
+        """
         super().__init__()
         self.down = nn.Linear(width, rank)
         self.activation = activation
@@ -52,5 +65,6 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens (…, d) to tokens (…, d)."""
         return self.scale * self.up(self.activation(self.down(x)))

@@ -2,55 +2,61 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.layers import to_2tuple
-from torch import nn
 
 from pt_peft.errors import UserError
+from pt_peft.model.vit import Layer, ViT
 
-Make = Callable[[nn.Module], torch.Tensor]
-"""Takes a block and returns its prompts (n, d). Must refer to nothing but its argument, so that a copy of the model works."""
+MakePrompts = Callable[[Layer], torch.Tensor]
+"""Takes a block and returns its prompts (n, d). Refers to its argument alone, so that a copy of the model works."""
 
 
-def bound(model: nn.Module) -> float:
-    """V of the uniform distribution U(-v, v) of prompts at the start: sqrt(6 / (3 p^2 + d)), p the patch's side in pixels
-    (Jia et al. 2022, their Xavier rule).
+def bound(model: ViT) -> float:
+    """V of the uniform distribution U(-v, v) that prompts start from.
+
+    v = sqrt(6 / (3 p² + d)), p the patch's side in pixels (Jia et al. 2022, their Xavier rule).
     """
-    return math.sqrt(6.0 / (3 * math.prod(to_2tuple(model.patch_embed.patch_size)) + model.embed_dim))
+    side = model.patch_embed.patch_size
+    return math.sqrt(6.0 / (3 * (side * side if isinstance(side, int) else math.prod(side)) + model.embed_dim))
 
 
-def insert(model: nn.Module, count: int, make: Make, *, deep: bool) -> None:
-    """Puts `count` prompts right behind the class (and register) tokens, at the input of the first block, or of every block.
+def insert(model: ViT, count: int, make: MakePrompts, *, deep: bool) -> None:
+    """Puts prompts right behind the class and register tokens, at the input of the first block or of every block.
 
-    With `deep` each block's prompts take the place of the previous block's outputs at these positions, else those stay.
-    Behind the last block they are removed, so that norm, pooling and head see the tokens they know. All by forward hooks:
-    nothing is renamed. Rotary position embeddings are kept off the prompts as off the class token.
+    Behind the last block they are removed, so that norm, pooling and head see the tokens they know. Forward hooks do
+    all of it: nothing is renamed. Rotary position embeddings are kept off the prompts as off the class token.
+
+    Args:
+        model: gets the hooks.
+        count: number of prompts n.
+        make: makes a block's prompts.
+        deep: whether each block's prompts take the place of the previous block's outputs at these positions; if not,
+            those of the first block pass through all blocks.
 
     Raises:
-        UserError: if the backbone's attention knows a fixed number of tokens only, or has prompts already.
+        UserError: if the backbone's attention has a fixed number of tokens, or another method's prompts are there.
     """
     prefix = model.num_prefix_tokens
     if any(hasattr(block, "prompted") for block in model.blocks):
         raise UserError("it has another method's prompts already; one method of prompts can be used at a time.")
-    for name, module in model.blocks.named_modules(prefix="blocks"):
-        if (
-            getattr(module, "rel_pos", None) is not None
-            or getattr(module, "relative_position_bias_table", None) is not None
-        ):
-            raise UserError(
-                f"'{name}' has a relative position bias for a fixed number of tokens, so no prompts can be added."
-            )
-        if hasattr(module, "num_prefix_tokens"):
-            module.num_prefix_tokens += count
+    for index, block in enumerate(model.blocks):
+        for name, module in block.named_modules(prefix=f"blocks.{index}"):
+            if any(getattr(module, bias, None) is not None for bias in ("rel_pos", "relative_position_bias_table")):
+                raise UserError(
+                    f"'{name}' has a relative position bias for a fixed number of tokens, so no prompts can be added."
+                )
+            if hasattr(module, "num_prefix_tokens"):
+                module.num_prefix_tokens += count
 
-    def first(block: nn.Module, args: tuple) -> tuple:
+    def first(block: Layer, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (_join(args[0], make(block), prefix, behind=prefix), *args[1:])
 
-    def later(block: nn.Module, args: tuple) -> tuple:
+    def later(block: Layer, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (_join(args[0], make(block), prefix, behind=prefix + count), *args[1:])
 
-    def remove(block: nn.Module, args: tuple, tokens: torch.Tensor) -> torch.Tensor:
+    def remove(block: Layer, args: tuple[Any, ...], tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat((tokens[:, :prefix], tokens[:, prefix + count :]), dim=1)
 
     for index, block in enumerate(model.blocks if deep else model.blocks[:1]):

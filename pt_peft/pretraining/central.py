@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -29,15 +30,20 @@ from pt_peft.training.trainer import pick_device
 
 OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}
 NAME = "pretrain"
-"""Takes the place of a site's name, for data that depend on it."""
+"""The name of the site, for data that depend on it."""
 PACKAGES = ("torch", "timm", "monai", "numpy")
+"""Packages whose versions the description has."""
 
 
-def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> dict:
-    """Trains the experiment's backbone further on all training images that `site` has, whatever the partition, and writes it.
+def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> dict[str, dict[str, Any]]:
+    """Trains a backbone further on one machine, and writes it.
 
     Args:
-        out: safetensors file under timm's keys, without a head; its description goes to the file of that name and ``.json``.
+        experiment: its backbone, data, augmentation, precision and seed; its partition is not used.
+        site: the backbone's file, the device, and the images, all training images of which are used.
+        recipe: the options.
+        out: safetensors file to write, with timm's keys and without a head. The file of that name and ``.json`` gets
+            the description.
 
     Returns:
         The description: a ``backbone`` section for an experiment, and its ``provenance``.
@@ -63,7 +69,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     }
     content = save(state)
     backbone = experiment.backbone.model_dump(mode="json", exclude={"allow_missing", "allow_unused"})
-    record = {
+    record: dict[str, dict[str, Any]] = {
         "backbone": {**backbone, "sha256": hashlib.sha256(content).hexdigest()},
         "provenance": {
             "command": f"python -m pt_peft pretrain --objective {recipe.objective} --epochs {recipe.epochs}",
@@ -95,19 +101,19 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
 
 
 class _Losses:
-    """The mean loss of each epoch, and a line of progress."""
+    """Collects the mean loss of each epoch, and shows a line of progress."""
 
     def __init__(self, recipe: Recipe, images: int):
         self.by_epoch: list[float] = []
         self._rate = recipe.learning_rate
         self._steps_per_epoch = math.ceil(images / recipe.batch_size)
         self._epoch: list[torch.Tensor] = []
-        self.progress = tqdm(
+        self.progress: tqdm[NoReturn] = tqdm(
             total=recipe.epochs * self._steps_per_epoch, unit="step", desc=recipe.objective, disable=None
         )
 
     def __call__(self, loss: torch.Tensor) -> None:
-        """Takes the loss of one step. Raises UserError, at the end of an epoch, if one was not finite."""
+        """Takes the loss of one step. Raises UserError at the end of an epoch in which a loss was not finite."""
         self._epoch.append(loss)
         self.progress.update()
         if len(self._epoch) < self._steps_per_epoch:
@@ -115,7 +121,7 @@ class _Losses:
         mean = float(torch.stack(self._epoch).mean())
         self._epoch.clear()
         self.by_epoch.append(round(mean, 6))
-        self.progress.set_postfix(loss=f"{mean:.3f}")
+        self.progress.set_postfix_str(f"loss={mean:.3f}")
         if not math.isfinite(mean):
             raise UserError(
                 f"{NAME}: the training loss of epoch {len(self.by_epoch)} is {mean}; a smaller --learning-rate than "
@@ -124,15 +130,16 @@ class _Losses:
 
 
 def data_digest(split: ImageSplit) -> str:
-    """SHA-256 over shape, pixels and labels of the prepared images."""
+    """SHA-256 over shape, pixels and labels of the prepared images, in hex."""
     digest = hashlib.sha256(repr(split.images.shape).encode())
     for start in range(0, len(split), 1024):  # they may be more than memory holds
-        digest.update(np.ascontiguousarray(split.images[start : start + 1024]))
-    digest.update(np.ascontiguousarray(split.labels))
+        digest.update(np.ascontiguousarray(split.images[start : start + 1024]).data)
+    digest.update(np.ascontiguousarray(split.labels).data)
     return digest.hexdigest()
 
 
 def _check_output(out: Path, described: Path) -> None:
+    """Raises UserError, in terms of the option ``--out``, unless both files can be written."""
     if out.suffix != ".safetensors":
         raise UserError(f"--out: {out.name} does not end in .safetensors.")
     for path in (out, described):
@@ -141,8 +148,8 @@ def _check_output(out: Path, described: Path) -> None:
     check_place(out)
 
 
-def _write(out: Path, content: bytes, described: Path, record: dict) -> None:
-    """Both files or, if the process is not killed just then, none."""
+def _write(out: Path, content: bytes, described: Path, record: dict[str, dict[str, Any]]) -> None:
+    """Writes both files; if the second cannot be written, removes the first."""
     try:
         write_atomically(out, content)
         write_atomically(described, (json.dumps(record, indent=2) + "\n").encode())

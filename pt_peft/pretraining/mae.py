@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -13,6 +14,9 @@ from pt_peft.data.site_data import ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.backbone import create_backbone
+from pt_peft.model.model_input import Normalisation, autocast
+from pt_peft.model.torch_random import cpu_generator_restored, seed_torch
+from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
 
@@ -23,34 +27,46 @@ HEAD_WIDTH = 32
 WARM_UP = 0.05
 """Share of the steps in which the step size rises, as in the paper (40 of 800 epochs)."""
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05
-"""Of AdamW, the paper's table 8."""
+"""AdamW's, from the paper's table 8."""
 
 
 class MaskedAutoencoder(nn.Module):
-    """A ViT that sees some of an image's patches, and a light decoder that tells the pixels of the others from them.
+    """A ViT that sees some of an image's patches, and a light decoder that predicts the pixels of the others from them.
 
-    With B images, P prefix tokens (class and register tokens), L patches of p x p pixels, of which K are seen.
+    Shapes are given for B images, P prefix tokens (class and register tokens) and L patches of p x p pixels, of which K
+    are seen.
     """
 
-    def __init__(self, encoder: nn.Module, mask_ratio: float):
-        """Raises UserError, with the reason, if `encoder` is no plain timm ViT or `mask_ratio` masks all or nothing."""
+    positions: torch.Tensor
+
+    def __init__(self, encoder: ViT, mask_ratio: float):
+        """Adds a decoder to `encoder`.
+
+        Args:
+            encoder: a plain timm ViT.
+            mask_ratio: share of the patches that are not seen.
+
+        Raises:
+            UserError: if `encoder` is no plain timm ViT, or `mask_ratio` masks all patches or none.
+        """
         super().__init__()
         _check(encoder)
-        patches = encoder.patch_embed.num_patches
+        patches: int = encoder.patch_embed.num_patches
         self.kept = round(patches * (1 - mask_ratio))
         if not 0 < self.kept < patches:
             raise UserError(
-                f"--mask-ratio is {mask_ratio}, which leaves {self.kept} of {patches} patches to see; some, but not all, would "
-                "be right."
+                f"--mask-ratio is {mask_ratio}, which leaves {self.kept} of {patches} patches to see; some, but not "
+                "all, would be right."
             )
         self.encoder = encoder
-        self.patch_size = encoder.patch_embed.patch_size
+        self.patch_size: tuple[int, int] = encoder.patch_embed.patch_size
         # 512 for ViT-B, as in the paper.
         heads = max(1, round(encoder.embed_dim * 2 / 3 / HEAD_WIDTH))
         width = heads * HEAD_WIDTH
         self.embed = nn.Linear(encoder.embed_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        positions = sine_cosine_positions(*encoder.patch_embed.grid_size, width)
+        rows, columns = encoder.patch_embed.grid_size
+        positions = sine_cosine_positions(rows, columns, width)
         prefix = torch.zeros(encoder.num_prefix_tokens, width)
         self.register_buffer("positions", torch.cat([prefix, positions]), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(DECODER_DEPTH)))
@@ -59,11 +75,13 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The loss: mean squared error over the masked patches, each patch's pixels normalised to mean 0 and variance 1.
+        """The loss: mean squared error over the masked patches.
+
+        The pixels of each patch are normalised to mean 0 and variance 1.
 
         Args:
             images: float32 (B,3,S,S), normalised.
-            noise: uniform (B,L); an image's K patches of least noise are seen.
+            noise: uniform (B,L); the K patches of an image with the least noise are seen.
         """
         order = noise.argsort(dim=1)
         predicted = self.decode(self.encode(images, order[:, : self.kept]), order)
@@ -75,17 +93,34 @@ class MaskedAutoencoder(nn.Module):
         return (predicted - target).square().mean()
 
     def encode(self, images: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Images (B,3,S,S) and the places (B,K) of the patches that are seen to tokens (B,P+K,d)."""
+        """Encodes the patches that are seen.
+
+        Args:
+            images: float32 (B,3,S,S), normalised.
+            seen: places (B,K) of the patches.
+
+        Returns:
+            Tokens (B,P+K,d).
+        """
         encoder = self.encoder
-        tokens = encoder._pos_embed(encoder.patch_embed(images))
-        prefix, patches = tokens.tensor_split([encoder.num_prefix_tokens], dim=1)
-        patches = patches.gather(1, seen[:, :, None].expand(-1, -1, patches.shape[-1]))
-        tokens = encoder.blocks(encoder.norm_pre(torch.cat([prefix, patches], dim=1)))
-        # One of the two is the identity: timm puts the norm behind the average, if it pools by that.
-        return encoder.fc_norm(encoder.norm(tokens))
+        # timm drops patches between their position embeddings and the blocks: here, those that are not seen.
+        drops, encoder.patch_drop = encoder.patch_drop, _Keep(seen, encoder.num_prefix_tokens)
+        try:
+            tokens = encoder.forward_features(images)
+        finally:
+            encoder.patch_drop = drops
+        return encoder.fc_norm(tokens)  # timm's norm, if it pools by the average
 
     def decode(self, tokens: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        """Tokens (B,P+K,d) and all places (B,L), the seen ones first, to pixels of all patches in their places (B,L,3pp)."""
+        """Predicts the pixels of all patches.
+
+        Args:
+            tokens: (B,P+K,d), as `encode` returns them.
+            order: all places (B,L), those of the patches that were seen first.
+
+        Returns:
+            Pixels (B,L,3pp), patches in their places.
+        """
         tokens = self.embed(tokens)
         prefix, seen = tokens.tensor_split([self.encoder.num_prefix_tokens], dim=1)
         unseen = self.mask_token.to(seen.dtype).expand(len(seen), order.shape[1] - self.kept, -1)
@@ -95,16 +130,39 @@ class MaskedAutoencoder(nn.Module):
         return self.predict(self.norm(self.blocks(tokens)))[:, self.encoder.num_prefix_tokens :]
 
     def patchify(self, images: torch.Tensor) -> torch.Tensor:
-        """(B,3,S,S) to the pixels of each patch (B,L,3pp), patches in the order of the encoder's tokens."""
+        """Pixels of each patch, (B,L,3pp), of `images` (B,3,S,S). Patches are in the order of the encoder's tokens."""
         (high, wide), (rows, columns) = self.patch_size, self.encoder.patch_embed.grid_size
-        images = images[:, :, : rows * high, : columns * wide]  # what is left at the border is in no patch
-        patches = images.unflatten(3, (columns, wide)).unflatten(2, (rows, high))  # (B,3,rows,high,columns,wide)
+        images = images[:, :, : rows * high, : columns * wide]  # the rest at the border is in no patch
+        patches = images.reshape(*images.shape[:2], rows, high, columns, wide)
         return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
+class _Keep(nn.Module):
+    """Keeps the prefix tokens, and the patch tokens at the places (B,K) `seen`."""
+
+    def __init__(self, seen: torch.Tensor, prefix: int):
+        super().__init__()
+        self.seen, self.prefix = seen, prefix
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        prefix, patches = tokens.tensor_split([self.prefix], dim=1)
+        patches = patches.gather(1, self.seen[:, :, None].expand(-1, -1, patches.shape[-1]))
+        return torch.cat([prefix, patches], dim=1)
+
+
 def sine_cosine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
-    """Fixed embeddings of the places of a grid, (rows · columns, `width`): sin and cos of the row in one half, of the column
-    in the other, at width / 4 frequencies from 1 to 1/10000. `width` is a multiple of four.
+    """Fixed embeddings of the places of a grid.
+
+    Sine and cosine of the row are in one half, those of the column in the other, at width / 4 frequencies from 1 to
+    1/10000.
+
+    Args:
+        rows: of the grid.
+        columns: of the grid.
+        width: of an embedding, a multiple of four.
+
+    Returns:
+        float32 (rows · columns, width).
     """
     frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     places = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
@@ -119,10 +177,15 @@ def train_masked_autoencoder(
     split: ImageSplit,
     device: torch.device,
     on_step: Callable[[torch.Tensor], None],
-) -> nn.Module:
-    """Trains the experiment's backbone from `weights` on the images of `split`; labels are not looked at.
+) -> ViT:
+    """Trains a backbone as a masked autoencoder; labels are not used.
 
     Args:
+        experiment: its backbone, augmentation, precision and seed.
+        recipe: the options.
+        weights: where the backbone starts.
+        split: the images.
+        device: where the model computes.
         on_step: called with the loss of each step.
 
     Returns:
@@ -132,24 +195,23 @@ def train_masked_autoencoder(
         UserError: if the backbone is no plain ViT.
     """
     seed, backbone = experiment.seed, experiment.backbone
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "backbone"))
+    with cpu_generator_restored():
+        seed_torch(derive_seed(seed, "backbone"))
         encoder = create_backbone(backbone, 1, weights)
-        torch.manual_seed(derive_seed(seed, "pretrain decoder"))
+        seed_torch(derive_seed(seed, "pretrain decoder"))
         model = MaskedAutoencoder(encoder, recipe.mask_ratio).to(device).train()
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+        normalise = Normalisation(backbone).to(device)
         optimizer = _optimizer(model, recipe.learning_rate)
         steps = recipe.epochs * math.ceil(len(split) / recipe.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, steps))
         masks = torch.Generator().manual_seed(derive_seed(seed, "pretrain mask"))
         for epoch in range(recipe.epochs):
-            torch.manual_seed(derive_seed(seed, "pretrain dropout", epoch))
+            seed_torch(derive_seed(seed, "pretrain dropout", epoch))
             shuffle = derive_seed(seed, "pretrain shuffle", epoch)
             for images, _ in batches(split, recipe.batch_size, seed=shuffle, augment=experiment.data.augment):
                 noise = torch.rand(len(images), encoder.patch_embed.num_patches, generator=masks)
-                half = experiment.training.precision == "bfloat16"
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    loss = model((images.to(device) - mean) / std, noise.to(device))
+                with autocast(experiment.training.precision, device):
+                    loss = model(normalise(images.to(device)), noise.to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -159,7 +221,12 @@ def train_masked_autoencoder(
 
 
 def share_of_peak(step: int, steps: int) -> float:
-    """Of the step size at `step` (from 0) of `steps`: a linear rise, then a cosine down to zero."""
+    """Step size as a share of its peak: a linear rise, then a cosine down to zero.
+
+    Args:
+        step: from 0.
+        steps: number of all steps.
+    """
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -178,14 +245,15 @@ def _optimizer(model: MaskedAutoencoder, learning_rate: float) -> torch.optim.Op
     )
 
 
-def _check(encoder: nn.Module) -> None:
+def _check(encoder: ViT) -> None:
+    """Raises UserError if the encoder cannot be given some of the patches alone."""
     if not isinstance(encoder, VisionTransformer):
         raise UserError(
-            f"--objective mae: the experiment's backbone is a {type(encoder).__name__} of timm, whose blocks cannot be given "
-            "some of the patches alone; a VisionTransformer, or --objective supervised, would be right."
+            f"--objective mae: the experiment's backbone is a {type(encoder).__name__} of timm, whose blocks cannot be "
+            "given some of the patches alone; a VisionTransformer, or --objective supervised, would be right."
         )
-    if type(encoder.patch_embed) is not PatchEmbed:
+    if type(cast(nn.Module, encoder.patch_embed)) is not PatchEmbed:
         raise UserError(
-            f"--objective mae: the experiment's backbone makes its patches by {type(encoder.patch_embed).__name__}, so that "
-            "hidden ones would shine through; plain patches, or --objective supervised, would be right."
+            f"--objective mae: the experiment's backbone makes its patches by {type(encoder.patch_embed).__name__}, so "
+            "that hidden ones would shine through; plain patches, or --objective supervised, would be right."
         )

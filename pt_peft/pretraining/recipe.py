@@ -1,4 +1,4 @@
-"""What a pre-training is asked for."""
+"""The options of a pre-training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 from pt_peft.errors import UserError
 
 MAE_RATE, MAE_BATCH = 1.5e-4, 256
-"""Step size of He et al. 2022 for a batch of that many images; it grows with the batch."""
+"""Step size of He et al. 2022 for a batch of that many images; it is proportional to the batch."""
 SUPERVISED_RATE = 5e-5
-"""A step size at which a pre-trained ViT is usually fine-tuned as a whole."""
+"""A usual step size for fine-tuning a pre-trained ViT as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,10 @@ class Recipe:
 
 
 def default_rate(objective: str, batch_size: int) -> float:
-    """The step size where none is given."""
+    """The step size if none is given.
+
+    Args:
+        objective: as in `Recipe`.
+        batch_size: images a step.
+    """
     return SUPERVISED_RATE if objective == "supervised" else MAE_RATE * batch_size / MAE_BATCH

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from pt_peft import schema
 from pt_peft.data.site_data import ImageSplit
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.training.trainer import LocalTrainer
 
@@ -21,11 +21,15 @@ def train_classifier(
     split: ImageSplit,
     device: torch.device,
     on_step: Callable[[torch.Tensor], None],
-) -> nn.Module:
-    """Trains the experiment's backbone from `weights` on the labelled images of `split`, as one site of a federation of one
-    round would with the method ``full``: with the experiment's loss, augmentation, precision and head's step size.
+) -> ViT:
+    """Trains a backbone as the only site of a federation of one round does with the method ``full``.
 
     Args:
+        experiment: its backbone, loss, augmentation, precision, step size of the head, and seed.
+        recipe: the options.
+        weights: where the backbone starts.
+        split: the labelled images.
+        device: where the model computes.
         on_step: called with the loss of each step.
 
     Returns:

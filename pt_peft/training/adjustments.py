@@ -1,4 +1,4 @@
-"""What is done to the gradients of each step, before the optimiser takes it."""
+"""Adjustments of each step's gradients, made before the optimiser's step."""
 
 from collections.abc import Callable, Container, Mapping
 
@@ -9,20 +9,22 @@ from pt_peft.exchange.lora_pairs import rank_axis
 from pt_peft.exchange.tensors import Tensors
 
 Adjustment = Callable[[Mapping[str, nn.Parameter]], Callable[[], None]]
-"""Given the tensors that train in a round, by key, at their start: what is to be called after each backward pass."""
+"""Takes the tensors that train in a round, by key, at their start; returns what to call after each backward pass."""
 
 
 class Pull:
-    """The gradient of mu/2 times the squared distance from where the tensors are pulled to. The loss that is reported does not
-    have the term.
-    """
+    """Adds the gradient of mu/2 · |w - target|², a term that the reported loss does not have."""
 
     def __init__(
         self, mu: float, parameters: Mapping[str, nn.Parameter], keys: Container[str], towards: Tensors | None = None
     ):
-        """Args:
-        keys: those that are pulled.
-        towards: None for where they start.
+        """Starts to pull.
+
+        Args:
+            mu: strength of the pull.
+            parameters: all tensors that train, by key, at their start.
+            keys: keys of the tensors that are pulled.
+            towards: the targets; None for the values at the start.
         """
         self._mu = mu
         self._pairs = [
@@ -36,21 +38,26 @@ class Pull:
 
     @torch.no_grad()
     def __call__(self) -> None:
+        """Adds the term to the gradients."""
         for parameter, target in self._pairs:
-            parameter.grad += self._mu * (parameter - target)
+            gradient_of(parameter).add_(self._mu * (parameter - target))
 
 
 class Correction:
-    """SCAFFOLD's: adds a constant to each gradient, and takes the mean of the gradients without it."""
+    """SCAFFOLD's correction: adds a constant to each gradient, and takes the mean of the gradients without it."""
 
     def __init__(self, shift: Tensors):
-        """Args:
-        shift: c - c_k, by key; tensors of other keys are left alone.
+        """Keeps the constants.
+
+        Args:
+            shift: c - c_k, by key; tensors of other keys are left alone.
         """
         self._shift = shift
+        self._steps = 0
+        self._entries: list[tuple[str, nn.Parameter, torch.Tensor, torch.Tensor]] = []
 
     def attach(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[], None]:
-        """An `Adjustment`."""
+        """Starts anew on `parameters`; an `Adjustment`."""
         self._steps = 0
         self._entries = []
         for key, value in self._shift.items():
@@ -63,24 +70,43 @@ class Correction:
     def _apply(self) -> None:
         self._steps += 1
         for _, parameter, shift, total in self._entries:
-            total += parameter.grad
-            parameter.grad += shift
+            gradient = gradient_of(parameter)
+            total += gradient
+            gradient += shift
 
     def mean_gradients(self) -> Tensors:
-        """Over the steps so far, float32, by key."""
+        """The mean gradients over the steps so far, float32, by key."""
         return {key: (total / self._steps).float().cpu().numpy() for key, _, _, total in self._entries}
 
 
 class RankLimit:
-    """Keeps the components of LoRA's factors beyond a rank as they are: at zero where the round started so."""
+    """Keeps the components of LoRA's factors beyond a rank as the round found them: at zero."""
 
     def __init__(self, rank: int, parameters: Mapping[str, nn.Parameter]):
-        self._beyond = []
+        """Finds the factors.
+
+        Args:
+            rank: number of components that train.
+            parameters: all tensors that train, by key.
+        """
+        self._beyond: list[tuple[nn.Parameter, tuple[slice, ...]]] = []
         for key, parameter in parameters.items():
             if (axis := rank_axis(key)) is not None:
                 self._beyond.append((parameter, (slice(None),) * axis + (slice(rank, None),)))
 
     @torch.no_grad()
     def __call__(self) -> None:
+        """Sets the gradients of the components beyond the rank to zero."""
         for parameter, beyond in self._beyond:
-            parameter.grad[beyond] = 0
+            gradient_of(parameter)[beyond] = 0
+
+
+def gradient_of(parameter: nn.Parameter) -> torch.Tensor:
+    """The gradient that a backward pass has left.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if parameter.grad is None:
+        raise ValueError("a tensor that trains has no gradient")
+    return parameter.grad

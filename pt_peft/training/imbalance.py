@@ -1,28 +1,39 @@
-r"""What a site does about classes that are rare in its training images: ``training.imbalance``.
+r"""How a site treats classes that are rare in its training images: ``training.imbalance``.
 
-    weighted_loss      L = Σ w_y ℓ(z, y) / Σ w_y,   w_c = N / (K n_c)
+    weighted_loss      L = Σ w_y CE(z, y) / Σ w_y,   w_c = N / (K n_c)
                        multilabel: binary cross-entropy, a positive of label c weighs (N - n_c) / n_c
-    balanced_softmax   L = ℓ(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
+    balanced_softmax   L = CE(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
     weighted_sampler   an image is drawn with probability ∝ 1 / n_y, N times with replacement
 
-with N training images of the site, n_c of them of class c, K classes that have images, ℓ the cross-entropy and z the logits.
+with N training images of the site, n_c of them of class c, K classes that have images, CE the cross-entropy and z the
+logits.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from pt_peft.data.items import strata
 from pt_peft.experiment.experiment import Experiment
 
+Labels = npt.NDArray[Any]
+"""As `ImageSplit` has them: int64 (N,), or for ``multilabel`` uint8 (N,C)."""
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits float32 (B,C) and labels, as `ImageSplit` has them, to a scalar in nats."""
+"""Maps logits float32 (B,C) and labels to a scalar in nats."""
 
 
-def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.device) -> Loss:
-    """The loss of a site whose training images have `labels`, see `ImageSplit`."""
+def training_loss(experiment: Experiment, labels: Labels, device: torch.device) -> Loss:
+    """The training loss of a site.
+
+    Args:
+        experiment: names the task, the classes and ``training.imbalance``.
+        labels: of the site's training images, see `ImageSplit`.
+        device: where the loss is computed.
+    """
     training, classes = experiment.training, len(experiment.data.classes)
     smoothing = training.label_smoothing
     weighted = training.imbalance == "weighted_loss"
@@ -49,24 +60,33 @@ def training_loss(experiment: Experiment, labels: np.ndarray, device: torch.devi
     return cross_entropy
 
 
-def sampling_weights(experiment: Experiment, labels: np.ndarray) -> np.ndarray | None:
-    """Float64 (N,), how often each of the training images with `labels` is drawn; None for each once. With several labels
-    an image counts as of its rarest.
+def sampling_weights(experiment: Experiment, labels: Labels) -> npt.NDArray[np.float64] | None:
+    """Relative frequencies with which a site's training images are drawn.
+
+    An image with several labels counts as one of its rarest label.
+
+    Args:
+        experiment: names ``training.imbalance``.
+        labels: of the N training images, see `ImageSplit`.
+
+    Returns:
+        Float64 (N,); None if every image is drawn once.
     """
     if experiment.training.imbalance != "weighted_sampler":
         return None
-    rows = [tuple(np.flatnonzero(row)) for row in labels] if labels.ndim == 2 else [(label,) for label in labels]
+    single = labels.ndim == 1
+    rows = [(int(label),) if single else tuple(np.flatnonzero(label).tolist()) for label in labels]
     stratum = np.array(strata(rows))
     return 1 / np.bincount(stratum)[stratum]
 
 
-def _class_weights(counts: np.ndarray) -> torch.Tensor:
+def _class_weights(counts: npt.NDArray[Any]) -> torch.Tensor:
     present = counts > 0
     weights = np.zeros(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def _positive_weights(labels: np.ndarray) -> torch.Tensor:
+def _positive_weights(labels: Labels) -> torch.Tensor:
     positives = labels.sum(axis=0, dtype=np.int64)
     return torch.tensor((len(labels) - positives) / np.maximum(positives, 1), dtype=torch.float32)

@@ -1,9 +1,10 @@
 """Evaluation metrics of one model on one split."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from pt_peft.experiment.sections import Task
 
@@ -11,26 +12,56 @@ if TYPE_CHECKING:
     import torch
 
 CALIBRATION_BINS = 15
+"""Bins of the expected calibration error."""
 
 
-def confusion_metrics(confusion: np.ndarray, task: Task = "multiclass") -> dict[str, float]:
-    """The metrics that follow from confusion counts, which may be the sum of several sites'.
+class ConfusionMetrics(TypedDict):
+    """The metrics that follow from confusion counts."""
+
+    accuracy: float
+    """Share of images that are predicted right; for ``multilabel`` the mean over labels, as MedMNIST's ``getACC``."""
+    balanced_accuracy: float
+    """Mean recall over the classes that have images; for ``multilabel`` the mean over labels of the mean recall of both
+    answers."""
+    macro_f1: float
+    """Mean F1 = 2 TP / (2 TP + FP + FN) over the classes that have images or predictions, as scikit-learn's
+    ``f1_score(average="macro")``."""
+    quadratic_kappa: NotRequired[float | None]
+    """For ``ordinal``: Cohen's kappa with quadratic weights; None where it is undefined."""
+    mean_absolute_error: NotRequired[float]
+    """For ``ordinal``, grades."""
+
+
+class Metrics(ConfusionMetrics):
+    """The metrics of one model on one split."""
+
+    count: int
+    """Images."""
+    loss: float
+    """Mean cross-entropy, nats; binary for ``multilabel``."""
+    confusion: list[list[int]]
+    """Counts as `confusion_metrics` takes them."""
+    class_auroc: list[float | None]
+    """Each class's one-vs-rest area under the ROC curve; None where it has no positives or no negatives."""
+    auroc: float | None
+    """Mean of ``class_auroc`` over the classes that have one; None where no class has."""
+    ece: float
+    """Expected calibration error of the predicted class, or of all labels' answers, in 15 equal bins (Guo et al.
+    2017)."""
+
+
+def confusion_metrics(confusion: npt.NDArray[np.int64], task: Task = "multiclass") -> ConfusionMetrics:
+    """The metrics that follow from confusion counts, which may be sums over several sites.
 
     Args:
-        confusion: int64 (C,C), ``confusion[i, j]`` counts images of class i that were predicted as j; for ``multilabel``
-            int64 (C,4), each label's true negatives, false positives, false negatives and true positives.
-
-    Returns:
-        ``accuracy``; ``balanced_accuracy``, the mean recall over the classes that have images; ``macro_f1``, the mean
-        F1 = 2 TP / (2 TP + FP + FN) over the classes that have images or predictions, as scikit-learn's
-        ``f1_score(average="macro")``. For ``multilabel`` the means over labels of each label's own, as MedMNIST's
-        ``getACC``, with the recalls of both answers for balanced accuracy. For ``ordinal`` besides ``quadratic_kappa``,
-        Cohen's kappa with quadratic weights, None where it is undefined, and ``mean_absolute_error``, grades.
+        confusion: integers (C,C), ``confusion[i, j]`` counts images of class i that were predicted as j. For
+            ``multilabel`` integers (C,4): each label's true negatives, false positives, false negatives and true
+            positives.
+        task: ``data.task`` of the experiment.
 
     Raises:
-        ValueError: if it is not such a matrix or counts no image.
+        ValueError: if `confusion` is not such a matrix or counts no image.
     """
-    confusion = np.asarray(confusion)
     right = 4 if task == "multilabel" else confusion.shape[0] if confusion.ndim else 0
     if confusion.ndim != 2 or confusion.shape[1] != right or confusion.dtype.kind not in "iu":
         expected = "(C,4)" if task == "multilabel" else "(C,C)"
@@ -43,10 +74,10 @@ def confusion_metrics(confusion: np.ndarray, task: Task = "multiclass") -> dict[
     hits, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     in_labels = labelled > 0
     seen = labelled + predicted > 0
-    values = {
+    values: ConfusionMetrics = {
         "accuracy": float(hits.sum() / total),
-        "balanced_accuracy": float(np.mean(hits[in_labels] / labelled[in_labels])),
-        "macro_f1": float(np.mean(2 * hits[seen] / (labelled + predicted)[seen])),
+        "balanced_accuracy": float((hits[in_labels] / labelled[in_labels]).mean()),
+        "macro_f1": float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
     }
     if task == "ordinal":
         grades = np.arange(len(confusion))
@@ -57,27 +88,24 @@ def confusion_metrics(confusion: np.ndarray, task: Task = "multiclass") -> dict[
     return values
 
 
-def _binary_means(confusion: np.ndarray) -> dict[str, float]:
+def _binary_means(confusion: npt.NDArray[np.int64]) -> ConfusionMetrics:
     tn, fp, fn, tp = confusion.T
     recalls = [np.mean([hit / all_ for hit, all_ in ((t, t + m), (n, n + f)) if all_]) for n, f, m, t in confusion]
     seen = tp + fp + fn > 0
     return {
-        "accuracy": float(np.mean((tn + tp) / confusion.sum(axis=1))),
+        "accuracy": float(((tn + tp) / confusion.sum(axis=1)).mean()),
         "balanced_accuracy": float(np.mean(recalls)),
-        "macro_f1": float(np.mean(2 * tp[seen] / (2 * tp + fp + fn)[seen])) if seen.any() else 0.0,
+        "macro_f1": float((2 * tp[seen] / (2 * tp + fp + fn)[seen]).mean()) if seen.any() else 0.0,
     }
 
 
-def evaluate_predictions(
-    logits: "torch.Tensor", labels: "torch.Tensor", task: Task = "multiclass"
-) -> dict[str, object]:
-    """Metrics of a model's `logits` float (N,C) against the true `labels`, int64 (N,), or 0 and 1 (N,C) for ``multilabel``.
+def evaluate_predictions(logits: "torch.Tensor", labels: "torch.Tensor", task: Task = "multiclass") -> Metrics:
+    """Compares a model's predictions with the truth.
 
-    Returns:
-        JSON-serialisable: ``count``; ``loss``, the mean cross-entropy (nats), binary for ``multilabel``; ``confusion`` and
-        what `confusion_metrics` makes of it; ``class_auroc``, each class's one-vs-rest area under the ROC curve, None where
-        it has no positives or no negatives; ``auroc``, the mean over those that have one, None where no class has; ``ece``,
-        the expected calibration error of the predicted class, or of all labels' answers, in 15 equal bins (Guo et al. 2017).
+    Args:
+        logits: float (N,C).
+        labels: int64 (N,), or for ``multilabel`` 0 and 1 (N,C).
+        task: ``data.task`` of the experiment.
 
     Raises:
         ValueError: if the shapes do not fit, there are no images, a label is outside 0 to C - 1, or a logit is not
@@ -131,21 +159,22 @@ def evaluate_predictions(
     }
 
 
-def _area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """The share of pairs of a positive and a negative in which the positive has the higher score, ties counted by half (Mann and
-    Whitney 1947); None without both.
+def _area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float | None:
+    """The share of pairs of a positive and a negative in which the positive has the higher score.
+
+    Ties count by half (Mann and Whitney 1947). None without positives or without negatives.
     """
     positives = int(positive.sum())
     pairs = positives * (len(positive) - positives)
     if not pairs:
         return None
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # of equal scores the mean
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # equal scores have their mean rank
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / pairs)
 
 
-def _calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
-    """The mean distance of confidence and share of what is right, over equal bins weighted by their answers."""
+def _calibration_error(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
+    """The mean distance between confidence and accuracy over equal bins, weighted by their numbers of answers."""
     bins = np.minimum((confidences * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=confidences) - np.bincount(bins, weights=right)
     return float(np.abs(gaps).sum() / len(bins))

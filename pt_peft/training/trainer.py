@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from pt_peft.data.features import with_features
@@ -16,45 +17,61 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.files import digest_of
 from pt_peft.model.adapted_model import build_model
-from pt_peft.model.frozen_prefix import frozen_prefix
+from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
+from pt_peft.model.model_input import Normalisation, autocast
 from pt_peft.model.planned_exchange import planned_exchange
+from pt_peft.model.torch_random import seed_torch
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for
 from pt_peft.privacy.plan import sampling_rate
 from pt_peft.seeds import derive_seed
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
-from pt_peft.training.metrics import evaluate_predictions
+from pt_peft.training.metrics import Metrics, evaluate_predictions
 
 EVALUATION_BATCH = 256
-_FLIPS = {"none": [()], "horizontal": [(), (3,)], "all": [(), (3,), (2,), (2, 3)]}
-"""Axes of (B,3,S,S) that are reversed."""
+"""Images."""
+_FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (3,)),
+    "all": ((), (3,), (2,), (2, 3)),
+}
+"""For each ``data.test_time_flips`` the axes of (B,3,S,S) that each of its views reverses."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a site has to show for a round."""
+    """The outcome of one site's local training in a round."""
 
     tensors: Tensors
     """All tensors of the method and the head after local training, by canonical key."""
     num_samples: int
     """Training images seen in one local epoch: the site's weight in the mean."""
     loss: float | None
-    """Mean training loss over the round's steps; None under differential privacy, which a loss without noise would break."""
+    """Mean training loss over the round's steps; None with ``privacy.sample``, as it would have no noise."""
 
 
 class LocalTrainer:
-    """Trains the tensors of a method on a site's images. Holds nothing that a later call depends on, so that one trainer
-    can serve several sites in turn.
+    """Trains the tensors of a method on a site's images.
+
+    It holds nothing that a later call depends on, so that one trainer can serve several sites in turn.
+
+    Attributes:
+        experiment: what is trained, and how.
+        device: where the model is.
+        model: the adapted model.
+        exchange: which tensors travel in which round.
+        initial: the tensors before the first round, by canonical key.
     """
 
     def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
         """Builds the model on `device`.
 
         Args:
-            weights: the backbone's file; its digest is the caller's to check.
+            experiment: what is trained, and how.
+            weights: the backbone's file; the caller has checked its digest.
+            device: where the model computes.
 
         Raises:
             UserError: as `build_model` and `planned_exchange` do.
@@ -65,10 +82,8 @@ class LocalTrainer:
         self.exchange = planned_exchange(self.model, experiment)
         self._prefix = frozen_prefix(self.model)
         self.initial: Tensors = self.model.state()
-        """The tensors before the first round."""
         self.model.module.to(device)
-        self._mean = torch.tensor(experiment.backbone.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(experiment.backbone.std, device=device).view(1, 3, 1, 1)
+        self._normalise = Normalisation(experiment.backbone).to(device)
 
     def train(
         self,
@@ -79,15 +94,15 @@ class LocalTrainer:
         on_step: Callable[[torch.Tensor], None] = lambda loss: None,
         adjust: Iterable[Adjustment] = (),
     ) -> TrainingResult:
-        """Starts from `tensors` and trains ``training.local_epochs`` epochs.
+        """Trains ``training.local_epochs`` epochs from `tensors` on.
 
         Args:
             site: its name; seeds shuffling, augmentation and dropout together with the round.
             split: its training images, one or more.
-            tensors: where the round starts, by canonical key; one that is not given has its `initial` value.
-            round_number: counted from 0; also places the learning-rate schedule, and says which tensors train.
-            on_step: called with the loss of each step; never with ``privacy.sample``.
-            adjust: what is done to each step's gradients, in this order.
+            tensors: the start, by canonical key; a tensor that is not given has its `initial` value.
+            round_number: counted from 0; also places the learning-rate schedule and chooses the tensors that train.
+            on_step: called with the loss of each step; never called with ``privacy.sample``.
+            adjust: adjustments of each step's gradients, in this order.
 
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
@@ -112,7 +127,7 @@ class LocalTrainer:
         steps_per_round = math.ceil(len(split) / training.batch_size) * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
         step = round_number * steps_per_round
-        losses = []
+        losses: list[torch.Tensor] = []
         self.model.module.train()
         for epoch in range(training.local_epochs):
             drawn = self._drawn_batches(split, draws) if draws else self._batches(inputs, site, round_number, epoch)
@@ -126,7 +141,7 @@ class LocalTrainer:
                 else:
                     loss = loss_of(logits_of(images), labels.to(self.device))
                     optimizer.zero_grad()
-                    loss.backward()
+                    torch.autograd.backward(loss)
                     losses.append(loss.detach())
                 for adjustment in adjustments:
                     adjustment()
@@ -146,16 +161,30 @@ class LocalTrainer:
             )
         return TrainingResult(trained, len(split), mean_loss)
 
-    def evaluate(self, tensors: Tensors, split: ImageSplit) -> dict:
-        """Metrics (see `evaluate_predictions`) on `split` of the model with `tensors`, given as in `train`."""
+    def evaluate(self, tensors: Tensors, split: ImageSplit) -> Metrics:
+        """Metrics of the model with `tensors` on `split`.
+
+        Args:
+            tensors: as in `train`.
+            split: one image or more.
+        """
         return evaluate_predictions(*self.predict(tensors, split), self.experiment.data.task)
 
     @torch.inference_mode()
     def predict(self, tensors: Tensors, split: ImageSplit) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float32 (N,K), on the CPU, and labels of all images of `split`, from the model with `tensors`."""
+        """Predictions of the model with `tensors` for all images of `split`.
+
+        Args:
+            tensors: as in `train`.
+            split: one image or more.
+
+        Returns:
+            Logits float32 (N,K), on the CPU, and the labels of `split`.
+        """
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
-        logits, labels = [], []
+        logits: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
         flips = _FLIPS[self.experiment.data.test_time_flips]
         inputs = self._with_features(split) if len(flips) == 1 else split
         logits_of = self._forward(inputs)
@@ -167,54 +196,49 @@ class LocalTrainer:
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""
-        if isinstance(split, FeatureSplit):
-            return self._feature_logits
+        prefix = self._prefix
+        if prefix and isinstance(split, FeatureSplit):
+            return lambda features: self._feature_logits(prefix, features)
         return lambda images: self._logits(images, self.model.module)
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
-        with self._precision():
-            return module(self._normalised(images)).float()
+        with autocast(self.experiment.training.precision, self.device):
+            return module(self._normalise(images.to(self.device))).float()
 
-    def _feature_logits(self, features: torch.Tensor) -> torch.Tensor:
+    def _feature_logits(self, prefix: FrozenPrefix, features: torch.Tensor) -> torch.Tensor:
         """Logits float32 (B,K) of features of the frozen prefix, float32 (B,…), by the rest of the model."""
-        with self._precision():
-            return self._prefix.logits(features.to(self.device)).float()
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return (images.to(self.device) - self._mean) / self._std
-
-    def _precision(self) -> torch.autocast:
-        half = self.experiment.training.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        with autocast(self.experiment.training.precision, self.device):
+            return prefix.logits(features.to(self.device)).float()
 
     def _with_features(self, split: ImageSplit) -> ImageSplit | FeatureSplit:
         """The features of `split` if a part of the model is frozen and the cache has room for them, else `split`."""
         if self._prefix is None:
             return split
-        key = {
-            "backbone": self.experiment.backbone.model_dump(mode="json"),
-            "seed": self.experiment.seed if self.experiment.backbone.allow_missing else None,
-            "blocks": self._prefix.blocks,
+        compute = functools.partial(
+            self._prefix.features, normalise=self._normalise, precision=self.experiment.training.precision
+        )
+        return with_features(split, self._features_key(self._prefix), compute) or split
+
+    def _features_key(self, prefix: FrozenPrefix) -> JsonValue:
+        """All that the features of an image depend on besides its pixels, which have a key of their own."""
+        backbone = self.experiment.backbone
+        return {
+            "backbone": backbone.model_dump(mode="json"),  # with the weights' digest and the normalisation
+            "seed": self.experiment.seed if backbone.allow_missing else None,
+            "blocks": prefix.blocks,
             "precision": self.experiment.training.precision,
             "device": self.device.type,
-            "versions": [torch.__version__, timm.__version__, _code_version()],
+            "code": code_digest(),
+            "versions": {"torch": torch.__version__, "timm": timm.__version__},
         }
-        return with_features(split, key, self._features) or split
-
-    @torch.inference_mode()
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        self.model.module.eval()
-        with self._precision():
-            pixels = torch.tensor(images).float().div_(255)
-            return self._prefix.features(self._normalised(pixels)).float().cpu().numpy()
 
     def _batches(
         self, split: ImageSplit | FeatureSplit, site: str, round_number: int, epoch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch; also seeds its dropout."""
         seed, augment = self.experiment.seed, self.experiment.data.augment
-        torch.manual_seed(derive_seed(seed, "dropout", site, round_number, epoch))
+        seed_torch(derive_seed(seed, "dropout", site, round_number, epoch))
         weights = sampling_weights(self.experiment, split.labels)
         shuffle = derive_seed(seed, "shuffle", site, round_number, epoch)
         batch_size = self.experiment.training.batch_size
@@ -222,13 +246,13 @@ class LocalTrainer:
 
     def _drawn_batches(self, split: ImageSplit, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch under differential privacy; also seeds its dropout."""
-        torch.manual_seed(draws.seed())
+        seed_torch(draws.seed())
         rate = sampling_rate(self.experiment, len(split))
         steps = math.ceil(len(split) / self.experiment.training.batch_size)
         return poisson_batches(split, rate, steps, self.experiment.data.augment, draws)
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
-        """AdamW on the tensors in `keys`, which alone are marked as trained."""
+        """AdamW on the tensors in `keys`, which alone get gradients."""
         training = self.experiment.training
         head = {id(parameter) for parameter in self.model.module.get_classifier().parameters()}
         rates = {False: training.learning_rate, True: training.head_learning_rate or training.learning_rate}
@@ -241,14 +265,12 @@ class LocalTrainer:
         )
 
 
-@functools.cache
-def _code_version() -> str:
-    """SHA-256 over the source of the modules beside this one, which make and run the model."""
-    return digest_of(Path(__file__).parent.glob("*.py"))
-
-
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:
-    """The torch device that a site's ``device`` field, or `source`, names; ``auto`` takes a GPU if there is one.
+    """The torch device `name`.
+
+    Args:
+        name: ``cpu``, ``cuda``, or ``auto``, which takes a GPU if there is one.
+        source: the field or option that it was read from, for the error.
 
     Raises:
         UserError: if it is ``cuda`` and this machine has none.

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from helpers import changed
+from helpers import ROOT, changed
 from pt_peft.data import features
 from pt_peft.data.site_data import SiteData
 from pt_peft.model.adapted_model import build_model
-from pt_peft.model.frozen_prefix import frozen_prefix
-from pt_peft.training.trainer import LocalTrainer
+from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
 
 NAMES = ["site-1", "site-2"]
 LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}
@@ -126,10 +125,40 @@ def test_each_model_and_each_split_has_its_own(tiny, cached_site):
     assert sizes == [2, 4, 6, 8]
 
 
+@pytest.mark.parametrize(
+    ("changed_file", "changes"),
+    [
+        ("model/weights/npz.py", True),
+        ("model/frozen_prefix.py", True),
+        ("commands/export.py", False),
+        ("training/trainer.py", False),
+        ("methods/lora.py", False),
+    ],
+)
+def test_the_key_changes_with_the_code_that_features_depend_on(changed_file, changes, tmp_path):
+    shutil.copytree(ROOT / "pt_peft", tmp_path / "pt_peft", ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "pt_peft"
+    assert code_digest.__wrapped__(package) == code_digest()
+    (package / changed_file).write_text((package / changed_file).read_text() + "# changed\n")
+    assert (code_digest.__wrapped__(package) != code_digest()) == changes
+
+
+def test_other_code_or_versions_have_other_features(tiny, cached_site, monkeypatch):
+    experiment = changed(tiny, method=PROBE, data=PLAIN)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
+    for count, name in enumerate(("", "code_digest", "torch.__version__", "timm.__version__"), start=1):
+        if name:
+            value = (lambda: "other") if name == "code_digest" else "other"
+            monkeypatch.setattr(f"pt_peft.training.trainer.{name}", value)
+        trainer.predict(trainer.initial, sites["site-1"].val)
+        assert len(kept(cached_site)) == count, name
+
+
 def test_a_cache_that_is_too_small_costs_time_alone(tiny, cached_site, caplog):
     experiment = changed(tiny, method=LAST, data=PLAIN)
     trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
     images = sites["site-1"].train
+    assert images.cached
     expected = trainer.train("site-1", images, trainer.initial, 0).tensors
     (made,) = kept(cached_site)
     needed = images.images.nbytes + 40 * 17 * 32 * 4  # both, without the file's header
@@ -148,10 +177,13 @@ def test_a_cache_that_is_too_small_costs_time_alone(tiny, cached_site, caplog):
 
 def test_it_is_computed_once(tiny, cached_site, monkeypatch):
     counted = []
-    compute = LocalTrainer._features
-    monkeypatch.setattr(
-        LocalTrainer, "_features", lambda self, images: counted.append(len(images)) or compute(self, images)
-    )
+    compute = FrozenPrefix.features
+
+    def counting(self, pixels, **settings):
+        counted.append(len(pixels))
+        return compute(self, pixels, **settings)
+
+    monkeypatch.setattr(FrozenPrefix, "features", counting)
     monkeypatch.setattr(features, "BATCH", 16)
     experiment = changed(tiny, method=PROBE, data=PLAIN, federation={"rounds": 3})
     federate(make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES))

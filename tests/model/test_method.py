@@ -112,9 +112,9 @@ def prompted(plain, images, prompts, deep):
     """VPT as its paper writes it, with timm's blocks."""
     batch = images.shape[0]
     x = plain.norm_pre(plain.patch_drop(plain._pos_embed(plain.patch_embed(images))))
-    x_class, z, x_patches = x[:, :1], None, x[:, 1:]
+    x_class, z, x_patches = x[:, :1], prompts[0].expand(batch, -1, -1), x[:, 1:]
     for index, block in enumerate(plain.blocks):
-        if index == 0 or deep:
+        if deep:
             z = prompts[index].expand(batch, -1, -1)
         x = block(torch.cat([x_class, z, x_patches], dim=1))
         count = z.shape[1]
@@ -220,7 +220,7 @@ def test_parts_of_the_fused_projection(name, tiny, tiny_weights, plain):
     images = torch.randn(2, 3, 32, 32)
     start = plain(model)
     with torch.no_grad():
-        if get_method(name).identity_at_start:
+        if all(method.identity_at_start for method, _ in components(Method(name=name))):
             assert torch.allclose(model.module.eval()(images), start(images), atol=1e-5)
         filled(model)
         expected = model.module.eval()(images)
@@ -400,7 +400,7 @@ def test_tuners_on_different_layers_go_together(names, tiny, tiny_weights, plain
 
 def test_a_backbone_with_running_statistics_is_refused(tiny):
     backbone = {"name": "vit_small_resnet26d_224", "kwargs": {}, "image_size": 64}
-    with pytest.raises(UserError, match="whose layer '.*' keeps running statistics"):
+    with pytest.raises(UserError, match=r"whose layer '.*' keeps running statistics"):
         build_model(changed(tiny, backbone=backbone).model, None)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import create_backbone
+from pt_peft.model.vit import ViT
 from pt_peft.pretraining import central
 from pt_peft.pretraining.mae import MaskedAutoencoder, share_of_peak, sine_cosine_positions
 from pt_peft.schema import parse
@@ -29,7 +31,7 @@ def autoencoder(name="vit_tiny_patch16_224", mask_ratio=0.75, size=SIZE, **kwarg
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = timm.create_model(name, img_size=size, num_classes=3, **{**SMALL, **kwargs})
-        return MaskedAutoencoder(encoder, mask_ratio).eval()
+        return MaskedAutoencoder(cast(ViT, encoder), mask_ratio).eval()
 
 
 def pictures(count=2, size=SIZE):
@@ -87,7 +89,7 @@ def test_what_is_hidden_cannot_be_seen():
 
 
 def test_the_loss_is_of_hidden_patches_alone_normalised():
-    """Zeros for the hidden patches have the targets' mean square as their loss, (n - 1) / n, whatever is told of the others."""
+    """Zeros for the hidden patches have the targets' mean square as their loss, (n - 1) / n; others do not count."""
     model, images = autoencoder(), pictures() * 3 + 5
     noise = torch.rand(2, PATCHES)
     seen = noise.argsort(1)[:, : model.kept]
@@ -103,7 +105,7 @@ def test_the_loss_is_of_hidden_patches_alone_normalised():
 def test_the_decoder_puts_tokens_into_their_places():
     """Without blocks, a patch's prediction depends on its own token and place alone."""
     model = autoencoder()
-    model.blocks = torch.nn.Identity()
+    model.blocks = torch.nn.Sequential()
     tokens = torch.randn(1, 1 + model.kept, 48)
     order = torch.rand(1, PATCHES).argsort(1)
     with torch.no_grad():
@@ -154,8 +156,8 @@ def test_step_sizes():
 )
 def test_backbones_that_cannot_be_masked(name, kwargs, message):
     with pytest.raises(UserError, match=message):
-        MaskedAutoencoder(timm.create_model(name, num_classes=3, **kwargs), 0.75)
-    with pytest.raises(UserError, match="--mask-ratio is 0.99, which leaves 0 of 16 patches to see"):
+        MaskedAutoencoder(cast(ViT, timm.create_model(name, num_classes=3, **kwargs)), 0.75)
+    with pytest.raises(UserError, match=r"--mask-ratio is 0\.99, which leaves 0 of 16 patches to see"):
         autoencoder(mask_ratio=0.99)
 
 

@@ -77,6 +77,7 @@ def test_several_labels(tiny):
     assert torch.allclose(single.sigmoid(), torch.tensor([[0.9, 0.1]]), atol=1e-3)
     # By rarest label: two of "a", one of "b", one of neither.
     weights = sampling_weights(multilabel(tiny, imbalance="weighted_sampler"), MANY)
+    assert weights is not None
     assert weights.tolist() == [0.5, 0.5, 1, 1]
 
 

@@ -1,11 +1,12 @@
-"""Checkpoints of others: where among training states, momentum copies, heads and text towers the image encoder is.
+"""Other projects' checkpoints: finds the image encoder among training states, momentum copies, heads and text towers.
 
-What is done here is to find the encoder and to take wrappers off; its tensors are renamed by timm's own remapping after.
+This module finds the encoder and takes wrappers off; timm's own remapping then renames its tensors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -15,30 +16,22 @@ CONTAINERS = (
     *("state_dict_ema", "model_ema", "teacher", "state_dict", "model"),
     *("model_state_dict", "encoder", "student", "module"),
 )
-"""Entries of a training checkpoint that hold a model, the averaged ones first, as their authors evaluate them: EMA of timm,
-the teacher of DINO, then MAE and DINOv2 (``model``), MoCo v3 and open_clip (``state_dict``), I-JEPA (``encoder``)."""
+"""Entries of a training checkpoint that hold a model, the averaged ones first, as their authors evaluate them: EMA of
+timm, the teacher of DINO, then MAE and DINOv2 (``model``), MoCo v3 and open_clip (``state_dict``), I-JEPA
+(``encoder``)."""
 
 ANCHORS = {"patch_embed.proj.weight": "", "visual.conv1.weight": "visual."}
-"""A tensor that every image encoder has, and the part of its name by which timm's remapping knows the layout: timm's own and
-all that follow it (MAE, DINO, MoCo v3, the timm towers of open_clip and BiomedCLIP), and OpenAI's CLIP."""
+"""A tensor that every image encoder has, and the part of its name by which timm's remapping knows the layout: timm's
+own and all that follow it (MAE, DINO, MoCo v3, the timm towers of open_clip and BiomedCLIP), and OpenAI's CLIP."""
 
 ENCODERS = ("teacher", "base_encoder", "encoder_q", "student")
-"""Of several encoders side by side, the one that their authors evaluate."""
+"""Where there are several encoders, the one that their authors evaluate."""
 
-BESIDE = frozenset(
-    ("head", "head_dist", "fc", "dino_head", "ibot_head", "projector", "predictor")  # heads of DINO, iBOT, MoCo v3
-    + ("momentum_encoder", "encoder_k", "student", "queue", "queue_ptr")  # the other encoder of MoCo v3 and DINO
-    + (
-        "text",
-        "transformer",
-        "token_embedding",
-        "positional_embedding",
-        "ln_final",
-        "text_projection",
-        "attn_mask",
-    )  # CLIP's
-    + ("logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
-)
+_HEADS = {"head", "head_dist", "fc", "dino_head", "ibot_head", "projector", "predictor"}  # of DINO, iBOT, MoCo v3
+_COPIES = {"momentum_encoder", "encoder_k", "student", "queue", "queue_ptr"}  # of MoCo v3 and DINO
+_TEXT = {"text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "attn_mask"}
+_NUMBERS = {"logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size"}  # of CLIP, as is the text
+BESIDE = frozenset(_HEADS | _COPIES | _TEXT | _NUMBERS)
 """Parts of names beside the encoder that belong to no encoder of images."""
 
 
@@ -47,23 +40,24 @@ class Encoder:
     """The image encoder of a checkpoint."""
 
     tensors: dict[str, torch.Tensor]
-    """Under the names that timm's remapping takes."""
+    """Its tensors, under the names that timm's remapping takes."""
     names: dict[str, str]
-    """The full name in the file of each of them."""
+    """The full name in the file of each tensor."""
     left_over: tuple[str, ...]
-    """Full names of tensors beside the encoder that are part of no layout known here."""
+    """Full names of tensors beside the encoder that belong to no known layout."""
     left_out: tuple[str, ...]
     """Full names of heads, decoders, text towers and copies."""
 
 
-def find_encoder(content: Mapping, path: Path) -> Encoder:
-    """The image encoder in `content`, as `read_file` gives it.
+def find_encoder(content: Mapping[Any, object], path: Path) -> Encoder:
+    """Finds the image encoder in a checkpoint.
 
     Args:
+        content: as `read_file` returns it.
         path: the file, for errors.
 
     Raises:
-        UserError: if there is no tensor, or several encoders and none that is known to be the right one.
+        UserError: if there is no tensor, or there are several encoders and no rule says which is the right one.
     """
     tensors = _tensors(content, path)
     prefix, known_by = _place(tensors, path)
@@ -82,10 +76,13 @@ def find_encoder(content: Mapping, path: Path) -> Encoder:
     )
 
 
-def _tensors(content: Mapping, path: Path) -> dict[str, torch.Tensor]:
+def _tensors(content: Mapping[Any, object], path: Path) -> dict[str, torch.Tensor]:
     for _ in CONTAINERS:  # not for ever: a container can hold itself
-        content = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), content)
-    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, torch.Tensor)}
+        inner = (content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping))
+        content = cast(Mapping[Any, object], next(inner, content))
+    tensors: dict[Any, torch.Tensor] = {
+        name: value.detach() for name, value in content.items() if isinstance(value, torch.Tensor)
+    }
     if not tensors:
         shown = ", ".join(repr(name)[:100] for name in list(content)[:5])
         raise UserError(
@@ -96,7 +93,7 @@ def _tensors(content: Mapping, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _place(tensors: Mapping[str, torch.Tensor], path: Path) -> tuple[str, str]:
-    """What all names of the encoder begin with: wrappers to take off, and what timm's remapping wants to see."""
+    """The prefix of all names of the encoder: wrappers to take off, and the part that timm's remapping needs."""
     found = {
         (name.removesuffix(anchor), known_by)
         for name in tensors

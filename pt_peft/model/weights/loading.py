@@ -1,4 +1,4 @@
-"""A weights file into a timm model, strictly: what is missing or left over is an error unless the experiment allows it."""
+"""Loads a weights file into a timm model, strictly: the experiment allows each tensor that is missing or left over."""
 
 import inspect
 import logging
@@ -8,33 +8,35 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone
+from pt_peft.model.vit import ViT
 from pt_peft.model.weights.formats import read_file
 from pt_peft.model.weights.layouts import Encoder, find_encoder
 from pt_peft.model.weights.npz import read_npz
 
 SHOWN = 12
-"""Names in an error; of more the number is told."""
+"""Names that an error shows at most."""
 PRETEXT = ("head.", "head_dist.", "mask_token")
-"""What the keys of heads and of masked pre-training begin with, beside the model's own classifier."""
+"""Beginnings of the keys of heads and of masked pre-training, beside the model's own classifier."""
 
 _logger = logging.getLogger(__name__)
 
 
-def load_weights(model: nn.Module, weights: Path, backbone: Backbone, head: str) -> None:
-    """Loads the image encoder of `weights` into `model`, in float32 on the CPU or on the meta device, but for its head.
+def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> None:
+    """Loads an image encoder into all of a model but its head.
 
-    Tensors that the file has as they are needed become the model's without a copy, see `read_file`.
+    Tensors that the file has in the right type become the model's without a copy, see `read_file`.
 
     Args:
+        model: in float32, on the CPU or on the meta device.
+        weights: the file.
         backbone: what the model was made from, with the exceptions from strictness.
         head: path of the classifier in the model.
 
     Raises:
-        UserError: naming tensors that are missing, left over, of a wrong shape or kind, or not finite.
+        UserError: if tensors are missing, left over, of a wrong shape or kind, or not finite; the message names them.
     """
     if weights.suffix == ".npz":
         state, left_over = read_npz(weights, model)
@@ -65,9 +67,7 @@ def load_weights(model: nn.Module, weights: Path, backbone: Backbone, head: str)
     model.load_state_dict(_independent(fitting), strict=False, assign=True)
 
 
-def _remapped(
-    encoder: Encoder, model: nn.Module, name: str, weights: Path
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _remapped(encoder: Encoder, model: ViT, name: str, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors by timm's key, resampled to the model's image and patch size, and their full names in the file."""
     tensors = {
         key: _float32(value, f"{weights}: tensor '{encoder.names[key]}'") for key, value in encoder.tensors.items()
@@ -76,7 +76,7 @@ def _remapped(
     remapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if remapping is None:
         return tensors, encoder.names
-    options = {}
+    options: dict[str, object] = {}
     if "adapt_layer_scale" in inspect.signature(remapping).parameters:
         options["adapt_layer_scale"] = (
             True  # timm says so for DeiT III alone, and no other layout has the names it renames
@@ -84,17 +84,17 @@ def _remapped(
     if "flexivit" in name:
         options.update(interpolation="bilinear", antialias=False)  # as timm says for these
     try:
-        state = remapping(dict(tensors), model, **options)
+        state: dict[str, torch.Tensor] = remapping(dict(tensors), model, **options)
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
     return state, {key: full_names.get(id(value)) or encoder.names.get(key, key) for key, value in state.items()}
 
 
 def _float32(value: torch.Tensor, where: str) -> torch.Tensor:
-    """`value`, dense and finite, in float32 if it has a fractional part at all; not copied where it is that already.
+    """`value` in float32 if it is of floating point, else as it is; not copied if it is float32 already.
 
     Raises:
-        UserError: saying `where`.
+        UserError: if it is not dense or not finite; the message begins with `where`.
     """
     if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_complex() or value.is_quantized:
         raise UserError(f"{where} is of another kind than a dense tensor of real numbers.")
@@ -108,7 +108,17 @@ def _float32(value: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _fitting(value: torch.Tensor, own: torch.Tensor, seen: torch.Tensor, where: str) -> torch.Tensor:
-    """`value` as the model can take it in place of `own`. Raises UserError, saying `where` and what was `seen` in the file."""
+    """`value` in the dtype of the model's tensor `own`, whose place it takes.
+
+    Args:
+        value: after timm's remapping.
+        own: the model's tensor.
+        seen: as the file has it.
+        where: beginning of the error.
+
+    Raises:
+        UserError: if the shapes differ, or only one of the two is of floating point.
+    """
     if value.shape != own.shape:
         raise UserError(f"{where} has shape {tuple(seen.shape)}, but the backbone's has {tuple(own.shape)}.")
     if value.is_floating_point() != own.is_floating_point():
@@ -117,9 +127,9 @@ def _fitting(value: torch.Tensor, own: torch.Tensor, seen: torch.Tensor, where: 
 
 
 def _independent(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state` with memory of its own for each tensor: some files have two names for one, which training must not tie."""
+    """`state` with memory of its own for each tensor: training must not tie tensors that a file has under two names."""
     seen: set[int] = set()
-    independent = {}
+    independent: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         memory = value.untyped_storage().data_ptr()
         independent[key] = value.clone() if memory in seen else value
@@ -133,8 +143,8 @@ def _refuse(weights: Path, name: str, *, missing: Sequence[str], left_over: Sequ
     if found:
         fields = [field for field, names in (("allow_missing", missing), ("allow_unused", left_over)) if names]
         raise UserError(
-            f"{weights}: does not fit the backbone {name}; {'; '.join(found)}. Weights of that backbone would be right, or "
-            f"patterns of these names in the experiment's field{'s' if len(fields) > 1 else ''} "
+            f"{weights}: does not fit the backbone {name}; {'; '.join(found)}. Weights of that backbone would be "
+            f"right, or patterns of these names in the experiment's field{'s' if len(fields) > 1 else ''} "
             f"{' and '.join(f'backbone.{field}' for field in fields)}."
         )
 

@@ -2,14 +2,16 @@
 
 import re
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pt_peft.errors import UserError
+from pt_peft.model.vit import ViT
 
 _KNOWN = re.compile(
     r"embedding/(kernel|bias)|cls|pos_embedding|Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias)"
@@ -19,17 +21,17 @@ _KNOWN = re.compile(
 """Names of an encoder's arrays, without `_PREFIX`."""
 _PREFIX = re.compile(r"opt/target/|params/(img/)?|")
 _BESIDE = re.compile(r"(opt/target/|params/(img/)?)?(head|pre_logits)/.*|opt/state/.*|params/(txt/.*|t|b)")
-"""Heads, the optimiser's state and the text tower."""
+"""Names of heads, of the optimiser's state and of the text tower."""
 
 
-def read_npz(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Reads `path` for `model`, whose own tensors are left as they are.
+def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Reads the file `path` for `model`, and leaves the model's own tensors as they are.
 
     Returns:
-        The tensors by timm's key, position embeddings resampled, and the names of arrays that are left over.
+        The tensors by timm's key, with position embeddings resampled, and the names of arrays that are left over.
 
     Raises:
-        UserError: if the file is no such ``.npz`` or an array is missing or does not fit.
+        UserError: if the file is no such ``.npz``, or an array is missing or does not fit.
     """
     if not hasattr(model, "load_pretrained"):
         raise UserError(
@@ -52,11 +54,12 @@ def read_npz(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor], tup
     return collector.state, tuple(name for name, shape in shapes.items() if not _used(name, shape, model))
 
 
-def _used(name: str, shape: tuple[int, ...], model: nn.Module) -> bool:
-    """Whether the loader reads the array, or it is nothing of the encoder: blocks beyond the model's depth are not read."""
+def _used(name: str, shape: tuple[int, ...], model: ViT) -> bool:
+    """Whether the array is no part of the encoder or is read; blocks beyond the model's depth are not read."""
     if _BESIDE.fullmatch(name):
         return True
-    found = _KNOWN.fullmatch(name[_PREFIX.match(name).end() :])
+    prefix = _PREFIX.match(name)
+    found = _KNOWN.fullmatch(name, prefix.end() if prefix else 0)
     if not found:
         return False
     if found["pool"]:
@@ -67,16 +70,22 @@ def _used(name: str, shape: tuple[int, ...], model: nn.Module) -> bool:
 
 
 class _Collector(TorchFunctionMode):
-    """Takes the loader's copies into parameters of the model for itself, with their names."""
+    """Catches the loader's copies into parameters of the model, and keeps them by name."""
 
-    def __init__(self, model: nn.Module, path: Path):
+    def __init__(self, model: ViT, path: Path):
         super().__init__()
         self._keys = {id(parameter): key for key, parameter in model.named_parameters()}
         self._path = path
         self.state: dict[str, torch.Tensor] = {}
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.copy_ and id(args[0]) in self._keys:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        if func is torch.Tensor.copy_ and id(args[0]) in self._keys:
             target, value = args
             key = self._keys[id(target)]
             if value.shape != target.shape:  # which a copy would stretch
@@ -86,4 +95,4 @@ class _Collector(TorchFunctionMode):
                 )
             self.state[key] = value
             return target
-        return function(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

@@ -70,7 +70,7 @@ def logits_of(labels: np.ndarray, accuracy: float, seed: object, classes: int = 
 
 def scalars(logits: np.ndarray, labels: np.ndarray, task: Task = "multiclass") -> dict[str, Any]:
     """As a cell has them."""
-    return evaluate_predictions(torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels), task)
+    return {**evaluate_predictions(torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels), task)}
 
 
 def write_suite(

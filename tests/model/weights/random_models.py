@@ -1,10 +1,13 @@
 """Random models, and what the library loads of their files."""
 
+from typing import cast
+
 import timm
 import torch
 
 from pt_peft.experiment.sections import Backbone
 from pt_peft.model.backbone import create_backbone
+from pt_peft.model.vit import ViT
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 PLAIN = "vit_tiny_patch16_224"
@@ -15,7 +18,8 @@ def original(name=PLAIN, classes=7, image_size=SIZE, **kwargs):
     """A random model of which nothing is at its start: norms too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = timm.create_model(name, num_classes=classes, img_size=image_size, **{**SMALL, **kwargs}).eval()
+        made = timm.create_model(name, num_classes=classes, img_size=image_size, **{**SMALL, **kwargs})
+        model = cast(ViT, made.eval())
         for value in model.state_dict().values():
             if value.is_floating_point():
                 value.add_(torch.randn_like(value) * 0.1)

@@ -1,10 +1,15 @@
 """Published weights, fetched from a stand-in of the hub."""
 
+import hashlib
 import http.server
 import threading
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
+import timm
 import torch
+from huggingface_hub import constants
 from random_models import PLAIN, load, original, same_features
 
 from pt_peft.errors import UserError
@@ -19,7 +24,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """As much of Hugging Face as one download needs."""
 
     content = b""
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def do_HEAD(self):
         self.asked.append(self.path)
@@ -35,15 +40,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.do_HEAD():
             self.wfile.write(self.content)
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A function that puts a file into a hub of its own, with an empty cache."""
-    from huggingface_hub import constants
-
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     address = f"http://127.0.0.1:{server.server_port}"
@@ -73,9 +76,40 @@ def test_published_weights_are_fetched_once(hub, tmp_path):
     assert not Hub.asked
 
 
-def test_published_weights_without_a_network(hub, monkeypatch):
-    from huggingface_hub import constants
+def test_published_weights_at_an_address_of_their_own(hub, tmp_path, monkeypatch):
+    """As those of MAE and DINO, which are in no repository of timm's."""
+    torch.save(original().state_dict(), tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    hub(content)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    # The stand-in has one file, under any name.
+    monkeypatch.setattr(Hub, "do_HEAD", lambda self: Hub.asked.append(self.path) or answer(self, content))
+    known = timm.get_pretrained_cfg(NAME)
+    assert known
+    published = replace(known, hf_hub_id=None, url=f"{constants.ENDPOINT}/w-{digest[:8]}.pth")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: published)
+    path = weights_file(Site(backbone=f"timm:{NAME}"))
+    assert path == tmp_path / "torch" / "hub" / "checkpoints" / f"w-{digest[:8]}.pth"
+    assert path.read_bytes() == content
+    assert Hub.asked == [f"/w-{digest[:8]}.pth"]
+    assert weights_file(Site(backbone=f"timm:{NAME}")) == path
+    assert len(Hub.asked) == 1
+    monkeypatch.setattr(
+        timm, "get_pretrained_cfg", lambda name: replace(published, url=f"{constants.ENDPOINT}/w-{'0' * 8}.pth")
+    )
+    with pytest.raises(UserError, match=r"which cannot be fetched .*hash"):
+        weights_file(Site(backbone=f"timm:{NAME}"))
 
+
+def answer(request, content):
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    return True
+
+
+def test_published_weights_without_a_network(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=rf"'timm:{NAME}', which is not cached on this machine, and without a network"):
         weights_file(Site(backbone=f"timm:{NAME}"))

@@ -176,7 +176,7 @@ def test_augreg_npz(tmp_path):
     with pytest.raises(UserError, match=r"'norm.bias' would have shape \(1,\), but the backbone's has \(48,\)"):
         load(tmp_path / "short.npz")
     np.savez(tmp_path / "nan.npz", **{**arrays, "Transformer/encoder_norm/bias": np.full(48, np.nan, np.float32)})
-    with pytest.raises(UserError, match="'norm.bias' has values that are not finite"):
+    with pytest.raises(UserError, match=r"'norm\.bias' has values that are not finite"):
         load(tmp_path / "nan.npz")
     np.savez(tmp_path / "object.npz", **{**arrays, "cls": np.array([print], dtype=object)})
     with pytest.raises(

@@ -136,13 +136,13 @@ def test_files_that_are_not_read(tmp_path, monkeypatch):
             load(tmp_path / name)
     (tmp_path / "w.onnx").touch()
     with pytest.raises(
-        UserError, match="w.onnx: ends in '.onnx'; .safetensors, .pth, .pt, .bin, .ckpt, .tar, .npz would"
+        UserError, match=r"w\.onnx: ends in '\.onnx'; \.safetensors, \.pth, \.pt, \.bin, \.ckpt, \.tar, \.npz would"
     ):
         load(tmp_path / "w.onnx")
     torch.save([1, 2], "list.pt")
     with pytest.raises(UserError, match="holds a list; tensors by name"):
         load(tmp_path / "list.pt")
-    endless = {"epoch": 3}
+    endless: dict[str, object] = {"epoch": 3}
     endless["model"] = endless
     torch.save(endless, "endless.pt")
     with pytest.raises(UserError, match="holds no tensors by name, but 'epoch', 'model'"):
@@ -155,7 +155,9 @@ def test_files_that_are_not_read(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_program_is_not_run(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "ViT-B-16.pt")
-    with pytest.raises(UserError, match="ViT-B-16.pt: is a TorchScript program, which is not run here; its state dict"):
+    with pytest.raises(
+        UserError, match=r"ViT-B-16\.pt: is a TorchScript program, which is not run here; its state dict"
+    ):
         load(tmp_path / "ViT-B-16.pt")
 
 
