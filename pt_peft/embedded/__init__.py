@@ -1,0 +1,1 @@
+"""The embedded backbone: weights and their description, see `benchmark.embedded`."""

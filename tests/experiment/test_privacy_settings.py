@@ -1,6 +1,7 @@
 """What may stand beside the section ``privacy``, and what leaves with it."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_what_is_claimed(tiny):
     assert said is not None
     assert said["client"]["epsilon"] == client_epsilon(at_sites, 2)
     assert said["client"]["epsilon_of_own_noise"] == 2.5
-    told = applied(at_sites, TrainingReport(**REPORT, epsilon=2.5))
+    told: Any = applied(at_sites, TrainingReport(**REPORT, epsilon=2.5))
     assert told["epsilon"] == 2.5
     assert told["client"]["own_noise_multiplier"] == pytest.approx(2**0.5)
     public_noise = {"sample": SAMPLE, "client": CLIENT, "randomness": "insecure_from_public_seed"}
