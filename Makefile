@@ -47,10 +47,10 @@ fuzz: install
 	PT_PEFT_FUZZ_CASES=10000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/fuzz
 
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-serve: install
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 clean:
-	rm -rf $(VENV) simulator_workspace federation build site *.egg-info
+	rm -rf $(VENV) simulator_workspace federation build *.egg-info
