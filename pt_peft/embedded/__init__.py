@@ -1,1 +1,1 @@
-"""The embedded backbone: weights and their description, see `benchmark.embedded`."""
+"""The backbone that the package brings along: its weights, and how they were made."""
