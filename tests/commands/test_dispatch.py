@@ -40,10 +40,10 @@ def test_every_command_shows_an_example(program, name):
 
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
-def test_the_example_parses(program, name, monkeypatch):
+def test_the_examples_parse(program, name, monkeypatch):
     monkeypatch.setattr(federation.socket, "create_server", lambda address: io.BytesIO())  # the port may be in use
-    example = description(program, name).split("Example:\n")[1].strip()
-    subparser(program, name).parse_args(example.split()[4:])
+    for example in description(program, name).split("Example:\n")[1].strip().splitlines():
+        subparser(program, name).parse_args(example.split()[4:])
 
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
