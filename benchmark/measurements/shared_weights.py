@@ -18,9 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,6 +29,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone, Method, ModelSpec
 from pt_peft.files import check_place, write_atomically
 from pt_peft.model.adapted_model import build_model, canonical_parameters
+from pt_peft.model.backbone import plain_model
 from pt_peft.schema import parse
 
 FIELDS = ("Pss", "Rss", "Private_Clean", "Private_Dirty")
@@ -72,10 +71,7 @@ def write_random_weights(spec: ModelSpec, path: Path) -> None:
 
 
 def _write_random_weights(spec: ModelSpec, path: Path) -> None:
-    backbone = spec.backbone
-    options: dict[str, Any] = {**backbone.kwargs, "img_size": backbone.image_size, "num_classes": 0}
-    model = timm.create_model(backbone.name, **options)
-    save_file(model.state_dict(), path)
+    save_file(plain_model(spec.backbone, num_classes=0).state_dict(), path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())  # a page that is not written out yet counts as dirty
 
