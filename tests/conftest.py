@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from pt_peft_flare.job_folder import write_workspace
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
 
-TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

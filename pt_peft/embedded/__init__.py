@@ -1,0 +1,1 @@
+"""The backbone that the package brings along: its weights and their description."""
