@@ -1,4 +1,7 @@
-"""The private names of other libraries that `pt_peft` uses: why, and what stands in when one is gone."""
+"""The private names of other libraries that `pt_peft` uses: why, and what stands in when one is gone.
+
+They are HF PEFT's and torch's. Of timm and MONAI it uses public names alone.
+"""
 
 import inspect
 from collections.abc import Callable, Generator
