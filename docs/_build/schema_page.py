@@ -100,7 +100,7 @@ def _sections(record: type[BaseModel], prefix: str, level: int) -> Iterator[str]
             continue
         path = f"{prefix}.{name}" if prefix else name
         yield f"{'#' * level} `{path}` {{#{path}}}\n"
-        if name in docs and (len(records) > 1 or not field.is_required()):
+        if name in docs and (len(records) > 1 or NoneType in get_args(field.annotation)):  # else the record's own says it
             yield f"{markdown(docs[name])}\n"
         if len(records) > 1:
             yield from _variants(records, path, field, level + 1)

@@ -80,7 +80,7 @@ def test_a_round(worker, host, opening):
 
 
 def test_a_site_that_lost_what_it_held(host, opening):
-    """Of a round-dependent method: it says so, and goes on once it is sent all that has changed."""
+    """A site of a round-dependent method says so, and goes on once it is sent all that has changed."""
     opening["experiment"]["method"] = {
         "name": "sba",
         "options": {"sba": {"draw": "without_replacement"}},

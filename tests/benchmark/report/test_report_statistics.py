@@ -114,7 +114,7 @@ def test_resampling_is_repeatable_paired_and_centred():
     np.testing.assert_array_equal(first["a"], resample({"a": model}, counts, 300)["a"])
     everything = np.mean([one(np.ones((400, 1), np.float32))[:, 0] for one in model.values()], axis=0)
     np.testing.assert_allclose(first["a"].mean(axis=1), everything, atol=0.01)
-    # Of one seed alone, only the images vary: a binomial share.
+    # With one seed, only the images vary: a binomial share.
     share = model[0](np.ones((400, 1), np.float32))[0, 0]
     alone = resample({"a": {0: model[0]}}, {0: 400}, 1000)["a"][0]
     assert alone.std() == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.1)

@@ -23,7 +23,7 @@ def codec(name, **fields):
 
 
 def arrays(largest):
-    """Of any shape, with zeros, denormal and huge values, or all alike."""
+    """Draws a tensor of any shape: with zeros, denormal and huge values, or all values alike."""
     values = st.floats(-largest, largest, width=32, allow_subnormal=True)
     return hnp.arrays(
         np.float32, SHAPES, elements=values | st.sampled_from([0.0, -0.0, 1e-45, -3e-42, largest, -largest])

@@ -51,7 +51,7 @@ def test_nothing_is_lost_but_what_is_kept(up):
 
 
 def test_what_is_kept_stays_within_bounds():
-    """Of int8 a step of the last round, however long the run; relative to the sum the loss goes to nothing."""
+    """int8 loses one step of the last round, however long the run; its share of the sum goes to zero."""
     for rounds in (5, 50, 200):
         meant, read, _ = told(with_payload(up={"name": "int8"}), rounds, lambda number: changes(0))
         for key in SHAPES:
