@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--seed", type=int, default=default.seed, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of every draw (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=default.steps, help=f"optimiser steps of {_BATCH} images (default: %(default)s)"
     )

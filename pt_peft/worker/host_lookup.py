@@ -25,12 +25,10 @@ class HostLookup:
     """Finds the worker host of this process, in this order.
 
     1. The host that this process has started.
-    2. The host that the environment variable `HOST_VARIABLE` names: the process that started this one has a host, as
-    the
-       benchmark harness has one for all its simulations.
-    3. The host that another process has announced in a file: in a simulation the server announces its host to the
-    sites.
-       (It cannot use the environment: the simulator may start sites before the server has a host.)
+    2. The host that the environment variable `HOST_VARIABLE` names. The process that started this one set it; the
+       benchmark harness does so, with one host for all its simulations.
+    3. The host that another process has announced in a file. In a simulation the server announces its host to the
+       sites. (It cannot use the environment: the simulator may start sites before the server has a host.)
     4. A new host, which this process starts.
 
     Hosts are told apart by the path of their socket. All components of a process share one lookup, `HOSTS`.
