@@ -1,8 +1,8 @@
 r"""RoAd (Liao and Monz 2024, arXiv:2409.00119): pairs of outputs are rotated and scaled.
 
-    (y_1, y_2) = s ((cos θ, -sin θ), (sin θ, cos θ)) (z_1, z_2),    z = W x + b,    s, θ: (d_out / 2) for variant 1
+    (y_1, y_2) = α ((cos θ, -sin θ), (sin θ, cos θ)) (z_1, z_2),    z = W x + b,    α, θ: (d_out / 2) for variant 1
 
-s starts at one, θ at zero.
+α starts at one, θ at zero.
 """
 
 from typing import Literal
@@ -18,7 +18,7 @@ class Road(LinearLayersAndParts):
     """Options of RoAd."""
 
     variant: Literal["road_1", "road_2", "road_4"] = "road_1"
-    """One, two or four numbers for each pair's s and θ."""
+    """One, two or four numbers for each pair's α and θ."""
     group_size: int = Field(default=16, ge=2, le=4096, multiple_of=2)
     """Outputs whose halves are paired; must divide the layers' output width."""
 

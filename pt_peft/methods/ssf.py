@@ -1,9 +1,9 @@
 r"""SSF (Lian et al. 2022, arXiv:2210.08823): every operation's output is scaled and shifted, channel by channel.
 
-    y = s ⊙ op(x) + t,    s, t: (d_out)
+    y = γ ⊙ op(x) + β,    γ, β: (d_out)
 
 Behind the patch embedding, behind the norms, projections and MLP layers of every block, and behind the final norm.
-The paper draws s from N(1, 0.02²) and t from N(0, 0.02²); here they start at one and zero, so that the logits are
+The paper draws γ from N(1, 0.02²) and β from N(0, 0.02²); here they start at one and zero, so that the logits are
 unchanged at the start.
 """
 
@@ -28,7 +28,7 @@ class Ssf(Strict):
 
 
 def inject(model: ViT, config: Ssf) -> None:
-    """Registers s as ``ssf_scale`` and t as ``ssf_shift`` on each operation, and the hook that applies them."""
+    """Registers γ as ``ssf_scale`` and β as ``ssf_shift`` on each operation, and the hook that applies them."""
     operations: list[Layer] = [model.patch_embed.proj]
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
@@ -53,10 +53,10 @@ def _scale_and_shift(operation: Layer, args: tuple[torch.Tensor, ...], output: t
 
 @torch.no_grad()
 def merge(model: ViT) -> None:
-    """W → s W and b → s b + t.
+    """W → γ W and b → γ b + β.
 
     Raises:
-        UserError: if t would need a bias that the backbone does not have.
+        UserError: if β would need a bias that the backbone does not have.
     """
     for path, operation in model.named_modules():
         if not hasattr(operation, "ssf_scale"):

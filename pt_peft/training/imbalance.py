@@ -1,11 +1,11 @@
 r"""How a site treats classes that are rare in its training images: ``training.imbalance``.
 
-    weighted_loss      L = Σ w_y CE(z, y) / Σ w_y,   w_c = N / (K n_c)
+    weighted_loss      L = Σ w_y ℓ(z, y) / Σ w_y,   w_c = N / (K n_c)
                        multilabel: binary cross-entropy, a positive of label c weighs (N - n_c) / n_c
-    balanced_softmax   L = CE(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
+    balanced_softmax   L = ℓ(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
     weighted_sampler   an image is drawn with probability ∝ 1 / n_y, N times with replacement
 
-with N training images of the site, n_c of them of class c, K classes that have images, CE the cross-entropy and z the
+with N training images of the site, n_c of them of class c, K classes that have images, ℓ the cross-entropy and z the
 logits.
 """
 
