@@ -1,6 +1,8 @@
 """BitFit (Ben Zaken et al. 2021, arXiv:2106.10199): the biases of all layers train.
 
-y = W x + b,    b: (d_out); β of the norms too
+    y = W x + b,    b: (d_out)
+
+The β of every norm trains too.
 """
 
 from pt_peft.errors import UserError

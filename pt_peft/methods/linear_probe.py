@@ -1,6 +1,8 @@
 """Linear probe (Alain and Bengio 2016, arXiv:1610.01644): the head alone trains, on the frozen backbone's features.
 
-logits = W f(x) + b,    W: (K, d),  b: (K)
+    logits = W f(x) + b,    W: (K, d),  b: (K)
+
+f(x) are the pooled features of width d, K the number of classes.
 """
 
 from pt_peft.model.method import PeftMethod, nothing_to_merge, register

@@ -1,6 +1,8 @@
 r"""Norm tuning: scale and shift of all layer norms train (for ViTs: Basu et al. 2023, arXiv:2304.01492).
 
-    y = γ ⊙ (x - mean(x)) / std(x) + β,    γ, β: (d); an RMS norm has γ alone
+    y = γ ⊙ (x - mean(x)) / std(x) + β,    γ, β: (d)
+
+An RMS norm has γ alone.
 """
 
 from timm.layers.norm import RmsNorm, SimpleNorm

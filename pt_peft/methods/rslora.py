@@ -1,6 +1,8 @@
 r"""rsLoRA (Kalajdzievski 2023, arXiv:2312.03732): LoRA whose scale does not vanish with the rank.
 
-y = W x + b + (alpha / √r) B A x,    A: (r, d_in),  B: (d_out, r)
+    y = W x + b + (alpha / √r) B A x,    A: (r, d_in),  B: (d_out, r)
+
+W and b are the frozen layer's.
 """
 
 import peft

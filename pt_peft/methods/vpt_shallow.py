@@ -1,6 +1,8 @@
 r"""VPT-Shallow (Jia et al. 2022, arXiv:2203.12119): learned prompt tokens at the input of the first block.
 
-[c_1, Z_1, E_1] = Block_1([c_0, P, E_0]),    [c_i, Z_i, E_i] = Block_i([c_{i-1}, Z_{i-1}, E_{i-1}]),    P: (n, d)
+    [c_1, Z_1, E_1] = Block_1([c_0, P, E_0]),    [c_i, Z_i, E_i] = Block_i([c_{i-1}, Z_{i-1}, E_{i-1}]),    P: (n, d)
+
+c is the class token, E the patch tokens and Z what the blocks make of the prompts P.
 """
 
 import torch

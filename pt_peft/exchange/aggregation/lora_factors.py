@@ -1,6 +1,8 @@
 r"""The sites' factors of one LoRA update, and their means, which never form the d_out x d_in product.
 
-mean(B A) = sum_k w_k B_k A_k = P Q,    P = [w_1 B_1 ... w_K B_K],  Q = [A_1; ...; A_K]
+    mean(B A) = sum_k w_k B_k A_k = P Q,    P = [w_1 B_1 ... w_K B_K],  Q = [A_1; ...; A_K]
+
+Site k has the weight w_k; the weights add up to 1.
 """
 
 from collections.abc import Sequence
