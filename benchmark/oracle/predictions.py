@@ -14,6 +14,14 @@ import numpy.typing as npt
 from pt_peft.experiment.sections import Task
 from pt_peft.training.metrics import Metrics, evaluate_predictions
 
+_KINDS = {"sites": "U", "logits": "f", "labels": "iu", "site": "iu"}
+"""Arrays of a packed file, and the kinds of numpy's dtypes that each may have."""
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, binascii.Error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What `zipfile` and numpy raise for damaged archives."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -51,10 +59,13 @@ class Predictions:
     def unpack(cls, packed: str) -> "Predictions":
         """Reads what `pack` wrote. Raises ValueError if it is damaged, or if the arrays do not fit together."""
         try:
-            with np.load(io.BytesIO(base64.b64decode(packed, validate=True)), allow_pickle=False) as arrays:
-                found = cls(arrays["sites"].tolist(), arrays["logits"], arrays["labels"], arrays["site"])
-        except (OSError, ValueError, KeyError, EOFError, binascii.Error, zipfile.BadZipFile, zlib.error) as error:
+            arrays = _arrays(base64.b64decode(packed, validate=True))
+        except _DAMAGED as error:
             raise ValueError(f"cannot be read as an .npz of sites, logits, labels and site ({error})") from None
+        for name, array in arrays.items():
+            if array.dtype.kind not in _KINDS[name]:
+                raise ValueError(f"array '{name}' has dtype {array.dtype}")
+        found = cls(arrays["sites"].tolist(), arrays["logits"], arrays["labels"], arrays["site"])
         found._check()
         return found
 
@@ -72,3 +83,12 @@ class Predictions:
             raise ValueError(f"logits are not all finite, or labels are not within 0 to {highest}")
         if site.min() < 0 or site.max() >= len(self.sites):
             raise ValueError(f"site is not within 0 to {len(self.sites) - 1}")
+
+
+def _arrays(packed: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Reads the arrays of `_KINDS`. Raises one of `_DAMAGED`, also for what is no archive or holds another thing."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in _KINDS}
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise TypeError("a member is no array")
+    return arrays

@@ -60,7 +60,8 @@ class SuiteRecord(Strict):
     kind: Literal["suite"] = "suite"
     version: Literal[1] = VERSION
     """Version of this schema."""
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,99}$")
+    """The suite's name; its report's folder has it too."""
     suite: dict[str, JsonValue]
     """The suite's fields, those of the suite that it extends included."""
 

@@ -73,7 +73,7 @@ def read(path: Path) -> Contents:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     lines = content.split(b"\n")
-    if not lines[-1]:
+    while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise UserError(
@@ -110,6 +110,7 @@ class ResultFile:
             UserError: as `read` does, if another process has the file open, it holds another suite's results, or it
                 cannot be written.
         """
+        path = path.resolve()  # a link stays, and its file has one lock
         lock = path.with_name(path.name + ".lock")
         try:
             with FileLock(lock, blocking=False):

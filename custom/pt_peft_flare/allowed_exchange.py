@@ -17,8 +17,8 @@ from pt_peft.worker.handle import Patience
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.site_worker import RespawningWorker
 
-CODE = ("model", "methods", "exchange")
-"""Packages of `pt_peft` that decide what is exchanged."""
+CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds.py")
+"""Packages and modules of `pt_peft` that decide what is exchanged."""
 LIBRARIES = ("timm", "peft")
 """Packages that build the model whose tensors are exchanged."""
 
@@ -63,6 +63,7 @@ def cache_key(experiment: Experiment) -> str:
 def _code_digest() -> str:
     """SHA-256 over the modules of `CODE` and the versions of `LIBRARIES`."""
     folder = Path(pt_peft.__path__[0])
-    code = digest_of(file for package in CODE for file in (folder / package).rglob("*.py"))
+    places = [folder / name for name in CODE]
+    code = digest_of(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))
     versions = (f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     return hashlib.sha256("\n".join([code, *versions]).encode()).hexdigest()

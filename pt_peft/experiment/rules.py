@@ -67,9 +67,11 @@ class Rule(Generic[Subject]):
         """One sentence that names both fields, the values seen and what would be right."""
         experiment = subject.experiment if isinstance(subject, Planned) else subject
         must_be = self.exactly(subject) if self.exactly else self.must_be
+        given = _value(experiment, self.given)
+        shown = "" if isinstance(given, BaseModel) else f" {_text(given)}"
         return (
-            f"field '{self.field}' must be {must_be} with {self.given}{_value(experiment, self.given)}: "
-            f"{self.because}; it is{_value(experiment, self.field) or ' set'}"
+            f"field '{self.field}' must be {must_be} with {self.given}{shown}: {self.because}; "
+            f"it is {_text(_value(experiment, self.field))}"
         )
 
 
@@ -78,17 +80,20 @@ def broken(rules: Iterable[Rule[Subject]], subject: Subject) -> Rule[Subject] | 
     return next((rule for rule in rules if rule.breaks(subject)), None)
 
 
-def _value(experiment: ExperimentFields, field: str) -> str:
-    """The value of `field` as a message shows it, after a blank; empty for a whole section."""
+def _value(experiment: ExperimentFields, field: str) -> object:
+    """The value of a dotted field; None where a part of it is not set."""
     value: object = experiment
     for part in field.split("."):
         value = cast("dict[str, object]", value).get(part) if isinstance(value, dict) else getattr(value, part, None)
-    if isinstance(value, BaseModel):
-        return ""
+    return value
+
+
+def _text(value: object) -> str:
+    """A value as a message shows it."""
     if isinstance(value, str):
-        return f" '{value}'"
-    text = json.dumps(value)
-    return f" {text}" if len(text) <= _SHOWN else f" {text[:_SHOWN]}…"
+        return f"'{value}'"
+    text = value.model_dump_json(exclude_defaults=True) if isinstance(value, BaseModel) else json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _weighting(experiment: ExperimentFields) -> str | None:
@@ -227,7 +232,8 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and bool(e.federation.lora_ranks),
     ),
     Rule(
-        "privacy.randomness", "'secret'", "privacy", "without sample and client", "there is no noise to draw",
+        "privacy.randomness", "'secret'", "privacy.sample", "null, with privacy.client null too",
+        "without privacy.sample and privacy.client there is no noise to draw",
         lambda e: not e.privacy.asked and e.privacy.randomness != "secret",
     ),
     Rule(

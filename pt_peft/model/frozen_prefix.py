@@ -126,11 +126,12 @@ def _is_random(module: nn.Module) -> bool:
 
 @functools.cache
 def code_digest(package: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the source that features depend on, in hex: all of `pt_peft.model`, with `pt_peft.model.weights`.
+    """SHA-256 over the source that features depend on, in hex: all of `pt_peft.model` and its `weights`, and the seeds.
 
-    Methods have no part in it: what they change lies behind the frozen prefix.
+    The seed draws those tensors of the backbone that its file may lack. Methods have no part in it: what they change
+    lies behind the frozen prefix.
 
     Args:
         package: folder of `pt_peft`.
     """
-    return digest_of((package / "model").rglob("*.py"))
+    return digest_of([package / "seeds.py", *(package / "model").rglob("*.py")])

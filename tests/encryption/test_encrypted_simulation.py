@@ -19,6 +19,7 @@ from pt_peft_flare.job_folder import write_job, write_workspace
 pytest.importorskip("tenseal")
 NAMES = ["site-1", "site-2", "site-3"]
 LEARNER = '''
+from dataclasses import replace
 from pt_peft_flare.learner import PeftLearner
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import new_context
@@ -26,14 +27,16 @@ from pt_peft.encryption.contexts import new_context
 class CarelessLearner(PeftLearner):
     """At site-2: in round 1 nothing is encrypted, in round 2 it is with a key of its own."""
 
-    def _train(self, shareable, abort_signal):
-        cipher, number = self._cipher, shareable.get_header("current_round")
-        if self._name == "site-2" and number in (1, 2):
-            self._cipher = Careless(cipher, number)
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        number = shareable.get_header("current_round")
+        if task_name != "train" or fl_ctx.get_identity_name() != "site-2" or number not in (1, 2):
+            return super().execute(task_name, shareable, fl_ctx, abort_signal)
+        careful = self._opened(fl_ctx)
+        self._job = replace(careful, cipher=Careless(careful.cipher, number))
         try:
-            return super()._train(shareable, abort_signal)
+            return super().execute(task_name, shareable, fl_ctx, abort_signal)
         finally:
-            self._cipher = cipher
+            self._job = careful
 
 class Careless:
     def __init__(self, cipher, number):

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grimp
 import pytest
 
 import pt_peft
@@ -28,8 +29,7 @@ def fresh_digest():
 @pytest.fixture
 def code(tmp_path, monkeypatch) -> Path:
     """A copy of the package, which a test may change."""
-    for package in CODE:
-        shutil.copytree(Path(pt_peft.__path__[0]) / package, tmp_path / "code" / package)
+    shutil.copytree(pt_peft.__path__[0], tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(pt_peft, "__path__", [str(tmp_path / "code")])
     return tmp_path / "code"
 
@@ -70,15 +70,24 @@ def test_it_is_computed_once(tiny, asked, tmp_path):
     assert len(asked) == 2, "a damaged file is not believed"
 
 
-@pytest.mark.parametrize("package", CODE)
-def test_it_is_computed_anew_after_a_change_of_the_code(package, tiny, asked, code, tmp_path):
+@pytest.mark.parametrize("name", CODE)
+def test_it_is_computed_anew_after_a_change_of_the_code(name, tiny, asked, code, tmp_path):
     site, fl_ctx = Site(cache=str(tmp_path / "cache")), context()
     read_exchange(tiny, site, fl_ctx)
-    file = next((code / package).rglob("[a-z]*.py"))
+    file = code / name if name.endswith(".py") else next((code / name).rglob("[a-z]*.py"))
     file.write_text(file.read_text() + "\n# another line\n")
     allowed_exchange._code_digest.cache_clear()  # as in a new process
     read_exchange(tiny, site, fl_ctx)
     assert len(asked) == 2
+
+
+def test_the_key_covers_what_the_plan_imports():
+    """All that planning an exchange imports, but for what only words errors and writes files."""
+    graph = grimp.build_graph("pt_peft")
+    starts = {"pt_peft.model.planned_exchange", *graph.find_children("pt_peft.methods")}
+    reached = starts.union(*(graph.find_upstream_modules(start) for start in starts))
+    places = {module.split(".")[1] for module in reached}
+    assert places - {"errors", "files"} == {name.removesuffix(".py") for name in CODE}
 
 
 def test_another_experiment_other_weights_and_another_timm_have_other_keys(tiny, monkeypatch):

@@ -27,7 +27,9 @@ def test_what_the_simulator_uses_of_time_is_there():
 def test_a_sites_process_starts_while_the_server_multiplies():
     """With FLARE's own way this hangs nearly at once."""
     source = inspect.getsource(simulator_runner)
-    assert all(hasattr(_WithoutFork(), name) for name in re.findall(r"\bsubprocess\.(\w+)", source))
+    used = set(re.findall(r"\bsubprocess\.(\w+)", source))
+    assert used == {"Popen", "TimeoutExpired"}, "another function could fork too"
+    assert all(hasattr(_WithoutFork(), name) for name in used)
     assert source.count("subprocess.Popen(") == source.count("preexec_fn=os.setsid") == 1
     code = (
         "import os, threading; import numpy as np; from pt_peft_flare.short_waits import _WithoutFork\n"

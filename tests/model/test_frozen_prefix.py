@@ -130,6 +130,7 @@ def test_each_model_and_each_split_has_its_own(tiny, cached_site):
     [
         ("model/weights/npz.py", True),
         ("model/frozen_prefix.py", True),
+        ("seeds.py", True),
         ("commands/export.py", False),
         ("training/trainer.py", False),
         ("methods/lora.py", False),

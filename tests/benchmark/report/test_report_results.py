@@ -1,6 +1,7 @@
 """What is refused, and how."""
 
 import base64
+import io
 import json
 
 import numpy as np
@@ -52,6 +53,12 @@ def test_a_choice_of_a_trial_that_is_not_there(small, refusal):
     assert "'chosen' is 3, but there are 3 trials" in refusal(small)
 
 
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_predictions_that_do_not_fit(small, refusal):
     (line,) = [line for line in lines_of(small) if line["kind"] == "cell" and FIRST in line["name"]]
     whole = Predictions.unpack(line["predictions"])
@@ -67,6 +74,10 @@ def test_predictions_that_do_not_fit(small, refusal):
     assert "field 'predictions' is \"no base64\": cannot be read as an .npz" in refusal(small)
     put(base64.b64encode(base64.b64decode(line["predictions"])[:200]).decode())
     assert "cannot be read as an .npz of sites, logits, labels and site" in refusal(small)
+    put(base64.b64encode(_npy(whole.logits)).decode())
+    assert "cannot be read as an .npz of sites, logits, labels and site" in refusal(small)
+    put_arrays(labels=whole.labels.astype(str))
+    assert "array 'labels' has dtype <U" in refusal(small)
     put_arrays(site=whole.site[:-1])
     assert "site (59,) do not fit together" in refusal(small)
     put_arrays(logits=whole.logits[:-1], labels=whole.labels[:-1], site=whole.site[:-1])
