@@ -2,7 +2,6 @@
 
 import functools
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -101,25 +100,6 @@ def test_every_asset_is_the_sites_own(site, built):
             assert (base / unquote(target).lstrip("/")).exists(), f"{page.path}: {asset}"
     for style in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text(encoding="utf-8")), style
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium with a profile of its own."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless=new no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-    for flag in (*flags.split(), "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    opened.execute_cdp_cmd("Network.enable", {})
-    yield opened
-    opened.quit()
 
 
 @pytest.fixture(scope="module")
