@@ -130,8 +130,8 @@ def test_the_same_results_give_the_same_files(tmp_path):
 
 
 def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
-    suite = write_suite(tmp_path / "suite.jsonl", seeds=(0,), images=60, baselines=False, tuning=False, name="bad<b>")
-    reason = 'site-1: "out | of" <script>alert(1)</script> memory'
+    suite = write_suite(tmp_path / "suite.jsonl", seeds=(0,), images=60, baselines=False, tuning=False)
+    reason = 'site-1: "out | of" <script>alert(1)</script> <b>memory'
     fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", reason)
     markdown = report(suite, tmp_path / "out")
     assert "1 cell of 5 failed" in markdown
