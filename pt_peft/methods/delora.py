@@ -24,7 +24,7 @@ class Delora(LinearLayersAndParts):
 register(
     tuner_method(
         name="delora",
-        summary="low-rank update with its strength apart",
+        summary="low-rank update whose direction and strength train separately",
         paper="Bini et al. 2025, arXiv:2503.18225",
         config=Delora,
         tuner=lambda config, paths: peft.DeloraConfig(

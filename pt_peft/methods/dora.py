@@ -24,7 +24,7 @@ class Dora(LinearLayersAndParts):
 register(
     tuner_method(
         name="dora",
-        summary="LoRA on the direction of a weight, its length apart",
+        summary="LoRA on a weight's direction; its magnitude trains separately",
         paper="Liu et al. 2024, arXiv:2402.09353",
         config=Dora,
         tuner=lambda config, paths: peft.LoraConfig(

@@ -7,6 +7,7 @@ Example:
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from pt_peft.errors import UserError
@@ -68,3 +69,9 @@ def run(options: argparse.Namespace) -> None:
     workspace = f" -w {options.workspace}" if options.workspace else ""
     count = f" -t {named}" if named else f" -n {needed} -t {needed}"
     print(f"nvflare simulator {options.out}{workspace}{count}")
+    if experiment.data.source != "lesions" and not workspace:
+        print(
+            "note: the sites need a site.json that says where their images are: put it into DIR/local and add -w DIR; "
+            "relative paths in it start at DIR/SITE/local, so absolute ones are best.",
+            file=sys.stderr,
+        )
