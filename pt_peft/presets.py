@@ -16,9 +16,6 @@ from pt_peft.files import sha256_of
 from pt_peft.model.backbone import EMBEDDED
 from pt_peft.model.method import get_method, method_names
 
-COMMITTED = tuple(name for name in method_names() if get_method(name).job)
-"""Methods that have a job folder in `jobs/`."""
-
 DEMO_SEED = 7
 DEMO_HEAD_LEARNING_RATE = 5e-3
 """Step size of the demo's head, unless the method's own is larger. Both were chosen on images of seeds 0 to 2."""
@@ -110,6 +107,31 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
     experiment, site = demo("lora_vpt")
     partition = Partition(kind="iid")
     return experiment.model_copy(update={"name": flag, "data": medmnist(flag), "partition": partition}), site
+
+
+def committed_methods() -> list[str]:
+    """Names of the methods that have a job folder in `jobs/`, sorted."""
+    return [name for name in method_names() if get_method(name).job]
+
+
+def open_experiment(given: str) -> tuple[Experiment, Site]:
+    """The experiment that a command's argument names, and the site that is known with it.
+
+    Args:
+        given: a job folder, an experiment.json, or the name of a `preset`. The first two come with the default site.
+
+    Raises:
+        UserError: if it is none of these, or not valid.
+    """
+    path = Path(given)
+    if path.is_dir():
+        file = path / "app" / "config" / "experiment.json"
+        if not file.is_file():
+            raise UserError(f"{path}: is not a job folder: it has no app/config/experiment.json.")
+        return Experiment.read(file), Site()
+    if path.is_file():
+        return Experiment.read(path), Site()
+    return preset(given)
 
 
 def preset(name: str) -> tuple[Experiment, Site]:

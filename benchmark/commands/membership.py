@@ -14,8 +14,6 @@ from pt_peft.files import check_place
 
 if TYPE_CHECKING:
     from benchmark.membership.models import Subject
-    from pt_peft.experiment.experiment import Experiment
-    from pt_peft.experiment.site import Site
 
 LEAST_SHADOWS = 4
 """Two of each kind for every image, as a variance needs."""
@@ -97,8 +95,9 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
     from benchmark.membership.models import Subject
     from pt_peft.commands.partition import site_names
     from pt_peft.experiment.site import Site
+    from pt_peft.presets import open_experiment
 
-    opened = [_open(given) for given in options.experiments]
+    opened = [open_experiment(given) for given in options.experiments]
     names = [experiment.name for experiment, _ in opened]
     shared = Site.read(options.site_file) if options.site_file else None
     subjects: list[Subject] = []
@@ -111,20 +110,3 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
         sites = tuple(sorted(site_names(options.sites, experiment.federation.sites)))
         subjects.append(Subject(label, experiment, shared or site, sites))
     return subjects
-
-
-def _open(given: str) -> "tuple[Experiment, Site]":
-    """The experiment, and a site.json, which says where the data lie if that is known. Raises UserError."""
-    from pt_peft.experiment.experiment import Experiment
-    from pt_peft.experiment.site import Site
-    from pt_peft.presets import preset
-
-    path = Path(given)
-    if path.is_dir():
-        file = path / "app" / "config" / "experiment.json"
-        if not file.is_file():
-            raise UserError(f"{path}: is not a job folder: it has no app/config/experiment.json.")
-        return Experiment.read(file), Site()
-    if path.is_file():
-        return Experiment.read(path), Site()
-    return preset(given)

@@ -27,7 +27,8 @@ Counts = Mapping[str, Mapping[SplitName, SplitCounts]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "experiment", help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'"
+        "experiment",
+        help="a job folder, an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'",
     )
     parser.add_argument(
         "--site-file", type=Path, help="site.json that all simulated sites share (default: the preset's own)"
@@ -51,14 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the counts. Raises UserError if the partition cannot be made."""
     from pt_peft.commands.partition_picture import draw
-    from pt_peft.experiment.experiment import Experiment
     from pt_peft.experiment.site import Site
-    from pt_peft.presets import override, preset
+    from pt_peft.presets import open_experiment, override
 
-    if Path(options.experiment).is_file():
-        experiment, site = Experiment.read(Path(options.experiment)), Site()
-    else:
-        experiment, site = preset(options.experiment)
+    experiment, site = open_experiment(options.experiment)
     if options.site_file:
         site = Site.read(options.site_file)
     experiment = override(experiment, options.set)

@@ -6,11 +6,11 @@ import pytest
 
 from helpers import JOBS, simulate
 from pt_peft.model.adapter_file import load_adapter
-from pt_peft.presets import COMMITTED
+from pt_peft.presets import committed_methods
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", COMMITTED)
+@pytest.mark.parametrize("method", committed_methods())
 def test_the_literal_command(method, shared_host, tmp_path):
     shutil.copytree(JOBS / method, tmp_path / method)
     run = simulate(tmp_path / method, None, cwd=tmp_path, host=shared_host, timeout=590)

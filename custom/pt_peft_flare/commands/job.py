@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "experiment",
         nargs="?",
-        help="an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'; not with --committed",
+        help="a job folder, an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'; "
+        "not with --committed",
     )
     parser.add_argument("--out", type=Path, help="job folder to write")
     parser.add_argument(
@@ -49,21 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
-    from pt_peft.presets import COMMITTED, demo, override, preset  # imports torch
+    from pt_peft.presets import committed_methods, demo, open_experiment, override  # imports torch
 
     if options.committed:
-        for method in COMMITTED:
+        for method in committed_methods():
             write_job(demo(method)[0], options.committed / method)
         return
     if not (options.experiment and options.out):
         raise UserError("job: an experiment and --out are needed, or --committed.")
-    if Path(options.experiment).is_file():
-        experiment, site = Experiment.read(Path(options.experiment)), None
-    else:
-        experiment, site = preset(options.experiment)
+    experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
     write_job(experiment, options.out, options.bundle)
-    if options.workspace and site:
+    if options.workspace and site != Site():
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
     workspace = f" -w {options.workspace}" if options.workspace else ""
