@@ -188,7 +188,7 @@ class BackdatedCertBuilder(CertBuilder):
 
 def _edit_server(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SERVER_CLASSES)
-    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_server"}}
+    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_server.json"}}
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
     for component in resources["components"]:
         component["path"] = REPLACED_AT_SERVER.get(component["id"], component["path"])
@@ -197,7 +197,7 @@ def _edit_server(resources: dict[str, Any]) -> None:
 
 def _edit_client(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SITE_CLASSES)
-    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_client"}}
+    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_client.json"}}
     resources["allow_log_streaming"] = False
     replaced = (*SITE_COMPONENTS, "site_log_streamer")
     components = [one for one in resources["components"] if one["id"] not in replaced]

@@ -22,7 +22,7 @@ class AllowedComponents(AppValidator):
         """Looks at a config.
 
         Args:
-            config: name of its file in ``app/config``, without the suffix.
+            config: name of its file in ``app/config``.
         """
         super().__init__()
         self._config = config

@@ -19,10 +19,9 @@ _ERROR = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ - (?P<who>\S+) - (?:ERROR|CRITICA
 class JobManager(SimpleJobDefManager):
     """FLARE's store of jobs, in the server's parent process."""
 
-    def save_workspace(self, jid: str, data: bytes | str | list[str], fl_ctx: FLContext) -> str:
-        """Keeps the results of a job that has ended, and first its reason if it failed."""
-        reasons = (failure_of(Path(folder)) for folder in data) if isinstance(data, list) else ()
-        if reason := next((reason for reason in reasons if reason), None):
+    def save_workspace(self, jid: str, data: list[str], fl_ctx: FLContext) -> str:
+        """Keeps the folders `data` of a job that has ended, and first its reason if it failed."""
+        if reason := next(filter(None, (failure_of(Path(folder)) for folder in data)), None):
             self.update_meta(jid, {REASON: reason}, fl_ctx)
         return super().save_workspace(jid, data, fl_ctx)
 

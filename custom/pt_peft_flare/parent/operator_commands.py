@@ -1,16 +1,14 @@
 """Keeps commands that FLARE gives to everybody who can log in for those who run the federation."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.hci.conn import Connection
 from nvflare.fuel.hci.proto import MetaStatusValue, make_meta
 from nvflare.fuel.hci.server.constants import ConnProps
 from nvflare.fuel.hci.server.reg import CommandFilter
 
 from pt_peft_flare.flare_internals import OPERATOR_COMMANDS
+from pt_peft_flare.parent.watcher import Watcher
 
 if TYPE_CHECKING:
     from nvflare.private.fed.server.server_engine import ServerEngine
@@ -20,13 +18,18 @@ SCOPE = "cellnet"
 OPERATOR = "project_admin"
 
 
-class OperatorCommands(FLComponent):
+class OperatorCommands(Watcher):
     """Refuses the hidden commands of `SCOPE`, for which FLARE asks no right, to all but a project admin."""
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Begins when the server starts."""
-        if event_type == EventType.SYSTEM_START and OPERATOR_COMMANDS.usable():
-            cast("ServerEngine", fl_ctx.get_engine()).server.admin_server.cmd_reg.add_filter(OperatorsOnly())
+    def __init__(self, interval_s: float = 0.1) -> None:
+        """Looks every `interval_s` seconds whether the server takes commands already."""
+        super().__init__(interval_s, OPERATOR_COMMANDS)
+
+    def look(self, engine: "ServerEngine") -> None:
+        """Begins as soon as the server takes commands, and has then done its work."""
+        if admin := engine.server.admin_server:
+            admin.cmd_reg.add_filter(OperatorsOnly())
+            self.end()
 
 
 class OperatorsOnly(CommandFilter):

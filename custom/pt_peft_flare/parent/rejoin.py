@@ -173,6 +173,7 @@ def _answer(engine: "ServerEngine", client: Client, message: "Message") -> str:
     from nvflare.private.admin_defs import MsgHeader, ReturnCode
 
     admin = engine.server.admin_server
+    assert admin  # as jobs run
     reply = admin.send_requests_and_get_reply_dict({client.token: message}, timeout_secs=ANSWER_S)[client.token]
     if reply is None:
         raise RuntimeError("it does not answer")

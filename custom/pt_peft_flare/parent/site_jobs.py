@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -13,6 +13,9 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
 from pt_peft_flare.flare_internals import DELETE_RUN
+
+if TYPE_CHECKING:
+    from nvflare.private.fed.client.client_engine import ClientEngine
 
 SHUTDOWN = "shutdown.fl"
 """File that ``stop_fl.sh`` and FLARE's shutdown command make in the workspace, seconds before the processes end."""
@@ -30,7 +33,7 @@ class SiteJobs(AppDeployer, FLComponent):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Keeps the site's files from the server, and has no resources for jobs once the site shuts down."""
         if event_type == EventType.SYSTEM_START and DELETE_RUN.usable():
-            fl_ctx.get_engine().delete_run = _keep
+            cast("ClientEngine", fl_ctx.get_engine()).delete_run = _keep
         elif event_type == EventType.BEFORE_CHECK_RESOURCE_MANAGER:
             workspace: Workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
             if shuts_down(workspace):
@@ -55,7 +58,7 @@ class SiteJobs(AppDeployer, FLComponent):
             if run_dir.exists():
                 run_dir.rename(kept)
             try:
-                return super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx)
+                return super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx) or ""
             finally:
                 if kept.exists():
                     run_dir.mkdir(exist_ok=True)
