@@ -1,3 +1,4 @@
 class Client:
+    def __init__(self, name: str, token: str) -> None: ...
     name: str
     token: str
