@@ -44,6 +44,7 @@ def test_our_jobs_pass(name, app, monkeypatch):
     [
         ("config_fed_client.json", {"components": [FOREIGN]}, "components[0]"),
         ("config_fed_client.json", {"components": [{"id": "one", "class_path": "subprocess.Popen"}]}, "components[0]"),
+        ("config_fed_client.json", {"components": [{"name": "subprocess.Popen", "args": {}}]}, "components[0]"),
         ("config_fed_client.json", {"executors": [{"tasks": ["train"], "executor": FOREIGN}]}, "executors[0].executor"),
         (
             "config_fed_server.json",
