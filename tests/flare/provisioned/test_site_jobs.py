@@ -16,7 +16,6 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 from nvflare.private.privacy_manager import PrivacyService
 
-from pt_peft_flare import flare_internals
 from pt_peft_flare.kits import DESCRIPTORS
 from pt_peft_flare.parent.site_jobs import SHUTDOWN, SHUTS_DOWN, SiteJobs
 
@@ -68,14 +67,6 @@ def test_the_server_deletes_nothing_at_a_site():
     SiteJobs().handle_event(EventType.SYSTEM_START, fl_ctx)
     assert "keeps what jobs have left" in engine.delete_run("job")
     assert not deleted
-
-
-def test_without_its_name_the_server_deletes_as_flare_does(monkeypatch, caplog):
-    monkeypatch.setattr(flare_internals.DELETE_RUN, "names", ("nvflare.gone:Gone",))
-    monkeypatch.setattr(flare_internals.DELETE_RUN, "_warned", False)
-    nothing: Any = SimpleNamespace()
-    SiteJobs().handle_event(EventType.SYSTEM_START, nothing)
-    assert flare_internals.DELETE_RUN.otherwise in caplog.text
 
 
 @pytest.mark.parametrize("shuts_down", [True, False])
