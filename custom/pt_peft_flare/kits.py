@@ -113,6 +113,16 @@ if [[ "$(ulimit -Sn)" != unlimited && "$(ulimit -Sn)" -lt 65536 ]]; then
   ulimit -Sn 65536 2> /dev/null || ulimit -Sn "$(ulimit -Hn)" 2> /dev/null || true
 fi
 """
+SHUTDOWN_LINE = 'touch "$WORKSPACE/shutdown.fl"'
+"""The line of a site's ``stop_fl.sh`` after which `UNTIL_STOPPED` goes."""
+UNTIL_STOPPED = """\
+    # A job's process removes this file when it starts, and with it the wish to stop.
+    while [[ -f "$WORKSPACE/daemon_pid.fl" ]] && kill -0 "$(cat "$WORKSPACE/daemon_pid.fl")" 2> /dev/null; do
+      touch "$WORKSPACE/shutdown.fl"
+      sleep 1
+    done
+    rm -f "$WORKSPACE/shutdown.fl"
+"""
 
 
 class KitBuilder(Builder):
@@ -148,10 +158,11 @@ class KitBuilder(Builder):
         """Edits the kits of the server and of all sites. Raises FlareChanged if they are not as 2.9.0 makes them."""
         server = project.get_server()
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
-        _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", JOB_STORE + DESCRIPTORS)
+        _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", WORKSPACE_LINE, JOB_STORE + DESCRIPTORS)
         for client in project.get_clients():
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
+            _add_lines(Path(ctx.get_kit_dir(client)) / "stop_fl.sh", SHUTDOWN_LINE, UNTIL_STOPPED)
             write_atomically(folder / "local" / "site.json", b"{}\n")
 
     def _build_site(self, folder: Path, edit_resources: Callable[[dict[str, Any]], None]) -> None:
@@ -218,14 +229,14 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _add_lines(script: Path, text: str) -> None:
-    """Adds `text` after `WORKSPACE_LINE`. Raises FlareChanged if there is no such line."""
+def _add_lines(script: Path, line: str, text: str) -> None:
+    """Adds `text` after the first line that begins as `line`. Raises FlareChanged if there is none."""
     try:
         lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
-    places = [number for number, line in enumerate(lines) if line.startswith(WORKSPACE_LINE)]
+    places = [number for number, one in enumerate(lines) if one.strip().startswith(line)]
     if not places:
-        raise KIT_FILES.changed(f"{script.name} has no line '{WORKSPACE_LINE}'")
+        raise KIT_FILES.changed(f"{script.name} has no line '{line}'")
     lines.insert(places[0] + 1, text)
     script.write_text("".join(lines), encoding="utf-8")

@@ -52,10 +52,16 @@ def alive(process) -> bool:
 
 def test_a_site_that_is_stopped_takes_no_job(lead, experiment):
     kit = lead.federation.kit("hospital-3")
-    subprocess.run(["bash", str(kit / "startup" / "stop_fl.sh")], input="y", text=True, capture_output=True, check=True)
+    stopping = subprocess.Popen(
+        ["bash", str(kit / "startup" / "stop_fl.sh")], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert stopping.stdin
+    stopping.stdin.write("y")
+    stopping.stdin.close()
     run = lead.submit(changed(experiment, name="stops", federation={"rounds": 8}))
     try:
-        wait(lambda: not lead.federation.processes("hospital-3"), 30, "the end of hospital-3")
+        assert stopping.wait(30) == 0
+        wait(lambda: not lead.federation.processes("hospital-3"), 10, "the end of hospital-3")
         assert not (kit / run.job).exists()
     finally:
         lead.federation.start("hospital-3")
