@@ -158,7 +158,8 @@ class PeftFedAvg(ModelController):
             console.warning("%s: a result that came after its deadline is not used", client_name)
             return False
         if result.get_return_code() != ReturnCode.OK:
-            self._results.fail(client_name, reason_of(result))
+            reason = reason_of(result)
+            self._results.fail(client_name, self._run.cleared(reason) if self._run else reason.cleared(()))
             return False
         self._results.arrived(client_name)
         return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)

@@ -14,6 +14,8 @@ class SiteProgress(TypedDict):
 
     now: str
     """``working``, ``answered`` or why it is left out."""
+    version: str | None
+    """Of the package at the site, by its last report, with ``other code`` if that is not the server's; null before."""
     rounds: int
     """Number of rounds it took part in."""
     bytes_in: int
@@ -60,8 +62,10 @@ def progress(record: Record, rounds: int, sites: Iterable[str], results: RoundRe
 def _site_progress(name: str, record: Record, results: RoundResults[Strict]) -> SiteProgress:
     reports = [one["sites"][name] for one in record["rounds"] if name in one["sites"]]
     answered = "answered" if name in results.reports else "working"
+    code = reports[-1]["code"] if reports else None
     return {
-        "now": results.left_out.get(name, answered),
+        "now": str(results.left_out.get(name, answered)),
+        "version": code and code["version"] + ("" if code == record["code"] else f", other code {code['source']}"),
         "rounds": len(reports),
         "bytes_in": sum(report["bytes_in"] for report in reports),
         "bytes_out": sum(report["bytes_out"] for report in reports),

@@ -231,6 +231,9 @@ class Federation(Strict):
     next."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
+    code: Literal["any", "same"] = "any"
+    """Results of sites that run other code than the server (`pt_peft.environment.Code`): ``any`` takes them and shows
+    which, so that hosts can be upgraded one after the other while a job runs; ``same`` leaves those sites out."""
     lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = Field(default={})
     """Ranks of sites that train LoRA at a smaller rank than the method's; they exchange that many components."""
 

@@ -23,8 +23,8 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         1: "'head.bias' has 4 value(s) that are not finite",
         2: "'head.bias' has shape (99,), not (4,)",
         3: "not allowed: 'image'",
-        4: "did not finish train within 30 s",
-        5: "died during train",
+        4: "did not finish within 30 s",
+        5: "the site's worker died",
         6: "'pixels' is unknown",
         7: "could not be read",
     }
@@ -32,7 +32,7 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         left_out = entry["left_out"]
         if entry["round"] in reasons:
             assert left_out.keys() == {"site-2"}
-            assert reasons[entry["round"]] in left_out["site-2"]
+            assert reasons[entry["round"]] in left_out["site-2"]["sentence"]
             assert f"round {entry['round'] + 1}: site-2 is left out" in run.output
             assert entry["sites"].keys() == {"site-1", "site-3"}
         else:
@@ -63,7 +63,7 @@ def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, share
     assert "held_back" not in lines[3]
     assert lines[3]["tensor_bytes"] > 0
     for entry in run.metrics["rounds"][:3]:
-        assert "held back by the egress filter" in entry["left_out"]["site-2"]
+        assert "held back by the egress filter" in entry["left_out"]["site-2"]["sentence"]
 
 
 def break_learner_path(job: Path) -> None:
@@ -124,7 +124,8 @@ def test_a_site_without_its_weights_says_so_and_not_where_they_should_be(tiny, s
     write_job(tiny, tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "site-1: site.json: field 'backbone' is …, which does not exist" in run.metrics["reason"]
+    assert "site-1: the site's backbone file cannot be used (field 'backbone');" in run.metrics["reason"]
+    assert "private" not in run.metrics["reason"]
 
 
 def test_too_few_sites(tiny, workspace, shared_host, tmp_path):

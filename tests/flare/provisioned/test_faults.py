@@ -115,7 +115,9 @@ def test_a_process_that_hangs_costs_its_site_the_round(lead, experiment):
     job = run.processes("hospital-1")[0]
     job.suspend()
     run.wait_for_round(1)
-    assert run.record()["rounds"][0]["left_out"] == {"hospital-1": "no answer within 60 s"}
+    assert run.record()["rounds"][0]["left_out"] == {
+        "hospital-1": {"code": "no_answer", "seconds": 60, "sentence": "no answer within 60 s"}
+    }
     job.resume()
     record = run.finish()
     assert record["status"] == "finished"
