@@ -76,7 +76,7 @@ def _shown(name: str, value: object) -> str:
     if value is None or value == ():
         return ""
     values = cast(tuple[object, ...], value) if isinstance(value, tuple) else (value,)
-    listed = ", ".join(_plain(one) if isinstance(one, float) else str(one) for one in values)
+    listed = " ".join(_plain(one) if isinstance(one, float) else str(one) for one in values)
     return _PHRASES.get(name, "{}").format(listed)
 
 
@@ -307,7 +307,7 @@ SiteReason = (
     | Internal
     | Flare
 )
-"""What a site may say. The classes below are the server's own words."""
+"""What a site may say."""
 
 _SITE_REASON: TypeAdapter[SiteReason] = TypeAdapter(Annotated[SiteReason, Field(discriminator="code")])
 
@@ -352,3 +352,7 @@ class OtherCode(Reason):
 
     code: Literal["other_code"] = "other_code"
     says = "the site runs other code than the server, but federation.code is 'same'"
+
+
+ServerReason = NoAnswer | Unreadable | BadResult | OtherCode
+"""What the server says of a site, which has no result or one that is not taken."""

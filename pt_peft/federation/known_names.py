@@ -66,6 +66,7 @@ def _content(value: JsonValue, path: str = "") -> Iterator[str]:
     elif isinstance(value, dict):
         for name, child in value.items():
             inner = f"{path}.{name}".lstrip(".")
+            yield name
             yield inner
             yield from _content(child, inner)
     elif isinstance(value, list):

@@ -7,6 +7,7 @@ import pytest
 
 from faulty import faulty_job
 from helpers import changed, simulate
+from pt_peft.environment import own_code
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.job_folder import write_job, write_workspace
@@ -64,6 +65,24 @@ def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, share
     assert lines[3]["tensor_bytes"] > 0
     for entry in run.metrics["rounds"][:3]:
         assert "held back by the egress filter" in entry["left_out"]["site-2"]["sentence"]
+
+
+@pytest.mark.parametrize("code", ["any", "same"])
+def test_a_site_that_runs_other_code(code, tiny, workspace, shared_host, tmp_path):
+    experiment = changed(tiny, federation={"code": code})
+    job = faulty_job(experiment, tmp_path / "job", {"0": "other code", "1": "other code"}, egress_filter=False)
+    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    first = run.metrics["rounds"][0]
+    if code == "same":
+        assert first["left_out"]["site-2"]["code"] == "other_code"
+        assert first["sites"].keys() == {"site-1", "site-3"}
+        assert len(run.metrics["final"]["sites"]) == 3, "by then it runs the server's"
+        return
+    assert not first["left_out"]
+    assert first["sites"]["site-1"]["code"] == run.metrics["code"] == own_code().model_dump()
+    assert first["sites"]["site-2"]["code"] == {**run.metrics["code"], "source": "0" * 16}
+    assert run.output.count("site-2 runs version") == 1, "it is said once"
 
 
 def break_learner_path(job: Path) -> None:
