@@ -34,6 +34,7 @@ from pt_peft.worker import frames
 from pt_peft.worker.handle import WorkerError, _error
 from pt_peft.worker.host import _reason_of
 from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Opening
 from pt_peft_flare.filters import EgressFilter
 from pt_peft_flare.messages import REASON, RETURN_CODES, failure, reason_of
 from pt_peft_flare.round_results import LeftOut
@@ -205,7 +206,7 @@ def result(tensors: dict, report: dict) -> Shareable:
 def test_what_holds_a_result_back_says_nothing_of_it(fl_ctx):
     report = {"num_samples": 1, "train_loss": 1.0, "seconds": 1.0, "val": None, "code": own_code().model_dump()}
     for content, expected in (
-        (Shareable({"DXO": {"xq7zk": 1}}), {"what": "error"}),
+        (make_reply(ReturnCode.OK), {"what": "error"}),  # no DXO
         (result({"head.bias": np.zeros(4)}, {**report, "xq7zk": 1}), {"what": "report"}),
         (result({"head.bias": np.zeros(4)}, {**report, "seconds": "xq7zk"}), {"what": "report", "field": "seconds"}),
         (result({"xq7zk": np.zeros(4)}, report), {"what": "tensors"}),
@@ -323,8 +324,16 @@ DATA = [
 
 def open_worker(experiment: Experiment, site: dict[str, Any], folder: Path) -> RequestHandler:
     handler = RequestHandler()
-    opening: Any = {"experiment": experiment.model_dump(mode="json"), "site": site, "name": "site-1"}
-    handler.open({**opening, "names": ["site-1"], "run_dir": str(folder / "run"), "continues": None, "threads": 1}, {})
+    opening: Opening = {
+        "experiment": experiment.model_dump(mode="json"),
+        "site": site,
+        "name": "site-1",
+        "names": ["site-1"],
+        "run_dir": str(folder / "run"),
+        "continues": None,
+        "threads": 1,
+    }
+    handler.open(opening, {})
     return handler
 
 
