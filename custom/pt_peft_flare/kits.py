@@ -27,6 +27,7 @@ SERVER_COMPONENTS = {
     "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
     "interrupted_jobs": "pt_peft_flare.parent.interrupted_jobs.InterruptedJobs",
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
+    "shut_out": "pt_peft_flare.parent.shut_out.ShutOut",
 }
 NOT_GRANTED = {"shell_commands": "none"}
 """Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
