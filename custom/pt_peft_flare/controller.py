@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
@@ -32,6 +32,9 @@ from pt_peft_flare.signs_of_life import QUIET_S, SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.wire import WireTensors
+
+if TYPE_CHECKING:
+    from nvflare.private.fed.server.server_engine import ServerEngine
 
 Report = TypeVar("Report", bound=Strict)
 
@@ -105,12 +108,13 @@ class PeftFedAvg(ModelController):
 
     def _shut_out(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Lets sites take no further part: what they still send is refused."""
-        engine, sites = fl_ctx.get_engine(), data["sites"]
+        engine = cast("ServerEngine", fl_ctx.get_engine())
+        sites: list[str] = data["sites"]
         # Their processes would else ask for tasks for ever.
         engine.send_aux_request(
             targets=sites, topic=ReservedTopic.END_RUN, request=Shareable(), timeout=0.0, fl_ctx=fl_ctx, optional=True
         )
-        manager = engine.client_manager
+        manager = engine.server.client_manager
         manager.set_clients({token: one for token, one in manager.get_clients().items() if one.name not in sites})
         self._out |= dict.fromkeys(sites, "was shut out")
         console.warning("%s: shut out of the job", ", ".join(sites))

@@ -245,7 +245,8 @@ SHUT_OUT = Use(
     "a site that is shut out goes on taking part in the jobs that are running",
     (
         f"{_ENGINE}.run_processes",
-        f"{_ENGINE}.client_manager",
+        f"{_ENGINE}.server",
+        f"{_SERVER}.client_manager",
         f"{_ENGINE}.send_app_command(self, job_id, topic, cmd_data, timeout)",
         f"{_CLIENTS}.is_client_disabled(self, client_name)",
         f"{_CLIENTS}.get_clients(self)",

@@ -27,7 +27,7 @@ def restart_killed_sites(give_up: Callable[[str], None], is_over: Callable[[], b
         return
     from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRunner
 
-    run_once: Callable[..., tuple[bool, object, str | None]] = SimulatorClientRunner.do_one_task
+    run_once = SimulatorClientRunner.do_one_task
     deaths: Counter[str] = Counter()
 
     def run(

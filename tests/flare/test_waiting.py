@@ -3,15 +3,17 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import nvflare.apis.client
+import nvflare.apis.fl_context
 import pytest
-from nvflare.apis.client import Client
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_constant import FLContextKey, ReservedTopic
-from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.signal import Signal
 from nvflare.private.fed.server.client_manager import ClientManager
@@ -23,18 +25,24 @@ from pt_peft_flare.federated_run import Delivery, SiteTask
 from pt_peft_flare.round_results import RoundResults
 
 SITES = ["a", "b", "c"]
+flare: Any = nvflare.apis
+
+
+def client(name: str) -> Any:
+    return flare.client.Client(name, f"token of {name}")
 
 
 class Job:
     """A job's controller and FLARE's communicator, in a server whose sites are in the test's hands."""
 
-    def __init__(self, sites=SITES, silence_s=0.5, deadline_s=8):
+    def __init__(self, sites=SITES, silence_s: Any = 0.5, deadline_s=8):
         self.client_manager = ClientManager("project")
-        self.client_manager.set_clients({f"token of {name}": Client(name, f"token of {name}") for name in sites})
-        self.contexts = FLContextManager(self, "server", "job", {}, {})
+        self.client_manager.set_clients({f"token of {name}": client(name) for name in sites})
+        self.contexts = flare.fl_context.FLContextManager(self, "server", "job", {}, {})
         self.sent = []
-        self.controller = PeftFedAvg()
-        self.communicator = WFCommServer(task_check_period=0.02)
+        self.server = SimpleNamespace(client_manager=self.client_manager)
+        self.controller: Any = PeftFedAvg()
+        self.communicator: Any = WFCommServer()
         self.communicator.controller = self.controller
         self.controller.set_communicator(self.communicator)
         self.controller.engine = self
@@ -56,7 +64,7 @@ class Job:
     def new_context(self) -> FLContext:
         return self.contexts.new_context()
 
-    def get_clients(self) -> list[Client]:
+    def get_clients(self) -> list[Any]:
         return list(self.client_manager.clients.values())
 
     def fire_event(self, event_type, fl_ctx):
@@ -72,7 +80,7 @@ class Job:
     def fetch(self, site) -> str:
         """Asks for a task as `site`. Returns its name."""
         self.sign_of_life(site)  # by FLARE's runner
-        name, task_id, _ = self.communicator.process_task_request(Client(site, ""), self.new_context())
+        name, task_id, _ = self.communicator.process_task_request(client(site), self.new_context())
         self.ids[site] = task_id or self.ids.get(site)
         return name
 
@@ -80,7 +88,7 @@ class Job:
         result = DXO(DataKind.WEIGHTS, data={"head.bias": np.full(2, value, np.float32)}).to_shareable()
         fl_ctx = self.new_context()
         fl_ctx.set_prop(FLContextKey.TASK_RESULT, result)
-        self.communicator.process_submission(Client(site, ""), "train", self.ids[site], result, fl_ctx)
+        self.communicator.process_submission(client(site), "train", self.ids[site], result, fl_ctx)
 
     def answer(self, *sites):
         for site in sites:
@@ -119,8 +127,7 @@ def test_a_silent_site_costs_its_silence_once(job):
     assert 0.3 < seconds < 2
     job.sign_of_life("a", "b")
     assert job.controller.present_sites(0.4) == ["a", "b"]
-    deliveries = [Delivery(["a", "b"], {}, 0)]
-    job.task = SiteTask("train", 0, 1, 8, 0.5, 2, deliveries)
+    job.task = replace(job.task, deliveries=[Delivery(["a", "b"], {}, 0)])
     results, seconds = job.ask(lambda: job.answer("a", "b"))
     assert seconds < 0.4
     assert results.left_out.keys() == {"c"}, "metrics.json says so in each round"
@@ -221,7 +228,7 @@ def test_a_site_that_is_let_in_again_takes_part(job):
     shut_out(job, "c")
 
     def sync():
-        job.client_manager.set_clients({name: Client(name, name) for name in SITES})
+        job.client_manager.set_clients({name: client(name) for name in SITES})
 
     engine = SimpleNamespace(sync_clients_from_main_process=sync)
     job.controller._sites_changed("", {}, SimpleNamespace(get_engine=lambda: engine))

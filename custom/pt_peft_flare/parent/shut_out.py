@@ -32,7 +32,8 @@ class ShutOut(Watcher):
         """Takes disabled sites out of all running jobs."""
         for job_id, process in list(engine.run_processes.items()):
             participants: dict[str, Client] = process[RunProcessKey.PARTICIPANTS]
-            out = [one for one in list(participants.values()) if engine.client_manager.is_client_disabled(one.name)]
+            is_disabled = engine.server.client_manager.is_client_disabled
+            out = [one for one in list(participants.values()) if is_disabled(one.name)]
             if out and _told(engine, job_id, sorted(one.name for one in out)):
                 for one in out:
                     participants.pop(one.token, None)

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import ReturnCode, RunProcessKey
 from nvflare.apis.shareable import Shareable, make_reply
 
@@ -12,6 +11,14 @@ from pt_peft_flare.messages import SITES_SHUT_OUT
 from pt_peft_flare.parent.shut_out import ShutOut
 
 NAMES = ("a", "b", "c")
+
+
+def client(name: str) -> Any:
+    return SimpleNamespace(name=name, token=f"token of {name}")
+
+
+def server_that_disables(*names: str) -> Any:
+    return SimpleNamespace(client_manager=SimpleNamespace(is_client_disabled=lambda name: name in names))
 
 
 @pytest.mark.parametrize(
@@ -25,25 +32,25 @@ def test_the_jobs_process_is_told_until_it_has_heard(answer, left):
         said.append(command)
         return answer
 
-    participants = {f"token of {name}": Client(name, f"token of {name}") for name in NAMES}
+    participants = {client(name).token: client(name) for name in NAMES}
     engine: Any = SimpleNamespace(
         run_processes={"job": {RunProcessKey.PARTICIPANTS: participants}},
-        client_manager=SimpleNamespace(is_client_disabled=lambda name: name == "b"),
+        server=server_that_disables("b"),
         send_app_command=send_app_command,
     )
     watcher = ShutOut()
     watcher.look(engine)
     watcher.look(engine)
-    assert [client.name for client in participants.values()] == left
+    assert [one.name for one in participants.values()] == left
     assert said[0][:3] == ("job", SITES_SHUT_OUT, {"sites": ["b"]})
     assert len(said) == (1 if left == ["a", "c"] else 2)
 
 
 def test_nobody_is_told_of_nothing():
-    participants = {name: Client(name, name) for name in NAMES}
+    participants = {client(name).token: client(name) for name in NAMES}
     engine: Any = SimpleNamespace(
         run_processes={"job": {RunProcessKey.PARTICIPANTS: participants}},
-        client_manager=SimpleNamespace(is_client_disabled=lambda name: False),
+        server=server_that_disables(),
     )
     ShutOut().look(engine)
     assert len(participants) == 3
