@@ -176,7 +176,7 @@ def test_without_their_name_certificates_begin_when_flares_do(monkeypatch):
 
 
 KIT = {
-    "local/resources.json.default": '{"servers": [{}], "components": []}',
+    "local/resources.json.default": '{"servers": [{}], "client": {}, "components": []}',
     "local/authorization.json.default": '{"permissions": {"lead": {"byoc": "any"}}}',
     "startup/sub_start.sh": 'mkdir -p "$WORKSPACE/transfer"\n',
 }
