@@ -125,6 +125,8 @@ SITE_RESTARTS = Use(
     (
         "nvflare.private.fed.app.simulator.simulator_runner:SimulatorClientRunner.do_one_task"
         "(self, client, num_of_threads, gpu, lock, timeout, task_name)",
+        "nvflare.private.fed.app.simulator.simulator_runner:SimulatorClientRunner._create_connection"
+        "(self, open_port, timeout)",
     ),
 )
 

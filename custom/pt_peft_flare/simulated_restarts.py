@@ -1,8 +1,12 @@
 """Starts a simulated site's process again when it was killed, as `restarting_launcher` does in a real federation."""
 
+import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from pt_peft_flare.console import console
 from pt_peft_flare.flare_internals import SITE_RESTARTS
@@ -10,6 +14,8 @@ from pt_peft_flare.flare_internals import SITE_RESTARTS
 if TYPE_CHECKING:
     from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRunner
 
+_LOOK_S = 0.5
+"""Between looks whether a site that starts is still there."""
 MAX_RESTARTS = 5
 """Of each site in one simulation."""
 
@@ -27,7 +33,7 @@ def restart_killed_sites(give_up: Callable[[str], None], is_over: Callable[[], b
         return
     from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRunner
 
-    run_once = SimulatorClientRunner.do_one_task
+    run_once, connect_once = SimulatorClientRunner.do_one_task, SimulatorClientRunner._create_connection  # pyright: ignore[reportPrivateUsage]  # flare_internals
     deaths: Counter[str] = Counter()
 
     def run(
@@ -50,4 +56,23 @@ def restart_killed_sites(give_up: Callable[[str], None], is_over: Callable[[], b
         # The thread goes on with another site, unless each site has a thread of its own.
         return is_over() or num_of_threads == len(runner.federated_clients), None, None
 
+    def connect(runner: "SimulatorClientRunner", open_port: int, timeout: float = 60.0) -> object:
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                return connect_once(runner, open_port, timeout=_LOOK_S)
+            except RuntimeError:
+                if time.monotonic() > until or not _is_listening(open_port):
+                    raise
+
     SimulatorClientRunner.do_one_task = run
+    SimulatorClientRunner._create_connection = connect  # pyright: ignore[reportPrivateUsage]  # flare_internals
+
+
+def _is_listening(port: int) -> bool:
+    """Whether the process of a site that listens at `port`, or soon will, is there."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if str(port) in process.cmdline():
+                return True
+    return False

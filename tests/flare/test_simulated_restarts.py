@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRu
 
 from helpers import Run, changed
 from pt_peft.worker.host_lookup import HOST_VARIABLE
+from pt_peft_flare import simulated_restarts
 from pt_peft_flare.flare_internals import SITE_RESTARTS
 from pt_peft_flare.job_folder import write_job
 from pt_peft_flare.simulated_restarts import MAX_RESTARTS, restart_killed_sites
@@ -29,8 +31,10 @@ class Simulator:
     def __init__(self, monkeypatch, outcomes, over=False):
         self.outcomes = list(outcomes)
         self.gave_up = []
+        self.tries = 0
         self.over = over
         monkeypatch.setattr(SimulatorClientRunner, "do_one_task", self._run_once)
+        monkeypatch.setattr(SimulatorClientRunner, "_create_connection", self._connect)
         monkeypatch.setattr(SITE_RESTARTS, "names", ())  # else it is seen that this is not FLARE's
         restart_killed_sites(self.gave_up.append, lambda: self.over)
 
@@ -39,6 +43,10 @@ class Simulator:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _connect(self, runner, open_port, timeout) -> Any:
+        self.tries += 1
+        raise RuntimeError("no connection")
 
     def run(self, threads) -> Any:
         runner: Any = SimpleNamespace(federated_clients=[None] * SITES)
@@ -72,6 +80,28 @@ def test_killed_too_often_it_is_given_up(monkeypatch, threads):
     assert simulator.run(threads) == (threads == SITES, None, None)
     simulator.over = True
     assert simulator.run(threads)[0] is True
+
+
+def test_a_process_that_dies_before_it_listens_is_not_waited_for(monkeypatch):
+    """FLARE would try to connect for a minute."""
+    simulator = Simulator(monkeypatch, [])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "--port", "9"])
+    threading.Timer(0.3, process.kill).start()
+    monkeypatch.setattr(simulated_restarts, "_LOOK_S", 0.1)
+
+    def connect(runner, open_port, timeout):
+        time.sleep(timeout)
+        return simulator._connect(runner, open_port, timeout)
+
+    monkeypatch.setattr(SimulatorClientRunner, "_create_connection", connect)
+    restart_killed_sites(simulator.gave_up.append, lambda: False)
+    started = time.monotonic()
+    runner: Any = None
+    with pytest.raises(RuntimeError, match="no connection"):
+        SimulatorClientRunner._create_connection(runner, 9)
+    assert 0.2 < time.monotonic() - started < 5
+    assert simulator.tries > 1
+    process.wait()
 
 
 def processes_of(site: str, of: psutil.Process) -> list[psutil.Process]:
@@ -142,7 +172,7 @@ def test_a_killed_site_is_back_for_the_same_round(tiny, workspace, shared_host, 
 def test_a_site_that_is_killed_too_often_costs_no_deadline(tiny, workspace, shared_host, tmp_path, threads):
     """Of an hour."""
     job = tmp_path / "job"
-    write_job(changed(tiny, federation={"rounds": 40}), job)
+    write_job(changed(tiny, federation={"rounds": 12}), job)
     run, seconds = simulate_and_kill(job, workspace, threads, MAX_RESTARTS + 1, shared_host)
     assert run.exit_code == 0, run.output
     assert run.metrics["status"] == "finished"
