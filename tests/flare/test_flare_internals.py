@@ -175,7 +175,7 @@ def test_without_its_names_nobody_is_silent_and_flare_watches_itself(monkeypatch
     communicator, life = WFCommServer(), SignsOfLife()
     life.listen(communicator)
     assert not {"client_is_active", "process_dead_client_report"} & vars(communicator).keys()
-    assert not life.is_lost("a", -1)
+    assert not life.is_lost("a", 0)
     assert life.silent_s("a") == 0
 
 
