@@ -57,6 +57,8 @@ class Comparison(TypedDict):
     provenance: Provenance
     experiment: dict[str, Any]
     """That of the first run."""
+    site_data: dict[str, JsonValue]
+    """What its sites' images mean."""
     rounds: int
     rows: list[Row]
 
@@ -148,6 +150,7 @@ def compare(workspaces: Sequence[Path], baselines: bool, jobs: int) -> Compariso
     return {
         "provenance": origin,
         "experiment": runs[0].experiment.model_dump(mode="json"),
+        "site_data": runs[0].site.data.meaning(),
         "rounds": runs[0].record["rounds"],
         "rows": rows,
     }
