@@ -19,6 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from pydantic import JsonValue
+
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
