@@ -330,6 +330,28 @@ class NoAnswer(Reason):
     says = "no answer within {seconds} s"
 
 
+class Silent(Reason):
+    """The server has heard nothing of the site."""
+
+    code: Literal["silent"] = "silent"
+    seconds: Number
+    says = "silent for {seconds} s"
+
+
+class ShutOut(Reason):
+    """An admin has shut the site out."""
+
+    code: Literal["shut_out"] = "shut_out"
+    says = "was shut out"
+
+
+class KilledTooOften(Reason):
+    """The site's process is not started again."""
+
+    code: Literal["killed_too_often"] = "killed_too_often"
+    says = "its process was killed too often"
+
+
 class Unreadable(Reason):
     """The result, or the reason for there being none, could not be read."""
 
@@ -354,5 +376,5 @@ class OtherCode(Reason):
     says = "the site runs other code than the server, but federation.code is 'same'"
 
 
-ServerReason = NoAnswer | Unreadable | BadResult | OtherCode
+ServerReason = NoAnswer | Silent | ShutOut | KilledTooOften | Unreadable | BadResult | OtherCode
 """What the server says of a site, which has no result or one that is not taken."""

@@ -1,6 +1,6 @@
 """The results of one task: accepted as they arrive, or left out with the reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -70,11 +70,15 @@ class RoundResults(Generic[Report]):
         """Notes why there is no result of `site`."""
         self.left_out[site] = LeftOut.of(reason)
 
-    def close(self, expected: Iterable[str], deadline_s: int) -> None:
-        """Gives each site in `expected` that has not answered its reason, and sorts the reports by site."""
-        for site in expected:
-            if site not in self.reports:
-                self.left_out.setdefault(site, LeftOut.of(reasons.NoAnswer(seconds=deadline_s)))
+    def has_answered(self, site: str) -> bool:
+        """Whether anything has come of `site`."""
+        return site in self.reports or site in self.left_out
+
+    def close(self, without: Mapping[str, Reason]) -> None:
+        """Gives each site in `without` that has not answered its reason, and sorts the reports by site."""
+        for site, reason in without.items():
+            if not self.has_answered(site):
+                self.fail(site, reason)
         # Sums over them then do not depend on who was first.
         self.reports = dict(sorted(self.reports.items()))
 

@@ -24,7 +24,7 @@ SPLIT = {
     "confusion": CONFUSION,
     **confusion_metrics(np.array(CONFUSION)),
 }
-EXPERIMENT = demo("lora_vpt")[0].model_copy(update={"data": Data(source="csv", classes=("a", "b"))})
+EXPERIMENT = demo("lora_vpt")[0].model_copy(update={"data": Data(source="site", classes=("a", "b"))})
 WITH_OWN_MODELS = EXPERIMENT.model_copy(update={"training": Training(ditto=0.1)})
 TRAINING = {"num_samples": 10, "train_loss": 0.4, "seconds": 1.0, "val": SPLIT, "code": CODE}
 

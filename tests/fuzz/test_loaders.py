@@ -35,7 +35,15 @@ fuzz = settings(
 DEMO = demo("lora_vpt")[0]
 EXPERIMENT = json.loads(DEMO.to_json())
 SITE = {
-    "data": {"images": "images.zip", "table": "table.csv"},
+    "data": {
+        "source": "csv",
+        "images": "images.zip",
+        "table": "table.csv",
+        "columns": {"label": "dx", "group": "patient"},
+        "classes": {"melanoma": ["mel", "MM"], "naevus": []},
+        "no_finding": "none",
+        "pooled": True,
+    },
     "backbone": "weights.safetensors",
     "device": "cpu",
     "threads": 2,
