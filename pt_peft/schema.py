@@ -69,9 +69,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
                 message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stop = "" if (message + more).endswith("?") else "."
-        raise UserError(f"{source}: {_one_line(message)}{more}{stop}") from None
+        raise UserError(f"{source}: {_one_line(message)}{more}{stop}", field or None) from None
     if (field := _not_finite(content)) is not None:
-        raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.")
+        raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.", field)
     return parsed
 
 

@@ -69,14 +69,14 @@ class Site(Strict):
             value = getattr(value, part)
         if not isinstance(value, str):
             raise UserError(
-                f"site.json: field '{field}' is not set, but data.source '{self.data.source}' there needs it."
+                f"site.json: field '{field}' is not set, but data.source '{self.data.source}' there needs it.", field
             )
         try:
             there = Path(value).exists()
         except OSError:  # too long a name, for one
             there = False
         if not there:
-            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
+            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.", field)
         return Path(value)
 
     def allowed_unreadable(self, images: int) -> int:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from faulty import faulty_job
 from helpers import changed, simulate
+from pt_peft.environment import own_code
 from pt_peft.experiment.own_images import Columns, SiteData
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
@@ -25,8 +26,8 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         1: "'head.bias' has 4 value(s) that are not finite",
         2: "'head.bias' has shape (99,), not (4,)",
         3: "not allowed: 'image'",
-        4: "did not finish train within 30 s",
-        5: "died during train",
+        4: "did not finish within 30 s",
+        5: "the site's worker died",
         6: "'pixels' is unknown",
         7: "could not be read",
     }
@@ -34,7 +35,7 @@ def test_faults_cost_their_site_the_round(tiny, workspace, shared_host, tmp_path
         left_out = entry["left_out"]
         if entry["round"] in reasons:
             assert left_out.keys() == {"site-2"}
-            assert reasons[entry["round"]] in left_out["site-2"]
+            assert reasons[entry["round"]] in left_out["site-2"]["sentence"]
             assert f"round {entry['round'] + 1}: site-2 is left out" in run.output
             assert entry["sites"].keys() == {"site-1", "site-3"}
         else:
@@ -65,7 +66,25 @@ def test_the_egress_filter_holds_back_what_is_not_allowed(tiny, workspace, share
     assert "held_back" not in lines[3]
     assert lines[3]["tensor_bytes"] > 0
     for entry in run.metrics["rounds"][:3]:
-        assert "held back by the egress filter" in entry["left_out"]["site-2"]
+        assert "held back by the egress filter" in entry["left_out"]["site-2"]["sentence"]
+
+
+@pytest.mark.parametrize("code", ["any", "same"])
+def test_a_site_that_runs_other_code(code, tiny, workspace, shared_host, tmp_path):
+    experiment = changed(tiny, federation={"code": code})
+    job = faulty_job(experiment, tmp_path / "job", {"0": "other code", "1": "other code"}, egress_filter=False)
+    run = simulate(job, workspace, "-n", "3", "-t", "3", cwd=tmp_path, host=shared_host)
+    assert run.exit_code == 0, run.output
+    first = run.metrics["rounds"][0]
+    if code == "same":
+        assert first["left_out"]["site-2"]["code"] == "other_code"
+        assert first["sites"].keys() == {"site-1", "site-3"}
+        assert len(run.metrics["final"]["sites"]) == 3, "by then it runs the server's"
+        return
+    assert not first["left_out"]
+    assert first["sites"]["site-1"]["code"] == run.metrics["code"] == own_code().model_dump()
+    assert first["sites"]["site-2"]["code"] == {**run.metrics["code"], "source": "0" * 16}
+    assert run.output.count("site-2 runs version") == 1, "it is said once"
 
 
 def break_learner_path(job: Path) -> None:
@@ -152,7 +171,8 @@ def test_a_site_without_its_weights_says_so_and_not_where_they_should_be(tiny, s
     write_job(tiny, tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "site-1: site.json: field 'backbone' is …, which does not exist" in run.metrics["reason"]
+    assert "site-1: the site's backbone file cannot be used (field 'backbone');" in run.metrics["reason"]
+    assert "private" not in run.metrics["reason"]
 
 
 def test_too_few_sites(tiny, workspace, shared_host, tmp_path):
