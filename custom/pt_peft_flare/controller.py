@@ -97,7 +97,7 @@ class PeftFedAvg(ModelController):
         engine.register_app_command(STATUS, self._status)
 
     def _give_up(self, site: str) -> None:
-        self._out[site] = "its process was killed too often"
+        self._out[site] = "its process has died too often"
 
     def _sites_changed(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Takes over which sites take part, and their tokens, from the server's parent process."""
