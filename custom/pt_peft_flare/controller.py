@@ -13,8 +13,10 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.model_controller import ModelController
 
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
 from pt_peft.worker.handle import WorkerError
 from pt_peft_flare.checkpoint import CheckpointFile
@@ -66,7 +68,7 @@ class PeftFedAvg(ModelController):
         self._task: SiteTask | None = None
         self._run: FederatedRun | None = None
         self._life = SignsOfLife()
-        self._out: dict[str, str] = {}
+        self._out: dict[str, Reason] = {}
         """Sites that cannot answer any more, with the reason."""
         self._over = False
 
@@ -97,7 +99,7 @@ class PeftFedAvg(ModelController):
         engine.register_app_command(STATUS, self._status)
 
     def _give_up(self, site: str) -> None:
-        self._out[site] = "its process has died too often"
+        self._out[site] = reasons.KilledTooOften()
 
     def _sites_changed(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Takes over which sites take part, and their tokens, from the server's parent process."""
@@ -116,7 +118,7 @@ class PeftFedAvg(ModelController):
         )
         manager = engine.server.client_manager
         manager.set_clients({token: one for token, one in manager.get_clients().items() if one.name not in sites})
-        self._out |= dict.fromkeys(sites, "was shut out")
+        self._out |= dict.fromkeys(sites, reasons.ShutOut())
         console.warning("%s: shut out of the job", ", ".join(sites))
         return {}
 
@@ -132,11 +134,11 @@ class PeftFedAvg(ModelController):
         """What a site does now, in a few words."""
         quiet_s = self._life.silent_s(site)
         if site in self._out:
-            return self._out[site]
+            return self._out[site].sentence()
         if site not in self.site_names():
             return f"not connected in the {quiet_s:.0f} s of the job"
         if self._results.has_answered(site):
-            return self._results.left_out.get(site, "answered")
+            return str(self._results.left_out.get(site, "answered"))
         if quiet_s > QUIET_S:
             return f"silent for {quiet_s:.0f} s"
         if not self._task or site not in self._task.targets:
@@ -216,13 +218,13 @@ class PeftFedAvg(ModelController):
         answered = len(results.reports)
         return answered < task.min_sites <= answered + len(silent)
 
-    def _why_not(self, site: str, task: SiteTask) -> str:
+    def _why_not(self, site: str, task: SiteTask) -> Reason:
         """Why a site has not answered."""
         if site in self._out:
             return self._out[site]
         if self._life.is_lost(site, task.silence_s):
-            return f"silent for {self._life.silent_s(site):.0f} s"
-        return f"no answer within {task.timeout_s} s"
+            return reasons.Silent(seconds=round(self._life.silent_s(site)))
+        return reasons.NoAnswer(seconds=task.timeout_s)
 
     def _send(self, task: SiteTask, delivery: Delivery, callback: Callable[[FLModel], object]) -> None:
         model = FLModel(
@@ -244,7 +246,8 @@ class PeftFedAvg(ModelController):
             console.warning("%s: a result that came after its deadline is not used", client_name)
             return False
         if result.get_return_code() != ReturnCode.OK:
-            self._results.fail(client_name, reason_of(result))
+            reason = reason_of(result)
+            self._results.fail(client_name, self._run.cleared(reason) if self._run else reason.cleared(()))
             return False
         self._results.arrived(client_name)
         return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)

@@ -12,6 +12,8 @@ class SiteProgress(TypedDict):
 
     now: str
     """``training``, ``evaluating``, ``silent for … s``, ``answered``, or why it is left out or not there."""
+    version: str | None
+    """Of the package at the site, by its last report, with ``other code`` if that is not the server's; null before."""
     rounds: int
     """Number of rounds it took part in."""
     bytes_in: int
@@ -56,8 +58,10 @@ def progress(record: Record, rounds: int, now: Mapping[str, str]) -> Progress:
 
 def _site_progress(name: str, record: Record, now: str) -> SiteProgress:
     reports = [one["sites"][name] for one in record["rounds"] if name in one["sites"]]
+    code = reports[-1]["code"] if reports else None
     return {
         "now": now,
+        "version": code and code["version"] + ("" if code == record["code"] else f", other code {code['source']}"),
         "rounds": len(reports),
         "bytes_in": sum(report["bytes_in"] for report in reports),
         "bytes_out": sum(report["bytes_out"] for report in reports),

@@ -117,7 +117,9 @@ def test_a_process_that_hangs_costs_its_site_the_round(lead, experiment):
     job = run.processes("hospital-1")[0]
     job.suspend()
     run.wait_for_round(1)
-    assert run.record()["rounds"][0]["left_out"] == {"hospital-1": "no answer within 60 s"}
+    assert run.record()["rounds"][0]["left_out"] == {
+        "hospital-1": {"code": "no_answer", "seconds": 60, "sentence": "no answer within 60 s"}
+    }
     job.resume()
     record = run.finish()
     assert record["status"] == "finished"
@@ -173,7 +175,7 @@ def test_a_dead_site_costs_its_silence_once(lead, experiment):
     assert max(one["seconds"] for one in later) < 20
     for one in (*record["rounds"], record["final"]):
         assert one["left_out"].keys() == {"hospital-3"}
-        assert one["left_out"]["hospital-3"].startswith("silent for ")
+        assert one["left_out"]["hospital-3"]["code"] == "silent"
     lead.federation.wait_for(lead.session, since=time.time())
 
 
@@ -187,7 +189,7 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
         shut_out = time.monotonic()
         run.wait_for_round(1)
         assert time.monotonic() - shut_out < 30
-        assert run.record()["rounds"][0]["left_out"] == {"hospital-2": "was shut out"}
+        assert run.record()["rounds"][0]["left_out"]["hospital-2"]["code"] == "shut_out"
         assert doing(lead, run, "hospital-2") == "was shut out"
         wait(lambda: not run.processes("hospital-2"), 30, "the end of its process")
     finally:
