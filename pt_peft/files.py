@@ -1,5 +1,6 @@
 """Writes files so that a reader never sees half of one, and tells files apart by their content."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -40,6 +41,16 @@ def digest_of(files: Iterable[Path]) -> str:
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder`; 0 if it is not there."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has just been replaced
+                total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size
+    return total
 
 
 def check_place(path: Path) -> None:

@@ -94,6 +94,10 @@ class TrainingReport(Strict):
     ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
     noise that counts."""
 
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.own_val) if split]
+
     def check(self, experiment: Experiment) -> None:
         """Checks the report against the experiment.
 
@@ -120,6 +124,10 @@ class EvaluationReport(Strict):
     own_test: SplitMetrics | None = None
     """Metrics of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
+
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.test, self.own_val, self.own_test) if split]
 
     def check(self, experiment: Experiment) -> None:
         """Raises UserError as `SplitMetrics.check` does, and for metrics of a model that no site has."""

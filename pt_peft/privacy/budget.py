@@ -86,8 +86,9 @@ class Budget:
                     before = epsilon(earlier, delta, accountant)
                     what = "a further round" if begun else f"{rounds} round(s)"
                     raise OutsideLimits(
-                        f"the site refuses the job by field 'max_epsilon' of its limits: with {what} its epsilon would "
-                        f"be {total:.3g} at delta {delta:g}, of which {before:.3g} is spent already; allowed: {limit:g}"
+                        "max_epsilon",
+                        f"an epsilon of {total:.3g} at delta {delta:g} with {what}",
+                        f"{limit:g}, of which {before:.3g} is spent already",
                     )
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))

@@ -120,7 +120,7 @@ class Worker:
             self.kill()
             raise
         if "error" in reply:
-            raise _ERRORS.get(reply["kind"], WorkerError)(reply["error"])
+            raise _ERRORS.get(reply["kind"], WorkerError)(*reply["error"])
         return reply, result
 
     def kill(self) -> None:

@@ -88,10 +88,10 @@ def _work(connection: socket.socket, folder: Path) -> None:
             with turns.turn() if message["request"] in COMPUTING else nullcontext():
                 reply, result = handler.requests[message["request"]](message, tensors)
         except (UserError, TensorError) as error:
-            reply, result = {"error": str(error), "kind": type(error).__name__}, {}
+            reply, result = {"error": [*error.args], "kind": type(error).__name__}, {}
         except Exception as error:
             traceback.print_exc()
-            reply, result = {"error": f"{type(error).__name__}: {error}", "kind": "crash"}, {}
+            reply, result = {"error": [f"{type(error).__name__}: {error}"], "kind": "crash"}, {}
         frames.send(connection, reply, result)
 
 

@@ -33,7 +33,7 @@ PUBLIC = {"randomness": "insecure_from_public_seed"}
 
 @pytest.fixture(scope="module")
 def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
+    return Site(limits=Limits.open(), backbone=str(tiny_weights))
 
 
 @pytest.fixture(scope="module")
