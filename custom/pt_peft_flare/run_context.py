@@ -52,10 +52,8 @@ def read_site(fl_ctx: FLContext) -> Site:
         UserError: if the file is not valid.
     """
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
-    if path.exists():
-        site = Site.read(path)
-    else:
-        site = Site(limits=Limits.open() if is_simulation(fl_ctx) else Limits())
+    default = Site(limits=Limits.open()) if is_simulation(fl_ctx) else Site()
+    site = Site.read(path) if path.exists() else default
     if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
         site = site.model_copy(update={"limits": site.limits.of_memory()})
     return site

@@ -20,7 +20,7 @@ FILE_NAME = "work_seconds.json"
 class WorkSeconds(Strict):
     """The content of `FILE_NAME`."""
 
-    seconds: dict[str, Annotated[float, Field(ge=0)]] = {}
+    seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
     """By the job's id."""
 
 

@@ -35,6 +35,9 @@ BACKBONE_KWARGS = (
 
 Not among them are those that leave patches out (``patch_drop_rate``) or let the number of patches vary."""
 GB = 10**9
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list in JSON. Not strict, as the section may have been null, which is settled on values that have been read."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Limits(Strict):
     A field that is null allows anything; ``"limits": null`` switches all of them off.
     """
 
-    methods: tuple[str, ...] | None = METHODS
+    methods: Names | None = METHODS
     """Names of allowed methods; a job with ``lora+norm`` needs both. ``full`` is allowed only where it is listed."""
     min_train_images: int | None = Field(default=50, ge=1)
     """Fewest training images of a round, after all that makes them fewer: partition, ``data.images_per_site``,
@@ -74,9 +77,9 @@ class Limits(Strict):
     embedding, may train."""
     min_patches: int | None = Field(default=16, ge=1)
     """Fewest patches of an image: the embedding of a single patch could hold all of it."""
-    backbone_kwargs: tuple[str, ...] | None = BACKBONE_KWARGS
+    backbone_kwargs: Names | None = BACKBONE_KWARGS
     """Names that ``backbone.kwargs`` may have."""
-    backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
+    backbones: Annotated[tuple[Digest, ...], Field(strict=False)] | None = None
     """SHA-256 of the weights files that a job may use."""
     max_epsilon: float | None = Field(default=None, gt=0)
     """The most that all jobs together may cost, by what the site does itself (see `pt_peft.privacy.budget`), at the

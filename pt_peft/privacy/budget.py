@@ -88,7 +88,7 @@ class Budget:
                     raise OutsideLimits(
                         "max_epsilon",
                         f"an epsilon of {total:.3g} at delta {delta:g} with {what}",
-                        f"{limit:g}, of which {before:.3g} is spent already",
+                        f"allowed: {limit:g}, of which {before:.3g} is spent already",
                     )
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))

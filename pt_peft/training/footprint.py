@@ -51,8 +51,6 @@ def check_model(experiment: Experiment, limits: Limits, weights: Callable[[], Pa
     spec = experiment.model
     backbone = _on_meta(lambda: create_backbone(spec.backbone, len(spec.classes), None))
     limits.check_memory(_nbytes(backbone))
-    if weights is not None:
-        _check_embeddings(backbone, experiment, limits, weights())
     try:
         model = _on_meta(lambda: build_model(spec, None))
         found = footprint(model.module, experiment, "meta")
@@ -64,6 +62,8 @@ def check_model(experiment: Experiment, limits: Limits, weights: Callable[[], Pa
     limits.check_memory(_nbytes(model.module))
     if trains:
         limits.check_footprint(found)
+    if weights is not None:
+        _check_embeddings(backbone, experiment, limits, weights())
 
 
 def footprint(module: ViT, experiment: Experiment, device: str) -> Footprint:

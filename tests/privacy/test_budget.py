@@ -40,7 +40,7 @@ def test_a_plan_beyond_the_limit_is_refused_before_anything_is_written(private, 
     a_round = steps_of_a_round(private, 40)
     planned = epsilon(4 * a_round, 1e-5)
     with pytest.raises(
-        OutsideLimits, match=r"with 4 round\(s\) its epsilon would be .* of which 0 is spent already"
+        OutsideLimits, match=r"an epsilon of .* with 4 round\(s\); allowed: .*, of which 0 is spent already"
     ) as error:
         Budget(tmp_path, "job", None).charge(private, a_round, 0, planned * 0.999)
     assert redact(str(error.value)) == str(error.value), "the lead reads all of it"
