@@ -183,11 +183,14 @@ class Limits(Strict):
 
     def check_exchange(self, experiment: Experiment, exchange: Exchange) -> None:
         """Raises OutsideLimits if embeddings would train and travel: their gradients hold images, patch by patch."""
-        if not self.pinned_embeddings or FULL in experiment.method.name.split("+"):
-            return  # `check` has found `FULL` in the list
+        listed = self.methods is not None and FULL in self.methods and FULL in experiment.method.name.split("+")
+        if not self.pinned_embeddings or listed:
+            return
         for key, spec in exchange.specs.items():
             if is_embedding(key.rpartition("/")[2], spec.shape):
-                raise _refused("pinned_embeddings", f"training of tensor '{key}'", "allowed: with method full alone")
+                raise _refused(
+                    "pinned_embeddings", f"training of tensor '{key}'", "allowed: by method full, where it is listed"
+                )
 
     def check_images(self, experiment: Experiment, images: int) -> None:
         """Raises OutsideLimits if a round has too few training images, or makes too few steps of them."""
