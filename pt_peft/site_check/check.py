@@ -59,7 +59,7 @@ def check_site(
             check_copies(probed, experiment.data.source in PUBLISHED_SPLITS, findings)
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
-    sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
+    sizes: dict[SplitName, int] = {split: sum(item.split == split for item in items) for split in SPLITS}
     _check_sizes(experiment, site, sizes, findings)
     report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
     if timing and fits and sizes["train"]:
@@ -92,8 +92,8 @@ def _check_sizes(experiment: Experiment, site: Site, sizes: Mapping[SplitName, i
         if 0 < sizes[split] < (least := site.limits.min_evaluated_images or 0):
             findings.warning(
                 "small split",
-                f"'{split}' has {sizes[split]} image(s), fewer than the {least} of 'min_evaluated_images' in the site's "
-                "limits: it will not be evaluated.",
+                f"'{split}' has {sizes[split]} image(s), fewer than the {least} of 'min_evaluated_images' in the "
+                "site's limits: it will not be evaluated.",
             )
 
 

@@ -24,6 +24,7 @@ from pt_peft.presets import committed_methods, demo, embedded_backbone
 from pt_peft.schema import Strict, parse
 from pt_peft.training.footprint import check_model, footprint
 from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Opening
 
 KWARGS = embedded_backbone().kwargs
 SITES = ("a", "b")
@@ -330,7 +331,7 @@ def opened(tiny, tiny_weights, tmp_path):
     def make(limits: Limits, **fields) -> RequestHandler:
         handler = RequestHandler()
         site = Site(backbone=str(tiny_weights), cache=str(tmp_path / "cache"), limits=limits)
-        opening = {
+        opening: Opening = {
             "experiment": changed(tiny, **fields).model_dump(mode="json"), "site": site.model_dump(mode="json"),
             "name": "a", "names": list(SITES), "run_dir": str(tmp_path / "job"), "continues": None, "threads": 1,
         }  # fmt: skip
