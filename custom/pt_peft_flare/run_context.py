@@ -7,6 +7,8 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
+from pt_peft import reasons
+from pt_peft.errors import told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -34,7 +36,8 @@ def run_dir(fl_ctx: FLContext) -> Path:
 
 def read_experiment(fl_ctx: FLContext) -> Experiment:
     """The job's ``app/config/experiment.json``. Raises UserError."""
-    return Experiment.read(config_folder(fl_ctx) / "experiment.json")
+    with told_as(reasons.ExperimentInvalid()):
+        return Experiment.read(config_folder(fl_ctx) / "experiment.json")
 
 
 def config_folder(fl_ctx: FLContext) -> Path:
@@ -53,7 +56,8 @@ def read_site(fl_ctx: FLContext) -> Site:
     """
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
     default = Site(limits=Limits.open()) if is_simulation(fl_ctx) else Site()
-    site = Site.read(path) if path.exists() else default
+    with told_as(reasons.SiteSettings()):
+        site = Site.read(path) if path.exists() else default
     if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
         site = site.model_copy(update={"limits": site.limits.of_memory()})
     return site

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pt_peft import schema
+from pt_peft import reasons, schema
 from pt_peft.errors import OutsideLimits
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
@@ -87,9 +87,10 @@ class Budget:
                     what = "a further round" if begun else f"{rounds} round(s)"
                     raise OutsideLimits(
                         "max_epsilon",
-                        f"an epsilon of {total:.3g} at delta {delta:g} with {what}",
-                        f"allowed: {limit:g}, of which {before:.3g} is spent already",
-                    )
+                        f"{what}, with which its epsilon would be {total:.3g} at delta {delta:g}, of which "
+                        f"{before:.3g} is spent already",
+                        f"allowed: {limit:g}",
+                    ).told_as(reasons.PrivacyBudget(total=total, spent=before, limit=limit))
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))
             # Before the file is written: the accountant may fail.
