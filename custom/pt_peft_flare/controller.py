@@ -14,12 +14,14 @@ from nvflare.app_common.workflows.model_controller import ModelController
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.federation.reports import report_bytes
 from pt_peft.schema import Strict
 from pt_peft.worker.handle import WorkerError
 from pt_peft_flare.checkpoint import CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
+from pt_peft_flare.gate import Inbox
 from pt_peft_flare.messages import SINCE, SITES_CHANGED, STATUS, reason_of
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
@@ -28,7 +30,7 @@ from pt_peft_flare.run_context import cloned_from, is_simulation, read_experimen
 from pt_peft_flare.run_record import FILE_NAME
 from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
 from pt_peft_flare.task_notice import give_notice
-from pt_peft_flare.wire import WireTensors
+from pt_peft_flare.wire import WireTensors, expect
 
 Report = TypeVar("Report", bound=Strict)
 
@@ -55,6 +57,7 @@ class PeftFedAvg(ModelController):
         self._period_s = task_check_period
         self._results: RoundResults[Strict] = RoundResults(_unexpected)
         self._run: FederatedRun | None = None
+        self._inbox = Inbox(refused=self._refused)
 
     def set_communicator(self, communicator: WFCommServer) -> None:
         """Takes FLARE's communicator, whose end imports no torch."""
@@ -69,9 +72,11 @@ class PeftFedAvg(ModelController):
         if is_simulation(fl_ctx):
             quiet_console()
             hasten_simulation(fl_ctx)
-        elif earlier := cloned_from(fl_ctx):
-            # At once: a clone that is stopped while it starts up can be cloned again.
-            CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
+        else:
+            self._inbox.watch(fl_ctx.get_engine().get_cell().core_cell)
+            if earlier := cloned_from(fl_ctx):
+                # At once: a clone that is stopped while it starts up can be cloned again.
+                CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
         engine = fl_ctx.get_engine()
         engine.register_app_command(SITES_CHANGED, _sites_changed)
         engine.register_app_command(STATUS, self._status)
@@ -88,12 +93,19 @@ class PeftFedAvg(ModelController):
         try:
             CONTROLLER.require()
             self._run = FederatedRun(self.fl_ctx, cast(AdapterPersistor, self.persistor), self)
+            bounds = self._run.bounds
+            expect(bounds)
+            self._inbox.expect(report_bytes(self._run.experiment), bounds.header + (bounds.data or 0))
             self._run.complete()
         except (UserError, TensorError, WorkerError, JobFailed, OSError) as error:
             self._end_with(str(error))
         except Exception as error:
             self._end_with(f"{type(error).__name__}: {error} (a defect of pt_peft_flare, please report it)")
             raise
+
+    def _refused(self, site: str, reason: str) -> None:
+        if site not in self._results.reports:
+            self._results.fail(site, reason)
 
     def _end_with(self, reason: str) -> None:
         if self._run:

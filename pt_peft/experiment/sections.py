@@ -231,6 +231,9 @@ class Federation(Strict):
     next."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
+    max_images: int = Field(default=100_000, ge=1, le=10**8)
+    """Most training images that a site may say it has, which is its weight in a mean by ``samples``. A site that says
+    more is left out of the round."""
     lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = Field(default={})
     """Ranks of sites that train LoRA at a smaller rank than the method's; they exchange that many components."""
 

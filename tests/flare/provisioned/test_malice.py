@@ -1,6 +1,8 @@
 """A site that was tampered with: its filter stops it, and if that was tampered with too, the server does."""
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,10 +56,9 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         "nan": "not finite",
         "wrong shape": "head.bias",
         "image": "not allowed: 'image'",
-        "hundredfold": "head.bias",
+        "hundredfold": "at most",
         "another adapter": "missing",
         "extra metric": "pixels",
-        "pickled": "head.bias",
         "many samples": "num_samples",
         "late": "no answer within 60 s",
     }
@@ -69,6 +70,46 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         assert word in left_out[number]["hospital-3"], fault
     log = (run.results / "log.txt").read_text()
     assert "round 1: hospital-3 is left out of task 'train': " in log
+
+
+BEFORE_ITS_RESULT = (
+    "ends the job", "fires an event", "many curves", "says that it was sent too much", "says that the job has failed",
+    "takes the tokens of the others", "stops the server", "stops another site", "speaks for the server",
+    "garbage", "many objects", "many tensors", "much data", "fetches", "writes a file", "never ends",
+)  # fmt: skip
+
+
+def test_nothing_that_a_site_says_beside_its_results_does_harm(lead, quick):
+    """It also sends its result in each round, so that no round may lack a site, and none may wait."""
+    experiment = changed(
+        quick,
+        name="hostile",
+        federation={"rounds": len(BEFORE_ITS_RESULT), "round_timeout_s": 120, "site_timeout_s": 100},
+    )
+    kit = lead.federation.kit("hospital-3")
+    (kit / "faults.json").write_text(json.dumps({"hostile": dict(enumerate(BEFORE_ITS_RESULT))}))
+    run = lead.submit(experiment)
+    most = {"parent": 0, "job": 0}
+    while len(run.record()["rounds"]) < len(BEFORE_ITS_RESULT) and not run.ended():
+        for process in lead.federation.processes("server"):
+            kind = "job" if process in run.processes("server") else "parent"
+            most[kind] = max(most[kind], peak_memory(process))
+        time.sleep(0.5)
+    record = run.finish()
+    assert record["status"] == "finished", record.get("reason")
+    assert [one["left_out"] for one in record["rounds"]] == [{}] * len(BEFORE_ITS_RESULT)
+    assert not (kit / "tokens.txt").exists()
+    assert most["job"] < 500e6
+    assert most["parent"] < 500e6
+
+
+def peak_memory(process):
+    """The most resident memory that a process has had so far, in bytes."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def test_a_site_whose_process_ends_with_an_error_is_out_of_the_job_alone(lead, quick):
