@@ -80,10 +80,11 @@ class Result(TypedDict):
     cases: list[Case]
 
 
-def hold(port: int, count: int, ended: Event, opened: Any) -> None:
+def hold(source: str, port: int, count: int, ended: Event, opened: Any) -> None:
     """Opens `count` connections to `port`, opens those again that were closed, and holds them until `ended`.
 
     Args:
+        source: address that they come from.
         port: on this machine.
         count: connections.
         ended: says when to stop.
@@ -94,7 +95,7 @@ def hold(port: int, count: int, ended: Event, opened: Any) -> None:
         while not ended.is_set():
             for _ in range(min(200, count - len(connections))):
                 try:
-                    one = socket.create_connection(("127.0.0.1", port), timeout=1)
+                    one = socket.create_connection(("127.0.0.1", port), timeout=1, source_address=(source, 0))
                 except OSError:
                     break
                 one.setblocking(False)
@@ -156,7 +157,14 @@ def _measure(federation: Federation, folder: Path, connections: int, settings: s
     opened = [multiprocessing.Value("i", 0) for _ in range(-(-connections // PER_PROCESS))]
     holders = [
         multiprocessing.Process(
-            target=hold, args=(federation.port, min(PER_PROCESS, connections - PER_PROCESS * index), ended, one)
+            target=hold,
+            args=(
+                f"127.0.1.{index + 1}",
+                federation.port,
+                min(PER_PROCESS, connections - PER_PROCESS * index),
+                ended,
+                one,
+            ),
         )
         for index, one in enumerate(opened)
     ]

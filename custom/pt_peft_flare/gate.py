@@ -89,6 +89,8 @@ PARENT_BYTES = 4 << 20
 """The same in the parent process, which sites send their errors and settings to when a person asks for them."""
 FATAL = (ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB)
 """Return codes of a result at which FLARE ends the job."""
+QUIET_S = 1.0
+"""Seconds between two lines in the log about messages of one peer."""
 REFUSED = "pt_peft.refused"
 """Channel that nobody hears."""
 STALE_S = 300.0
@@ -111,7 +113,7 @@ def admit(message: Message) -> Message | None:
     problem = _problem(message)
     if problem is None:
         return None
-    log.warning("a message from %s is refused: %s", message.get_prop(MessagePropKey.COMMON_NAME), problem)
+    _warn(message.get_prop(MessagePropKey.COMMON_NAME), problem)
     return make_cell_reply(CellReturnCode.AUTHENTICATION_ERROR, problem)
 
 
@@ -244,9 +246,27 @@ class Inbox:
 
     def _tell(self, message: Message, problem: str) -> None:
         site = _root(message.get_header(MessageHeaderKey.ORIGIN))
-        log.warning("a message from %s is refused: %s", _shown(site), problem)
+        _warn(site, problem)
         if self._refused and _is_result(message):
             self._refused(site, f"its result was refused: {problem}")
+
+
+def _warn(peer: str, problem: str) -> None:
+    """Says that a message was refused, once in a while: a peer may send as many as it likes."""
+    now = time.monotonic()
+    with _warned_lock:
+        last, silent = _warned.get(peer, (-QUIET_S, 0))
+        if now - last < QUIET_S:
+            _warned[peer] = (last, silent + 1)
+            return
+        _warned[peer] = (now, 0)
+    more = f" ({silent} more before this one)" if silent else ""
+    log.warning("a message from %s is refused: %s%s", _shown(peer), problem, more)
+
+
+_warned: dict[str, tuple[float, int]] = {}
+"""By peer: when it was last said, and how many messages were refused since in silence."""
+_warned_lock = threading.Lock()
 
 
 def _is_result(message: Message) -> bool:
@@ -280,14 +300,17 @@ def _check_sections(content: bytes, body: int, data: int) -> None:
             raise ValueError(f"a section of {size} bytes; at most {most} would be right")
 
 
-def _joined(payload: object) -> bytes:
-    parts = payload if isinstance(payload, list) else [payload]
-    return b"".join(parts)  # pyright: ignore[reportUnknownArgumentType]  # buffers, as FLARE says
+def _joined(payload: list[bytes] | bytes | None) -> bytes:
+    return b"".join(_parts(payload))
 
 
 def _nbytes(message: Message) -> int:
-    payload = message.payload
-    return sum(map(len, payload)) if isinstance(payload, list) else len(payload or b"")
+    return sum(map(len, _parts(message.payload)))
+
+
+def _parts(payload: list[bytes] | bytes | None) -> list[bytes]:
+    """The pieces of a payload, as FLARE keeps it."""
+    return payload if isinstance(payload, list) else [payload or b""]
 
 
 def _root(name: object) -> str:

@@ -153,8 +153,8 @@ def _edit_server(resources: dict[str, Any]) -> None:
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
     # Ours send no logs, and FLARE's would write whatever a site sends to the server's disk.
     components = [one for one in resources["components"] if one["id"] != "log_receiver"]
-    own = [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
-    resources["components"] = [*components, *own]
+    components += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
+    resources["components"] = components
 
 
 def _edit_client(resources: dict[str, Any]) -> None:

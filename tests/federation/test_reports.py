@@ -70,7 +70,7 @@ def test_the_largest_report_has_fewer_bytes_than_the_server_takes(classes, task)
     width = 4 if task == "multilabel" else classes
     split = {**SPLIT, "class_auroc": [1 / 3] * classes, "confusion": [[10**7] * width] * classes}
     splits = dict.fromkeys(("val", "test", "own_val", "own_test"), split)
-    assert len(msgpack.packb({**splits, "seconds": 1.0})) < report_bytes(experiment) - (32 << 10)
+    assert len(msgpack.packb({**splits, "seconds": 1.0}) or b"") < report_bytes(experiment) - (32 << 10)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
 """What the server's processes take from outside."""
 
 import uuid
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from nvflare.apis.shareable import ReturnCode, Shareable, make_reply
@@ -28,7 +30,9 @@ JOB = "0c40f2d4-0000-4000-8000-000000000000"
 PERSON = f"_admin_{uuid.uuid4()}"
 
 
-def message(channel, topic, *, origin=f"hospital-1.{JOB}", peer=None, to="server", payload=b"", kind=None, **headers):
+def message(
+    channel, topic, *, origin=f"hospital-1.{JOB}", peer=None, to="server", payload: Any = b"", kind=None, **headers: Any
+):
     """As the server's parent process receives it."""
     one = Message(
         {
@@ -103,6 +107,18 @@ def test_nothing_else_passes(one, problem):
     reply = admit(one)
     assert reply
     assert problem in reply.headers[MessageHeaderKey.ERROR]
+
+
+def test_what_is_refused_does_not_fill_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(gate, "_warned", {})
+    for _ in range(1000):
+        admit(piece(topic="abort"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a message from 'hospital-1' is refused: channel 'server_command', topic 'abort'"
+    ]
+    monkeypatch.setattr(gate, "QUIET_S", 0)
+    admit(piece(topic="abort"))
+    assert caplog.records[-1].getMessage().endswith("topic 'abort' (999 more before this one)")
 
 
 def test_the_servers_own_processes_are_not_asked():

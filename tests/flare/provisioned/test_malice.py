@@ -1,10 +1,13 @@
 """A site that was tampered with: its filter stops it, and if that was tampered with too, the server does."""
 
 import json
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from helpers import changed
@@ -101,6 +104,50 @@ def test_nothing_that_a_site_says_beside_its_results_does_harm(lead, quick):
     assert not (kit / "tokens.txt").exists()
     assert most["job"] < 500e6
     assert most["parent"] < 500e6
+
+
+def test_a_result_that_is_sent_again_counts_once(lead, quick):
+    """Word for word, as a site may; on the line TLS rules it out."""
+    faults = ["records", "replays", "replays"]
+    experiment = changed(quick, name="replay", federation={"rounds": 4, "round_timeout_s": 60, "site_timeout_s": 60})
+    (lead.federation.kit("hospital-3") / "faults.json").write_text(json.dumps({"replay": dict(enumerate(faults))}))
+    record = lead.submit(experiment).finish()
+    assert record["status"] == "finished"
+    for one in record["rounds"]:
+        assert not one["left_out"]
+        assert {site: report["share"] for site, report in one["sites"].items()} == pytest.approx(
+            dict.fromkeys(lead.federation.sites, 1 / 3)
+        )
+    log = (lead.federation.kit("server") / "log.txt").read_text()
+    assert log.count("hospital-3: a result that came after its deadline is not used") >= 6
+
+
+def test_a_result_that_trickles_in_costs_its_site_the_round(lead, quick):
+    _, left_out = run_with(lead, changed(quick, name="trickle"), ["trickles"])
+    assert left_out == [{"hospital-3": "no answer within 60 s"}]
+
+
+def test_a_stolen_kit_beside_the_real_one_is_one_site(lead, quick):
+    """The last to register is the site. The other one is told so and tries again: neither counts twice."""
+    federation, real = lead.federation, lead.federation.kit("hospital-2")
+    stolen = lead.folder / "stolen" / "hospital-2"
+    shutil.copytree(real, stolen)
+    for name in ("daemon_pid.fl", "pid.fl"):
+        (stolen / name).unlink(missing_ok=True)
+    run = lead.submit(changed(quick, name="stolen", federation={"rounds": 20, "round_timeout_s": 60}))
+    run.wait_for_round(2)
+    try:
+        subprocess.run(["bash", str(stolen / "startup" / "start.sh")], check=True, start_new_session=True)
+        record = run.finish(600)
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(stolen) in argument for argument in process.info["cmdline"] or ()):
+                process.kill()
+        federation.kill("hospital-2")
+        federation.start("hospital-2")
+        federation.wait_for(lead.session, "hospital-2", since=time.time())
+    assert record["status"] == "finished"
+    assert {site for one in record["rounds"] for site in one["sites"]} == set(federation.sites)
 
 
 def peak_memory(process):

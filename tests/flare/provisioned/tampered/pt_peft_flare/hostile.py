@@ -1,6 +1,8 @@
+# pyright: reportAttributeAccessIssue=false, reportMissingTypeStubs=false
 """What a site's process may say beside its results, if its owner has changed it."""
 
 import json
+import time
 import uuid
 import zlib
 from pathlib import Path
@@ -141,10 +143,43 @@ def writes_a_file(me):
 
 def never_ends(me):
     """Begins messages and ends none."""
-    for stream in range(300):
+    for stream in range(100):
         headers = {Key.STREAM_ID: 10**9 + stream, Key.SEQUENCE: 1, Key.DATA_TYPE: 1}
         inner = {Key.CHANNEL: CellChannel.SERVER_COMMAND, Key.TOPIC: "submit_update"}
         me.tell(me.server_job, STREAM_CHANNEL, STREAM_DATA_TOPIC, headers | inner, bytes(1 << 20))
+
+
+def records(me):
+    """Keeps its next result as it leaves."""
+    send = me.cell._send_request
+
+    def recorded(channel, topic, target, request, **options):
+        if topic == "submit_update":
+            RECORDED.append(Message(dict(request.headers), request.payload))
+        return send(channel=channel, topic=topic, target=target, request=request, **options)
+
+    me.cell._send_request = recorded
+
+
+def replays(me):
+    """Says a second time what it said in an earlier round, word for word."""
+    for message in RECORDED[:1] * 3:
+        again = Message(dict(message.headers), message.payload)
+        me.cell.send_request(
+            channel=CellChannel.SERVER_COMMAND, topic="submit_update", target=me.server_job, request=again, timeout=10
+        )
+
+
+def trickles(me):
+    """A result that comes at a hundred bytes a second."""
+    for sequence in range(75):
+        headers = {Key.STREAM_ID: 10**9, Key.SEQUENCE: sequence, Key.DATA_TYPE: 1, Key.SIZE: 60_000}
+        inner = {Key.CHANNEL: CellChannel.SERVER_COMMAND, Key.TOPIC: "submit_update"}
+        me.tell(me.server_job, STREAM_CHANNEL, STREAM_DATA_TOPIC, headers | inner, bytes(100))
+        time.sleep(1)
+
+
+RECORDED: list[Message] = []
 
 
 def _with_datum(content, marker, kind):
@@ -155,6 +190,7 @@ def _with_datum(content, marker, kind):
         "__fobs_dc__": "nvflare.fuel.utils.fobs.decomposer.DataClassDecomposer",
     }
     body = msgpack.packb({"__fobs_type__": "pt_peft_flare.wire.WireTensors", "__fobs_data__": reference})
+    assert body
     return (
         lobs.HEADER_STRUCT.pack(lobs.MARKER_MAIN, 0, len(body)) + body
         + lobs.HEADER_STRUCT.pack(marker, kind, 16 + len(content)) + name.bytes + content
@@ -166,6 +202,6 @@ ACTIONS = {
     for one in (
         ends_the_job, fires_an_event, many_curves, says_that_it_was_sent_too_much, says_that_the_job_has_failed,
         takes_the_tokens_of_the_others, stops_the_server, stops_another_site, speaks_for_the_server, garbage,
-        many_objects, many_tensors, much_data, fetches, writes_a_file, never_ends,
+        many_objects, many_tensors, much_data, fetches, writes_a_file, never_ends, records, replays, trickles,
     )
 }  # fmt: skip
