@@ -73,7 +73,7 @@ class PeftFedAvg(ModelController):
             quiet_console()
             hasten_simulation(fl_ctx)
         else:
-            self._inbox.watch(fl_ctx.get_engine().get_cell().core_cell)
+            self._inbox.watch(fl_ctx.get_engine().get_cell())
             if earlier := cloned_from(fl_ctx):
                 # At once: a clone that is stopped while it starts up can be cloned again.
                 CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
@@ -104,8 +104,7 @@ class PeftFedAvg(ModelController):
             raise
 
     def _refused(self, site: str, reason: str) -> None:
-        if site not in self._results.reports:
-            self._results.fail(site, reason)
+        self._results.refuse(site, reason)
 
     def _end_with(self, reason: str) -> None:
         if self._run:
@@ -147,6 +146,8 @@ class PeftFedAvg(ModelController):
             time.sleep(self._period_s)
             if looks_often:
                 self.communicator.check_tasks()  # FLARE itself looks five times a second, for any period
+            if results.refused and results.refused | results.reports.keys() >= set(targets):
+                self.cancel_all_tasks()  # FLARE has not seen what was refused, and would wait for more
         results.close(targets, task.timeout_s)
         return results
 

@@ -158,6 +158,8 @@ GATE = Use(
         "nvflare.fuel.f3.cellnet.core_cell:decode_payload(message, encoding_key, fobs_ctx)",
         "nvflare.fuel.f3.cellnet.core_cell:CoreCell.add_incoming_filter(self, channel, topic, cb, args, kwargs)",
         "nvflare.fuel.f3.cellnet.core_cell:CoreCell.my_info",
+        "nvflare.fuel.f3.stream_cell:StreamCell.byte_receiver",
+        "nvflare.fuel.f3.streaming.byte_receiver:ByteReceiver.reject(self, message, error)",
         "nvflare.fuel.f3.cellnet.defs:MessagePropKey.COMMON_NAME",
         "nvflare.fuel.f3.cellnet.defs:MessagePropKey.ENDPOINT",
         f"{_LOBS}:HEADER_STRUCT",

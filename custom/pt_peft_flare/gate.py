@@ -21,7 +21,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReturnCode, Shareable, make_reply
 from nvflare.fuel.f3.cellnet import cell as cell_module
 from nvflare.fuel.f3.cellnet import core_cell as core_cell_module
-from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import (
     CellChannel,
     CellChannelTopic,
@@ -91,8 +91,6 @@ FATAL = (ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB
 """Return codes of a result at which FLARE ends the job."""
 QUIET_S = 1.0
 """Seconds between two lines in the log about messages of one peer."""
-REFUSED = "pt_peft.refused"
-"""Channel that nobody hears."""
 STALE_S = 300.0
 """FLARE gives a message up whose next piece has not come for so long."""
 
@@ -168,6 +166,7 @@ class Inbox:
         self._result = 0
         self._refused = refused
         self._name = ""
+        self._reject: Callable[[Message, StreamError], None] = _nothing
         self._lock = threading.Lock()
         self._open: dict[str, dict[object, tuple[float, int]]] = {}
         """By site and stream that has not ended: when its last piece came, and the bytes so far."""
@@ -176,11 +175,12 @@ class Inbox:
         """Sets how large a site's result may be: bytes of its body, and of its tensors as they travel."""
         self._result_body, self._result = body, data
 
-    def watch(self, cell: CoreCell) -> None:
+    def watch(self, cell: Cell) -> None:
         """Bounds all that comes to `cell`, and what this process reads. Raises FlareChanged for another FLARE."""
         GATE.require()
-        self._name = cell.my_info.fqcn
-        cell.add_incoming_filter("*", "*", self.admit)
+        self._name = cell.core_cell.my_info.fqcn
+        self._reject = cell.byte_receiver.reject
+        cell.core_cell.add_incoming_filter("*", "*", self.admit)
         original = cell_module.decode_payload
 
         def decode(message: Message, encoding_key: str = MessageHeaderKey.PAYLOAD_ENCODING, **options: Any) -> None:
@@ -188,18 +188,18 @@ class Inbox:
 
         cell_module.decode_payload = core_cell_module.decode_payload = decode
 
-    def admit(self, message: Message) -> None:
-        """Looks at a piece of a message that has come for this process, before FLARE keeps it.
-
-        A message that is too large goes to a channel that nobody hears, of which FLARE tells the site at once.
-        """
+    def admit(self, message: Message) -> Message | None:
+        """Looks at a piece of a message that has come for this process, as `gate.admit` does, before FLARE keeps it."""
         kind = (message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC))
         is_own = from_outside(message) and message.get_header(MessageHeaderKey.DESTINATION) == self._name
         if not is_own or kind != (STREAM_CHANNEL, STREAM_DATA_TOPIC):
-            return
-        if message.get_header(StreamHeaderKey.CHANNEL) not in FILES and (problem := self._problem(message)):
-            self._tell(message, problem)
-            message.set_header(StreamHeaderKey.CHANNEL, REFUSED)
+            return None
+        if message.get_header(StreamHeaderKey.CHANNEL) in FILES or (problem := self._problem(message)) is None:
+            return None
+        self._tell(message, problem)
+        if message.get_header(StreamHeaderKey.SEQUENCE) == 0:
+            self._reject(message, StreamError(problem))  # the site would else wait for minutes
+        return make_cell_reply(CellReturnCode.INVALID_REQUEST, problem)
 
     def _problem(self, message: Message) -> str | None:
         """What is wrong with the size of a piece of a message."""
@@ -267,6 +267,10 @@ def _warn(peer: str, problem: str) -> None:
 _warned: dict[str, tuple[float, int]] = {}
 """By peer: when it was last said, and how many messages were refused since in silence."""
 _warned_lock = threading.Lock()
+
+
+def _nothing(message: Message, error: StreamError) -> None:
+    pass
 
 
 def _is_result(message: Message) -> bool:

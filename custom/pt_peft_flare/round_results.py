@@ -26,6 +26,8 @@ class RoundResults(Generic[Report]):
         """Reports of the accepted results, by site."""
         self.left_out: dict[str, str] = {}
         """Reasons, by site."""
+        self.refused: set[str] = set()
+        """Sites whose result was refused before FLARE saw it."""
 
     def arrived(self, site: str) -> None:
         """Notes that `site` has answered; until `add` accepts the result it counts as unreadable."""
@@ -39,7 +41,14 @@ class RoundResults(Generic[Report]):
             self.left_out[site] = str(error)
             return False
         del self.left_out[site]
+        self.refused.discard(site)
         return True
+
+    def refuse(self, site: str, reason: str) -> None:
+        """Notes that a result of the site was refused before FLARE saw it."""
+        if site not in self.reports:
+            self.fail(site, reason)
+            self.refused.add(site)
 
     def fail(self, site: str, reason: str) -> None:
         """Notes that the site itself says that it failed."""

@@ -141,7 +141,10 @@ def cell(monkeypatch):
         monkeypatch.setattr(module, "decode_payload", module.decode_payload)
     filters = []
     add = lambda channel, topic, cb: filters.append((channel, topic, cb))  # noqa: E731
-    return SimpleNamespace(my_info=SimpleNamespace(fqcn=f"server.{JOB}"), add_incoming_filter=add, filters=filters)
+    core = SimpleNamespace(my_info=SimpleNamespace(fqcn=f"server.{JOB}"), add_incoming_filter=add)
+    rejected = []
+    receiver = SimpleNamespace(reject=lambda one, error: rejected.append(str(error)))
+    return SimpleNamespace(core_cell=core, byte_receiver=receiver, filters=filters, rejected=rejected)
 
 
 @pytest.fixture
@@ -159,12 +162,10 @@ def inbox(cell, refused):
 
 
 def passes(inbox, one):
-    """Whether FLARE hears a piece of a message; if not, it tells its sender so."""
-    assert inbox.admit(one) is None
-    return one.headers[StreamHeaderKey.CHANNEL] != gate.REFUSED
+    return inbox.admit(one) is None
 
 
-def test_sizes_are_checked_before_anything_is_kept(inbox, refused):
+def test_sizes_are_checked_before_anything_is_kept(inbox, cell, refused):
     assert passes(inbox, piece(size=6000, sequence=0, stream_id=1, payload=bytes(10)))
     assert not passes(inbox, piece(size=6001, sequence=0, stream_id=2))
     assert refused == [("hospital-1", "its result was refused: a message of 6001 bytes; at most 6000 would be right")]
@@ -174,6 +175,7 @@ def test_sizes_are_checked_before_anything_is_kept(inbox, refused):
     assert not passes(inbox, piece("aux_communication", "__task_check__", size=65 << 10, sequence=0, stream_id=6))
     assert not passes(inbox, piece("aux_communication", "submit_update", size=65 << 10, sequence=0, stream_id=7))
     assert len(refused) == 4  # and not of the last two, which are no results
+    assert len(cell.rejected) == 6  # so that nobody waits for an answer
 
 
 def test_messages_that_never_end_are_bounded_together(inbox):

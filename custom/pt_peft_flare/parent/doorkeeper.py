@@ -19,6 +19,6 @@ class Doorkeeper(FLComponent):
         """Begins when the server starts. Raises FlareChanged for another FLARE than the one that is known."""
         if event_type != EventType.SYSTEM_START:
             return
-        cell = cast("ServerEngine", fl_ctx.get_engine()).server.cell.core_cell
+        cell = cast("ServerEngine", fl_ctx.get_engine()).server.cell
         gate.Inbox(gate.PARENT_BYTES).watch(cell)
-        cell.add_incoming_filter("*", "*", gate.admit)
+        cell.core_cell.add_incoming_filter("*", "*", gate.admit)
