@@ -34,3 +34,4 @@ class Encoding:
 
 class ReturnCode:
     AUTHENTICATION_ERROR: str
+    INVALID_REQUEST: str
