@@ -127,10 +127,10 @@ def _problem(message: Message) -> str | None:
         return f"it has {nbytes} bytes, more than {FRAME_BYTES}"
     channel, topic = message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC)
     if channel == STREAM_CHANNEL:
-        if topic in (STREAM_ACK_TOPIC, STREAM_ERROR_TOPIC) or StreamHeaderKey.ERROR_TYPE in message.headers:
-            # At this word FLARE ends the server's process of a job.
-            if message.get_header(StreamHeaderKey.ERROR_TYPE) == BlobSizeError.__name__:
-                message.set_header(StreamHeaderKey.ERROR_TYPE, StreamError.__name__)
+        # At this word FLARE ends the server's process of a job.
+        if message.get_header(StreamHeaderKey.ERROR_TYPE) == BlobSizeError.__name__:
+            message.set_header(StreamHeaderKey.ERROR_TYPE, StreamError.__name__)
+        if topic in (STREAM_ACK_TOPIC, STREAM_ERROR_TOPIC):
             return None
         if topic != STREAM_DATA_TOPIC:
             return f"topic {_shown(topic)} of streams"
@@ -275,9 +275,10 @@ def _nothing(message: Message, error: StreamError) -> None:
 
 def _is_result(message: Message) -> bool:
     """Whether a message is, or says that it is, the result of a task."""
-    return (
-        message.get_header(StreamHeaderKey.CHANNEL) == CellChannel.SERVER_COMMAND
-        and message.get_header(StreamHeaderKey.TOPIC) == ServerCommandNames.SUBMIT_UPDATE
+    return any(
+        message.get_header(keys.CHANNEL) == CellChannel.SERVER_COMMAND
+        and message.get_header(keys.TOPIC) == ServerCommandNames.SUBMIT_UPDATE
+        for keys in (StreamHeaderKey, MessageHeaderKey)  # in pieces, and in one
     )
 
 

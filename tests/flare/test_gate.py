@@ -87,6 +87,8 @@ def test_what_honest_sites_and_people_say_passes(one):
         (piece(topic="abort"), "topic 'abort'"),
         (piece(topic="app_command"), "topic 'app_command'"),
         (message("server_command", "abort"), "topic 'abort'"),
+        (piece(topic="abort", error_type="BlobSizeError"), "topic 'abort'"),
+        (piece(topic="abort", error_msg="no"), "topic 'abort'"),
         (message("server_parent_listener", "get_clients"), "channel 'server_parent_listener'"),
         (message("_net_manager", "stop"), "channel '_net_manager'"),
         (message("cellnet.channel", "bulk"), "topic 'bulk'"),
@@ -202,9 +204,9 @@ def section(marker, content, kind=0):
 BODY = section(lobs.MARKER_MAIN, b"\x81\xa1a\x01")
 
 
-def decoded(content, origin=f"hospital-1.{JOB}"):
+def decoded(content, origin=f"hospital-1.{JOB}", keys=StreamHeaderKey):
     headers = {MessageHeaderKey.ORIGIN: origin, StreamHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS}
-    headers |= {StreamHeaderKey.CHANNEL: CellChannel.SERVER_COMMAND, StreamHeaderKey.TOPIC: "submit_update"}
+    headers |= {keys.CHANNEL: CellChannel.SERVER_COMMAND, keys.TOPIC: "submit_update"}
     one = Message(headers, content)
     cell_module.decode_payload(one, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx={})
     assert StreamHeaderKey.PAYLOAD_ENCODING not in one.headers
@@ -221,8 +223,9 @@ def test_no_words_of_one_site_end_the_job(inbox):
     """FLARE ends it at the ones before the last."""
     codes = [ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB, ReturnCode.BAD_TASK_DATA]
     inbox.expect(body=10_000, data=0)
-    softened = [decoded(fobs.dumps(make_reply(code))).get_return_code() for code in codes]
-    assert softened == [ReturnCode.EXECUTION_EXCEPTION] * 3 + [ReturnCode.BAD_TASK_DATA]
+    for keys in (StreamHeaderKey, MessageHeaderKey):
+        softened = [decoded(fobs.dumps(make_reply(code)), keys=keys).get_return_code() for code in codes]
+        assert softened == [ReturnCode.EXECUTION_EXCEPTION] * 3 + [ReturnCode.BAD_TASK_DATA]
     assert set(codes[:3]) == set(ServerRunner.ABORT_RETURN_CODES)
 
 
