@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from lead import _cmdline
 
 from helpers import changed
 from pt_peft.model.adapter_file import load_adapter
@@ -95,8 +96,10 @@ def test_nothing_that_a_site_says_beside_its_results_does_harm(lead, quick):
     most = {"parent": 0, "job": 0}
     while len(run.record()["rounds"]) < len(BEFORE_ITS_RESULT) and not run.ended():
         for process in lead.federation.processes("server"):
-            kind = "job" if process in run.processes("server") else "parent"
-            most[kind] = max(most[kind], peak_memory(process))
+            program = " ".join(_cmdline(process))
+            kind = "job" if run.job in program else "parent" if "server_train" in program else None
+            if kind:
+                most[kind] = max(most[kind], peak_memory(process))
         time.sleep(0.5)
     record = run.finish()
     assert record["status"] == "finished", record.get("reason")
