@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.commands import federation, membership, report, run
+from benchmark.commands import federation, membership, report, run, upgrade
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
@@ -12,6 +12,7 @@ COMMANDS: dict[str, Command] = {
     "membership": membership,
     "report": report,
     "run": run,
+    "upgrade": upgrade,
 }
 
 

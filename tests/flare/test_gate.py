@@ -204,7 +204,7 @@ def section(marker, content, kind=0):
 BODY = section(lobs.MARKER_MAIN, b"\x81\xa1a\x01")
 
 
-def decoded(content, origin=f"hospital-1.{JOB}", keys=StreamHeaderKey):
+def decoded(content, origin=f"hospital-1.{JOB}", keys: Any = StreamHeaderKey):
     headers = {MessageHeaderKey.ORIGIN: origin, StreamHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS}
     headers |= {keys.CHANNEL: CellChannel.SERVER_COMMAND, keys.TOPIC: "submit_update"}
     one = Message(headers, content)

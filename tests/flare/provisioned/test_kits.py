@@ -69,9 +69,21 @@ def test_connections_are_bounded(kits):
     assert grpc("hospital-1")["grpc.max_receive_message_length"] == 8 << 20
 
 
+def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
+    assert resources(kits, "hospital-1")["client"]["communication_timeout"] == 30
+
+
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "doorkeeper", "outcomes", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    assert {
+        "rejoin",
+        "doorkeeper",
+        "outcomes",
+        "shut_out",
+        "interrupted_jobs",
+        "job_manager",
+        "process_launcher",
+    } <= paths.keys()
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 
