@@ -100,10 +100,12 @@ def verdict(entry: dict) -> str:
     name, best = entry["name"], entry["best"]
     if best is None:
         return f"{name}: nothing to attack: no attack finds what it needs in what leaves."
-    chance = best["chance"]["psnr"]
+    chance, swapped = best["chance"]["psnr"], best["swapped"]
     numbers = (
-        f"the nearest of {best['members']} training image(s) at {best['psnr']:.1f} dB, by chance "
-        f"{chance['mean']:.1f} ({chance['low']:.1f} to {chance['high']:.1f}), p = {best['p']:.2g}"
+        f"the nearest of {best['members']} training image(s) at {best['psnr']:.1f} dB, the nearest of as many others "
+        f"at {chance['mean']:.1f} ({chance['low']:.1f} to {chance['high']:.1f})"
+        + ("" if swapped is None else f", and {swapped['psnr']:.1f} from a round with other images")
+        + f"; p = {best['p']:.2g}"
     )
     attack = f"'{best['attack']}' on the {best['evidence']} of the {best['view']}"
     if entry["found"]:

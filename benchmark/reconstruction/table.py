@@ -4,8 +4,8 @@ from benchmark.report.blocks import NONE, Report, Section, Table, Value, count, 
 from benchmark.report.markdown import to_markdown
 
 _EXPLANATION = (
-    "PSNR (dB) and SSIM to the nearest training image. By chance: the best of as many images of the same sites that "
-    "were not trained on, mean and 95 % of draws. Swapped: the same attack on a round with other images. p: "
+    "PSNR (dB) and SSIM to the nearest training image. Of others: the best of as many images of the same sites "
+    "that were not trained on, mean and 95 % of draws. Swapped: the same attack on a round with other images. p: "
     "probability of such a result by chance, over all attacks on the experiment."
 )
 
@@ -20,10 +20,10 @@ def table(result: dict) -> str:
         "evidence",
         "images",
         "PSNR",
-        "by chance",
+        "of others",
         "swapped",
         "SSIM",
-        "by chance",
+        "of others",
         "p",
     ]
     rows = [[text(audit["name"]), *_row(found)] for audit in audits for found in audit["findings"]]
