@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.commands import federation, membership, reconstruct, report, run
+from benchmark.commands import federation, membership, reconstruct, report, run, upgrade
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
@@ -13,6 +13,7 @@ COMMANDS: dict[str, Command] = {
     "reconstruct": reconstruct,
     "report": report,
     "run": run,
+    "upgrade": upgrade,
 }
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 
 from pt_peft.errors import UserError
@@ -32,14 +31,6 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(files: Iterable[Path]) -> str:
-    """Returns the SHA-256 over the content of several files in the order of their paths, in hex."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def check_place(path: Path) -> None:

@@ -10,8 +10,9 @@ from pt_peft.data.lesions import CLASSES
 from pt_peft.data.medmnist import medmnist
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import Backbone, Columns, Data, Federation, Method, Partition, Training
-from pt_peft.experiment.site import Site, SiteData
+from pt_peft.experiment.own_images import Columns, SiteData
+from pt_peft.experiment.sections import Backbone, Data, Federation, Method, Partition, Training
+from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import EMBEDDED
 from pt_peft.model.method import get_method, method_names
@@ -79,9 +80,8 @@ def ham10000() -> tuple[Experiment, Site]:
         name="ham10000",
         backbone=Backbone(name="vit_tiny_patch16_224", image_size=96, sha256=sha256_of(weights)),
         data=Data(
-            source="csv",
+            source="site",
             classes=HAM10000_CLASSES,
-            columns=Columns(label="dx", group="lesion_id", site="site"),
             augment=("flip", "rotate90"),
         ),
         partition=Partition(kind="natural"),
@@ -90,7 +90,10 @@ def ham10000() -> tuple[Experiment, Site]:
         federation=Federation(rounds=5, min_sites=3, sites=HAM10000_SITES),
     )
     data = SiteData(
-        images=str(shared_data("ham10000_200x150/images.zip")), table=str(shared_data("ham10000_200x150/metadata.csv"))
+        images=str(shared_data("ham10000_200x150/images.zip")),
+        table=str(shared_data("ham10000_200x150/metadata.csv")),
+        columns=Columns(label="dx", group="lesion_id", site="site"),
+        pooled=True,
     )
     return experiment, Site(data=data, backbone=str(weights))
 
@@ -99,7 +102,7 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
     """The demo's LoRA + deep prompts on a MedMNIST data set that is dealt equally to the sites.
 
     Args:
-        flag: of the data set; the caller names its file in site.json.
+        flag: of the data set; the caller's site.json has its file, ``"source": "npz"`` and ``"pooled": true``.
 
     Raises:
         UserError: for an unknown flag.

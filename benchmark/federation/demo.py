@@ -94,7 +94,7 @@ def _real(folder: Path) -> tuple[Experiment, dict[str, Site]]:
             writer = csv.DictWriter(file, list(rows[name][0]))
             writer.writeheader()
             writer.writerows(rows[name])
-        own = site.data.model_copy(update={"table": str(table_file)})
+        own = site.data.model_copy(update={"table": str(table_file), "pooled": False})
         sites[name] = site.model_copy(update={"data": own, "threads": 1})
     data = experiment.data.model_copy(update={"max_images_per_site": IMAGES})
     return experiment.model_copy(update={"data": data, "partition": Partition()}), sites

@@ -27,11 +27,15 @@ SERVER_COMPONENTS = {
     "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
     "interrupted_jobs": "pt_peft_flare.parent.interrupted_jobs.InterruptedJobs",
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
+    "shut_out": "pt_peft_flare.parent.shut_out.ShutOut",
 }
 NOT_GRANTED = {"shell_commands": "none"}
 """Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
+ANSWER_TIMEOUT_S = 30
+"""Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
+minutes, which a line that is cut for a moment then costs."""
 SLACK = timedelta(days=1)
 """How far behind a site's clock may be on the day of provisioning."""
 WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
@@ -119,6 +123,7 @@ def _edit_server(resources: dict[str, Any]) -> None:
 def _edit_client(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SITE_CLASSES)
     resources["allow_log_streaming"] = False
+    resources["client"]["communication_timeout"] = ANSWER_TIMEOUT_S
     replaced = ("process_launcher", "site_log_streamer")
     components = [one for one in resources["components"] if one["id"] not in replaced]
     resources["components"] = [*components, {"id": "process_launcher", "path": LAUNCHER, "args": {}}]

@@ -14,8 +14,9 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 import pt_peft_flare.wire  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers how FLARE reads tensors
+from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import adapter_header, save_adapter
@@ -24,13 +25,12 @@ from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
-from pt_peft_flare.messages import SINCE, failure
+from pt_peft_flare.messages import SINCE, TASKS, failure
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters
 from pt_peft_flare.run_context import config_folder, is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
 
-TASKS = (AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"
 """File with the decrypted last sum of the server, for jobs with ``encryption``."""
@@ -76,8 +76,9 @@ class PeftLearner(Executor):
             patience = Patience(job.experiment.federation.site_timeout_s, lambda: abort_signal.triggered)
             result = job.do(task_name, shareable, patience).to_shareable()
         except (UserError, TensorError, WorkerError) as error:
+            # The sentence stays here. In a simulation, where all sites are one person's, the console has it too.
             self.log_error(fl_ctx, f"task {task_name}: {error}", fire_event=False)
-            result = failure(str(error))
+            result = failure(error.reason)
         result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
         return result
 
@@ -102,7 +103,9 @@ def _open_job(experiment: Experiment, fl_ctx: FLContext) -> "SiteJob":
     site.limits.check(experiment)
     cipher = None
     if experiment.encryption:
-        cipher = site_cipher(experiment.encryption, read_exchange(experiment, site, fl_ctx), fl_ctx)
+        exchange = read_exchange(experiment, site, fl_ctx)
+        with told_as(reasons.EncryptionKey()):
+            cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
     folder = run_dir(fl_ctx)
     worker = RespawningWorker(experiment, site, folder, fl_ctx)
     return SiteJob(experiment, fl_ctx.get_identity_name(), folder, worker, cipher)
@@ -139,7 +142,8 @@ class SiteJob:
             return DXO(DataKind.METRICS, data=report)
         report, tensors = self._call("train", shareable, patience)
         if self.cipher:
-            tensors = self.cipher.encrypt(tensors, self.experiment.aggregation.weight(report["num_samples"]))
+            with told_as(reasons.ExperimentInvalid(field="encryption.largest_value")):
+                tensors = self.cipher.encrypt(tensors, self.experiment.aggregation.weight(report["num_samples"]))
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 
@@ -162,7 +166,8 @@ class SiteJob:
     def _decrypted(self, cipher: Cipher, payload: Tensors, round_number: int, patience: Patience) -> Tensors:
         """What a round starts from. The first starts from what each site draws from the seed itself."""
         if round_number:
-            return cipher.decrypt_sum(payload)
+            with told_as(reasons.EncryptionKey()):
+                return cipher.decrypt_sum(payload)
         if payload:
             raise TensorError(
                 "payload is not empty, but an encrypted federation starts from what each site draws itself"

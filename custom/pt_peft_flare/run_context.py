@@ -7,6 +7,8 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
+from pt_peft import reasons
+from pt_peft.errors import told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 
@@ -33,7 +35,8 @@ def run_dir(fl_ctx: FLContext) -> Path:
 
 def read_experiment(fl_ctx: FLContext) -> Experiment:
     """The job's ``app/config/experiment.json``. Raises UserError."""
-    return Experiment.read(config_folder(fl_ctx) / "experiment.json")
+    with told_as(reasons.ExperimentInvalid()):
+        return Experiment.read(config_folder(fl_ctx) / "experiment.json")
 
 
 def config_folder(fl_ctx: FLContext) -> Path:
@@ -44,7 +47,8 @@ def config_folder(fl_ctx: FLContext) -> Path:
 def read_site(fl_ctx: FLContext) -> Site:
     """The site's own ``local/site.json``, all defaults if there is none. Raises UserError."""
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
-    return Site.read(path) if path.exists() else Site()
+    with told_as(reasons.SiteSettings()):
+        return Site.read(path) if path.exists() else Site()
 
 
 def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
+from pydantic import JsonValue
 
-from pt_peft import __version__
+from pt_peft.environment import own_code
 from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
+from pt_peft_flare.round_results import LeftOut
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
@@ -40,8 +42,8 @@ class RoundEntry(TypedDict):
     seconds: float
     sites: dict[str, dict[str, Any]]
     """By site its `TrainingReport`, with ``bytes_in`` and ``bytes_out``."""
-    left_out: dict[str, str]
-    """Reasons by site."""
+    left_out: dict[str, dict[str, JsonValue]]
+    """By site why: the ``code`` and fields of a `pt_peft.reasons.Reason`, and the ``sentence``."""
     val_at_start: Summary | None
     """Validation of the model that the round started from."""
     lora_deviation: NotRequired[float]
@@ -67,7 +69,8 @@ class Record(TypedDict):
     continues: str | None
     """The job whose rounds come first here."""
     sites: list[str]
-    version: str
+    code: dict[str, str]
+    """Which code the server runs; each site's report has the site's. See `pt_peft.environment.Code`."""
     experiment: dict[str, Any]
     exchanged: dict[str, int]
     """What a site sends in the first round: numbers of ``tensors`` and ``parameters``, and their ``bytes`` as sent."""
@@ -85,7 +88,7 @@ class FinishedRound:
     """From 0."""
     reports: Mapping[str, TrainingReport]
     """Reports of the sites that took part."""
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, LeftOut]
     """Reasons of the others, by site."""
     bytes_in: Mapping[str, int]
     """Bytes of the payload down, raw tensors only, by site."""
@@ -145,7 +148,7 @@ class RunRecord:
             "job": job_id,
             "continues": None,
             "sites": sites,
-            "version": __version__,
+            "code": own_code().model_dump(),
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {
                 "tensors": len(first_up),
@@ -183,7 +186,7 @@ class RunRecord:
             "round": finished.number,
             "seconds": round(finished.seconds, 3),
             "sites": sites,
-            "left_out": dict(sorted(finished.left_out.items())),
+            "left_out": _left_out(finished.left_out),
             "val_at_start": validation,
             **finished.notes,
         }
@@ -192,7 +195,7 @@ class RunRecord:
         return validation
 
     def add_final(
-        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, str]
+        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]
     ) -> dict[str, Summary | None]:
         """Adds the evaluation of the final aggregate. Returns its summary by split."""
         summary = {
@@ -201,7 +204,7 @@ class RunRecord:
         }
         self._record["final"] = {
             "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},
-            "left_out": dict(sorted(left_out.items())),
+            "left_out": _left_out(left_out),
             **summary,
         }
         self._write()
@@ -218,3 +221,7 @@ class RunRecord:
 
     def _write(self) -> None:
         write_atomically(self._path, (json.dumps(self._record, indent=1) + "\n").encode())
+
+
+def _left_out(sites: Mapping[str, LeftOut]) -> dict[str, dict[str, JsonValue]]:
+    return {site: left_out.to_json() for site, left_out in sorted(sites.items())}

@@ -59,4 +59,4 @@ class Limits(Strict):
 
 
 def _refused(field: str, asked: str, allowed: str) -> OutsideLimits:
-    return OutsideLimits(f"the site refuses the job by field '{field}' of its limits: it asks for {asked}; {allowed}")
+    return OutsideLimits(field, asked, allowed)

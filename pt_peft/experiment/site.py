@@ -3,39 +3,25 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.own_images import Location, SiteData
 from pt_peft.schema import Strict
 
 TIMM_PREFIX = "timm:"
 """Prefix of the name of published weights, in place of a file's path."""
 
 
-Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
-"""A path of the operating system."""
-
-
-class SiteData(Strict):
-    """Where the site's images lie. Relative paths start at the folder of `site.json`."""
-
-    images: Location | None = None
-    """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
-    table: Location | None = None
-    """CSV file with a header, for ``csv``."""
-    npz: Location | None = None
-    """MedMNIST-style ``.npz``, for ``npz``."""
-
-
 class Site(Strict):
     """A site's own settings; every field has a default, so that a simulation needs no file."""
 
     data: SiteData = SiteData()
-    """Places of the images."""
+    """What the images are, where they lie and what they mean."""
     backbone: Location | None = None
     """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
     fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
@@ -62,15 +48,15 @@ class Site(Strict):
         site = schema.read(cls, path)
         base = Path(path).resolve().parent
 
-        def absolute(value: str | None) -> str | None:
-            return None if value is None else str(base / os.path.expanduser(value))
+        def absolute(value: str) -> str:
+            return str(base / os.path.expanduser(value))
 
-        data = SiteData(**{name: absolute(value) for name, value in site.data})
         backbone = site.backbone
         if backbone is not None and not backbone.startswith(TIMM_PREFIX):
             backbone = absolute(backbone)
-        own = {"cache": absolute(site.cache), "encryption_contexts": absolute(site.encryption_contexts)}
-        return site.model_copy(update={"data": data, "backbone": backbone, **own})
+        cache, contexts = (path and absolute(path) for path in (site.cache, site.encryption_contexts))
+        own = {"backbone": backbone, "cache": cache, "encryption_contexts": contexts}
+        return site.model_copy(update={"data": site.data.located(absolute), **own})
 
     def existing(self, field: str) -> Path:
         """The file or folder that `field` (``backbone``, ``data.images`` …) names.
@@ -82,13 +68,15 @@ class Site(Strict):
         for part in field.split("."):
             value = getattr(value, part)
         if not isinstance(value, str):
-            raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
+            raise UserError(
+                f"site.json: field '{field}' is not set, but data.source '{self.data.source}' there needs it.", field
+            )
         try:
             there = Path(value).exists()
         except OSError:  # too long a name, for one
             there = False
         if not there:
-            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
+            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.", field)
         return Path(value)
 
     def allowed_unreadable(self, images: int) -> int:

@@ -10,11 +10,11 @@ from pt_peft.data.sources import listed_items, site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import PUBLISHED
+from pt_peft.experiment.own_images import PUBLISHED
 from pt_peft.experiment.site import Site
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import Findings
-from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks
+from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, values_by_class
 from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
 from pt_peft.site_check.report import Report, empty_report
@@ -49,11 +49,12 @@ def check_site(
     items = _items(experiment, site, name, names, findings)
     if items:
         report["images"] = check_classes(experiment, items, findings)
-        if experiment.data.source != "lesions":  # which have no files
+        if experiment.data.source == "site":  # else there are no files
+            report["values"] = values_by_class(experiment.data, site.data, items)
             probed = _probed(experiment, site, items, findings)
             if not any(item.split == "train" for item, _ in probed):
                 findings.error("no training images", "no training image can be read.")
-            check_copies(probed, experiment.data.source in PUBLISHED_SPLITS, findings)
+            check_copies(probed, site.data.source in PUBLISHED_SPLITS, findings)
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
     sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
@@ -86,14 +87,15 @@ def _check_key(site: Site, findings: Findings) -> None:
 def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], findings: Findings) -> list[Item]:
     """The site's images, without those that are wrongly listed."""
     try:
-        if experiment.data.source in ("csv", *PUBLISHED):
+        source = site.data.source if experiment.data.source == "site" else None
+        if source in ("csv", *PUBLISHED):
             listed = {item.file for item in listed_items(experiment, site, findings.error)}
             if not findings.of("error"):  # or images of wrong rows would be reported twice
                 for file in listed_files(site.existing("data.images")):
                     if file not in listed:
                         findings.warning("image without a row", f"'{file}' is in no row: it will not be used.")
         # The wrong rows of a table have been reported above.
-        report = findings.error if experiment.data.source == "image_folder" else _ignore
+        report = findings.error if source in ("image_folder", "npz") else _ignore
         images = site_images(experiment, site, name, names, report)
     except UserError as error:
         findings.error("data", str(error))

@@ -6,8 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pt_peft import reasons
 from pt_peft.data.site_data import SiteData, load_site_data
-from pt_peft.errors import UserError
+from pt_peft.environment import own_code
+from pt_peft.errors import UserError, told_as
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.tensors import Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
@@ -52,9 +54,11 @@ class RequestHandler:
 
     def open(self, message: Opening, _: Tensors) -> Reply:
         """Takes what all further requests are about. Raises UserError for an invalid experiment or site."""
-        self.experiment = parse(Experiment, message["experiment"], "experiment.json")
-        components(self.experiment.method)
-        self.site = parse(Site, message["site"], "site.json")
+        with told_as(reasons.ExperimentInvalid()):
+            self.experiment = parse(Experiment, message["experiment"], "experiment.json")
+            components(self.experiment.method)
+        with told_as(reasons.SiteSettings()):
+            self.site = parse(Site, message["site"], "site.json")
         self.name, self.names = message["name"], message["names"]
         self.run_dir = Path(message["run_dir"])
         earlier = Path(message["continues"]) if message["continues"] else None
@@ -66,7 +70,8 @@ class RequestHandler:
         """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
         if ready := self._prepared:
             return ready.exchange.to_json(), {}
-        return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
+        with told_as(reasons.ExperimentInvalid()):
+            return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
     def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""
@@ -74,8 +79,10 @@ class RequestHandler:
             return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
-        model = build_model(self.experiment.model, self._weights if needs_weights else None)
-        exchange = planned_exchange(model, self.experiment)
+        weights = self._weights if needs_weights else None
+        with told_as(reasons.ExperimentInvalid()):
+            model = build_model(self.experiment.model, weights)
+            exchange = planned_exchange(model, self.experiment)
         return exchange.to_json(), initial_exchanged(exchange, model.state())
 
     def train(self, message: RoundStart, tensors: Tensors) -> Reply:
@@ -98,7 +105,7 @@ class RequestHandler:
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
         aggregate = self._aggregate(message, tensors)
         if not len(self._data.train):
-            raise UserError(f"site {self.name} has no training images.")
+            raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
         kept = self._kept(number)
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
@@ -115,6 +122,7 @@ class RequestHandler:
             "epsilon": spent,
             **validation,
             "seconds": time.monotonic() - started,
+            "code": own_code().model_dump(),
         }
         return reply, result.payload
 
@@ -125,14 +133,14 @@ class RequestHandler:
         metrics: dict[str, object] = {}
         for split in message["splits"]:
             metrics |= self._evaluate(aggregate, kept, split)
-        return {**metrics, "seconds": time.monotonic() - started}, {}
+        return {**metrics, "seconds": time.monotonic() - started, "code": own_code().model_dump()}, {}
 
     def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the site's exchanged tensors after its last local training, also across a restart."""
         if self.experiment.privacy.client:
             raise UserError(
                 "the site's own tensors have no noise that protects the site, so that they stay where they are."
-            )
+            ).told_as(reasons.HeldBack(what="task"))
         tensors, header = self.local_adapter.last()
         exchange, rounds = self._trainer.exchange, header["round"] + 1
         tensors = lora_pairs.sliced(_with_keys(tensors, exchange.changed(rounds)), self._rank)
@@ -179,7 +187,7 @@ class RequestHandler:
             raise UserError(
                 f"site {self.name} holds the aggregate of {rounds} finished rounds, but was sent only what has changed "
                 f"since {since}; it will be sent all in the next round."
-            )
+            ).told_as(reasons.MissedRounds(held=rounds, needed=since))
         return held
 
     def _evaluate(self, aggregate: Tensors, kept: Tensors, name: str) -> dict[str, object]:
@@ -214,15 +222,23 @@ class RequestHandler:
 
     @cached_property
     def _weights(self) -> Path:
-        return pinned_weights(self.experiment.backbone, self.site)
+        with told_as(reasons.Backbone()):
+            return pinned_weights(self.experiment.backbone, self.site)
 
     @cached_property
     def _data(self) -> SiteData:
-        return load_site_data(self.experiment, self.site, self.name, self.names)
+        with told_as(reasons.Data()):
+            return load_site_data(self.experiment, self.site, self.name, self.names)
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
-        return self._prepared or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
+        if self._prepared:
+            return self._prepared
+        with told_as(reasons.SiteSettings()):
+            device = pick_device(self.site.device)
+        weights = self._weights
+        with told_as(reasons.ExperimentInvalid()):
+            return LocalTrainer(self.experiment, weights, device)
 
 
 def _with_keys(tensors: Tensors, keys: Container[str]) -> Tensors:

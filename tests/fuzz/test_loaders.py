@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from mutations import VALUES, changed_bytes, changed_json
 from safetensors import SafetensorError
 
+from pt_peft.environment import own_code
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError, TensorSpec, check_tensors
 from pt_peft.experiment.experiment import Experiment
@@ -34,7 +35,15 @@ fuzz = settings(
 DEMO = demo("lora_vpt")[0]
 EXPERIMENT = json.loads(DEMO.to_json())
 SITE = {
-    "data": {"images": "images.zip", "table": "table.csv"},
+    "data": {
+        "source": "csv",
+        "images": "images.zip",
+        "table": "table.csv",
+        "columns": {"label": "dx", "group": "patient"},
+        "classes": {"melanoma": ["mel", "MM"], "naevus": []},
+        "no_finding": "none",
+        "pooled": True,
+    },
     "backbone": "weights.safetensors",
     "device": "cpu",
     "threads": 2,
@@ -67,7 +76,7 @@ def says(given_fields: object, read: object) -> bool:
 def test_what_is_not_changed_is_read(tmp_path):
     for model, content in ((Experiment, EXPERIMENT), (Site, SITE), (TrainingReport, REPORT)):
         assert says(content, parse(model, content, "original").model_dump(mode="json"))
-    parse(TrainingReport, REPORT, "report").check(DEMO)
+    assert parse(TrainingReport, REPORT, "report").checked(DEMO) == parse(TrainingReport, REPORT, "report")
 
 
 @fuzz
@@ -161,6 +170,7 @@ REPORT = {
     "num_samples": 10,
     "train_loss": 0.5,
     "seconds": 3.0,
+    "code": own_code().model_dump(),
     "val": {
         "count": 4,
         "loss": 0.7,
@@ -168,7 +178,7 @@ REPORT = {
         "balanced_accuracy": 1.0,
         "macro_f1": 1.0,
         "auroc": 0.5,
-        "class_auroc": [0.5, 0.5, None, 0.5],
+        "class_auroc": [0.5, 0.5, 0.5, 0.5],
         "ece": 0.1,
         "confusion": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     },
@@ -180,7 +190,7 @@ REPORT = {
 def test_reports(content):
     try:
         report = parse(TrainingReport, content, "report")
-        report.check(DEMO)
+        report.checked(DEMO)
     except UserError:
         return
     assert says(content, report.model_dump(mode="json"))

@@ -149,7 +149,7 @@ def test_what_cannot_be_written_or_borne_is_said_first(small, swept, tmp_path, c
 def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, capsys):
     suite = yaml.safe_load(small.read_text())
     table = tmp_path / "later.csv"
-    data = {"source": "csv", "classes": ["a", "b"]}
+    data = {"source": "site", "classes": ["a", "b"]}
     site = {"table": str(table), "images": str(tmp_path)}
     suite["data"] = {"absent": {"domain": "none", "sites": ["s"], "data": data, "site": site}, **suite["data"]}
     suite |= {"seeds": [0], "methods": ["linear_probe"]}

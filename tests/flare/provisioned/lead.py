@@ -22,12 +22,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait(condition: Callable[[], Any], seconds: float, what: str, look_s: float = 0.2) -> Any:
     """Waits until `condition` gives something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(look_s)
     return value
 
 

@@ -8,7 +8,6 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.limits import Limits
 from pt_peft.presets import demo
-from pt_peft_flare.filters import redact
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,6 @@ def test_experiments(limits, method, message):
     with pytest.raises(UserError) as refusal:
         limits.check(experiment)
     assert message in str(refusal.value)
-    assert redact(str(refusal.value)) == str(refusal.value)
 
 
 def test_bytes_a_round():

@@ -43,7 +43,7 @@ def test_the_sites_filter_stops_a_learner_that_was_tampered_with(lead, quick):
     ledger = {line["round"]: line for line in map(json.loads, lines) if line["task"] == "train"}
     for number, (fault, word) in enumerate(faults.items()):
         assert left_out[number].keys() == {"hospital-3"}, fault
-        assert "held back by the egress filter" in left_out[number]["hospital-3"], fault
+        assert "held back by the egress filter" in left_out[number]["hospital-3"]["sentence"], fault
         assert word in ledger[number]["held_back"], fault
         assert "tensors" not in ledger[number], fault
     assert "tensors" in ledger[len(faults)]
@@ -66,7 +66,7 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
     )
     for number, (fault, word) in enumerate(faults.items()):
         assert left_out[number].keys() == {"hospital-3"}, fault
-        assert word in left_out[number]["hospital-3"], fault
+        assert word in left_out[number]["hospital-3"]["sentence"], fault
     log = (run.results / "log.txt").read_text()
     assert "round 1: hospital-3 is left out of task 'train': " in log
 
