@@ -1,11 +1,75 @@
 """The software and the machine that a result comes from."""
 
+import functools
+import hashlib
+import importlib.util
 import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
+
+from pydantic import Field
+
+import pt_peft
+from pt_peft.schema import Strict
+
+METHOD_CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds.py")
+"""Packages and modules of `pt_peft` that define a method: what it trains and what it exchanges."""
+METHOD_LIBRARIES = ("timm", "peft")
+"""Packages that build the model whose tensors are exchanged."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""The first 16 digits of a SHA-256 in hex: enough to tell versions apart, not to prove one."""
+
+
+class Code(Strict):
+    """Which code made a result. Who runs another may say what it likes: it shows mistakes, and proves nothing."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){1,2}$")]
+    """The package's."""
+    source: Digest
+    """Of all source of `pt_peft` and `pt_peft_flare`."""
+    method: Digest
+    """Of what defines the methods: `METHOD_CODE`, and the versions of `METHOD_LIBRARIES`."""
+
+
+@functools.cache
+def own_code() -> Code:
+    """The code that runs here."""
+    flare = importlib.util.find_spec("pt_peft_flare")
+    folders = [*pt_peft.__path__, *((flare and flare.submodule_search_locations) or [])]
+    source = hashlib.sha256("\n".join(source_digest(Path(folder)) for folder in folders).encode()).hexdigest()
+    return Code(version=pt_peft.__version__, source=source[:16], method=method_digest()[:16])
+
+
+@functools.cache
+def method_digest() -> str:
+    """SHA-256 in hex over what defines the methods, see `Code`."""
+    parts = [
+        source_digest(Path(pt_peft.__path__[0]), METHOD_CODE),
+        *(f"{name} {version(name)}" for name in METHOD_LIBRARIES),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def source_digest(package: Path, names: Iterable[str] = (".",)) -> str:
+    """SHA-256 in hex over Python source: names of files and their content, whatever ends their lines.
+
+    A clone, an installed wheel and a job's bundle have the same digest.
+
+    Args:
+        package: folder of a package.
+        names: files and folders in it.
+    """
+    places = [package / name for name in names]
+    files = {file for place in places for file in ([place] if place.suffix else place.rglob("*.py"))}
+    digest = hashlib.sha256()
+    for name, file in sorted((file.relative_to(package).as_posix(), file) for file in files):
+        content = file.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 class Machine(TypedDict):

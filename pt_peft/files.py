@@ -1,10 +1,10 @@
 """Writes files so that a reader never sees half of one, and tells files apart by their content."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 
 from pt_peft.errors import UserError
@@ -34,12 +34,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(files: Iterable[Path]) -> str:
-    """Returns the SHA-256 over the content of several files in the order of their paths, in hex."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder`; 0 if it is not there."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has just been replaced
+                total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size
+    return total
 
 
 def check_place(path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -14,6 +14,9 @@ from pt_peft.errors import UserError
 
 class Strict(BaseModel):
     """A record that refuses unknown fields and does not coerce: ``"3"`` is not 3."""
+
+    MOVED: ClassVar[Mapping[str, str]] = {}
+    """What became of fields that the record no longer has; goes on from the field's name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -48,8 +51,11 @@ def parse(model: type[Model], value: object, source: str) -> Model:
         first = errors[0]
         field = ".".join(str(part) for part in _path_in_file(content, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = _fields_at(model, first["loc"][:-1])
-            message = f"field '{field}' is unknown{_suggestion(str(first['loc'][-1]), known)}"
+            record, name = _record_at(model, first["loc"][:-1]), str(first["loc"][-1])
+            if record and name in record.MOVED:
+                message = f"field '{field}' {record.MOVED[name]}"
+            else:
+                message = f"field '{field}' is unknown{_suggestion(name, list(record.model_fields) if record else [])}"
         elif first["type"] == "missing":
             message = f"field '{field}' is missing"
         else:
@@ -63,9 +69,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
                 message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stop = "" if (message + more).endswith("?") else "."
-        raise UserError(f"{source}: {_one_line(message)}{more}{stop}") from None
+        raise UserError(f"{source}: {_one_line(message)}{more}{stop}", field or None) from None
     if (field := _not_finite(content)) is not None:
-        raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.")
+        raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.", field)
     return parsed
 
 
@@ -145,12 +151,12 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"; known fields are {', '.join(known)}" if known else ""
 
 
-def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    """Names of the fields of the nested record at `location`."""
+def _record_at(model: type[BaseModel], location: Location) -> type[Strict] | None:
+    """The class of the nested record at `location`; None where it is not one class."""
     for part in location:
         field = model.model_fields.get(str(part))
         nested = field.annotation if field else None
         if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
-            return []
+            return None
         model = nested
-    return list(model.model_fields)
+    return model if issubclass(model, Strict) else None

@@ -41,6 +41,8 @@ class FaultyLearner(PeftLearner):
             dxo.data["image"] = np.zeros((3, 32, 32), np.float32)
         elif fault == "extra metric":
             dxo.meta["initial_metrics"]["pixels"] = [0.5] * 100
+        elif fault == "other code":
+            dxo.meta["initial_metrics"]["code"]["source"] = "0" * 16
         elif fault == "no dxo":
             return type(reply)()
         updated = dxo.to_shareable()

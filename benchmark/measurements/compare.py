@@ -19,6 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from pydantic import JsonValue
+
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
@@ -57,6 +59,8 @@ class Comparison(TypedDict):
     provenance: Provenance
     experiment: dict[str, Any]
     """That of the first run."""
+    site_data: dict[str, JsonValue]
+    """What its sites' images mean."""
     rounds: int
     rows: list[Row]
 
@@ -148,6 +152,7 @@ def compare(workspaces: Sequence[Path], baselines: bool, jobs: int) -> Compariso
     return {
         "provenance": origin,
         "experiment": runs[0].experiment.model_dump(mode="json"),
+        "site_data": runs[0].site.data.meaning(),
         "rounds": runs[0].record["rounds"],
         "rows": rows,
     }

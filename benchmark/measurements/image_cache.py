@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     result = {
         "provenance": provenance(),
         "experiment": experiment.model_dump(mode="json"),
+        "site_data": site.data.meaning(),
         "site": options.site,
         "images": count,
         "seconds": seconds,

@@ -137,6 +137,7 @@ def _summary(one: Opened, observed: Sequence[Observed]) -> dict:
         "name": one.subject.label,
         "digest": one.subject.experiment.digest(),
         "experiment": one.subject.experiment.model_dump(mode="json"),
+        "site_data": one.subject.site.data.meaning(),
         "images": one.images,
         "sites": dict(one.sizes),
         "accuracy": {

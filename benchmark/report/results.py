@@ -113,7 +113,7 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
     """Checks that the cells of a panel and backbone differ in nothing but the method, its step sizes and the seed."""
     first: dict[tuple[str, ...], tuple[str, dict[str, JsonValue]]] = {}
     for cell in cells:
-        axes, settings = cell.axes, _settings(cell.experiment)
+        axes, settings = cell.axes, {**_settings(cell.experiment), "site_data": cell.site_data}
         place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.aggregation)
         other, expected = first.setdefault(place, (cell.name, settings))
         if different := [section for section in settings | expected if settings.get(section) != expected.get(section)]:

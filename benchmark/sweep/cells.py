@@ -17,8 +17,10 @@ from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import Columns, Method
-from pt_peft.experiment.site import Site, SiteData
+from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.sections import Method
+from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of, write_atomically
 from pt_peft.model.method import components
 from pt_peft.presets import embedded_backbone, starting_rate
@@ -61,7 +63,9 @@ class Grid:
         self._digests = {name: sha256_of(path) for name, path in weights.items() if path}
         self._sites = {
             (data, backbone): Site(
-                data=located(task, cache), backbone=str(weights[backbone]) if weights[backbone] else None
+                data=located(task, cache),
+                backbone=str(weights[backbone]) if weights[backbone] else None,
+                limits=Limits.open(),
             )
             for data, task in suite.data.items()
             for backbone in suite.backbones
@@ -160,13 +164,12 @@ def located(images: Images, cache: Path) -> SiteData:
     Raises:
         UserError: if they are not there, or have no table that could be divided.
     """
-    site = SiteData(**{field: expanded(path) for field, path in images.site})
+    site = images.site.located(expanded).model_copy(update={"pooled": True})
     if images.part is None:
         return site
-    columns = schema.parse(Columns, images.data.get("columns", {}), "suite: field 'data.columns'")
-    column = columns.group or columns.file
-    if images.data.get("source") != "csv" or site.table is None:
-        raise UserError("suite: field 'part' divides the table of data.source 'csv' alone.")
+    column = site.columns.group or site.columns.file
+    if site.source != "csv" or site.table is None:
+        raise UserError("suite: field 'part' divides the table of site.source 'csv' alone.")
     if images.part.take >= images.part.of:
         raise UserError(
             f"suite: field 'part.take' is {images.part.take}; less than 'part.of' ({images.part.of}) would be right."

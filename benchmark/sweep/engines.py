@@ -81,7 +81,7 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     rounds = []
     for one in _server_record(server)["rounds"]:
         if one["left_out"]:
-            missing = ", ".join(f"{name} ({why})" for name, why in one["left_out"].items())
+            missing = ", ".join(f"{name} ({why['sentence']})" for name, why in one["left_out"].items())
             raise UserError(f"round {one['round'] + 1} lacks {missing}")
         rounds.append(_round(one["round"], one["seconds"], one["sites"]))
     shared = trainer.exchange.changed(cell.experiment.federation.rounds)

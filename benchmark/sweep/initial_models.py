@@ -29,9 +29,9 @@ def initial_weights(name: str, model: InitialModel, defaults: Sections, cache: P
     Raises:
         UserError: if a file is not there, or the pre-training is not possible.
     """
-    weights = expanded(model.weights)
-    if weights is None:
+    if model.weights is None:
         return None
+    weights = expanded(model.weights)
     if not Path(weights).is_file():
         raise UserError(f"suite: field 'backbones.{name}.weights' is {weights}, which is no file.")
     if model.pretraining is None:
@@ -50,7 +50,7 @@ def initial_weights(name: str, model: InitialModel, defaults: Sections, cache: P
     experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
     table = sha256_of(Path(site.data.table)) if site.data.table else None
     # Not the experiment's digest: each new field of experiments would change it, and cost hours of pre-training.
-    said = [part.model_dump(mode="json") for part in (experiment.backbone, experiment.data)]
+    said = [experiment.backbone.model_dump(mode="json"), experiment.data.model_dump(mode="json"), site.data.meaning()]
     key = json.dumps([experiment.seed, *said, repr(recipe), table], sort_keys=True)
     path = cache / "backbones" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

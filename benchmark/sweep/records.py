@@ -20,10 +20,11 @@ from pydantic import (
 from benchmark.oracle.predictions import Predictions
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.schema import Strict, parse
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 """Version of this schema. A change that makes old files unreadable, or read wrongly, raises it."""
 EQUAL = 1e-6
 """How far the adapters of the two engines may be apart, float32."""
@@ -58,7 +59,7 @@ class SuiteRecord(Strict):
     """The first line of a result file."""
 
     kind: Literal["suite"] = "suite"
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     """Version of this schema."""
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,99}$")
     """The suite's name; its report's folder has it too."""
@@ -172,6 +173,14 @@ def with_defaults(experiment: object) -> object:
         return experiment
 
 
+def meaning_with_defaults(site_data: object) -> object:
+    """A recorded meaning of images with defaults for fields that it has gained since; unchanged if not valid."""
+    try:
+        return parse(SiteData, site_data, "site_data").meaning()
+    except UserError:
+        return site_data
+
+
 class Run(Strict):
     """What is known of every run."""
 
@@ -180,6 +189,8 @@ class Run(Strict):
     axes: Axes
     engine: Engine
     experiment: Annotated[dict[str, JsonValue], BeforeValidator(with_defaults)]
+    site_data: Annotated[dict[str, JsonValue], BeforeValidator(meaning_with_defaults)]
+    """What the images of all sites mean (`SiteData.meaning`): with the experiment, what was run."""
     seconds: dict[str, Seconds]
     """Wall time by phase, and under ``total``."""
     peak_memory_bytes: Bytes | None

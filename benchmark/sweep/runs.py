@@ -99,6 +99,7 @@ def _known(cell: Cell, engine: Engine) -> dict[str, Any]:
         "axes": cell.axes,
         "engine": engine,
         "experiment": cell.experiment.model_dump(mode="json"),
+        "site_data": cell.site.data.meaning(),
         "provenance": RunProvenance.model_validate(provenance()),
     }
 

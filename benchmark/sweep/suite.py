@@ -17,8 +17,8 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 from benchmark.sweep.trials import Tuning
 from pt_peft import schema
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Method, Partition, SiteName
-from pt_peft.experiment.site import SiteData
 from pt_peft.model.method import components
 from pt_peft.schema import Strict
 
@@ -46,7 +46,7 @@ class Images(Strict):
     data: dict[str, JsonValue]
     """The experiment's section ``data``."""
     site: SiteData = SiteData()
-    """Where they lie, the same for all simulated sites."""
+    """What they are and where they lie; all simulated sites share them."""
     part: Part | None = None
     """The part of a ``csv`` table that is used; null: all."""
 
@@ -265,10 +265,8 @@ def overlaid(below: dict, above: dict) -> dict:
     return merged
 
 
-def expanded(path: str | None) -> str | None:
+def expanded(path: str) -> str:
     """`path` with the folder of real data in place of `SHARED`. Raises UserError if it is not there."""
-    if path is None:
-        return None
     if path != SHARED and not path.startswith(f"{SHARED}/"):
         return str(Path(path).resolve())  # FLARE's processes have other working directories
     whole = Path(os.environ.get("PT_PEFT_SHARED", "../shared")).resolve() / path.removeprefix(SHARED).lstrip("/")

@@ -186,7 +186,7 @@ class _Pass:
         return record.reason if isinstance(record, FailureRecord) else None
 
     def _is_finished(self, cell: Cell, verified: bool) -> bool:
-        """Whether there is a finished result of this very experiment by this engine.
+        """Whether there is a finished result of this very experiment, on images of this meaning, by this engine.
 
         Args:
             cell: what was to be run.
@@ -197,4 +197,5 @@ class _Pass:
             return False
         if verified and not (isinstance(record, CellRecord) and record.verification):
             return False
-        return record.engine == self._engine and record.experiment == cell.experiment.model_dump(mode="json")
+        same = cell.experiment.model_dump(mode="json"), cell.site.data.meaning()
+        return record.engine == self._engine and (record.experiment, record.site_data) == same

@@ -1,26 +1,19 @@
 """Finds what an experiment exchanges independently of the learner, and keeps it in the site's cache folder."""
 
-import functools
 import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-import pt_peft
+from pt_peft.environment import method_digest
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.files import digest_of, write_atomically
+from pt_peft.files import write_atomically
 from pt_peft.worker.handle import Patience
 from pt_peft_flare.run_context import run_dir
 from pt_peft_flare.site_worker import RespawningWorker
-
-CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds.py")
-"""Packages and modules of `pt_peft` that decide what is exchanged."""
-LIBRARIES = ("timm", "peft")
-"""Packages that build the model whose tensors are exchanged."""
 
 
 def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exchange:
@@ -64,15 +57,5 @@ def _path(experiment: Experiment, site: Site) -> Path:
 
 def cache_key(experiment: Experiment) -> str:
     """SHA-256, in hex, over all that an exchange depends on: the experiment, the weights that it pins, the code."""
-    parts = (experiment.digest(), experiment.backbone.sha256, _code_digest())
+    parts = (experiment.digest(), experiment.backbone.sha256, method_digest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _code_digest() -> str:
-    """SHA-256 over the modules of `CODE` and the versions of `LIBRARIES`."""
-    folder = Path(pt_peft.__path__[0])
-    places = [folder / name for name in CODE]
-    code = digest_of(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))
-    versions = (f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
-    return hashlib.sha256("\n".join([code, *versions]).encode()).hexdigest()

@@ -11,22 +11,30 @@ from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_lear
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
+from pt_peft import reasons
+from pt_peft.environment import Code, own_code
+from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import Tensors, payload_bytes
+from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
+from pt_peft.federation.known_names import known_names
 from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
+from pt_peft.reasons import Reason
 from pt_peft.schema import Strict, parse
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.console import console
+from pt_peft_flare.messages import RETURN_CODES, TASKS
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
 from pt_peft_flare.round_log import log_final, log_round
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, FinishedRound, RunRecord, Summary
+from pt_peft_flare.wire import Bounds, come
 
 Report = TypeVar("Report", bound=Strict)
 
@@ -58,14 +66,27 @@ class SiteTask:
     """Number of all rounds."""
     timeout_s: int
     """Seconds until a site that has not answered is left out."""
+    silence_s: int
+    """Seconds without a sign of life after which a site is left out, if enough others have answered."""
+    min_sites: int
+    """Answers that are enough."""
     deliveries: list[Delivery]
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the sites that get it."""
+        return [site for delivery in self.deliveries for site in delivery.targets]
 
 
 class Sites(Protocol):
     """What a run needs of FLARE's controller."""
 
     def site_names(self) -> list[str]:
-        """Names of the sites that are connected, sorted."""
+        """Names of the sites that take part, sorted."""
+        ...
+
+    def present_sites(self, silence_s: int) -> list[str]:
+        """Those of `site_names` that were heard of within `silence_s`, or may still be starting."""
         ...
 
     def ask(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
@@ -122,6 +143,16 @@ class FederatedRun:
         self._best: _Best | None = None
         self._held: dict[str, int] = {}
         """By site the number of finished rounds whose aggregate it is known to hold, where tensors rotate."""
+        self._other_code: dict[str, Code] = {}
+        """What sites run that do not run the server's code."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """How large the tensors that a site sends may be."""
+        if self.experiment.encryption:
+            keys = Layout(self._exchange.up(0)).keys
+            return Bounds.of(dict.fromkeys(keys, TensorSpec((MOST_BYTES,), "uint8")))
+        return Bounds.of(self.experiment.payload.up.specs(self._exchange.specs))
 
     def complete(self) -> None:
         """Runs all rounds that are not finished yet, and the final evaluation.
@@ -152,6 +183,23 @@ class FederatedRun:
         console.info("best adapter   %s", folder / self._file(BEST))
         console.info("metrics        %s", folder / FILE_NAME)
         console.info("curves         tensorboard --logdir %s", folder / "tb_events")
+
+    def cleared(self, reason: Reason) -> Reason:
+        """`reason`, which a site gives, without words that are not of this job's."""
+        return reason.cleared(known_names(self.experiment, self._exchange) | {*TASKS, *RETURN_CODES})
+
+    def _check_code(self, site: str, code: Code) -> None:
+        """Says so once if `site` runs other code than this server. Raises UserError if that leaves it out."""
+        if code == own_code():
+            return
+        if self.experiment.federation.code == "same":
+            error = UserError(
+                f"the site runs {_shown(code)}, the server {_shown(own_code())}; federation.code is 'same'"
+            )
+            raise error.told_as(reasons.OtherCode())
+        if self._other_code.get(site) != code:
+            self._other_code[site] = code
+            console.warning("%s runs %s, the server %s", site, _shown(code), _shown(own_code()))
 
     def _new_server(self, tensors: Tensors) -> Server[Any]:
         if self.experiment.encryption:
@@ -197,23 +245,24 @@ class FederatedRun:
         opened = server.start_round(number)
 
         def accept(result: FLModel) -> TrainingReport:
-            report = parse(TrainingReport, result.metrics, "report")
-            report.check(self.experiment)
+            report = parse(TrainingReport, result.metrics, "report").checked(self.experiment)
             site = result.meta["client_name"]
-            opened.add(site, result.params, report.num_samples)
+            self._check_code(site, report.code)
+            opened.add(site, come(result.params), report.num_samples)
             bytes_out[site] = payload_bytes(result.params)
             return report
 
         started = time.monotonic()
         task = self._task(AppConstants.TASK_TRAIN, number)
         results = self._collect(task, accept)
-        notes = server.finish_round(opened, sum(len(delivery.targets) for delivery in task.deliveries))
+        notes = server.finish_round(opened, len(results.reports) + len(results.left_out))
         finished = FinishedRound(
             number=number,
             reports=results.reports,
             left_out=results.left_out,
             bytes_in={site: payload_bytes(one.payload) for one in task.deliveries for site in one.targets},
             bytes_out=bytes_out,
+            shares=opened.shares,
             seconds=time.monotonic() - started,
             notes=notes,
         )
@@ -225,8 +274,8 @@ class FederatedRun:
 
     def _evaluate_final(self) -> None:
         def accept(result: FLModel) -> EvaluationReport:
-            report = parse(EvaluationReport, result.metrics, "report")
-            report.check(self.experiment)
+            report = parse(EvaluationReport, result.metrics, "report").checked(self.experiment)
+            self._check_code(result.meta["client_name"], report.code)
             return report
 
         rounds = self.experiment.federation.rounds
@@ -237,17 +286,23 @@ class FederatedRun:
         log_final(self._engine, self.experiment, results.reports, summary)
 
     def _task(self, name: str, number: int) -> SiteTask:
-        """A task that sends each connected site what it lacks of the aggregate."""
+        """A task that sends each site that is there what it lacks of the aggregate."""
+        federation = self.experiment.federation
+        sites = self._sites.present_sites(federation.silence_s)
+        if len(sites) < federation.min_sites:
+            sites = self._sites.site_names()  # some may come back while the round waits for them
         alike: dict[tuple[int, int | None], list[str]] = {}  # sites that are sent the same
-        for site in self._sites.site_names():
+        for site in sites:
             # What a site holds does not matter where all tensors travel in every round.
             alike.setdefault((self._held.get(site, 0), self._server.rank(site)), []).append(site)
         deliveries = [
             Delivery(targets, self._server.payload(targets[0], since, number), since)
             for (since, _), targets in alike.items()
         ]
-        federation = self.experiment.federation
-        return SiteTask(name, number, federation.rounds, federation.round_timeout_s, deliveries)
+        return SiteTask(
+            name, number, federation.rounds, federation.round_timeout_s, federation.silence_s, federation.min_sites,
+            deliveries,
+        )  # fmt: skip
 
     def _collect(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
         """The results of a task. Raises JobFailed if they miss the quorum."""
@@ -261,7 +316,7 @@ class FederatedRun:
             console.warning("%s: %s is left out of task '%s': %s", when, site, task.name, reason)
         least = self.experiment.federation.min_sites
         if len(results.reports) < least:
-            asked = sum(len(delivery.targets) for delivery in task.deliveries)
+            asked = len(task.targets)
             reasons = "; ".join(f"{site}: {reason}" for site, reason in left_out)
             raise JobFailed(
                 f"{when}, task '{task.name}': {len(results.reports)} of {asked} sites gave a valid result, "
@@ -297,3 +352,7 @@ class FederatedRun:
         best = self._best.tensors if self._best else {}
         state, optimizer = self._server.state(finished_rounds), self._server.optimizer.state
         self._checkpoint.save(Checkpoint(finished_rounds, state, best, optimizer, self.record.content))
+
+
+def _shown(code: Code) -> str:
+    return f"version {code.version} (source {code.source}, methods {code.method})"

@@ -1,6 +1,7 @@
 """The last gate of a site: only what is on the allow-list leaves, and the ledger says so."""
 
-import re
+import contextlib
+from typing import TypeVar
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
@@ -9,33 +10,31 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.environment import own_code
+from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
+from pt_peft.reasons import Reason
 from pt_peft.schema import parse
 from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.messages import MAX_REASON, REASON, failure
-from pt_peft_flare.run_context import read_experiment, read_site, run_dir
+from pt_peft_flare.messages import RETURN_CODES, TASKS, failure, reason_of
+from pt_peft_flare.run_context import check_job, read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors
-
-_PRIVATE = re.compile(
-    r"""(?P<kept>\b(?:field|tensor|task)[ ])?
-    (?P<value>(?<!\w)[bBfFrRuU]{0,2}(?:'.*?'|".*?"|`.*?`)(?!\w)    # quoted
-    |[^\s'"`]*[/\\](?:[^'"`]*[/\\])?[^\s'"`]*)               # a path, to the last slash, as names may have spaces
-    """,
-    re.DOTALL | re.VERBOSE,
-)
-"""A value, and whether it names a field, a tensor or a task."""
-_KEPT = re.compile(r"\b(?:field|tensor|task) (['\"`]).*?\1")
-_LONE_QUOTE = re.compile(r"""(?<!\w)['"`]|['"`](?!\w)""")
 
 _META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND}
 """Metadata of a result of our learner. Any other does not leave, and the ledger names it."""
+Report = TypeVar("Report", TrainingReport, EvaluationReport)
+
+_SHOWN = 500
+"""Characters of an error in the ledger."""
 
 
 class EgressFilter(Filter):
@@ -47,7 +46,7 @@ class EgressFilter(Filter):
       `TrainingReport`;
     - for ``validate``: an `EvaluationReport`;
     - for ``submit_model``: the exchanged tensors trained so far, unless they have to be encrypted;
-    - from a site that failed: a reason without values and paths (the site's log has them).
+    - from a site that failed: a reason of `pt_peft.reasons`, its words checked against what the lead knows already.
 
     Which tensors a method exchanges is found from the experiment, not from what the learner says. Anything else is held
     back: the site answers with the reason instead, and the ledger has the attempt.
@@ -69,8 +68,8 @@ class EgressFilter(Filter):
         round_number: int | None = number if isinstance(number, int) else None
         try:
             if shareable.get_return_code() != ReturnCode.OK:
-                reason = redact(str(shareable.get_header(REASON, shareable.get_return_code())))
-                allowed, described = failure(reason), ledger.Entry(reason=reason)
+                reason = self._cleared(reason_of(shareable), fl_ctx)
+                allowed, described = failure(reason), ledger.Entry(reason=reason.to_json())
             else:
                 result = from_shareable(shareable)
                 dxo, described = self._allowed(task, round_number, result, fl_ctx)
@@ -79,16 +78,16 @@ class EgressFilter(Filter):
                     described["dropped"] = [*sorted(str(key)[:100] for key in dropped)]
         except Exception as error:  # the filter fails closed
             self.log_error(fl_ctx, f"task {task}: held back by the egress filter: {error}", fire_event=False)
-            reason = redact(f"held back by the egress filter: {error}")
-            allowed, described = failure(reason), ledger.Entry(held_back=str(error)[:MAX_REASON])
+            reason = self._cleared(_why_held_back(error), fl_ctx)
+            allowed, described = failure(reason), ledger.Entry(reason=reason.to_json(), held_back=str(error)[:_SHOWN])
         entry: ledger.Entry = {"job": fl_ctx.get_job_id(), "task": task, "round": round_number}
         ledger.append(run_dir(fl_ctx), {**entry, **described})
         return allowed
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
         """The part of a result that may leave, and its line in the ledger. Raises an error for any other result."""
-        experiment = read_experiment(fl_ctx)
-        read_site(fl_ctx).limits.check(experiment)
+        site = read_site(fl_ctx)
+        experiment = check_job(site, fl_ctx)
         if task == AppConstants.TASK_TRAIN:
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
@@ -96,21 +95,26 @@ class EgressFilter(Filter):
         if task == AppConstants.TASK_VALIDATION:
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
-            report = parse(EvaluationReport, dxo.data, "report")
-            report.check(experiment)
+            report = _own(parse(EvaluationReport, dxo.data, "report").checked(experiment))
+            for split in report.splits():
+                site.limits.check_evaluated(split.count)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
             return self._allowed_model(experiment, dxo, fl_ctx)
-        raise TensorError(f"nothing may leave as a result of task '{task}'")
+        raise UserError(f"nothing may leave as a result of task '{task}'").told_as(reasons.HeldBack(what="task"))
 
     def _allowed_training(
         self, experiment: Experiment, round_number: int, dxo: DXO, fl_ctx: FLContext
     ) -> tuple[DXO, ledger.Entry]:
         exchange = self._known_exchange(experiment, fl_ctx)
-        read_site(fl_ctx).limits.check_bytes(experiment, exchange, round_number)
-        report = parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report")
-        report.check(experiment)
+        limits = read_site(fl_ctx).limits
+        limits.check_exchange(experiment, exchange)
+        limits.check_bytes(experiment, exchange, round_number)
+        report = _own(parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report").checked(experiment))
+        limits.check_images(experiment, report.num_samples)
+        for split in report.splits():
+            limits.check_evaluated(split.count)
         fields = report.model_dump(mode="json")
         specs = exchange.up(round_number)
         if experiment.encryption:
@@ -132,12 +136,24 @@ class EgressFilter(Filter):
         task = AppConstants.TASK_SUBMIT_MODEL
         last = dxo.get_meta_prop(AppConstants.CURRENT_ROUND)
         if experiment.privacy.client:
-            raise TensorError(f"a result of '{task}' has no noise that protects the site")
+            message = f"a result of '{task}' has no noise that protects the site"
+            raise UserError(message).told_as(reasons.HeldBack(what="task"))
         if not isinstance(last, int):
             raise TensorError(f"a result of '{task}' does not say in which round it was trained")
-        tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
-        read_site(fl_ctx).limits.check_nbytes(payload_bytes(tensors))
+        exchange, limits = self._known_exchange(experiment, fl_ctx), read_site(fl_ctx).limits
+        limits.check_exchange(experiment, exchange)
+        tensors = check_tensors(_weights(dxo), exchange.changed(last + 1))
+        limits.check_nbytes(payload_bytes(tensors))
         return DXO(DataKind.WEIGHTS, data=WireTensors(tensors)), ledger.tensor_entry(tensors, tensors)
+
+    def _cleared(self, reason: Reason, fl_ctx: FLContext) -> Reason:
+        """`reason` with no word that the lead does not know. Never raises: what cannot be found out is not known."""
+        experiment = exchange = None
+        with contextlib.suppress(Exception):
+            experiment = read_experiment(fl_ctx)
+            if getattr(reason, "tensor", None):  # else it is not worth a worker
+                exchange = self._known_exchange(experiment, fl_ctx)
+        return reason.cleared(known_names(experiment, exchange) | {*TASKS, *RETURN_CODES})
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
         if self._exchange is None:
@@ -168,19 +184,27 @@ def applied(experiment: Experiment, report: TrainingReport) -> ledger.Entry:
     return entry
 
 
+def _own(report: Report) -> Report:
+    """`report` if it says which code runs here. Raises UserError."""
+    if report.code != own_code():
+        raise UserError("report: code is another than the one that runs here.", "code")
+    return report
+
+
+def _why_held_back(error: Exception) -> Reason:
+    """What the lead is told of a result that must not leave."""
+    match error:
+        case TensorError(reason=reasons.Payload(tensor=tensor)):
+            return reasons.HeldBack(what="tensors", tensor=tensor)
+        case UserError(reason=reasons.Failed(field=field)):
+            return reasons.HeldBack(what="report", field=field)
+        case ReasonedError(reason=reason):
+            return reason
+        case _:
+            return reasons.HeldBack(what="error")
+
+
 def _weights(dxo: DXO) -> object:
     if dxo.data_kind != DataKind.WEIGHTS:
         raise TensorError(f"the result is {dxo.data_kind}, not {DataKind.WEIGHTS}")
     return dxo.data
-
-
-def redact(reason: str) -> str:
-    """`reason` as it may leave the site.
-
-    Values in quotes and paths become ``…``, but not names of fields, tensors and tasks. If a quote has no partner,
-    everything from the first ``…`` on is left out.
-    """
-    redacted = _PRIVATE.sub(lambda match: match[0] if match["kept"] else "…", reason[: 2 * MAX_REASON])
-    if "…" in redacted and _LONE_QUOTE.search(_KEPT.sub("", redacted)):
-        redacted = redacted[: redacted.index("…") + 1]
-    return redacted[:MAX_REASON]

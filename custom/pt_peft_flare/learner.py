@@ -1,8 +1,9 @@
 """The site's side of a job: hands each task to a worker and its result to FLARE."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
@@ -13,11 +14,12 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-import pt_peft_flare.wire  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers how FLARE reads tensors
+from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare import ledger
@@ -26,9 +28,10 @@ from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.job_request import job_request
-from pt_peft_flare.messages import SINCE, failure
+from pt_peft_flare.messages import SINCE, TASKS, failure
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters
 from pt_peft_flare.run_context import (
+    check_job,
     config_folder,
     deployment,
     is_simulation,
@@ -39,8 +42,9 @@ from pt_peft_flare.run_context import (
 )
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
+from pt_peft_flare.wire import come
+from pt_peft_flare.work_time import WorkTime
 
-TASKS = (AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"
 """File with the decrypted last sum of the server, for jobs with ``encryption``."""
@@ -84,19 +88,21 @@ class PeftLearner(Executor):
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             job = self._opened(fl_ctx)
-            patience = Patience(job.experiment.federation.site_timeout_s, lambda: abort_signal.triggered)
-            result = job.do(task_name, shareable, patience).to_shareable()
+            with job.work_time.counted():
+                patience = Patience(job.seconds_left(), lambda: abort_signal.triggered)
+                result = job.do(task_name, shareable, patience).to_shareable()
         except (UserError, TensorError, WorkerError) as error:
+            # The sentence stays here. In a simulation, where all sites are one person's, the console has it too.
             self.log_error(fl_ctx, f"task {task_name}: {error}", fire_event=False)
-            result = failure(str(error))
+            result = failure(error.reason)
         result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
         return result
 
     def _opened(self, fl_ctx: FLContext) -> "SiteJob":
         """The job. Raises UserError if the site refuses it."""
         if self._job is None:
-            experiment = read_experiment(fl_ctx)
             # First: without the filter not even a reason may leave.
+            experiment = read_experiment(fl_ctx)
             self._check_config(experiment, config_folder(fl_ctx))
             self._job = self._open(experiment, fl_ctx)
         return self._job
@@ -112,11 +118,12 @@ class PeftLearner(Executor):
         worker = RespawningWorker(experiment, site, folder, fl_ctx)
         exchange = images = cipher = refused = None
         try:
-            site.limits.check(experiment)
+            check_job(site, fl_ctx)
             images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))
             exchange = read_exchange(experiment, site, fl_ctx)
             if experiment.encryption:
-                cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
+                with told_as(reasons.EncryptionKey()):
+                    cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
         except (UserError, WorkerError) as error:
             refused = str(error)
             raise
@@ -134,7 +141,8 @@ class PeftLearner(Executor):
                 )
                 ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
             self._noted = True
-        return SiteJob(experiment, name, folder, worker, cipher)
+        work_time = WorkTime(folder.parent, folder.name)
+        return SiteJob(experiment, name, folder, worker, cipher, site.limits, work_time)
 
     def _check_config(self, experiment: Experiment, folder: Path) -> None:
         """Raises UserError for a job whose filters are not what a site needs."""
@@ -152,6 +160,14 @@ class SiteJob:
     worker: RespawningWorker
     cipher: Cipher | None
     """With ``encryption``."""
+    limits: Limits
+    work_time: WorkTime
+
+    def seconds_left(self) -> float:
+        """How long the next task may take. Raises OutsideLimits if the site has no time left for the job."""
+        worked, timeout = self.work_time.seconds(), self.experiment.federation.site_timeout_s
+        self.limits.check_seconds(worked)
+        return min(timeout, (self.limits.max_job_seconds or math.inf) - worked)
 
     def do(self, task: str, shareable: Shareable, patience: Patience) -> DXO:
         """Does one of `TASKS`.
@@ -173,7 +189,8 @@ class SiteJob:
             return DXO(DataKind.METRICS, data=report)
         report, tensors = self._call("train", shareable, patience)
         if self.cipher:
-            tensors = self.cipher.encrypt(tensors, self.experiment.aggregation.weight(report["num_samples"]))
+            with told_as(reasons.ExperimentInvalid(field="encryption.largest_value")):
+                tensors = self.cipher.encrypt(tensors, self.experiment.aggregation.weight(report["num_samples"]))
         meta = {MetaKey.INITIAL_METRICS: report, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report["num_samples"]}
         return DXO(DataKind.WEIGHTS, data=tensors, meta=meta)
 
@@ -185,7 +202,7 @@ class SiteJob:
         # Other workflows than ours, as FLARE's cross-site evaluation, name no round and send all there is.
         number: int | None = shareable.get_header(AppConstants.CURRENT_ROUND)
         message = {"round": rounds if number is None else number, "since": dxo.get_meta_prop(SINCE), **fields}
-        tensors: Tensors = dxo.data  # which the worker checks
+        tensors = cast(Tensors, come(dxo.data))  # which the worker checks
         if self.cipher:
             tensors = self._decrypted(self.cipher, tensors, message["round"], patience)
             if message["round"] == rounds:
@@ -196,7 +213,8 @@ class SiteJob:
     def _decrypted(self, cipher: Cipher, payload: Tensors, round_number: int, patience: Patience) -> Tensors:
         """What a round starts from. The first starts from what each site draws from the seed itself."""
         if round_number:
-            return cipher.decrypt_sum(payload)
+            with told_as(reasons.EncryptionKey()):
+                return cipher.decrypt_sum(payload)
         if payload:
             raise TensorError(
                 "payload is not empty, but an encrypted federation starts from what each site draws itself"

@@ -2,38 +2,48 @@
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.app_constant import AppConstants
+
+from pt_peft import reasons
+from pt_peft.reasons import Reason, read_reason
 
 REASON = "pt_peft.reason"
-"""Header of a failed reply: why."""
+"""Header of a failed reply: why, as the JSON of a `pt_peft.reasons.SiteReason`."""
 SINCE = "pt_peft.since"
 """Metadata of a task: number of finished rounds whose aggregate the site is taken to hold already."""
 SITES_CHANGED = "pt_peft.sites_changed"
 """FLARE app command to a job's process: the sites that take part, or their tokens, have changed."""
+SITES_SHUT_OUT = "pt_peft.sites_shut_out"
+"""FLARE app command to a job's process: these ``sites`` may take no further part."""
 STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far is it?"""
-MAX_REASON = 500
-"""Characters of a failure's reason that travel, or are believed."""
+MAX_ANSWER = 500
+"""Characters that are kept of what FLARE's process of a site answers."""
+TASKS = (AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)
+"""Tasks that a site does."""
+RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
+"""FLARE's words for what became of a task."""
 
 
-def failure(reason: str) -> Shareable:
-    """The reply of a site that could not do its task.
-
-    Args:
-        reason: one sentence, shown at the server.
-    """
+def failure(reason: Reason) -> Shareable:
+    """The reply of a site that could not do its task, for this reason."""
     reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
-    reply.set_header(REASON, reason)
+    reply.set_header(REASON, reason.model_dump_json())
     return reply
 
 
-def reason_of(reply: Shareable) -> str:
-    """Why a site could not do its task, on one printable line: what it says is not to be trusted."""
-    return printable(str(reply.get_header(REASON, reply.get_return_code())))
+def reason_of(reply: Shareable) -> Reason:
+    """Why a site could not do its task: what it says, which may be anything, or FLARE's return code."""
+    said = reply.get_header(REASON)
+    if said is not None:
+        return read_reason(said) or reasons.Failed()
+    code = reply.get_return_code()
+    return reasons.Flare(return_code=code if code in RETURN_CODES else None)
 
 
 def printable(reason: str) -> str:
     """The beginning of what somebody else says, on one printable line."""
-    return one_line(reason[:MAX_REASON])
+    return one_line(reason[:MAX_ANSWER])
 
 
 def one_line(text: str) -> str:

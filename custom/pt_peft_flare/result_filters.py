@@ -7,6 +7,7 @@ from typing import Any
 
 from nvflare.fuel.utils.config_factory import ConfigFactory
 
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 
@@ -39,7 +40,7 @@ def check_egress(tasks: Iterable[str], config_folder: Path) -> None:
             raise UserError(
                 f"config_fed_client: field 'task_result_filters' must end with {EGRESS} for task '{task}', without "
                 "which nothing leaves this site."
-            )
+            ).told_as(reasons.Filters(task=task))
 
 
 def check_privacy_filters(experiment: Experiment, config_folder: Path) -> None:
@@ -56,7 +57,7 @@ def check_privacy_filters(experiment: Experiment, config_folder: Path) -> None:
             raise UserError(
                 f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential "
                 f"privacy of section privacy: {reason}; without it the job is right."
-            )
+            ).told_as(reasons.Filters())
 
 
 def _chains(folder: Path) -> list[tuple[list[str], list[str]]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
+from pydantic import JsonValue
 
-from pt_peft import __version__
+from pt_peft.environment import own_code
 from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Task
@@ -16,6 +17,7 @@ from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingR
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
 from pt_peft_flare.parent.refusals import read_refusals
+from pt_peft_flare.round_results import LeftOut
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
@@ -40,9 +42,10 @@ class RoundEntry(TypedDict):
     """From 0."""
     seconds: float
     sites: dict[str, dict[str, Any]]
-    """By site its `TrainingReport`, with ``bytes_in`` and ``bytes_out``."""
-    left_out: dict[str, str]
-    """Reasons by site."""
+    """By site its `TrainingReport`, with ``bytes_in``, ``bytes_out`` and ``share``: its part in the aggregate, 0 … 1,
+    null where the rule gives sites none."""
+    left_out: dict[str, dict[str, JsonValue]]
+    """By site why: the ``code`` and fields of a `pt_peft.reasons.Reason`, and the ``sentence``."""
     val_at_start: Summary | None
     """Validation of the model that the round started from."""
     lora_deviation: NotRequired[float]
@@ -70,7 +73,8 @@ class Record(TypedDict):
     sites: list[str]
     refused: dict[str, str]
     """Sites that were to have the job and did not take it when it started, with their reasons."""
-    version: str
+    code: dict[str, str]
+    """Which code the server runs; each site's report has the site's. See `pt_peft.environment.Code`."""
     experiment: dict[str, Any]
     exchanged: dict[str, int]
     """What a site sends in the first round: numbers of ``tensors`` and ``parameters``, and their ``bytes`` as sent."""
@@ -88,12 +92,14 @@ class FinishedRound:
     """From 0."""
     reports: Mapping[str, TrainingReport]
     """Reports of the sites that took part."""
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, LeftOut]
     """Reasons of the others, by site."""
     bytes_in: Mapping[str, int]
     """Bytes of the payload down, raw tensors only, by site."""
     bytes_out: Mapping[str, int]
     """Bytes of the payload up, raw tensors only, by site."""
+    shares: Mapping[str, float]
+    """Share of each site in the aggregate; empty where sites have none."""
     seconds: float
     """Wall time."""
     notes: Mapping[str, float]
@@ -149,7 +155,7 @@ class RunRecord:
             "continues": None,
             "sites": sites,
             "refused": read_refusals(folder),
-            "version": __version__,
+            "code": own_code().model_dump(),
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {
                 "tensors": len(first_up),
@@ -180,6 +186,7 @@ class RunRecord:
                 **report.model_dump(mode="json"),
                 "bytes_in": finished.bytes_in[site],
                 "bytes_out": finished.bytes_out[site],
+                "share": finished.shares.get(site),
             }
             for site, report in sorted(finished.reports.items())
         }
@@ -187,7 +194,7 @@ class RunRecord:
             "round": finished.number,
             "seconds": round(finished.seconds, 3),
             "sites": sites,
-            "left_out": dict(sorted(finished.left_out.items())),
+            "left_out": _left_out(finished.left_out),
             "val_at_start": validation,
             **finished.notes,
         }
@@ -196,7 +203,7 @@ class RunRecord:
         return validation
 
     def add_final(
-        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, str]
+        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]
     ) -> dict[str, Summary | None]:
         """Adds the evaluation of the final aggregate. Returns its summary by split."""
         summary = {
@@ -205,7 +212,7 @@ class RunRecord:
         }
         self._record["final"] = {
             "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},
-            "left_out": dict(sorted(left_out.items())),
+            "left_out": _left_out(left_out),
             **summary,
         }
         self._write()
@@ -222,3 +229,7 @@ class RunRecord:
 
     def _write(self) -> None:
         write_atomically(self._path, (json.dumps(self._record, indent=1) + "\n").encode())
+
+
+def _left_out(sites: Mapping[str, LeftOut]) -> dict[str, dict[str, JsonValue]]:
+    return {site: left_out.to_json() for site, left_out in sorted(sites.items())}

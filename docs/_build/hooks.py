@@ -8,6 +8,7 @@ from mkdocs.structure.pages import Page
 import command_page
 import methods_page
 import python_pages
+import reasons_page
 import repository_pages
 import rules_page
 import schema_page
@@ -19,6 +20,7 @@ GENERATED = {
     "reference/command-line.md": command_page.page,
     "reference/methods.md": methods_page.page,
     "reference/rules.md": rules_page.page,
+    "reference/reasons.md": reasons_page.page,
     "development/contributing.md": repository_pages.contributing,
     "development/changelog.md": repository_pages.changelog,
     **python_pages.PAGES,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prose import row
-from pt_peft.experiment.rules import MODEL_RULES, RULES, Rule
+from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES, Rule
 
 ANCHORS = {
     "aggregation.weighting": "aggregation.mean.weighting",
@@ -24,27 +24,30 @@ def page() -> str:
         (
             f"# What does not go together\n\n{INTRODUCTION}",
             f"## Settings of the experiment {{#settings}}\n\nChecked when the experiment is read.\n\n{_table(RULES)}\n",
+            "## Settings and a site's own images {#site}\n\nChecked at each site with its [`site.json`](site.md), and by `check-site`. "
+            f"What must be is in `site.json`.\n\n{_table(SITE_RULES, 'site.md')}\n",
             "## Settings and the method's tensors {#tensors}\n\nChecked when a job is written, and when a server or a site plans what "
             f"it exchanges.\n\n{_table(MODEL_RULES)}\n",
         )
     )
 
 
-def _table(rules: Iterable[Rule[Any]]) -> str:
+def _table(rules: Iterable[Rule[Any]], page_of_field: str = "experiment.md") -> str:
     lines = [row("with", "this must be", "because"), row("---", "---", "---")]
     for rule in rules:
-        given, field = f"{_link(rule.given)} {_values(rule.when)}", f"{_link(rule.field)} {_values(rule.must_be)}"
+        given = f"{_link(rule.given)} {_values(rule.when)}"
+        field = f"{_link(rule.field, page_of_field)} {_values(rule.must_be)}"
         lines.append(row(given, field, rule.because))
     return "\n".join(lines)
 
 
-def _link(field: str) -> str:
+def _link(field: str, page_of_field: str = "experiment.md") -> str:
     """A field, leading to its place in the reference: of a method's options, to the method."""
     if field.startswith("method.options."):
         return f"[`{field}`](methods.md#{field.removeprefix('method.options.')})"
     if field.endswith(".name") and field != "method.name":  # a section's variant
         return f"[`{field}`](experiment.md#{field.removesuffix('.name')})"
-    return f"[`{field}`](experiment.md#{ANCHORS.get(field, field)})"
+    return f"[`{field}`]({page_of_field}#{ANCHORS.get(field, field)})"
 
 
 def _values(words: str) -> str:

@@ -103,6 +103,8 @@ def table(report: Report) -> list[str]:
         rows += [(f"{one['images']}", *(f"{count}" for count in one["classes"].values())) for one in images.values()]
         for title, row in zip(("", *images), rows, strict=True):
             lines.append(f"{title:<8}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    if values := report["values"]:
+        lines += _values_lines(values)
     if looks := report["looks"]:
         lines += _looks_lines(looks)
     if cache := report["cache"]:
@@ -122,6 +124,16 @@ def table(report: Report) -> list[str]:
             f"{cost['process_memory'] / 1e9:.1f} GB of memory"
         )
     return lines
+
+
+def _values_lines(values: dict[str, dict[str, int]]) -> list[str]:
+    """Which of the site's values mean which class."""
+    width = max(map(len, values))
+    return [
+        f"{'labels' if index == 0 else '':<8}{name:<{width}}  "
+        + (", ".join(f"{value!r} {count}" for value, count in found.items()) or "none")
+        for index, (name, found) in enumerate(values.items())
+    ]
 
 
 def _looks_lines(looks: Looks) -> list[str]:

@@ -30,6 +30,8 @@ class Item:
     """Images of one group (patient, lesion) stay together; the file itself where images are not grouped."""
     site: str | None = None
     """The site that the source names as the image's origin."""
+    values: tuple[str, ...] = ()
+    """The site's own values that mean `labels`, as its source has them."""
 
 
 class SplitCounts(TypedDict):

@@ -90,7 +90,7 @@ _TASKS: dict[str, Task] = {"chestmnist": "multilabel", "retinamnist": "ordinal"}
 
 
 def medmnist(flag: str) -> Data:
-    """The section ``data`` of an experiment on the ``.npz`` of a data set.
+    """The section ``data`` of an experiment on sites that have the ``.npz`` of a data set.
 
     Args:
         flag: MedMNIST's name of a two-dimensional data set, a key of `CLASSES`.
@@ -100,4 +100,4 @@ def medmnist(flag: str) -> Data:
     """
     if flag not in CLASSES:
         raise UserError(f"'medmnist:{flag}': the two-dimensional data sets are {', '.join(CLASSES)}.")
-    return Data(source="npz", task=_TASKS.get(flag, "multiclass"), classes=CLASSES[flag])
+    return Data(source="site", task=_TASKS.get(flag, "multiclass"), classes=CLASSES[flag])

@@ -3,7 +3,8 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -11,25 +12,32 @@ import numpy as np
 import numpy.typing as npt
 
 from pt_peft.data.items import SPLITS, Item, SplitName
+from pt_peft.data.label_values import class_of_value, report_unknown
+from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.sections import Data
 
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False) -> list[Item]:
+def read_npz_items(path: Path, data: Data, own: SiteData, report: Report = stop) -> list[Item]:
     """The images of an ``.npz``, split by split in the file's order; reads only the labels and the images' headers.
 
     The file holds, for each split, ``<split>_images`` uint8 (N,H,W) or (N,H,W,3) and ``<split>_labels``: integers (N,)
-    or (N,1) that index `classes`, or, if `multilabel`, zeros and ones (N, classes).
+    or (N,1), or for ``multilabel`` zeros and ones (N,values). A value is such an integer, or the number of a column.
 
     Args:
         path: the file.
-        classes: the experiment's class names.
-        multilabel: whether an image has any number of classes.
+        data: the experiment's classes and task.
+        own: the values that mean the classes.
+        report: takes values that mean no class.
 
     Raises:
-        UserError: if it is not such a file.
+        UserError: if it is not such a file, or a value means two classes; and what `report` raises.
     """
+    class_of = class_of_value(data, own)
+    unknown: defaultdict[str, list[str]] = defaultdict(list)
     with _open(path) as archive:
         wanted = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
         there = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
@@ -39,13 +47,19 @@ def read_npz_items(path: Path, classes: Sequence[str], multilabel: bool = False)
             )
         items: list[Item] = []
         for split in SPLITS:
-            labels = _labels(archive, path, split, classes, multilabel)
+            labels = _labels(archive, path, split, len(class_of) if data.task == "multilabel" else None)
             with _member(archive, f"{split}_images") as file:
                 shape = _images_header(file, path, split)
             if shape[0] != len(labels):
                 raise UserError(f"{path}: has {shape[0]} {split}_images but {len(labels)} {split}_labels.")
-            names = (f"{split}/{index}" for index in range(len(labels)))
-            items += [Item(name, label, split, name) for name, label in zip(names, labels, strict=True)]
+            for row, values in enumerate(labels):
+                name = f"{split}/{row}"
+                if strange := [value for value in values if value not in class_of]:
+                    unknown[strange[0]].append(f"{split}_labels[{row}]")
+                else:
+                    classes = tuple(sorted({class_of[value] for value in values}))
+                    items.append(Item(name, classes, split, name, values=values))
+        report_unknown(unknown, f"{path}: the label", data, report)
         return items
 
 
@@ -105,35 +119,23 @@ def _images_header(file: IO[bytes], path: Path, split: str) -> tuple[int, ...]:
     return shape
 
 
-def _labels(
-    archive: zipfile.ZipFile, path: Path, split: str, classes: Sequence[str], multilabel: bool
-) -> list[tuple[int, ...]]:
-    single = "integers (N,) or (N,1)"
-    many = f"zeros and ones (N,{len(classes)}), a column for each of the experiment's data.classes"
-    right = f"it should be {many if multilabel else single}"
+def _labels(archive: zipfile.ZipFile, path: Path, split: str, columns: int | None) -> list[tuple[str, ...]]:
+    """The values of each image. `columns` is their number for ``multilabel``, else None. Raises UserError."""
+    single, many = "integers (N,) or (N,1)", f"zeros and ones (N,{columns}), a column for each value that means a class"
+    right = f"it should be {single if columns is None else many}"
     try:
         with _member(archive, f"{split}_labels") as file:
             labels = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: {split}_labels cannot be read ({error}); {right}.") from None
-    shapes = [(len(classes),)] if multilabel else [(), (1,)]
+    shapes = [(), (1,)] if columns is None else [(columns,)]
     if labels.dtype.kind not in "iub" or not labels.ndim or labels.shape[1:] not in shapes:
-        other = (
-            " (data.task 'multilabel' would take it)" if not multilabel and labels.shape[1:] == (len(classes),) else ""
-        )
+        other = " (data.task 'multilabel' would take it)" if columns is None and labels.ndim == 2 else ""
         raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}{other}; {right}.")
-    if multilabel:
-        outside = np.argwhere((labels != 0) & (labels != 1))
-        if len(outside):
-            row, column = outside[0]
-            raise UserError(f"{path}: {split}_labels[{row}, {column}] is {labels[row, column]}; {right}.")
-        return [tuple(np.flatnonzero(row).tolist()) for row in labels]
-    labels = labels.reshape(-1).astype(np.int64)
-    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if columns is None:
+        return [(str(label),) for label in labels.reshape(-1).astype(np.int64).tolist()]
+    outside = np.argwhere((labels != 0) & (labels != 1))
     if len(outside):
-        row = outside[0]
-        raise UserError(
-            f"{path}: {split}_labels[{row}] is {labels[row]}; it should be 0 to {len(classes) - 1}, an index into the"
-            f" experiment's data.classes ({', '.join(classes)})."
-        )
-    return [(label,) for label in labels.tolist()]
+        row, column = outside[0]
+        raise UserError(f"{path}: {split}_labels[{row}, {column}] is {labels[row, column]}; {right}.")
+    return [tuple(str(column) for column in np.flatnonzero(row)) for row in labels]

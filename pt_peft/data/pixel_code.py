@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import features
 
-from pt_peft.files import digest_of
+from pt_peft.environment import source_digest
 
 MODULES = (
     "data/archive.py",
@@ -54,7 +54,7 @@ def pixel_code() -> str:
 
 def code_digest(package: Path) -> str:
     """SHA-256, in hex, over the source of `MODULES` in the folder `package`."""
-    return digest_of(package / name for name in MODULES)
+    return source_digest(package, MODULES)
 
 
 def _version(package: str) -> str | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pt_peft.data.archive import listed_files
 from pt_peft.data.items import Item, SplitName
+from pt_peft.data.label_values import class_of_value, report_unknown
 from pt_peft.data.problems import Report, stop
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
 
 ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -26,38 +28,38 @@ _ISIC2019_ARCHIVES = {"BCN": "bcn_20000", "HAM": "ham10000", "MSK": "msk4"}
 """Sites by the first letters of ISIC 2019's ``lesion_id``."""
 
 
-def read_published(path: Path, data: Data, report: Report = stop) -> list[Item]:
-    """The images of ``data.source``, in its published split if it has one.
+def read_published(path: Path, data: Data, own: SiteData, report: Report = stop) -> list[Item]:
+    """The images of the site's source, in its published split if it has one.
 
     Args:
         path: the folder with the tables and images.
-        data: the experiment's source and classes.
-        report: takes rows with an unknown label, without an image or with the image of a row above, and images that
+        data: the experiment's classes.
+        own: the source, and the published labels that mean the classes.
+        report: takes labels that mean no class, rows without an image or with the image of a row above, and images that
             exist twice.
 
     Raises:
-        UserError: if a table is missing or not as published; and what `report` raises.
+        UserError: if a table is missing or not as published, or a label means two classes; and what `report` raises.
     """
     if not path.is_dir():
         raise UserError(
-            f"{path}: is not a folder; data.source '{data.source}' needs the one with its tables and images."
+            f"{path}: is not a folder; data.source '{own.source}' needs the one with its tables and images."
         )
-    images = _images(path, data.source, report)
+    class_of = class_of_value(data, own)
+    images = _images(path, own.source, report)
     items: dict[str, Item] = {}
-    for where, image, label, split, group, site in _READERS[data.source](path):
-        if label not in data.classes:
-            report(
-                "unknown label",
-                f"{where}label is {label!r}, which is not in the experiment's data.classes "
-                f"({', '.join(data.classes)}).",
-            )
+    unknown: defaultdict[str, list[str]] = defaultdict(list)
+    for where, image, label, split, group, site in _READERS[own.source](path):
+        if label not in class_of:
+            unknown[label].append(f"'{image}'")
         elif image not in images:
             report("no such image", f"{where}image '{image}' is not in any folder of {path}.")
         elif image in items:
             report("listed twice", f"{where}image '{image}' is also in a row above; list each image once.")
         else:
             # An image without a known lesion is a group of its own.
-            items[image] = Item(images[image], (data.classes.index(label),), split, group or image, site)
+            items[image] = Item(images[image], (class_of[label],), split, group or image, site, (label,))
+    report_unknown(unknown, f"{path}: the label", data, report)
     return list(items.values())
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
+from pt_peft import reasons
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Labels, SplitName, split_counts, targets
 from pt_peft.data.sources import site_images
@@ -87,7 +88,7 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
     images = site_images(experiment, site, name, names)
     cached = cached_images(site, images, experiment.backbone.image_size)
     if not cached["train"].items:
-        raise UserError(f"site {name!r} has no training image that can be read.")
+        raise UserError(f"site {name!r} has no training image that can be read.").told_as(reasons.NoImages())
     classes, multilabel = experiment.data.classes, experiment.data.task == "multilabel"
 
     def opened(split: SplitName) -> ImageSplit:

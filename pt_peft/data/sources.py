@@ -13,6 +13,7 @@ from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.rules import SITE_RULES, AtSite, broken
 from pt_peft.experiment.site import Site
 
 
@@ -22,8 +23,8 @@ def site_images(
     """The images of one site.
 
     Args:
-        experiment: what the images are and how they are partitioned.
-        site: where they lie.
+        experiment: the classes, and how the images of simulated sites are partitioned.
+        site: what its images are and where they lie.
         name: the site's name.
         names: all sites of the run.
         report: takes images that are wrongly listed.
@@ -36,8 +37,8 @@ def site_images(
         images = ShiftedImages(images, experiment.partition.feature_shift, experiment.seed, name)
     if not images.items("train"):
         raise UserError(
-            f"site {name!r} has no training images: the 'train' split of its data (data.source"
-            f" '{experiment.data.source}', partition.kind '{experiment.partition.kind}') is empty."
+            f"site {name!r} has no training images: the 'train' split of its data (partition.kind"
+            f" '{experiment.partition.kind}') is empty."
         )
     return images
 
@@ -47,11 +48,11 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if data.source == "lesions":
         return LesionImages(data, experiment.seed, name)
     items = listed_items(experiment, site, report)
-    if data.source != "npz":  # whose splits are the published ones
+    if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
-    if data.source == "npz":
+    if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
     return FileImages(items, site.existing("data.images"), data.intensity)
 
@@ -60,19 +61,22 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
     """All images that the site's data lists, before splits are drawn and sites get their shares; not for ``lesions``.
 
     Args:
-        experiment: what the images are.
-        site: where they lie.
+        experiment: the classes.
+        site: what its images are and where they lie.
         report: takes images that are wrongly listed.
 
     Raises:
-        UserError: if the site's data is missing or malformed.
+        UserError: if the site's data is missing or malformed, or the experiment does not go with it.
     """
-    data = experiment.data
-    if data.source == "npz":
-        return npz.read_npz_items(site.existing("data.npz"), data.classes, data.task == "multilabel")
-    if data.source == "csv":
-        return read_table(site.existing("data.table"), data, report)
+    data, own = experiment.data, site.data
+    at_site = AtSite(experiment, own)
+    if rule := broken(SITE_RULES, at_site):
+        raise UserError(f"site.json: {rule.message(at_site)}.", rule.field)
+    if own.source == "npz":
+        return npz.read_npz_items(site.existing("data.npz"), data, own, report)
+    if own.source == "csv":
+        return read_table(site.existing("data.table"), data, own, report)
     images = site.existing("data.images")
-    if data.source == "image_folder":
-        return read_image_folder(images, data.classes, report)
-    return read_published(images, data, report)
+    if own.source == "image_folder":
+        return read_image_folder(images, data, own, report)
+    return read_published(images, data, own, report)

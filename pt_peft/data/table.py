@@ -3,36 +3,41 @@
 import csv
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item, SplitName
+from pt_peft.data.label_values import class_of_value, report_unknown
 from pt_peft.data.problems import Report, stop
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
 
 _LEAVES_FOLDER = re.compile(r"^$|\x00|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """An empty or absolute path, or one with ``..``, by the rules of POSIX or of Windows."""
-_MANY = "; several would be joined by '|'"
 
 
-def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
+def read_table(path: Path, data: Data, own: SiteData, report: Report = stop) -> list[Item]:
     """Reads and checks every row. Line numbers in errors count the header as line 1.
 
     Args:
         path: the CSV table.
-        data: the experiment's columns and classes.
-        report: takes rows with an unknown label or split, a path that leaves the images folder, an image that is listed
-            twice, or a group that is in two splits.
+        data: the experiment's classes.
+        own: the site's columns and the values in them.
+        report: takes values that mean no class, and rows with an unknown split, a path that leaves the images folder,
+            an image that is listed twice, or a group that is in two splits.
 
     Raises:
-        UserError: if the table cannot be read or a column is missing; and what `report` raises.
+        UserError: if the table cannot be read, a column is missing, or a value means two classes; and what `report`
+            raises.
     """
-    columns = data.columns
+    columns, class_of = own.columns, class_of_value(data, own)
     rows = read_rows(
-        path, {column: f" (the experiment's data.columns.{field})" for field, column in columns if column is not None}
+        path, {column: f" (data.columns.{field} in site.json)" for field, column in columns if column is not None}
     )
     items: list[Item] = []
+    unknown: defaultdict[str, list[str]] = defaultdict(list)
     line_of_file: dict[str, int] = {}
     first_of_group: dict[str, tuple[SplitName | None, int]] = {}
     for line, row in rows:
@@ -47,14 +52,11 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
             continue
         line_of_file[file] = line
 
-        labels = label_indices(row[columns.label], data)
-        if labels is None:
-            report(
-                "unknown label",
-                f"{where}column '{columns.label}' is {row[columns.label]!r}, which is not in the experiment's "
-                f"data.classes ({', '.join(data.classes)}){_MANY if data.task == 'multilabel' else ''}.",
-            )
+        values = _values(row[columns.label], data, own)
+        if strange := [value for value in values if value not in class_of]:
+            unknown[strange[0]].append(f"in line {line}")
             continue
+        labels = tuple(sorted({class_of[value] for value in values}))
 
         split: SplitName | None = None
         if columns.split:
@@ -74,27 +76,19 @@ def read_table(path: Path, data: Data, report: Report = stop) -> list[Item]:
             report(
                 "group in two splits",
                 f"{where}group {group!r} (column '{columns.group}') is in split '{split}' here and in '{other}' in "
-                f"line {other_line}; put a group's images in one split, or set data.columns.group to null.",
+                f"line {other_line}; put them in one split, or set data.columns.group to null in site.json.",
             )
             continue
-        items.append(Item(file, labels, split, group, row[columns.site] if columns.site else None))
+        items.append(Item(file, labels, split, group, row[columns.site] if columns.site else None, values))
+    report_unknown(unknown, f"{path}: column '{columns.label}':", data, report)
     return items
 
 
-def label_indices(text: str, data: Data) -> tuple[int, ...] | None:
-    """The indices of the classes that a label names, ascending.
-
-    Args:
-        text: the label: one class name, or for ``multilabel`` any number, joined by ``|``.
-        data: the experiment's classes and task.
-
-    Returns:
-        None if a name is not among the classes.
-    """
-    names = ([] if text in ("", data.no_finding) else text.split("|")) if data.task == "multilabel" else [text]
-    if not set(names) <= set(data.classes):
-        return None
-    return tuple(sorted({data.classes.index(name) for name in names}))
+def _values(cell: str, data: Data, own: SiteData) -> tuple[str, ...]:
+    """The values in a cell of the label column: one, or for ``multilabel`` any number, joined by ``|``."""
+    if data.task != "multilabel":
+        return (cell,)
+    return () if cell in ("", own.no_finding) else tuple(cell.split("|"))
 
 
 def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:

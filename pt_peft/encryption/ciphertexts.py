@@ -135,9 +135,9 @@ def parse(contents: Mapping[str, bytes], context: Context) -> Vectors:
             vectors[key] = tenseal.ckks_vector_from(context, content)
             (inner,) = vectors[key].ciphertext()
         except (ValueError, RuntimeError) as error:
-            raise TensorError(f"tensor '{key}' is no ciphertext ({error})") from None
+            raise TensorError(f"tensor '{key}' is no ciphertext ({error})", key) from None
         # Ciphertexts of other kinds cannot be added, or lose precision.
         shape = (inner.size(), inner.coeff_modulus_size(), inner.poly_modulus_degree(), inner.scale)
         if shape != (2, len(PRIME_BITS) - 1, DEGREE, SCALE) or inner.is_transparent():
-            raise TensorError(f"tensor '{key}' is a ciphertext of another kind than those that add up")
+            raise TensorError(f"tensor '{key}' is a ciphertext of another kind than those that add up", key)
     return vectors

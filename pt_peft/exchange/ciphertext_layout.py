@@ -98,15 +98,17 @@ class Layout:
 
 def _content(key: str, value: object) -> bytes:
     if type(value) is not np.ndarray or value.ndim != 1 or value.dtype != np.uint8:
-        raise TensorError(f"tensor '{key}' is no array of bytes, as a ciphertext is")
+        raise TensorError(f"tensor '{key}' is no array of bytes, as a ciphertext is", key)
     if not FEWEST_BYTES <= value.size <= MOST_BYTES:
-        raise TensorError(f"tensor '{key}' has {value.size} bytes; a ciphertext has {FEWEST_BYTES} to {MOST_BYTES}")
+        raise TensorError(
+            f"tensor '{key}' has {value.size} bytes; a ciphertext has {FEWEST_BYTES} to {MOST_BYTES}", key
+        )
     content = value.tobytes()
     # A message of this length could also hold thousands of polynomials of zeros, which take gigabytes once read.
     fields = _fields(content)
     expected = [(1, _LENGTH_DELIMITED), (2, _LENGTH_DELIMITED), (3, _FIXED_64)]
     if [field[:2] for field in fields] != expected or fields[0][2] != _varint(SLOTS):
-        raise TensorError(f"tensor '{key}' is not one ciphertext of {SLOTS} values")
+        raise TensorError(f"tensor '{key}' is not one ciphertext of {SLOTS} values", key)
     return content
 
 

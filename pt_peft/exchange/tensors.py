@@ -9,14 +9,26 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from pt_peft import reasons
+from pt_peft.errors import ReasonedError
+
 Array = npt.NDArray[Any]
 """A numpy array of any shape and dtype."""
 Tensors = dict[str, Array]
 """Arrays by key. Exchanged tensors have the keys that `pt_peft.exchange.schedule.Exchange` lists."""
 
 
-class TensorError(Exception):
+class TensorError(ReasonedError):
     """Tensors are not what they should be. The message names the tensor, what it is and what would be right."""
+
+    def __init__(self, message: str, tensor: str | None = None):
+        """Keeps the message.
+
+        Args:
+            message: the sentence.
+            tensor: key of the tensor that is wrong, if it is one.
+        """
+        super().__init__(message, tensor, reason=reasons.Payload(tensor=tensor and tensor[:200]))
 
 
 @dataclass(frozen=True)
@@ -64,14 +76,16 @@ def check_tensors(payload: object, specs: Mapping[str, TensorSpec]) -> Tensors:
         value = tensors[key]
         # No subclass either: a masked array hides values, others carry attributes.
         if type(value) is not np.ndarray:
-            raise TensorError(f"tensor '{key}' is a {type(value).__name__}, not an array")
+            raise TensorError(f"tensor '{key}' is a {type(value).__name__}, not an array", key)
         seen = TensorSpec(tuple(value.shape), str(value.dtype))
         if seen.shape != tuple(spec.shape):
-            raise TensorError(f"tensor '{key}' has shape {seen.shape}, not {tuple(spec.shape)}")
+            raise TensorError(f"tensor '{key}' has shape {seen.shape}, not {tuple(spec.shape)}", key)
         if seen.dtype != spec.dtype:
-            raise TensorError(f"tensor '{key}' has dtype {seen.dtype}, not {spec.dtype}")
+            raise TensorError(f"tensor '{key}' has dtype {seen.dtype}, not {spec.dtype}", key)
         if not np.isfinite(value).all():
-            raise TensorError(f"tensor '{key}' has {int((~np.isfinite(value)).sum())} value(s) that are not finite")
+            raise TensorError(
+                f"tensor '{key}' has {int((~np.isfinite(value)).sum())} value(s) that are not finite", key
+            )
     return cast(Tensors, dict(tensors))  # each key and value was checked above
 
 

@@ -1,8 +1,8 @@
 """What does not go together in an experiment: every rule in one place, each with its reason.
 
-`RULES` need the experiment alone and are checked when it is read. `MODEL_RULES` also need the tensors that its method
-exchanges, and are checked when the exchange is planned (`pt_peft.model.planned_exchange`). The documentation's table is
-made from both.
+`RULES` need the experiment alone and are checked when it is read. `SITE_RULES` also need what a site's own images are,
+and are checked there (`pt_peft.data.sources`). `MODEL_RULES` also need the tensors that the method exchanges, and are
+checked when the exchange is planned (`pt_peft.model.planned_exchange`). The documentation's tables are made from them.
 """
 
 import json
@@ -16,10 +16,19 @@ from pt_peft.exchange.codecs import Payload
 from pt_peft.exchange.lora_pairs import pairs, rank_axis
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.fields import ExperimentFields
-from pt_peft.experiment.sections import PUBLISHED
+from pt_peft.experiment.own_images import PUBLISHED, SiteData
 
 _SHOWN = 100
 """Characters of a value that a message shows at most."""
+
+
+@dataclass(frozen=True)
+class AtSite:
+    """An experiment with ``data.source`` ``site``, at a site."""
+
+    experiment: ExperimentFields
+    data: SiteData
+    """The section of the site's `site.json`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Planned:
         return min((spec.shape[axis] for spec, axis in axes if axis is not None), default=0)
 
 
-Subject = TypeVar("Subject", ExperimentFields, Planned)
+Subject = TypeVar("Subject", ExperimentFields, AtSite, Planned)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Rule(Generic[Subject]):
     """Two fields that do not go together, or a field that does not go with what the method exchanges."""
 
     field: str
-    """The field to change, dotted."""
+    """The field to change, dotted; of `site.json` in a rule for `AtSite`."""
     must_be: str
     """What it must be, in words."""
     given: str
@@ -65,13 +74,13 @@ class Rule(Generic[Subject]):
 
     def message(self, subject: Subject) -> str:
         """One sentence that names both fields, the values seen and what would be right."""
-        experiment = subject.experiment if isinstance(subject, Planned) else subject
+        experiment = subject if isinstance(subject, ExperimentFields) else subject.experiment
         must_be = self.exactly(subject) if self.exactly else self.must_be
         given = _value(experiment, self.given)
         shown = "" if isinstance(given, BaseModel) else f" {_text(given)}"
         return (
             f"field '{self.field}' must be {must_be} with {self.given}{shown}: {self.because}; "
-            f"it is {_text(_value(experiment, self.field))}"
+            f"it is {_text(_value(subject if isinstance(subject, AtSite) else experiment, self.field))}"
         )
 
 
@@ -80,9 +89,9 @@ def broken(rules: Iterable[Rule[Subject]], subject: Subject) -> Rule[Subject] | 
     return next((rule for rule in rules if rule.breaks(subject)), None)
 
 
-def _value(experiment: ExperimentFields, field: str) -> object:
-    """The value of a dotted field; None where a part of it is not set."""
-    value: object = experiment
+def _value(holder: object, field: str) -> object:
+    """The value of a dotted field of `holder`; None where a part of it is not set."""
+    value = holder
     for part in field.split("."):
         value = cast("dict[str, object]", value).get(part) if isinstance(value, dict) else getattr(value, part, None)
     return value
@@ -104,8 +113,7 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
-def _knows_sites(experiment: ExperimentFields) -> bool:
-    data = experiment.data
+def _knows_sites(data: SiteData) -> bool:
     return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
 
 
@@ -116,25 +124,12 @@ _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
     Rule(
-        "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",
-        "the site of each image must be known",
-        lambda e: e.partition.kind == "natural" and not _knows_sites(e),
-    ),
-    Rule(
         "partition.kind", "'none'", "data.source", "'lesions'", "each site draws its own images",
         lambda e: e.data.source == "lesions" and e.partition.kind != "none",
     ),
     Rule(
-        "data.source", "'csv' or 'npz'", "data.task", "'multilabel'", "other sources give each image one label",
-        lambda e: e.data.task == "multilabel" and e.data.source not in ("csv", "npz"),
-    ),
-    Rule(
-        "data.no_finding", "null", "data.task", "'multiclass' or 'ordinal'", "each image has a class",
-        lambda e: e.data.no_finding is not None and e.data.task != "multilabel",
-    ),
-    Rule(
-        "data.no_finding", "none of the classes", "data.classes", "a list that has it", "it says that no class applies",
-        lambda e: e.data.no_finding in e.data.classes,
+        "data.task", "'multiclass' or 'ordinal'", "data.source", "'lesions'", "each of its images has one label",
+        lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
         "training.imbalance", "another than 'balanced_softmax'", "data.task", "'multilabel'",
@@ -257,6 +252,28 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         "federation.lora_ranks", "empty", "privacy.client", "set",
         "sites of a smaller rank add no noise to the components that they do not send",
         lambda e: e.privacy.client is not None and bool(e.federation.lora_ranks),
+    ),
+)  # fmt: skip
+
+SITE_RULES: tuple[Rule[AtSite], ...] = (
+    Rule(
+        "data.pooled", "true", "partition.kind", "all but 'none'",
+        "only images that simulated sites share are dealt out, and a site of its own uses all that it has",
+        lambda s: s.experiment.partition.kind != "none" and not s.data.pooled,
+    ),
+    Rule(
+        "data.pooled", "true", "partition.feature_shift", "set",
+        "only simulated sites need to be made to look different",
+        lambda s: s.experiment.partition.feature_shift is not None and not s.data.pooled,
+    ),
+    Rule(
+        "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",
+        "the site of each image must be known",
+        lambda s: s.experiment.partition.kind == "natural" and not _knows_sites(s.data),
+    ),
+    Rule(
+        "data.source", "'csv' or 'npz'", "data.task", "'multilabel'", "other sources give each image one label",
+        lambda s: s.experiment.data.task == "multilabel" and s.data.source not in ("csv", "npz"),
     ),
 )  # fmt: skip
 

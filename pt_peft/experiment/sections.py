@@ -4,7 +4,7 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 `pt_peft.exchange`, `privacy` and `encryption` in this package.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -20,9 +20,6 @@ Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 """A pattern of names, with ``*``, ``?`` and ``[…]`` as in `fnmatch`."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 """A site's name; it becomes a folder and an address in FLARE."""
-
-PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
-"""Data sets that are read in their published layouts, see `pt_peft.data.published`."""
 
 FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable", "exportable")
 """Arguments of ``timm.create_model`` that may not be set: they follow from other fields, or read files of the site."""
@@ -64,37 +61,20 @@ class Backbone(Strict):
         return value
 
 
-class Columns(Strict):
-    """Column names of a site's CSV table; a column that is null is not used."""
-
-    file: Name = "file"
-    """Column with the image's path inside the folder or zip archive."""
-    label: Name = "label"
-    """Column with the class name, one of ``data.classes``; for ``multilabel`` names joined by ``|``, or nothing."""
-    split: Name | None = "split"
-    """Column with ``train``, ``val`` or ``test``; null: the seed draws the splits."""
-    group: Name | None = None
-    """Column with the patient or lesion: images of one group stay in one split."""
-    site: Name | None = None
-    """Column with the site an image comes from, for ``partition.kind = natural``."""
-
-
 class Data(Strict):
-    """What the images are. Each site's `site.json` says where they lie."""
+    """The classes, and how images become batches. What a site's images are and mean is for its `site.json` to say."""
 
-    source: Literal["lesions", "csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"]
-    """``lesions``: the embedded generator; ``csv``: a table beside a folder or zip of images; ``image_folder``: a
-    folder or zip with a sub-folder for each class, optionally below train, val and test; ``npz``: MedMNIST's files; the
-    other names: data sets in their published layouts."""
+    MOVED: ClassVar = {
+        name: f"stands in each site's site.json now, as 'data.{name}': what its images mean is the site's to say"
+        for name in ("columns", "no_finding")
+    }
+    source: Literal["site", "lesions"]
+    """``site``: each site's own images, as its `site.json` describes them; ``lesions``: the embedded generator."""
     task: Task = "multiclass"
     """``multilabel`` trains one sigmoid for each class with binary cross-entropy; ``ordinal`` trains as ``multiclass``
     and reports the metrics of graded labels besides."""
     classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs; for ``ordinal`` from the lowest grade to the highest."""
-    columns: Columns = Columns()
-    """Columns of the table; used by ``csv``."""
-    no_finding: Name | None = None
-    """Word in the label column of a ``multilabel`` table for images of no class; an empty cell says the same."""
     intensity: Literal["type", "image"] = "type"
     """How 16-bit grey images are scaled to 0 … 255: ``type`` maps the whole range of their type, ``image`` each image's
     own lowest to highest value (12-bit data in 16-bit files would else be nearly black)."""
@@ -103,12 +83,22 @@ class Data(Strict):
     )
     """Images that a site draws in each split; used by ``lesions``."""
     max_images_per_site: dict[Literal["train", "val", "test"], Images] = Field(default={})
-    """Most images of a split that a site uses, drawn by the seed from all that it has; used by the other sources."""
+    """Most images of a split that a site uses, drawn by the seed from all that it has; used by ``site``."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
     test_time_flips: Literal["none", "horizontal", "all"] = "none"
     """Evaluation averages the logits of the image and its mirror image (``horizontal``), or of its four flips
     (``all``)."""
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _said_by_the_site(cls, value: object) -> object:
+        if value not in ("site", "lesions"):
+            raise ValueError(
+                "'site' or 'lesions' would be right; what a site's images are and mean is said in its site.json, by "
+                "'data.source', 'data.columns' and 'data.classes'"
+            )
+        return value
 
     @field_validator("images_per_site")
     @classmethod
@@ -229,8 +219,18 @@ class Federation(Strict):
     site_timeout_s: int = Field(default=1800, ge=1, le=10**7)
     """Deadline of a site's own work in a round in seconds; a site that hangs gives up the round and takes part in the
     next."""
+    silence_s: int = Field(default=180, ge=30, le=10**7)
+    """Seconds without a sign of life, which a site gives every ten seconds also while it trains, after which a round
+    ends without it if ``min_sites`` others have answered. Later rounds do not wait for it until it is heard of again.
+    The default outlasts a line that is cut for a minute, with what TCP takes to notice that it is back."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
+    max_images: int = Field(default=100_000, ge=1, le=10**8)
+    """Most training images that a site may say it has, which is its weight in a mean by ``samples``. A site that says
+    more is left out of the round."""
+    code: Literal["any", "same"] = "any"
+    """Results of sites that run other code than the server (`pt_peft.environment.Code`): ``any`` takes them and shows
+    which, so that hosts can be upgraded one after the other while a job runs; ``same`` leaves those sites out."""
     lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = Field(default={})
     """Ranks of sites that train LoRA at a smaller rank than the method's; they exchange that many components."""
 

@@ -5,37 +5,31 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
 
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.own_images import Location, SiteData
 from pt_peft.schema import Strict
 
 TIMM_PREFIX = "timm:"
 """Prefix of the name of published weights, in place of a file's path."""
 
 
-Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
-"""A path of the operating system."""
+def _open_if_null(value: object) -> object:
+    return Limits.open() if value is None else value
 
 
-class SiteData(Strict):
-    """Where the site's images lie. Relative paths start at the folder of `site.json`."""
-
-    images: Location | None = None
-    """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
-    table: Location | None = None
-    """CSV file with a header, for ``csv``."""
-    npz: Location | None = None
-    """MedMNIST-style ``.npz``, for ``npz``."""
+def _null_if_open(limits: Limits) -> dict[str, JsonValue] | None:
+    return None if limits == Limits.open() else limits.model_dump(mode="json", exclude_defaults=True)
 
 
 class Site(Strict):
     """A site's own settings; every field has a default, so that a simulation needs no file."""
 
     data: SiteData = SiteData()
-    """Places of the images."""
+    """What the images are, where they lie and what they mean."""
     backbone: Location | None = None
     """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
     fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
@@ -53,8 +47,8 @@ class Site(Strict):
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
     """Largest share of the site's images that may be unreadable. They are skipped with a warning; a larger share stops
     the site."""
-    limits: Limits = Limits()
-    """Bounds on what jobs may ask of the site."""
+    limits: Annotated[Limits, BeforeValidator(_open_if_null), PlainSerializer(_null_if_open)] = Limits()
+    """Bounds on what jobs may ask of the site; null allows anything."""
 
     @classmethod
     def read(cls, path: Path) -> "Site":
@@ -62,15 +56,15 @@ class Site(Strict):
         site = schema.read(cls, path)
         base = Path(path).resolve().parent
 
-        def absolute(value: str | None) -> str | None:
-            return None if value is None else str(base / os.path.expanduser(value))
+        def absolute(value: str) -> str:
+            return str(base / os.path.expanduser(value))
 
-        data = SiteData(**{name: absolute(value) for name, value in site.data})
         backbone = site.backbone
         if backbone is not None and not backbone.startswith(TIMM_PREFIX):
             backbone = absolute(backbone)
-        own = {"cache": absolute(site.cache), "encryption_contexts": absolute(site.encryption_contexts)}
-        return site.model_copy(update={"data": data, "backbone": backbone, **own})
+        cache, contexts = (path and absolute(path) for path in (site.cache, site.encryption_contexts))
+        own = {"backbone": backbone, "cache": cache, "encryption_contexts": contexts}
+        return site.model_copy(update={"data": site.data.located(absolute), **own})
 
     def existing(self, field: str) -> Path:
         """The file or folder that `field` (``backbone``, ``data.images`` …) names.
@@ -82,13 +76,15 @@ class Site(Strict):
         for part in field.split("."):
             value = getattr(value, part)
         if not isinstance(value, str):
-            raise UserError(f"site.json: field '{field}' is not set, but the experiment's data source needs it.")
+            raise UserError(
+                f"site.json: field '{field}' is not set, but data.source '{self.data.source}' there needs it.", field
+            )
         try:
             there = Path(value).exists()
         except OSError:  # too long a name, for one
             there = False
         if not there:
-            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.")
+            raise UserError(f"site.json: field '{field}' is {value!r}, which does not exist.", field)
         return Path(value)
 
     def allowed_unreadable(self, images: int) -> int:

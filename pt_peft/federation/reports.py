@@ -1,14 +1,17 @@
 """What a site reports beside its payload; nothing else leaves the site. Both ends validate it.
 
-Imports no torch.
+A report leaves as `checked` returns it: its floats are rounded to what they mean, or follow from its counts, as longer
+ones could carry anything. The documentation's page on security has what is left, in bits. Imports no torch.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, cast
+from decimal import ROUND_CEILING, Context
+from typing import Annotated, Self, cast
 
 import numpy as np
 from pydantic import Field
 
+from pt_peft.environment import Code
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Data
@@ -45,8 +48,12 @@ class SplitMetrics(Strict):
     mean_absolute_error: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
     """Mean distance between label and prediction in grades; only for ``ordinal``."""
 
-    def check(self, data: Data) -> None:
+    def checked(self, data: Data) -> Self:
         """Checks that the metrics fit the task and one another.
+
+        Returns:
+            The metrics as they may leave: ``loss`` to four significant digits and 1e-4, areas and ``ece`` to 1e-4,
+            areas also to what so many positives and negatives can give, and all that follows from these computed anew.
 
         Raises:
             UserError: unless there is an entry for each of ``data.classes``, the confusion counts have every image once
@@ -60,11 +67,19 @@ class SplitMetrics(Strict):
         if shape != [width] * classes or set(sums) != {self.count}:
             raise UserError(
                 f"report: the confusion counts have rows of {shape} counts that sum to {sums}; {classes} rows of "
-                f"{width} counts that sum to {self.count}{' each' if multilabel else ''} would be right."
+                f"{width} counts that sum to {self.count}{' each' if multilabel else ''} would be right.",
+                "confusion",
             )
         if len(self.class_auroc) != classes:
-            raise UserError(f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.")
-        known = [area for area in self.class_auroc if area is not None]
+            raise UserError(
+                f"report: class_auroc has {len(self.class_auroc)} values; {classes} would be right.", "class_auroc"
+            )
+        positives = [row[2] + row[3] if multilabel else sum(row) for row in self.confusion]
+        areas = [
+            self._area(number, area, count * (self.count - count))
+            for number, (area, count) in enumerate(zip(self.class_auroc, positives, strict=True))
+        ]
+        known = [area for area in areas if area is not None]
         metrics = confusion_metrics(np.array(self.confusion, dtype=np.int64), data.task)
         derived = dict(cast(Mapping[str, float | None], metrics))
         derived["auroc"] = sum(known) / len(known) if known else None
@@ -72,19 +87,52 @@ class SplitMetrics(Strict):
             derived.setdefault(name, None)
         for name, value in derived.items():
             reported = getattr(self, name)
-            if (reported is None) != (value is None) or (value is not None and abs(reported - value) > 1e-6):
-                raise UserError(f"report: {name} is {reported}, but what is reported beside it gives {value}.")
+            if (reported is None) != (value is None) or (value is not None and abs(reported - value) > _TOLERANCE):
+                raise UserError(f"report: {name} is {reported}, but what is reported beside it gives {value}.", name)
+        rounded = {"loss": rounded_loss(self.loss), "ece": round(self.ece, 4), "class_auroc": areas}
+        return self.model_copy(update={**rounded, **derived})
+
+    def _area(self, number: int, area: float | None, pairs: int) -> float | None:
+        """A class's area, as multiples of half a pair of a positive and a negative, to 1e-4."""
+        if (area is None) != (pairs == 0):
+            right = "a number" if pairs else "null"
+            raise UserError(
+                f"report: class_auroc.{number} is {area}, but with {pairs} pairs of images {right} would be right.",
+                "class_auroc",
+            )
+        return None if area is None else round(round(area * 2 * pairs) / (2 * pairs), 4)
+
+
+_TOLERANCE = 1e-4
+"""Of what follows from rounded values."""
+
+
+def rounded_loss(value: float) -> float:
+    """`value` to four significant digits, and no finer than 1e-4."""
+    return round(float(f"{value:.4g}"), 4)
+
+
+def rounded_seconds(value: float) -> float:
+    """`value` to 0.1 s."""
+    return round(value, 1)
+
+
+def rounded_epsilon(value: float) -> float:
+    """`value` to four significant digits, upwards: it stays a bound."""
+    return float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)))
 
 
 class TrainingReport(Strict):
     """A site's report of a round."""
 
-    num_samples: Annotated[int, Field(ge=1, lt=2**40)]
-    """Number of training images of one local epoch."""
+    num_samples: Annotated[int, Field(ge=1, le=10**8)]
+    """Number of training images of one local epoch; `most_images` bounds it further."""
     train_loss: Loss | None
     """Mean training loss; null under differential privacy, as it has no noise."""
     seconds: Seconds
     """Wall time of the site's work in the round."""
+    code: Code
+    """The code that made the report."""
     val: SplitMetrics | None
     """Metrics of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
@@ -94,21 +142,43 @@ class TrainingReport(Strict):
     ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
     noise that counts."""
 
-    def check(self, experiment: Experiment) -> None:
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.own_val) if split]
+
+    def checked(self, experiment: Experiment) -> Self:
         """Checks the report against the experiment.
 
+        Returns:
+            The report as it may leave: metrics as `SplitMetrics.checked` returns them, the loss rounded like theirs,
+            ``seconds`` to 0.1 s, and ``epsilon`` to four significant digits, upwards.
+
         Raises:
-            UserError: as `SplitMetrics.check` does, for metrics of a model that no site has, and unless the report has
-                an epsilon, and no training loss, exactly where ``experiment.privacy`` asks for that.
+            UserError: as `SplitMetrics.checked` does, for metrics of a model that no site has, for more images than
+                `most_images`, and unless the report has an epsilon, and no training loss, exactly where
+                ``experiment.privacy`` asks for that.
         """
-        _check_splits({"val": self.val, "own_val": self.own_val}, experiment)
+        if self.num_samples > (most := most_images(experiment)):
+            raise UserError(
+                f"report: field 'num_samples' is {self.num_samples}; at most {most} would be right, by "
+                "federation.max_images and the section data of the experiment.",
+                "num_samples",
+            )
+        splits = _checked_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
             right = "null" if privacy.asked else "a number"
-            raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.")
+            raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.", "train_loss")
         promised = privacy.claimed and privacy.by_sites
         if (self.epsilon is not None) != promised:
-            raise UserError(f"report: epsilon is {self.epsilon}; {'a number' if promised else 'null'} would be right.")
+            right = "a number" if promised else "null"
+            raise UserError(f"report: epsilon is {self.epsilon}; {right} would be right.", "epsilon")
+        numbers = {
+            "train_loss": None if self.train_loss is None else rounded_loss(self.train_loss),
+            "seconds": rounded_seconds(self.seconds),
+            "epsilon": None if self.epsilon is None else rounded_epsilon(self.epsilon),
+        }
+        return self.model_copy(update={**splits, **numbers})
 
 
 class EvaluationReport(Strict):
@@ -120,19 +190,43 @@ class EvaluationReport(Strict):
     own_test: SplitMetrics | None = None
     """Metrics of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
+    code: Code
 
-    def check(self, experiment: Experiment) -> None:
-        """Raises UserError as `SplitMetrics.check` does, and for metrics of a model that no site has."""
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.test, self.own_val, self.own_test) if split]
+
+    def checked(self, experiment: Experiment) -> Self:
+        """The report as it may leave.
+
+        Raises:
+            UserError: as `SplitMetrics.checked` does, and for metrics of a model that no site has.
+        """
         splits = {"val": self.val, "test": self.test, "own_val": self.own_val, "own_test": self.own_test}
-        _check_splits(splits, experiment)
+        seconds = {"seconds": rounded_seconds(self.seconds)}
+        return self.model_copy(update={**_checked_splits(splits, experiment), **seconds})
 
 
-def _check_splits(splits: Mapping[str, SplitMetrics | None], experiment: Experiment) -> None:
+def most_images(experiment: Experiment) -> int:
+    """Most training images that a site can have in `experiment`: what it may say, and what it may use."""
+    data = experiment.data
+    used = data.images_per_site if data.source == "lesions" else data.max_images_per_site
+    return min(experiment.federation.max_images, used.get("train", experiment.federation.max_images))
+
+
+def report_bytes(experiment: Experiment) -> int:
+    """Most bytes of a report of either kind as it travels, with what FLARE adds to it."""
+    classes = len(experiment.data.classes)
+    # Four splits, each with counts of at most five bytes and areas of nine.
+    return (64 << 10) + 4 * (5 * classes * max(classes, 4) + 9 * classes)
+
+
+def _checked_splits(
+    splits: Mapping[str, SplitMetrics | None], experiment: Experiment
+) -> dict[str, SplitMetrics | None]:
     for name, split in splits.items():
-        if split is None:
-            continue
-        if name.startswith("own_") and not experiment.training.ditto:
+        if split is not None and name.startswith("own_") and not experiment.training.ditto:
             raise UserError(
-                f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own."
+                f"report: {name} is there, but training.ditto is 0, so that no site has a model of its own.", name
             )
-        split.check(experiment.data)
+    return {name: split and split.checked(experiment.data) for name, split in splits.items()}

@@ -123,6 +123,11 @@ class FederationRound:
         self.number = number
         """Number of the round, from 0."""
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each site's share of the aggregate once the round is finished; empty where sites have none."""
+        return self.aggregator.shares
+
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Decodes the payload of a site, checks it, and hands it to the aggregation rule.
 
@@ -136,7 +141,9 @@ class FederationRound:
             tensors |= self._changed(site, {key: tensors[key] for key in exchange.trained(self.number)})
         for key, value in tensors.items():
             if (peak := float(np.abs(value).max(initial=0))) > LARGEST:
-                raise TensorError(f"tensor '{key}' has values up to {peak:.3g}; at most {LARGEST:g} would be right")
+                raise TensorError(
+                    f"tensor '{key}' has values up to {peak:.3g}; at most {LARGEST:g} would be right", key
+                )
         tensors = lora_pairs.padded(tensors, self._exchange.specs)
         control = {key: tensors.pop(key) for key in self._exchange.control}
         result = SiteResult(site, tensors, num_samples)

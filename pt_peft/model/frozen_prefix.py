@@ -16,7 +16,7 @@ from timm.layers.patch_dropout import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from pt_peft.files import digest_of
+from pt_peft.environment import source_digest
 from pt_peft.model.adapted_model import AdaptedModel
 from pt_peft.model.library_internals import has_forward_hooks
 from pt_peft.model.model_input import Normalisation, Precision, autocast
@@ -134,4 +134,4 @@ def code_digest(package: Path = Path(__file__).parents[1]) -> str:
     Args:
         package: folder of `pt_peft`.
     """
-    return digest_of([package / "seeds.py", *(package / "model").rglob("*.py")])
+    return source_digest(package, ("model", "seeds.py"))

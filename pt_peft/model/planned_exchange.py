@@ -30,7 +30,7 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
         starts_from_all_components=any(bool(model.trained[pair.b].any()) for pair in pairs(model.trained)),
     )
     if rule := broken(MODEL_RULES, planned):
-        raise UserError(f"experiment: {rule.message(planned)}.")
+        raise UserError(f"experiment: {rule.message(planned)}.", rule.field)
     if not experiment.training.control_variates:
         return exchange
     variates = {CONTROL + key: exchange.specs[key] for key in exchange.trained(0)}

@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Array
 from pt_peft.schema import Strict
@@ -113,6 +114,9 @@ def _log_normal(x: float) -> float:
     return -(x**2) / 2 - math.log(-x * math.sqrt(2 * math.pi)) + math.log1p(-1 / x**2 + 3 / x**4)
 
 
+_ACCOUNTANT = reasons.ExperimentInvalid(field="privacy.sample.accountant")
+
+
 def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
     try:
         from opacus.accountants import PRVAccountant
@@ -120,7 +124,7 @@ def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
         raise UserError(
             f"experiment: field 'privacy.sample.accountant' is 'prv', which needs Opacus at the sites ({error}): "
             "pip install pt-peft[privacy], or 'rdp'."
-        ) from None
+        ).told_as(_ACCOUNTANT) from None
     counts: dict[tuple[float, float], int] = {}
     for one in steps:
         counts[one.noise_multiplier, one.rate] = counts.get((one.noise_multiplier, one.rate), 0) + one.count
@@ -132,4 +136,4 @@ def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
         raise UserError(
             f"experiment: field 'privacy.sample.accountant' is 'prv', which cannot tell what is spent at delta "
             f"{delta:g} ({' '.join(str(error).split())}); 'rdp' would be right."
-        ) from None
+        ).told_as(_ACCOUNTANT) from None

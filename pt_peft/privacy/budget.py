@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pt_peft import schema
+from pt_peft import reasons, schema
 from pt_peft.errors import OutsideLimits
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
@@ -86,9 +86,11 @@ class Budget:
                     before = epsilon(earlier, delta, accountant)
                     what = "a further round" if begun else f"{rounds} round(s)"
                     raise OutsideLimits(
-                        f"the site refuses the job by field 'max_epsilon' of its limits: with {what} its epsilon would "
-                        f"be {total:.3g} at delta {delta:g}, of which {before:.3g} is spent already; allowed: {limit:g}"
-                    )
+                        "max_epsilon",
+                        f"{what}, with which its epsilon would be {total:.3g} at delta {delta:g}, of which "
+                        f"{before:.3g} is spent already",
+                        f"allowed: {limit:g}",
+                    ).told_as(reasons.PrivacyBudget(total=total, spent=before, limit=limit))
             now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
             file = SpentFile(spent=(*file.spent, now))
             # Before the file is written: the accountant may fail.

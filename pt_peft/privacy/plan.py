@@ -2,6 +2,7 @@
 
 import math
 
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.accounting import Accountant, Steps, epsilon
@@ -32,7 +33,7 @@ def steps_of_a_round(experiment: Experiment, images: int) -> list[Steps]:
                 f"experiment: field 'privacy.sample.delta' is {sample.delta:g}, but the site has {images} training "
                 f"images: who gives away one of them in clear keeps such a promise; less than {1 / images:.2g} would "
                 "be right."
-            )
+            ).told_as(reasons.ExperimentInvalid(field="privacy.sample.delta"))
         trainings = 2 if training.ditto else 1  # Ditto's own model is trained on the same images
         count = math.ceil(images / training.batch_size) * training.local_epochs * trainings
         return [Steps(rate=sampling_rate(experiment, images), noise_multiplier=sample.noise_multiplier, count=count)]

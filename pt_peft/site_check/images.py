@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
+from pt_peft.data.label_values import class_of_value
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.sections import Data
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.probe import Probe
 from pt_peft.site_check.report import Looks, Spread
@@ -38,6 +41,16 @@ def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findi
         if not count:
             findings.warning("class without images", f"class {name!r} has no training images at this site.")
     return counts
+
+
+def values_by_class(data: Data, own: SiteData, items: Sequence[Item]) -> dict[str, dict[str, int]]:
+    """By class, the site's values that mean it, each with the number of its images; the most frequent first."""
+    class_of = class_of_value(data, own)
+    found = Counter(value for item in items for value in set(item.values))
+    by_class: dict[str, dict[str, int]] = {name: {} for name in data.classes}
+    for value, count in sorted(found.items(), key=lambda one: (-one[1], one[0])):
+        by_class[data.classes[class_of[value]]][value] = count
+    return by_class
 
 
 def check_copies(probed: Probed, published_split: bool, findings: Findings) -> None:

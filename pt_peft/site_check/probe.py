@@ -57,7 +57,7 @@ def probe_all(experiment: Experiment, site: Site, items: Sequence[Item]) -> Iter
     """
     intensity = experiment.data.intensity
     with tqdm(total=len(items), unit="image", desc="reading images", disable=None) as progress:
-        if experiment.data.source == "npz":
+        if site.data.source == "npz":
             found = _of_npz(site.existing("data.npz"), items, intensity)
         else:
             found = _of_files(site.existing("data.images"), items, intensity)

@@ -74,6 +74,8 @@ class Report(TypedDict):
     site: str
     experiment: str
     images: dict[SplitName, SplitCounts] | None
+    values: dict[str, dict[str, int]] | None
+    """By class, the site's values that mean it, each with the number of its images."""
     looks: Looks | None
     cache: CacheCost | None
     privacy: PrivacyCost | None
@@ -89,6 +91,7 @@ def empty_report(site: str, experiment: str) -> Report:
         "site": site,
         "experiment": experiment,
         "images": None,
+        "values": None,
         "looks": None,
         "cache": None,
         "privacy": None,

@@ -12,6 +12,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
+from pt_peft import reasons
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
@@ -158,7 +159,7 @@ class LocalTrainer:
             raise UserError(
                 f"site {site}, round {round_number}: {wrong}; a smaller "
                 f"training.learning_rate than {training.learning_rate} may be right."
-            )
+            ).told_as(reasons.NotFinite())
         return TrainingResult(trained, len(split), mean_loss)
 
     def evaluate(self, tensors: Tensors, split: ImageSplit) -> Metrics:
@@ -276,7 +277,7 @@ def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.d
         UserError: if it is ``cuda`` and this machine has none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{source} is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.")
+        raise UserError(f"{source} is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

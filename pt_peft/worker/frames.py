@@ -4,14 +4,28 @@ import json
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import safetensors.numpy
 
+from pt_peft.errors import ReasonedError
 from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 
 Frame = tuple[dict[str, Any], Tensors]
 """One message: its JSON object and its tensors."""
+
+
+class ErrorFields(TypedDict):
+    """An error as it travels, under ``error`` of a reply."""
+
+    kind: str
+    """Name of its class."""
+    arguments: list[Any]
+    """What its class is made from."""
+    reason: str
+    """Its reason as JSON."""
+
+
 _LENGTHS = struct.Struct(">QQ")
 
 
@@ -27,6 +41,11 @@ def receive(connection: socket.socket) -> Frame:
     text_length, blob_length = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
     message = json.loads(_exactly(connection, text_length))
     return message, safetensors.numpy.load(_exactly(connection, blob_length))
+
+
+def error_fields(error: ReasonedError) -> ErrorFields:
+    """Describes `error`, so that the other side can raise it again."""
+    return {"kind": type(error).__name__, "arguments": [*error.args], "reason": error.reason.model_dump_json()}
 
 
 def _exactly(connection: socket.socket, length: int) -> bytes:

@@ -9,21 +9,30 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
+from pt_peft import reasons
+from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserError
 from pt_peft.exchange.tensors import TensorError, Tensors
+from pt_peft.reasons import Reason, read_reason
 from pt_peft.worker import frames
 from pt_peft.worker.requests import Opening
 
 _POLL_S = 0.2
-_ERRORS = {error.__name__: error for error in (UserError, BackboneMismatch, OutsideLimits, TensorError)}
 
 
-class WorkerError(Exception):
-    """A worker died, was stopped or broke down; the message is the reason."""
+class WorkerError(ReasonedError):
+    """A worker died, was stopped or broke down; the message says which."""
+
+    def __init__(self, message: str, reason: Reason | None = None):
+        super().__init__(message, reason=reason or reasons.WorkerDied())
 
 
 class HostGone(WorkerError):
     """No worker can be had because the host does not answer."""
+
+
+_ERRORS: dict[str, Callable[..., ReasonedError]] = {
+    error.__name__: error for error in (UserError, BackboneMismatch, OutsideLimits, TensorError, WorkerError)
+}
 
 
 class Patience:
@@ -44,7 +53,7 @@ class Patience:
         """Waits until something has come in. Raises TimeoutError, or WorkerError once it was stopped."""
         while not select.select([connection], [], [], _POLL_S)[0]:
             if self._stopped():
-                raise WorkerError("stopped")
+                raise WorkerError("stopped", reasons.Stopped())
             if time.monotonic() > self._deadline:
                 raise TimeoutError(f"not within {self.seconds:g} s")
 
@@ -102,7 +111,7 @@ class Worker:
             The reply's JSON part and its tensors.
 
         Raises:
-            UserError, TensorError: as the worker raised them.
+            UserError, TensorError: as the worker raised them, with their reasons.
             WorkerError: if the worker died, broke down, was stopped or took too long.
         """
         patience = patience or Patience()
@@ -112,7 +121,8 @@ class Worker:
             reply, result = frames.receive(self._connection)
         except TimeoutError:
             self.kill()
-            raise WorkerError(f"did not finish {request} within {patience.seconds:g} s and was stopped") from None
+            late = f"did not finish {request} within {patience.seconds:g} s and was stopped"
+            raise WorkerError(late, reasons.WorkerTimeout(seconds=patience.seconds)) from None
         except (OSError, EOFError):
             self._connection.close()
             raise WorkerError(f"the worker (process {self.pid}) died during {request}") from None
@@ -120,7 +130,7 @@ class Worker:
             self.kill()
             raise
         if "error" in reply:
-            raise _ERRORS.get(reply["kind"], WorkerError)(reply["error"])
+            raise _error(reply["error"])
         return reply, result
 
     def kill(self) -> None:
@@ -130,3 +140,10 @@ class Worker:
         self._connection.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+
+def _error(fields: frames.ErrorFields) -> ReasonedError:
+    """The error that `frames.error_fields` describes."""
+    error = _ERRORS[fields["kind"]](*fields["arguments"])
+    error.reason = read_reason(fields["reason"]) or error.reason
+    return error

@@ -7,6 +7,7 @@
 memory; a FLARE client process needs no torch of its own. The host ends, with its workers, when its standard input does.
 """
 
+import errno
 import gc
 import importlib
 import json
@@ -23,9 +24,12 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.reasons import Reason
 from pt_peft.worker import frames
+from pt_peft.worker.handle import WorkerError
 from pt_peft.worker.requests import Work
 from pt_peft.worker.turns import Turns
 
@@ -88,11 +92,23 @@ def _work(connection: socket.socket, folder: Path) -> None:
             with turns.turn() if message["request"] in COMPUTING else nullcontext():
                 reply, result = handler.requests[message["request"]](message, tensors)
         except (UserError, TensorError) as error:
-            reply, result = {"error": str(error), "kind": type(error).__name__}, {}
+            reply, result = {"error": frames.error_fields(error)}, {}
         except Exception as error:
             traceback.print_exc()
-            reply, result = {"error": f"{type(error).__name__}: {error}", "kind": "crash"}, {}
+            broken = WorkerError(f"{type(error).__name__}: {error}", _reason_of(error))
+            reply, result = {"error": frames.error_fields(broken)}, {}
         frames.send(connection, reply, result)
+
+
+def _reason_of(error: Exception) -> Reason:
+    """What others are told of an error that nobody has foreseen."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return reasons.OutOfMemory()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return reasons.DiskFull()
+    return reasons.Internal()
 
 
 def _read(connection: socket.socket, received: queue.SimpleQueue[frames.Frame]) -> None:

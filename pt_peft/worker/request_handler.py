@@ -6,16 +6,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pt_peft import reasons
 from pt_peft.data.items import SPLITS
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.data.sources import site_images
-from pt_peft.errors import UserError
+from pt_peft.environment import own_code
+from pt_peft.errors import UserError, told_as
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.tensors import Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.federation import transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model
+from pt_peft.files import tree_bytes
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.backbone import pinned_weights
@@ -24,6 +27,7 @@ from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import parse
+from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
@@ -55,9 +59,11 @@ class RequestHandler:
 
     def open(self, message: Opening, _: Tensors) -> Reply:
         """Takes what all further requests are about. Raises UserError for an invalid experiment or site."""
-        self.experiment = parse(Experiment, message["experiment"], "experiment.json")
-        components(self.experiment.method)
-        self.site = parse(Site, message["site"], "site.json")
+        with told_as(reasons.ExperimentInvalid()):
+            self.experiment = parse(Experiment, message["experiment"], "experiment.json")
+            components(self.experiment.method)
+        with told_as(reasons.SiteSettings()):
+            self.site = parse(Site, message["site"], "site.json")
         self.name, self.names = message["name"], message["names"]
         self.run_dir = Path(message["run_dir"])
         earlier = Path(message["continues"]) if message["continues"] else None
@@ -66,24 +72,34 @@ class RequestHandler:
         return {}, {}
 
     def exchange(self, _message: Mapping[str, object], _: Tensors) -> Reply:
-        """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
+        """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights.
+
+        Raises:
+            OutsideLimits: if the limits refuse the experiment or its model; so do the requests below.
+        """
+        self._check_tensors()
         if ready := self._prepared:
             return ready.exchange.to_json(), {}
-        return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
+        with told_as(reasons.ExperimentInvalid()):
+            return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
 
     def images(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Counts the images of each split that the experiment uses of the site, and decodes none. Raises UserError."""
-        found = site_images(self.experiment, self.site, self.name, self.names)
+        with told_as(reasons.Data()):
+            found = site_images(self.experiment, self.site, self.name, self.names)
         return {split: len(found.items(split)) for split in SPLITS}, {}
 
     def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""
+        self._check_tensors()
         if ready := self._prepared:
             return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
-        model = build_model(self.experiment.model, self._weights if needs_weights else None)
-        exchange = planned_exchange(model, self.experiment)
+        weights = self._weights if needs_weights else None
+        with told_as(reasons.ExperimentInvalid()):
+            model = build_model(self.experiment.model, weights)
+            exchange = planned_exchange(model, self.experiment)
         return exchange.to_json(), initial_exchanged(exchange, model.state())
 
     def train(self, message: RoundStart, tensors: Tensors) -> Reply:
@@ -102,11 +118,13 @@ class RequestHandler:
             OutsideLimits: if the site's limits do not allow the round.
         """
         started = time.monotonic()
+        self.site.limits.check_disk(tree_bytes(self.run_dir))
         number, exchange = message["round"], self._trainer.exchange
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
         aggregate = self._aggregate(message, tensors)
         if not len(self._data.train):
-            raise UserError(f"site {self.name} has no training images.")
+            raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
+        self.site.limits.check_images(self.experiment, len(self._data.train))
         kept = self._kept(number)
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
@@ -123,6 +141,7 @@ class RequestHandler:
             "epsilon": spent,
             **validation,
             "seconds": time.monotonic() - started,
+            "code": own_code().model_dump(),
         }
         return reply, result.payload
 
@@ -133,14 +152,14 @@ class RequestHandler:
         metrics: dict[str, object] = {}
         for split in message["splits"]:
             metrics |= self._evaluate(aggregate, kept, split)
-        return {**metrics, "seconds": time.monotonic() - started}, {}
+        return {**metrics, "seconds": time.monotonic() - started, "code": own_code().model_dump()}, {}
 
     def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the site's exchanged tensors after its last local training, also across a restart."""
         if self.experiment.privacy.client:
             raise UserError(
                 "the site's own tensors have no noise that protects the site, so that they stay where they are."
-            )
+            ).told_as(reasons.HeldBack(what="task"))
         tensors, header = self.local_adapter.last()
         exchange, rounds = self._trainer.exchange, header["round"] + 1
         tensors = lora_pairs.sliced(_with_keys(tensors, exchange.changed(rounds)), self._rank)
@@ -187,13 +206,16 @@ class RequestHandler:
             raise UserError(
                 f"site {self.name} holds the aggregate of {rounds} finished rounds, but was sent only what has changed "
                 f"since {since}; it will be sent all in the next round."
-            )
+            ).told_as(reasons.MissedRounds(held=rounds, needed=since))
         return held
 
     def _evaluate(self, aggregate: Tensors, kept: Tensors, name: str) -> dict[str, object]:
-        """Metrics of the federation's model on the split `name`, and of the site's own model if it has one."""
+        """Metrics of the federation's model on the split `name`, and of the site's own model if it has one.
+
+        They are null for a split of fewer images than the site's limits ask for.
+        """
         split = getattr(self._data, name)
-        if not len(split):
+        if len(split) < (self.site.limits.min_evaluated_images or 1):
             return {name: None}
         model = starting_model(self._trainer, aggregate, kept)
         found: dict[str, object] = {name: self._trainer.evaluate(model, split)}
@@ -212,6 +234,11 @@ class RequestHandler:
         a_round = steps_of_a_round(self.experiment, len(self._data.train))
         return self.budget.charge(self.experiment, a_round, number, self.site.limits.max_epsilon)
 
+    def _check_tensors(self) -> None:
+        """Raises OutsideLimits if the limits refuse the experiment or the tensors of its model."""
+        with told_as(reasons.ExperimentInvalid()):
+            check_model(self.experiment, self.site.limits, None, trains=False)
+
     @property
     def _rank(self) -> int | None:
         return self.experiment.federation.lora_ranks.get(self.name)
@@ -222,15 +249,25 @@ class RequestHandler:
 
     @cached_property
     def _weights(self) -> Path:
-        return pinned_weights(self.experiment.backbone, self.site)
+        with told_as(reasons.Backbone()):
+            return pinned_weights(self.experiment.backbone, self.site)
 
     @cached_property
     def _data(self) -> SiteData:
-        return load_site_data(self.experiment, self.site, self.name, self.names)
+        with told_as(reasons.Data()):
+            return load_site_data(self.experiment, self.site, self.name, self.names)
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
-        return self._prepared or LocalTrainer(self.experiment, self._weights, pick_device(self.site.device))
+        with told_as(reasons.ExperimentInvalid()):
+            check_model(self.experiment, self.site.limits, lambda: self._weights, trains=True)
+        if self._prepared:
+            return self._prepared
+        with told_as(reasons.SiteSettings()):
+            device = pick_device(self.site.device)
+        weights = self._weights
+        with told_as(reasons.ExperimentInvalid()):
+            return LocalTrainer(self.experiment, weights, device)
 
 
 def _with_keys(tensors: Tensors, keys: Container[str]) -> Tensors:

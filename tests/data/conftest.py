@@ -22,13 +22,13 @@ CLASSES = ["red", "blue"]
 
 @pytest.fixture
 def make_experiment() -> Callable[..., Experiment]:
-    """Makes an experiment over CSV data of two classes at 16 px; keywords replace sections."""
+    """Makes an experiment over a site's own images of two classes at 16 px; keywords replace sections."""
 
     def make(**sections) -> Experiment:
         value = {
             "name": "test",
             "backbone": {"name": "vit", "image_size": SIZE, "sha256": "0" * 64},
-            "data": {"source": "csv", "classes": CLASSES},
+            "data": {"source": "site", "classes": CLASSES},
             "method": {"name": "lora"},
         }
         return schema.parse(Experiment, value | sections, "test")
@@ -38,9 +38,12 @@ def make_experiment() -> Callable[..., Experiment]:
 
 @pytest.fixture
 def make_csv_site(tmp_path) -> Callable[..., Site]:
-    """Writes a table of `rows` (dicts) and, unless told not to, an image of the label's colour for each."""
+    """Writes a table of `rows` (dicts) and, unless told not to, an image of the label's colour for each.
 
-    def make(rows: Sequence[dict], images: bool = True) -> Site:
+    Keywords are further fields of ``data`` in site.json.
+    """
+
+    def make(rows: Sequence[dict], images: bool = True, **data) -> Site:
         folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
         if images:
@@ -51,16 +54,19 @@ def make_csv_site(tmp_path) -> Callable[..., Site]:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        return _site(tmp_path, images=str(folder), table=str(table))
+        return _site(tmp_path, images=str(folder), table=str(table), **data)
 
     return make
 
 
 @pytest.fixture
 def make_npz_site(tmp_path) -> Callable[..., Site]:
-    """Writes an ``.npz`` of four grey 8 px images in each split; keywords replace arrays, None leaves one out."""
+    """Writes an ``.npz`` of four grey 8 px images in each split; keywords replace arrays, None leaves one out.
 
-    def make(**replaced) -> Site:
+    `data` has further fields of ``data`` in site.json.
+    """
+
+    def make(data: dict | None = None, **replaced) -> Site:
         arrays = {}
         for split in ("train", "val", "test"):
             arrays[f"{split}_images"] = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8)
@@ -68,7 +74,7 @@ def make_npz_site(tmp_path) -> Callable[..., Site]:
         arrays = {name: array for name, array in (arrays | replaced).items() if array is not None}
         path = tmp_path / "images.npz"
         np.savez_compressed(path, **arrays)
-        return _site(tmp_path, npz=str(path))
+        return _site(tmp_path, **{"source": "npz", "npz": str(path), "pooled": True} | (data or {}))
 
     return make
 
@@ -94,5 +100,5 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
-def _site(tmp_path: Path, **data: str) -> Site:
-    return Site.model_validate({"data": data, "cache": str(tmp_path / "cache")})
+def _site(tmp_path: Path, **data) -> Site:
+    return schema.parse(Site, {"data": data, "cache": str(tmp_path / "cache")}, "site.json")

@@ -9,8 +9,9 @@ from pt_peft.data.medmnist import CLASSES
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Method
-from pt_peft.experiment.site import Site, SiteData
+from pt_peft.experiment.site import Site
 from pt_peft.presets import preset
 from pt_peft.training.metrics import evaluate_predictions
 from pt_peft_flare.job_folder import write_job, write_workspace
@@ -40,7 +41,9 @@ def test_every_flag(flag, tmp_path):
     write_npz(
         tmp_path / f"{flag}.npz", experiment, rgb=flag in ("pathmnist", "dermamnist", "retinamnist", "bloodmnist")
     )
-    site = Site(data=SiteData(npz=str(tmp_path / f"{flag}.npz")), cache=str(tmp_path / "cache"))
+    site = Site(
+        data=SiteData(source="npz", npz=str(tmp_path / f"{flag}.npz"), pooled=True), cache=str(tmp_path / "cache")
+    )
     data = load_site_data(experiment, site, "site-1", ["site-1", "site-2"])
     classes = len(experiment.data.classes)
     assert len(data.train) == 48
@@ -67,9 +70,8 @@ def test_a_federation(flag, imbalance, tiny, tiny_weights, shared_host, tmp_path
         training={"imbalance": imbalance, "learning_rate": 3e-3, "local_epochs": 8},
     )
     write_npz(tmp_path / "data.npz", experiment)
-    site = Site(
-        data=SiteData(npz=str(tmp_path / "data.npz")), backbone=str(tiny_weights), cache=str(tmp_path / "cache")
-    )
+    data = SiteData(source="npz", npz=str(tmp_path / "data.npz"), pooled=True)
+    site = Site(data=data, backbone=str(tiny_weights), cache=str(tmp_path / "cache"))
     write_job(experiment, tmp_path / "job")
     write_workspace(site, tmp_path / "ws")
     run = simulate(tmp_path / "job", tmp_path / "ws", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)

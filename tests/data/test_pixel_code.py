@@ -11,7 +11,14 @@ from helpers import ROOT
 from pt_peft.data import pixel_code
 
 PACKAGE = ROOT / "pt_peft"
-NO_PIXELS = {"data/__init__.py", "data/items.py", "errors.py", "__init__.py"}
+NO_PIXELS = {
+    "data/__init__.py",
+    "data/items.py",
+    "data/label_values.py",
+    "data/problems.py",
+    "errors.py",
+    "__init__.py",
+}
 """Modules that `pixels` imports but through which no pixel passes. Values of ``experiment`` are in the cache's key."""
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from pt_peft.data.published import read_published
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
@@ -29,14 +30,14 @@ def test_ham10000(tmp_path, make_experiment):
         "HAM_1,ISIC_2,bkl,histo,80.0,male,scalp,vidir_modern\n"
         "HAM_2,ISIC_3,nv,histo,,female,ear,rosendahl\n"
     )
-    items = read_published(tmp_path, Data(source="ham10000", classes=HAM))
+    items = read_published(tmp_path, Data(source="site", classes=HAM), SiteData(source="ham10000"))
     assert [(item.file, item.labels, item.split, item.group, item.site) for item in items] == [
         ("HAM10000_images_part_1/ISIC_1.jpg", (2,), None, "HAM_1", "vidir_modern"),
         ("HAM10000_images_part_1/ISIC_2.jpg", (2,), None, "HAM_1", "vidir_modern"),
         ("HAM10000_images_part_2/ISIC_3.jpg", (5,), None, "HAM_2", "rosendahl"),
     ]
-    experiment = make_experiment(data={"source": "ham10000", "classes": list(HAM)}, partition={"kind": "natural"})
-    site = Site.model_validate({"data": {"images": str(tmp_path)}})
+    experiment = make_experiment(data={"source": "site", "classes": list(HAM)}, partition={"kind": "natural"})
+    site = Site.model_validate({"data": {"source": "ham10000", "images": str(tmp_path), "pooled": True}})
     mine = site_images(experiment, site, "vidir_modern", ["vidir_modern", "rosendahl"])
     assert [item.file[-10:] for item in mine.items("train")] == ["ISIC_1.jpg", "ISIC_2.jpg"]
     assert len(list(mine.decoded("train", 16))) == 2
@@ -56,7 +57,7 @@ def test_isic2019(tmp_path):
         "ISIC_1_downsampled,30.0,anterior torso,MSK4_0011169,female\n"
         "ISIC_2,60.0,upper extremity,BCN_0004730,male\n"
     )
-    items = read_published(tmp_path, Data(source="isic2019", classes=ISIC))
+    items = read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="isic2019"))
     assert [(Path(item.file).stem, item.labels, item.split, item.group, item.site) for item in items] == [
         ("ISIC_0", (1,), None, "ISIC_0", None),
         ("ISIC_1_downsampled", (0,), None, "MSK4_0011169", "msk4"),
@@ -76,7 +77,7 @@ def test_fed_isic2019_has_flambys_folds_and_centres(tmp_path):
     for folder in ("ISIC_2019_Training_Input", "ISIC_2019_Training_Input_preprocessed"):
         images(tmp_path / folder, "ISIC_1", "ISIC_2", "ISIC_3")
     (tmp_path / "train_test_split").write_text(FOLDS)
-    items = read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+    items = read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
     assert all(item.file.startswith("ISIC_2019_Training_Input_preprocessed/") for item in items)
     assert [(item.labels, item.split, item.group, item.site) for item in items] == [
         ((1,), "train", "ISIC_1", "bcn_20000"),
@@ -84,7 +85,7 @@ def test_fed_isic2019_has_flambys_folds_and_centres(tmp_path):
         ((0,), "train", "ISIC_3", "rosendahl"),
     ]
     (tmp_path / "ISIC_2019_Training_Metadata.csv").write_text("image,lesion_id\nISIC_1,L\nISIC_2,L\nISIC_3,L\n")
-    items = read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+    items = read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
     assert [item.group for item in items] == ["train L", "test L", "train L"]  # the published folds are kept
 
 
@@ -103,27 +104,29 @@ def test_what_is_not_as_published_is_named(tmp_path, source, change, message):
     if change:
         (tmp_path / "train_test_split").write_text(FOLDS.replace(*change))
     with pytest.raises(UserError, match=message):
-        read_published(tmp_path, Data(source=source, classes=ISIC))
+        read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source=source))
 
 
 def test_a_class_that_the_experiment_lacks(tmp_path):
     images(tmp_path / "images", "ISIC_1", "ISIC_2", "ISIC_3")
     (tmp_path / "train_test_split").write_text(FOLDS)
-    with pytest.raises(UserError, match=r"line 3: label is 'SCC', which is not in the experiment's data.classes"):
-        read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC[:7]))
+    with pytest.raises(UserError, match=r"the label 'SCC' \(1 image\(s\), the first 'ISIC_2'\) means none of the"):
+        read_published(tmp_path, Data(source="site", classes=ISIC[:7]), SiteData(source="fed_isic2019"))
 
 
 def test_an_image_twice_in_table_or_folders(tmp_path):
     images(tmp_path / "images", "ISIC_1", "ISIC_2", "ISIC_3")
     (tmp_path / "train_test_split").write_text(FOLDS + FOLDS.splitlines()[1] + "\n")
     with pytest.raises(UserError, match="line 5: image 'ISIC_1' is also in a row above"):
-        read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+        read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
     images(tmp_path / "small", "ISIC_2")
     with pytest.raises(UserError, match=r"image 'ISIC_2' is both 'images/ISIC_2.jpg' and 'small/ISIC_2.jpg'; keep one"):
-        read_published(tmp_path, Data(source="fed_isic2019", classes=ISIC))
+        read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
 
 
 def test_a_table_with_tabs(tmp_path):
     images(tmp_path, "a/ISIC_1")
     (tmp_path / "HAM10000_metadata.tab").write_text("lesion_id\timage_id\tdx\tdataset\nHAM_1\tISIC_1\tnv\trosendahl\n")
-    assert [item.site for item in read_published(tmp_path, Data(source="ham10000", classes=HAM))] == ["rosendahl"]
+    assert [
+        item.site for item in read_published(tmp_path, Data(source="site", classes=HAM), SiteData(source="ham10000"))
+    ] == ["rosendahl"]

@@ -16,7 +16,8 @@ from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment.sections import Columns, Data
+from pt_peft.experiment.own_images import Columns, SiteData
+from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
 
@@ -100,6 +101,19 @@ def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tm
     assert "preparing" not in caplog.text
 
 
+def test_another_meaning_of_the_values_decodes_nothing_anew(make_experiment, make_csv_site, rows, caplog):
+    """Pixels do not depend on it, and labels do not come from the cache."""
+    site = make_csv_site(rows)
+    before = load_site_data(make_experiment(), site, "a", ["a"]).train
+    classes = {"red": ("blue",), "blue": ("red",)}
+    site = site.model_copy(update={"data": site.data.model_copy(update={"classes": classes})})
+    with caplog.at_level(logging.INFO):
+        after = load_site_data(make_experiment(), site, "a", ["a"]).train
+    assert "preparing" not in caplog.text
+    assert after.labels.tolist() == [1 - label for label in before.labels]
+    assert np.array_equal(after.images, before.images)
+
+
 def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(
     make_experiment, make_csv_site, rows, tmp_path, caplog
 ):
@@ -155,16 +169,22 @@ def test_lesions_are_the_generators_own_with_their_labels(make_experiment, tmp_p
             assert np.array_equal(split.images, images.transpose(0, 3, 1, 2))
 
 
-HAM10000 = {
-    "source": "csv",
-    "classes": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"),
-    "columns": {"label": "dx", "group": "lesion_id", "site": "site"},
-}
+HAM10000 = {"source": "site", "classes": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")}
+
+
+def ham10000_site(folder, **fields) -> Site:
+    data = {
+        "images": str(folder / "images.zip"),
+        "table": str(folder / "metadata.csv"),
+        "columns": {"label": "dx", "group": "lesion_id", "site": "site"},
+        "pooled": True,
+    }
+    return Site.model_validate({"data": data, **fields})
 
 
 def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_data):
     folder = shared_data("ham10000_200x150")
-    site = Site.model_validate({"data": {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}})
+    site = ham10000_site(folder)
     experiment = make_experiment(data=HAM10000, partition={"kind": "natural"})
     names = {"rosendahl": 2259, "vidir_modern": 3363, "vidir_molemax": 3954, "vienna_dias": 439}
     counts = {name: split_counts(site_images(experiment, site, name, list(names))) for name in names}
@@ -179,7 +199,8 @@ def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_dat
 def test_ham10000_lesions_stay_in_one_drawn_split(shared_data):
     table = shared_data("ham10000_200x150") / "metadata.csv"
     columns = Columns(label="dx", split=None, group="lesion_id", site="site")
-    items = assign_splits(read_table(table, Data(source="csv", classes=HAM10000["classes"], columns=columns)), seed=0)
+    data = Data(source="site", classes=HAM10000["classes"])
+    items = assign_splits(read_table(table, data, SiteData(columns=columns)), seed=0)
     splits = {}
     for item in items:
         splits.setdefault(item.group, set()).add(item.split)
@@ -193,8 +214,7 @@ def test_ham10000_lesions_stay_in_one_drawn_split(shared_data):
 
 def test_a_small_ham10000_site_decodes(make_experiment, shared_data, tmp_path):
     folder = shared_data("ham10000_200x150")
-    locations = {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}
-    site = Site.model_validate({"data": locations, "cache": str(tmp_path)})
+    site = ham10000_site(folder, cache=str(tmp_path))
     data = load_site_data(make_experiment(data=HAM10000, partition={"kind": "natural"}), site, "vienna_dias", [])
     labels = np.concatenate([data.train.labels, data.val.labels, data.test.labels])
     assert np.bincount(labels, minlength=7).tolist() == [0, 5, 10, 4, 67, 350, 3]
@@ -204,8 +224,8 @@ def test_a_small_ham10000_site_decodes(make_experiment, shared_data, tmp_path):
 
 def test_pneumoniamnist_has_its_readme_counts(make_experiment, shared_data, tmp_path):
     path = shared_data("pneumoniamnist_28") / "pneumoniamnist.npz"
-    experiment = make_experiment(data={"source": "npz", "classes": ["normal", "pneumonia"]}, partition={"kind": "iid"})
-    site = Site.model_validate({"data": {"npz": str(path)}, "cache": str(tmp_path)})
+    experiment = make_experiment(data={"source": "site", "classes": ["normal", "pneumonia"]}, partition={"kind": "iid"})
+    site = Site.model_validate({"data": {"source": "npz", "npz": str(path), "pooled": True}, "cache": str(tmp_path)})
     names = ["a", "b", "c", "d"]
     counts = [split_counts(site_images(experiment, site, name, names)) for name in names]
     assert {split: sum(of[split] for of in counts) for split in ("train", "val", "test")} == {

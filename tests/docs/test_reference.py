@@ -13,7 +13,7 @@ import rules_page
 import schema_page
 from prose import field_docs
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.rules import MODEL_RULES, RULES
+from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES
 from pt_peft.experiment.site import Site
 from pt_peft.model.method import PeftMethod, get_method, method_names
 
@@ -80,7 +80,7 @@ def test_every_command_and_argument_is_there():
 
 def test_every_rule_is_there():
     lines = [line for line in rules_page.page().splitlines() if line.startswith("| [")]
-    assert len(lines) == len(RULES) + len(MODEL_RULES)
+    assert len(lines) == len(RULES) + len(SITE_RULES) + len(MODEL_RULES)
 
 
 def test_the_methods_have_their_parameters():

@@ -12,6 +12,8 @@ from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
 from helpers import changed
+from pt_peft import reasons
+from pt_peft.environment import own_code
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy
@@ -20,7 +22,7 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.claims import claim
 from pt_peft.privacy.plan import client_epsilon
-from pt_peft_flare.filters import applied, redact
+from pt_peft_flare.filters import applied
 from pt_peft_flare.job_folder import CLIENT_CONFIG
 from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filters
 
@@ -28,7 +30,7 @@ SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
 MEAN = {"name": "mean", "weighting": "uniform"}
 BOUNDED = {"name": "norm_bounded_mean", "bound": 1.0}
-REPORT = {"num_samples": 10, "train_loss": None, "seconds": 1.0, "val": None}
+REPORT = {"num_samples": 10, "train_loss": None, "seconds": 1.0, "val": None, "code": own_code()}
 
 
 @pytest.mark.parametrize(
@@ -100,10 +102,10 @@ def test_reports_say_what_was_asked_for(tiny, privacy, report, message):
     experiment = tiny.model_copy(update={"privacy": Privacy.model_validate_json(json.dumps(privacy))})
     report = TrainingReport(**{**REPORT, **report})
     if message is None:
-        report.check(experiment)
+        report.checked(experiment)
         return
     with pytest.raises(UserError, match=message):
-        report.check(experiment)
+        report.checked(experiment)
 
 
 def test_what_is_claimed(tiny):
@@ -143,7 +145,7 @@ def test_filters_without_a_guarantee(name, key, tiny, tmp_path):
     check_privacy_filters(tiny, tmp_path)
     with pytest.raises(UserError, match=f"task_result_filters' has {name}, which is no part of") as error:
         check_privacy_filters(private, tmp_path)
-    assert redact(str(error.value)) == str(error.value)
+    assert error.value.reason == reasons.Filters()
     config_with([], tmp_path)
     check_privacy_filters(private, tmp_path)
 

@@ -13,7 +13,8 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.fields import ExperimentFields
-from pt_peft.experiment.rules import MODEL_RULES, RULES
+from pt_peft.experiment.own_images import PUBLISHED, SiteData
+from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES, AtSite, broken
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.method import method_names
 from pt_peft.model.planned_exchange import planned_exchange
@@ -22,10 +23,8 @@ from pt_peft.schema import parse
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
 CHOICES = {
-    "data.source": ["csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"],
-    "data.columns": [{"site": "hospital"}],
+    "data.source": ["site"],
     "data.task": ["multilabel", "ordinal"],
-    "data.no_finding": ["none", "a"],
     "partition.kind": ["iid", "natural", "dirichlet", "shards", "quantity"],
     "method.name": ["lora", "bitfit", "sba"],
     "training.label_smoothing": [0.1],
@@ -68,7 +67,7 @@ CHOICES = {
 BASES = [
     {"method": {"options": {}}},
     {"method": {"options": {}}, "aggregation": {"name": "mean", "weighting": "uniform"}},
-    {"method": {"options": {}}, "data": {"source": "csv", "task": "multilabel"}},
+    {"method": {"options": {}}, "data": {"source": "site", "task": "multilabel"}},
 ]
 REFUSED = re.compile(r"^test: field '([a-z_.]+)' must be .+ with ([a-z_.]+).*: .+; it is .+\.$")
 
@@ -158,12 +157,45 @@ def test_messages_name_fields_that_exist(tiny):
         "privacy.client.where",
         "method.options.lora.residual",
     }
-    for rule in (*RULES, *MODEL_RULES):
-        for field in {rule.field, rule.given} - optional:
-            section = content
+    site = {"data": SiteData().model_dump(mode="json")}
+    named = [(rule.field, content) for rule in (*RULES, *MODEL_RULES)] + [(rule.field, site) for rule in SITE_RULES]
+    named += [(rule.given, content) for rule in (*RULES, *MODEL_RULES, *SITE_RULES)]
+    for field, section in named:
+        if field not in optional:
             for part in field.split("."):
                 assert part in section, field
                 section = section[part]
+
+
+OWN = {
+    "source": ["csv", "image_folder", "npz", *PUBLISHED],
+    "pooled": [False, True],
+    "columns": [{}, {"site": "hospital"}],
+}
+
+
+def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
+    """Of all that a site may have and a lead may ask."""
+    jobs = [
+        changed(tiny, data={"source": "site", "task": task}, partition={"kind": kind, "feature_shift": shift})
+        for task in ("multiclass", "multilabel")
+        for kind in ("none", "iid", "natural")
+        for shift in (None, {"blur": 1.0})
+    ]
+    sites = [
+        SiteData.model_validate(dict(zip(OWN, values, strict=True))) for values in itertools.product(*OWN.values())
+    ]
+    seen, accepted, count = set(), 0, 0
+    for job, own in itertools.product(jobs, sites):
+        at_site = AtSite(job, own)
+        rule, count = broken(SITE_RULES, at_site), count + 1
+        if rule is None:
+            accepted += 1
+            assert own.pooled or (job.partition.kind == "none" and job.partition.feature_shift is None)
+        else:
+            seen.add(said(f"test: {rule.message(at_site)}."))
+    assert seen == {(rule.field, rule.given) for rule in SITE_RULES}
+    assert accepted > count / 4
 
 
 SETTINGS = [

@@ -10,20 +10,21 @@ import pytest
 
 import pt_peft
 from helpers import changed
+from pt_peft.environment import METHOD_CODE, method_digest
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.site import Site
 from pt_peft_flare import allowed_exchange
-from pt_peft_flare.allowed_exchange import CODE, cache_key, read_exchange
+from pt_peft_flare.allowed_exchange import cache_key, read_exchange
 
 EXCHANGE = Exchange({"head.bias": TensorSpec((4,), "float32")}, frozenset({"head.bias"}))
 
 
 @pytest.fixture(autouse=True)
 def fresh_digest():
-    allowed_exchange._code_digest.cache_clear()
+    method_digest.cache_clear()
     yield
-    allowed_exchange._code_digest.cache_clear()
+    method_digest.cache_clear()
 
 
 @pytest.fixture
@@ -70,13 +71,13 @@ def test_it_is_computed_once(tiny, asked, tmp_path):
     assert len(asked) == 2, "a damaged file is not believed"
 
 
-@pytest.mark.parametrize("name", CODE)
+@pytest.mark.parametrize("name", METHOD_CODE)
 def test_it_is_computed_anew_after_a_change_of_the_code(name, tiny, asked, code, tmp_path):
     site, fl_ctx = Site(cache=str(tmp_path / "cache")), context()
     read_exchange(tiny, site, fl_ctx)
     file = code / name if name.endswith(".py") else next((code / name).rglob("[a-z]*.py"))
     file.write_text(file.read_text() + "\n# another line\n")
-    allowed_exchange._code_digest.cache_clear()  # as in a new process
+    method_digest.cache_clear()  # as in a new process
     read_exchange(tiny, site, fl_ctx)
     assert len(asked) == 2
 
@@ -87,12 +88,12 @@ def test_the_key_covers_what_the_plan_imports():
     starts = {"pt_peft.model.planned_exchange", *graph.find_children("pt_peft.methods")}
     reached = starts.union(*(graph.find_upstream_modules(start) for start in starts))
     places = {module.split(".")[1] for module in reached}
-    assert places - {"errors", "files"} == {name.removesuffix(".py") for name in CODE}
+    assert places - {"errors", "files", "reasons"} == {name.removesuffix(".py") for name in METHOD_CODE}
 
 
 def test_another_experiment_other_weights_and_another_timm_have_other_keys(tiny, monkeypatch):
     experiments = (tiny, changed(tiny, seed=1), changed(tiny, backbone={"sha256": "0" * 64}))
     keys = {cache_key(experiment) for experiment in experiments}
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
-    allowed_exchange._code_digest.cache_clear()
+    monkeypatch.setattr("pt_peft.environment.version", lambda name: "another")
+    method_digest.cache_clear()
     assert len({*keys, cache_key(tiny)}) == 4

@@ -31,7 +31,10 @@ from pt_peft_flare.parent.operator_commands import OperatorCommands
 from pt_peft_flare.parent.outcomes import Outcomes
 from pt_peft_flare.parent.rejoin import Rejoin
 from pt_peft_flare.parent.restarting_launcher import RestartingJobLauncher
+from pt_peft_flare.parent.shut_out import ShutOut
 from pt_peft_flare.parent.site_jobs import SiteJobs
+from pt_peft_flare.signs_of_life import SignsOfLife
+from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import ignore_early_notices
 
 NAMES = [(label, name) for label, use in USES.items() for name in use.names]
@@ -106,7 +109,7 @@ def test_a_module_that_is_gone_is_seen_and_a_warning_comes_once(monkeypatch, cap
 
 
 def test_the_table_is_light():
-    code = "import sys, pt_peft_flare.flare_internals; print({'nvflare', 'torch', 'pydantic'} & sys.modules.keys())"
+    code = "import sys, pt_peft_flare.flare_internals; print({'nvflare', 'torch'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -152,9 +155,10 @@ def test_without_its_name_tasks_are_looked_at_as_often_as_flare_does(there, monk
     controller.get_num_standing_tasks = lambda: standing.pop(0)
     controller.communicator = SimpleNamespace(check_tasks=lambda: looks.append(1))
     controller.abort_signal = Signal()
-    engine = SimpleNamespace(send_aux_request=lambda **arguments: None)
+    engine = SimpleNamespace(send_aux_request=lambda **arguments: None, get_clients=list)
+    controller.engine = engine
     controller.fl_ctx = SimpleNamespace(get_engine=lambda: engine)
-    assert not controller.ask(SiteTask("train", 0, 1, 9, []), lambda result: None).reports
+    assert not controller.ask(SiteTask("train", 0, 1, 9, 9, 1, []), lambda result: None).reports
     assert len(looks) == (2 if there else 0)
 
 
@@ -169,6 +173,23 @@ def test_without_its_names_a_job_ends_with_one_sentence(monkeypatch):
     assert f"the job cannot run; nvflare=={KNOWN} would be right" in reason
 
 
+def test_without_its_names_nobody_is_silent_and_flare_watches_itself(monkeypatch):
+    lose(monkeypatch, internals.SIGNS_OF_LIFE)
+    communicator, life = WFCommServer(), SignsOfLife()
+    life.listen(communicator)
+    assert not {"client_is_active", "process_dead_client_report"} & vars(communicator).keys()
+    assert not life.is_lost("a", 0)
+    assert life.silent_s("a") == 0
+
+
+def test_without_its_names_killed_simulated_sites_are_flares_own(monkeypatch):
+    lose(monkeypatch, internals.SITE_RESTARTS)
+    runner = simulator_runner.SimulatorClientRunner
+    before = runner.do_one_task, runner._create_connection
+    restart_killed_sites(print, bool)
+    assert before == (runner.do_one_task, runner._create_connection)
+
+
 def test_without_their_name_certificates_begin_when_flares_do(monkeypatch):
     lose(monkeypatch, internals.CERTIFICATES)
     taken = []
@@ -178,7 +199,7 @@ def test_without_their_name_certificates_begin_when_flares_do(monkeypatch):
 
 
 KIT = {
-    "local/resources.json.default": '{"servers": [{}], "components": []}',
+    "local/resources.json.default": '{"servers": [{}], "client": {}, "components": []}',
     "local/authorization.json.default": '{"permissions": {"lead": {"byoc": "any"}}}',
     "startup/sub_start.sh": 'mkdir -p "$WORKSPACE/transfer"\n',
 }
@@ -208,6 +229,7 @@ def test_other_kits_are_refused_in_one_sentence(file, content, message, tmp_path
     [
         (Outcomes, "OUTCOMES"),
         (Rejoin, "REJOIN"),
+        (ShutOut, "SHUT_OUT"),
         (InterruptedJobs, "INTERRUPTED_JOBS"),
         (OperatorCommands, "OPERATOR_COMMANDS"),
         (SiteJobs, "DELETE_RUN"),

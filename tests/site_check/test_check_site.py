@@ -10,10 +10,12 @@ from PIL import Image
 
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
+from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import steps_of_a_round
 
 CLASSES = ("benign", "malignant")
+OPEN = dict.fromkeys(Limits.model_fields)
 
 
 @pytest.fixture
@@ -26,7 +28,8 @@ def site(tmp_path, tiny, tiny_weights):
         def __init__(self):
             self.folder.mkdir()
             self.rows: list[dict] = []
-            self.data: dict = {"source": "csv", "classes": list(CLASSES), "columns": {"group": "patient"}}
+            self.data: dict = {"source": "site", "classes": list(CLASSES)}
+            self.own: dict = {"table": "table.csv", "images": "images", "columns": {"group": "patient"}}
             self.settings: dict = {}
             self.privacy: dict = {}
             random = np.random.default_rng(0)
@@ -50,8 +53,8 @@ def site(tmp_path, tiny, tiny_weights):
                 writer = csv.DictWriter(file, list(self.rows[0]))
                 writer.writeheader()
                 writer.writerows(self.rows)
-            site = {"data": {"table": "table.csv", "images": "images"}, "backbone": str(tiny_weights), "cache": "cache"}
-            (tmp_path / "site.json").write_text(json.dumps(site | self.settings))
+            site = {"data": self.own, "backbone": str(tiny_weights), "cache": "cache"}
+            (tmp_path / "site.json").write_text(json.dumps({"limits": None} | site | self.settings))
             (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
@@ -91,20 +94,28 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
 
 
 def test_a_job_outside_the_sites_own_limits(site, capsys):
-    site.settings = {"limits": {"methods": ["bitfit"]}}
+    site.settings = {"limits": OPEN | {"methods": ["bitfit"]}}
     report = site.report(capsys)
     assert kinds(report["errors"]) == {"limits": 1}
-    site.settings = {"limits": {"bytes_per_round": 100}}
+    site.settings = {"limits": OPEN | {"bytes_per_round": 100}}
     code, out, _ = site.check(capsys, "--json")
     (error,) = json.loads(out)["errors"]
     assert code == 1
     assert error["kind"] == "limits"
     assert "'bytes_per_round'" in json.dumps(error)
+    site.settings = {"limits": {}}
+    report = site.report(capsys)
+    (error,) = report["errors"]
+    assert error["examples"] == [
+        "the site refuses the job by field 'min_train_images' of its limits: it asks for a round on 16 training "
+        "image(s); allowed: at least 50"
+    ]
+    assert kinds(report["warnings"]) == {"small split": 2}
 
 
 def test_what_privacy_will_cost(site, capsys, tiny):
     site.privacy = {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}
-    site.settings = {"limits": {"max_epsilon": 100.0}}
+    site.settings = {"limits": OPEN | {"max_epsilon": 100.0}}
     report = site.report(capsys)
     experiment = changed(tiny, privacy=site.privacy)
     expected = epsilon(
@@ -112,11 +123,11 @@ def test_what_privacy_will_cost(site, capsys, tiny):
     )
     assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2}
     assert not report["errors"]
-    site.settings = {"limits": {"max_epsilon": 0.9 * expected}}
+    site.settings = {"limits": OPEN | {"max_epsilon": 0.9 * expected}}
     code, out, _ = site.check(capsys, "--no-timing")
     assert code == 1
     assert "error: limits (1)" in out
-    assert f"its 2 round(s) cost epsilon {expected:.3g} at delta 1e-05; allowed:" in out
+    assert f"an epsilon of {expected:.3g} at delta 1e-05 with 2 round(s); allowed:" in out
     assert f"privacy epsilon {expected:.3g} at delta 1e-05 for 2 round(s)" in out
 
 
@@ -184,7 +195,7 @@ def test_each_kind_of_bad_row(site, capsys):
     assert code == 1
     assert "site.json: 5 error(s) must be mended before this site can join 'tiny'." in err
     assert "error: unknown label (1)" in out
-    assert "line 21: column 'label' is 'maybe'" in out
+    assert "column 'label': 'maybe' (1 image(s), the first in line 21) means none of the experiment's classes" in out
 
 
 def test_copies(site, capsys):
@@ -220,13 +231,35 @@ def test_a_cache_and_weights_that_do_not_fit(site, capsys, tmp_path):
     assert "has SHA-256" in out
 
 
+def test_it_shows_which_values_mean_which_class(site, capsys):
+    for index, row in enumerate(site.rows):
+        row["label"] = {"benign": "nv", "malignant": "mel" if index < 6 else "MM"}[row["label"]]
+    site.own["classes"] = {"benign": ["nv"], "malignant": ["mel", "MM", "meta"]}
+    report = site.report(capsys)
+    assert report["values"] == {"benign": {"nv": 10}, "malignant": {"MM": 7, "mel": 3}}
+    assert report["images"]["train"]["classes"] == {"benign": 8, "malignant": 8}
+    _, out, _ = site.check(capsys, "--no-timing")
+    assert "labels  benign     'nv' 10\n        malignant  'MM' 7, 'mel' 3\n" in out
+    site.own["classes"]["malignant"].remove("MM")
+    report = site.report(capsys)
+    (error,) = report["errors"]
+    assert (error["kind"], error["count"]) == ("unknown label", 1)
+    assert "'MM' (7 image(s), the first in line 9) means none" in error["examples"][0]
+
+
+def test_a_job_that_does_not_go_with_the_sites_own_images(site, capsys, tiny, tmp_path):
+    site.own["classes"] = {"melanoma": ["malignant"]}
+    (error,) = site.report(capsys)["errors"]
+    assert "field 'data.classes' has the class 'melanoma', which the experiment does not have" in error["examples"][0]
+
+
 def test_an_image_folder(site, capsys, tmp_path):
     for name in ("benign", "malignant", "unsure"):
         (site.folder / name).mkdir()
     for index, row in enumerate(site.rows):
         folder = "unsure" if index == 3 else row["label"]
         (site.folder / row["file"]).rename(site.folder / folder / row["file"])
-    site.data = {"source": "image_folder", "classes": list(CLASSES), "columns": {}}
+    site.own = {"source": "image_folder", "images": "images"}
     report = site.report(capsys)
     assert kinds(report["errors"]) == {"unknown label": 1}
     assert not report["warnings"]
@@ -261,11 +294,12 @@ def test_the_demo_has_no_files_to_check(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "counts", "errors", "warnings"),
+    ("name", "classes", "own", "counts", "errors", "warnings"),
     [
         pytest.param(
             "chest_xray_kermany_224",
-            {"source": "csv", "classes": ["normal", "pneumonia"], "columns": {"label": "class", "group": "patient"}},
+            ["normal", "pneumonia"],
+            {"columns": {"label": "class", "group": "patient"}},
             {"train": 4691, "val": 525, "test": 624},
             {},
             {"same image twice": 32},
@@ -273,26 +307,28 @@ def test_the_demo_has_no_files_to_check(tmp_path, capsys):
         ),
         (
             "cifar10_subset_32",
-            {"source": "csv", "classes": list("0123456789")},
+            list("0123456789"),
+            {},
             {"train": 9000, "val": 1000, "test": 2000},
             {},
             {},
         ),
         (
             "pneumoniamnist_28",
-            {"source": "npz", "classes": ["normal", "pneumonia"]},
+            ["normal", "pneumonia"],
+            {"source": "npz", "npz": "pneumoniamnist.npz"},
             {"train": 4708, "val": 524, "test": 624},
             {},
             {"same image in two splits": 8, "same image twice": 21, "enlarged images": 1},
         ),
     ],
 )
-def test_real_images(shared, tiny, tmp_path, capsys, name, data, counts, errors, warnings):
+def test_real_images(shared, tiny, tmp_path, capsys, name, classes, own, counts, errors, warnings):
     folder = shared / name
-    locations = {"npz": str(folder / "pneumoniamnist.npz")}
-    if data["source"] == "csv":
-        locations = {"images": str(folder / "images.zip"), "table": str(folder / "metadata.csv")}
-    (tmp_path / "site.json").write_text(json.dumps({"data": locations, "cache": str(tmp_path)}))
+    locations = {"images": "images.zip", "table": "metadata.csv"} if "npz" not in own else {"npz": own["npz"]}
+    own = own | {field: str(folder / file) for field, file in locations.items()}
+    (tmp_path / "site.json").write_text(json.dumps({"data": own, "cache": str(tmp_path)}))
+    data = {"source": "site", "classes": classes}
     (tmp_path / "experiment.json").write_text(changed(tiny, data=data).to_json())
     code = main(["check-site", str(tmp_path / "site.json"), "--no-timing", "--json"])
     report = json.loads(capsys.readouterr().out)

@@ -56,7 +56,7 @@ MANY = np.array([[1, 0], [1, 0], [0, 1], [0, 0]], np.uint8)
 
 
 def multilabel(tiny: Experiment, **training) -> Experiment:
-    return changed(tiny, data={"source": "npz", "task": "multilabel", "classes": ["a", "b"]}, training=training)
+    return changed(tiny, data={"source": "site", "task": "multilabel", "classes": ["a", "b"]}, training=training)
 
 
 def test_several_labels(tiny):
@@ -88,7 +88,7 @@ def test_several_labels(tiny):
         (
             {
                 "training": {"imbalance": "balanced_softmax"},
-                "data": {"source": "npz", "task": "multilabel", "classes": ["a", "b"]},
+                "data": {"source": "site", "task": "multilabel", "classes": ["a", "b"]},
             },
             "labels that exclude one another",
         ),

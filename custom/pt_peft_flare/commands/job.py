@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
     write_job(experiment, options.out, options.bundle)
-    if options.workspace and site != Site():
+    if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
     workspace = f" -w {options.workspace}" if options.workspace else ""
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"nvflare simulator {options.out}{workspace}{count}")
     if experiment.data.source != "lesions" and not workspace:
         print(
-            "note: the sites need a site.json that says where their images are: put it into DIR/local and add -w DIR; "
+            "note: the sites need a site.json that says what their images are: put it into DIR/local and add -w DIR; "
             "relative paths in it start at DIR/SITE/local, so absolute ones are best.",
             file=sys.stderr,
         )

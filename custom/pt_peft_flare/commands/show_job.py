@@ -18,7 +18,16 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft_flare.allowed_exchange import cached_exchange
-from pt_peft_flare.job_request import ROOT_CA, JobRequest, app_of, deployment_of, job_request, lines, submitter_of
+from pt_peft_flare.job_request import (
+    ROOT_CA,
+    Deployment,
+    JobRequest,
+    app_of,
+    deployment_of,
+    job_request,
+    lines,
+    submitter_of,
+)
 
 MOST_BYTES = 64 * 2**20
 """Of the content of a zip archive."""
@@ -90,7 +99,7 @@ def _asked(found: _Found, options: argparse.Namespace) -> JobRequest:
         raise UserError(f"{file}: is not as FLARE writes it ({error!r}).") from None
     experiment = Experiment.read(folder / "config" / "experiment.json")
     site = _site(found, options)
-    exchange, images, refused = _computed(experiment, site, name, meta)
+    exchange, images, refused = _computed(experiment, site, name, meta, deployment)
     return job_request(
         experiment,
         name,
@@ -140,23 +149,28 @@ def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path, 
 
 
 def _computed(
-    experiment: Experiment, site: Site | None, name: str | None, meta: dict[str, Any]
+    experiment: Experiment, site: Site | None, name: str | None, meta: dict[str, Any], deployment: Deployment
 ) -> tuple[Exchange | None, dict[str, int] | None, str | None]:
     """What travels, how many images of the site are used, and why the site refuses the job."""
     exchange = images = None
+    there = sorted(one["name"] for one in meta.get("job_clients", [])) or deployment["sites"]
     try:
         if site:
             site.limits.check(experiment)
+            if there:
+                site.limits.check_deployment(there, len(meta["deploy_map"]))
         exchange = (site and cached_exchange(experiment, site)) or _planned(experiment)
         if site:
             from pt_peft.data.items import SPLITS
             from pt_peft.data.sources import site_images
 
-            site.limits.check_bytes(experiment, exchange.at_rank(experiment.federation.lora_ranks.get(name or "")), 0)
-            there = sorted(one["name"] for one in meta.get("job_clients", []))
+            own = exchange.at_rank(experiment.federation.lora_ranks.get(name or ""))
+            site.limits.check_exchange(experiment, own)
+            site.limits.check_bytes(experiment, own, 0)
             names = list(experiment.federation.sites) or there or [name or "site-1"]
             found = site_images(experiment, site, name or names[0], names)
             images = {split: len(found.items(split)) for split in SPLITS}
+            site.limits.check_images(experiment, images["train"])
     except UserError as error:
         return exchange, images, str(error)
     return exchange, images, None

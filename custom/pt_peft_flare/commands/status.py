@@ -98,7 +98,8 @@ def table(found: Status) -> str:
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
             lines.append(
-                f"  {name:20} {site['rounds']} round(s), {sent}, seen {seen.get(name, 'long ago')}: {site['now']}"
+                f"  {name:20} {site['rounds']} round(s), {sent}, version {site['version'] or 'not known yet'}, "
+                f"seen {seen.get(name, 'long ago')}: {site['now']}"
             )
             working.add(name)
     if not found["jobs"]:

@@ -43,7 +43,9 @@ class Codec(Strict):
         encoded: Tensors = {}
         for key, value in tensors.items():
             if not np.isfinite(value).all():
-                raise TensorError(f"tensor '{key}' has {int((~np.isfinite(value)).sum())} value(s) that are not finite")
+                raise TensorError(
+                    f"tensor '{key}' has {int((~np.isfinite(value)).sum())} value(s) that are not finite", key
+                )
             encoded |= {key + name: part for name, part in self.write(key, value, draw and draw(key)).items()}
         return encoded
 

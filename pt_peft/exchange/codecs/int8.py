@@ -56,9 +56,11 @@ class Int8(Codec):
         """Multiplies steps by scales. Raises TensorError for steps of -128 and for negative scales."""
         steps, scale = parts[""], parts["/scale"]
         if (steps < -STEPS).any():
-            raise TensorError(f"tensor '{key}' has {int((steps < -STEPS).sum())} value(s) of -128, which is not used")
+            raise TensorError(
+                f"tensor '{key}' has {int((steps < -STEPS).sum())} value(s) of -128, which is not used", key
+            )
         if (scale < 0).any():
-            raise TensorError(f"tensor '{key}/scale' has {int((scale < 0).sum())} negative value(s)")
+            raise TensorError(f"tensor '{key}/scale' has {int((scale < 0).sum())} negative value(s)", key)
         with np.errstate(over="ignore"):
             return np.asarray(steps.astype(np.float32) * _along(scale, spec.shape))
 

@@ -47,9 +47,9 @@ class TopK(Codec):
         """Fills other entries with zeros. Raises TensorError for places out of order or range."""
         indices = parts["/indices"].astype(np.int64)
         if (np.diff(indices) <= 0).any():
-            raise TensorError(f"tensor '{key}/indices' is not in rising order, each once")
+            raise TensorError(f"tensor '{key}/indices' is not in rising order, each once", key)
         if indices.size and indices[-1] >= spec.size:
-            raise TensorError(f"tensor '{key}/indices' has {indices[-1]}, but '{key}' has {spec.size} value(s)")
+            raise TensorError(f"tensor '{key}/indices' has {indices[-1]}, but '{key}' has {spec.size} value(s)", key)
         whole = np.zeros(spec.size, np.float32)
         whole[indices] = parts["/values"]
         return whole.reshape(spec.shape)

@@ -277,7 +277,7 @@ def test_mistakes(audit, quick, tmp_path, capsys):
     assert "site 's1' has 1 training image(s); at least 2 would be right" in refusal(single)
     local = changed(quick, method={"head": "local"})
     assert "'head.bias' stays at its site" in refusal(local)
-    several = changed(quick, data={"source": "csv", "task": "multilabel", "images_per_site": {"train": 12}})
+    several = changed(quick, data={"source": "site", "task": "multilabel", "images_per_site": {"train": 12}})
     assert "field 'data.task' is 'multilabel'" in refusal(several)
     out = tmp_path / "locked.json"
     (tmp_path / "locked.json.models").mkdir()
@@ -299,9 +299,14 @@ def test_a_site_without_images(audit, quick, tmp_path, capsys):
         rows.append(f"{index}.png,{'ab'[index % 2]},train,s1")
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
     site = tmp_path / "site.json"
-    site.write_text(json.dumps({"data": {"table": "table.csv", "images": "."}}))
-    data = {"source": "csv", "columns": {"label": "label", "split": "split", "site": "site"}}
-    assert audit(changed(quick, data=data, partition={"kind": "natural"}), options=("--site-file", str(site)))[0] == 1
+    own = {"table": "table.csv", "images": ".", "columns": {"site": "site"}, "pooled": True}
+    site.write_text(json.dumps({"data": own}))
+    assert (
+        audit(
+            changed(quick, data={"source": "site"}, partition={"kind": "natural"}), options=("--site-file", str(site))
+        )[0]
+        == 1
+    )
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1

@@ -153,6 +153,7 @@ def finished_cell(
         axes=Axes(**axes),
         engine="reference",
         experiment={"select_by": "balanced_accuracy", "data": {"task": task}},
+        site_data={},
         exchanged_parameters=sent,
         rounds=rounds,
         final=Final(
@@ -169,7 +170,9 @@ def finished_cell(
 def fail_cell(path: Path, name: str, reason: str) -> None:
     """Makes a finished cell a failed one, as a later call of the sweep does."""
     (cell,) = [line for line in lines_of(path) if line.get("name") == name]
-    known = {field: cell[field] for field in ("name", "axes", "engine", "experiment", "seconds", "provenance")}
+    known = {
+        field: cell[field] for field in ("name", "axes", "engine", "experiment", "site_data", "seconds", "provenance")
+    }
     failed = FailureRecord.model_validate_json(
         json.dumps({**known, "kind": "failure", "run_kind": "cell", "reason": reason, "peak_memory_bytes": None})
     )
@@ -188,6 +191,7 @@ def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray) -> BaselineRe
         axes=Axes(**axes, method="pooled", seed=seed),
         engine="reference",
         experiment={},
+        site_data={},
         seconds={"total": 20.0},
         peak_memory_bytes=1,
         provenance=PROVENANCE,

@@ -149,7 +149,7 @@ def test_what_cannot_be_written_or_borne_is_said_first(small, swept, tmp_path, c
 def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, capsys):
     suite = yaml.safe_load(small.read_text())
     table = tmp_path / "later.csv"
-    data = {"source": "csv", "classes": ["a", "b"]}
+    data = {"source": "site", "classes": ["a", "b"]}
     site = {"table": str(table), "images": str(tmp_path)}
     suite["data"] = {"absent": {"domain": "none", "sites": ["s"], "data": data, "site": site}, **suite["data"]}
     suite |= {"seeds": [0], "methods": ["linear_probe"]}
@@ -255,7 +255,7 @@ def test_both_engines_end_with_the_same_adapter(small, tmp_path):
         assert (one.bytes_in, one.bytes_out) == (other.bytes_in, other.bytes_out)
         assert one.val
         assert other.val
-        assert one.val.model_dump() == pytest.approx(other.val.model_dump(), abs=1e-5)
+        assert one.val.model_dump() == pytest.approx(other.val.model_dump(), abs=1e-4)
 
 
 def test_simulations_share_a_host(tmp_path):

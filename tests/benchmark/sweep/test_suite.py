@@ -130,7 +130,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
     table = tmp_path / "table.csv"
     rows = [f'{index}.png,a,"patient, {index // 3}"' for index in range(90)]
     table.write_text("\n".join(["file,label,patient", *rows]) + "\n")
-    images = {"data": {"source": "csv", "columns": {"group": "patient"}}, "site": {"table": str(table)}}
+    images = {"data": {}, "site": {"table": str(table), "columns": {"group": "patient"}}}
     parts = []
     for take in range(2):
         site = located(Images.model_validate({**images, "part": {"of": 2, "take": take}}), tmp_path)

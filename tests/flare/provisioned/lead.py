@@ -22,12 +22,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait(condition: Callable[[], Any], seconds: float, what: str, look_s: float = 0.2) -> Any:
     """Waits until `condition` gives something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(look_s)
     return value
 
 
@@ -70,9 +70,13 @@ class Run:
         """FLARE's processes for this job at the server or a site."""
         return [process for process in self.lead.federation.processes(name) if self.job in _cmdline(process)]
 
+    def ended(self) -> str | None:
+        """FLARE's word for how the job has ended; None if it has not."""
+        return _ended(self.lead.session.get_job_status(self.job))
+
     def finish(self, seconds: float = 400) -> dict:
         """The record as the lead downloads it; empty if there is none."""
-        self.state = wait(lambda: _ended(self.lead.session.get_job_status(self.job)), seconds, "the end of the job")
+        self.state = wait(self.ended, seconds, "the end of the job")
         self.results = Path(self.lead.session.download_job_result(self.job, str(self.lead.downloads))) / "workspace"
         path = self.results / "metrics.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -100,7 +104,10 @@ class Lead:
         self.session = federation.session()
 
     def submit(self, experiment: Experiment) -> Run:
-        return Run(self.session.submit_job(str(self.write(experiment))), self)
+        return self.submit_folder(self.write(experiment))
+
+    def submit_folder(self, folder: Path) -> Run:
+        return Run(self.session.submit_job(str(folder)), self)
 
     def write(self, experiment: Experiment) -> Path:
         """The folder of a job that has not been submitted yet."""

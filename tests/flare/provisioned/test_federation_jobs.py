@@ -24,7 +24,12 @@ def picky(lead):
     path = lead.federation.kit("hospital-1") / "local" / "site.json"
     before = path.read_text()
     path.write_text(
-        json.dumps({**json.loads(before), "limits": Limits(methods=("bitfit",)).model_dump(exclude_defaults=True)})
+        json.dumps(
+            {
+                **json.loads(before),
+                "limits": Limits(methods=("bitfit",), min_train_images=16).model_dump(exclude_defaults=True),
+            }
+        )
     )
     yield
     path.write_text(before)
@@ -44,7 +49,15 @@ def test_two_jobs_at_once_and_a_site_that_refuses_one(lead, quick, picky):
     assert all(len(one["sites"]) == 3 for one in taken["rounds"])
     for one in refused["rounds"]:
         reason = one["left_out"]["hospital-1"]
-        assert "by field 'methods' of its limits: it asks for method norm; allowed: bitfit" in reason
+        assert reason == {
+            "code": "outside_limits",
+            "field": "methods",
+            "asked": ["method", "norm"],
+            "allowed": ["bitfit"],
+            "sentence": (
+                "the site refuses the job by its limits (field 'methods'): it asks for method norm; allowed: bitfit"
+            ),
+        }
         assert one["sites"].keys() == {"hospital-2", "hospital-3"}
 
 
@@ -114,7 +127,7 @@ def test_a_job_without_the_egress_filter_trains_nowhere(lead, quick):
     record = run.finish()
     assert run.state != "FINISHED:COMPLETED"
     assert not record["rounds"]
-    assert "'task_result_filters' must end with" in record["reason"]
+    assert "'task_result_filters' of config_fed_client is not what a site needs for task 'train'" in record["reason"]
     assert not any(
         (lead.federation.kit(name) / run.job / "local_adapter.safetensors").exists() for name in lead.federation.sites
     )

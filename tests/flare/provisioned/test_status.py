@@ -7,7 +7,7 @@ from nvflare.fuel.flare_api.api_spec import JobNotRunning
 
 from pt_peft_flare.commands.status import status, table
 
-SITE = {"now": "answered", "rounds": 2, "bytes_in": 2000, "bytes_out": 1000}
+SITE = {"now": "answered", "version": "0.2.0", "rounds": 2, "bytes_in": 2000, "bytes_out": 1000}
 PROGRESS = {"finished_rounds": 2, "rounds": 3, "seconds_left": 12.4, "sites": {"a": SITE, "b": SITE}}
 NOW = 1_000_000.0
 """The server's clock, which is not that of whoever asks."""
@@ -54,6 +54,8 @@ def test_two_jobs_at_once():
         "1.0",
         "kB",
         "out,",
+        "version",
+        "0.2.0,",
         "seen",
         "5",
         "s",

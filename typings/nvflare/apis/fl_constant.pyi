@@ -1,14 +1,21 @@
 class ReturnCode:
     OK: str
+    BAD_REQUEST_DATA: str
+    RUN_MISMATCH: str
+    UNSAFE_JOB: str
     EXECUTION_EXCEPTION: str
     TASK_UNKNOWN: str
     TOPIC_UNKNOWN: str
+
+class ReservedTopic:
+    END_RUN: str
 
 class ReservedKey:
     IDENTITY_NAME: str
 
 class FLContextKey:
     TASK_NAME: str
+    TASK_RESULT: str
     EVENT_DATA: str
     EVENT_SCOPE: str
     JOB_META: str
@@ -26,6 +33,10 @@ class FedEventHeader:
 
 class EventScope:
     FEDERATION: str
+
+class ServerCommandNames:
+    GET_TASK: str
+    SUBMIT_UPDATE: str
 
 class RunProcessKey:
     PARTICIPANTS: str

@@ -3,7 +3,6 @@
 from pt_peft_flare.untampered import fault, load
 
 original = load("filters")
-redact = original.redact
 
 
 class EgressFilter(original.EgressFilter):
