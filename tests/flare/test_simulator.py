@@ -22,6 +22,7 @@ from pt_peft.exchange.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.exchange.server_optimizers.adaptive import FedAdam
 from pt_peft.exchange.tensors import payload_bytes
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.export.adapter import open_adapter
 from pt_peft.federation.local_round import at_site_rank, own_model, starting_model
@@ -224,7 +225,7 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     weights = tmp_path_factory.mktemp("weights") / "four.safetensors"
     save_file(timm.create_model(tiny.backbone.name, img_size=32, num_classes=0, **kwargs).state_dict(), weights)
     backbone = {"kwargs": kwargs, "sha256": sha256_of(weights)}
-    return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(backbone=str(weights))
+    return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(limits=Limits.open(), backbone=str(weights))
 
 
 @pytest.mark.parametrize(("threads", "head"), [pytest.param("1", "exchanged", marks=pytest.mark.slow), ("3", "frozen")])

@@ -34,7 +34,7 @@ PUBLIC = {"randomness": "insecure_from_public_seed"}
 
 @pytest.fixture(scope="module")
 def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
+    return Site(limits=Limits.open(), backbone=str(tiny_weights))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_p
     experiment = changed(lora, privacy={"sample": SAMPLE})
     a_round = steps_of_a_round(experiment, 40)
     limit = epsilon(2 * a_round, 1e-5) * 1.001
-    limited = site.model_copy(update={"limits": Limits(max_epsilon=limit)})
+    limited = site.model_copy(update={"limits": Limits.open().model_copy(update={"max_epsilon": limit})})
     received = None
     for number, times in ((0, 1), (0, 2)):  # restarted, and the round is done again
         session = opened(experiment, limited, tmp_path / "job")
@@ -162,7 +162,8 @@ def test_flare_is_equal_to_the_oracle(where, lora, site, shared_host, tmp_path):
 def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
     experiment = changed(lora, privacy={"sample": SAMPLE, "client": CLIENT})
     a_round = steps_of_a_round(experiment, 40)
-    limited = site.model_copy(update={"limits": Limits(max_epsilon=epsilon(2 * a_round, 1e-5) * 1.001)})
+    limit = epsilon(2 * a_round, 1e-5) * 1.001
+    limited = site.model_copy(update={"limits": Limits.open().model_copy(update={"max_epsilon": limit})})
     write_workspace(limited, tmp_path / "workspace")
     write_job(experiment, tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
