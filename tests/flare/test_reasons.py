@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 from PIL import Image
@@ -71,6 +71,7 @@ def fl_ctx(tmp_path, tiny) -> Any:
     for name in ("run", "config", "local"):
         (workspace.folder / name).mkdir(parents=True)
     (workspace.folder / "config" / "experiment.json").write_text(tiny.to_json())
+    (workspace.folder / "local" / "site.json").write_text('{"limits": null}')
     return SimpleNamespace(
         folder=workspace.folder,
         get_prop=lambda key, default=None: "train" if key == FLContextKey.TASK_NAME else default,
@@ -78,6 +79,7 @@ def fl_ctx(tmp_path, tiny) -> Any:
         get_job_id=lambda: "job",
         get_identity_name=lambda: "site-1",
         get_peer_context=lambda: None,
+        get_process_type=lambda: ProcessType.CLIENT_JOB,
     )
 
 
