@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 from PIL import Image
@@ -26,6 +26,7 @@ from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserE
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, TensorSpec
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.federation.known_names import known_names
 from pt_peft.privacy.budget import FILE_NAME as BUDGET
@@ -68,11 +69,13 @@ def fl_ctx(tmp_path, tiny) -> Any:
     for name in ("run", "config", "local"):
         (workspace.folder / name).mkdir(parents=True)
     (workspace.folder / "config" / "experiment.json").write_text(tiny.to_json())
+    (workspace.folder / "local" / "site.json").write_text('{"limits": null}')
     return SimpleNamespace(
         folder=workspace.folder,
         get_prop=lambda key, default=None: "train" if key == FLContextKey.TASK_NAME else default,
         get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
         get_job_id=lambda: "job",
+        get_process_type=lambda: ProcessType.CLIENT_JOB,
         get_identity_name=lambda: "site-1",
         get_peer_context=lambda: None,
     )
@@ -323,7 +326,8 @@ DATA = [
 
 def open_worker(experiment: Experiment, site: dict[str, Any], folder: Path) -> RequestHandler:
     handler = RequestHandler()
-    opening: Any = {"experiment": experiment.model_dump(mode="json"), "site": site, "name": "site-1"}
+    unlimited = {"limits": None, **site}
+    opening: Any = {"experiment": experiment.model_dump(mode="json"), "site": unlimited, "name": "site-1"}
     handler.open({**opening, "names": ["site-1"], "run_dir": str(folder / "run"), "continues": None, "threads": 1}, {})
     return handler
 
@@ -402,7 +406,7 @@ def test_faults_of_the_weights(content, expected, tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     if content:
         path.write_bytes(content)
-    handler = open_worker(tiny, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(tiny, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == expected
 
 
@@ -412,7 +416,7 @@ def test_weights_that_do_not_fit(tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     path.write_bytes(b"biopsy result")
     other = changed(tiny, backbone={"sha256": sha256_of(path)})
-    handler = open_worker(other, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(other, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == reasons.Backbone()
 
 
