@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
@@ -14,7 +14,6 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-import pt_peft_flare.wire  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers how FLARE reads tensors
 from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError, told_as
@@ -32,6 +31,7 @@ from pt_peft_flare.result_filters import check_egress, check_privacy_filters
 from pt_peft_flare.run_context import check_job, config_folder, is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
+from pt_peft_flare.wire import come
 from pt_peft_flare.work_time import WorkTime
 
 EVALUATED_SPLITS = ["val", "test"]
@@ -167,7 +167,7 @@ class SiteJob:
         # Other workflows than ours, as FLARE's cross-site evaluation, name no round and send all there is.
         number: int | None = shareable.get_header(AppConstants.CURRENT_ROUND)
         message = {"round": rounds if number is None else number, "since": dxo.get_meta_prop(SINCE), **fields}
-        tensors: Tensors = dxo.data  # which the worker checks
+        tensors = cast(Tensors, come(dxo.data))  # which the worker checks
         if self.cipher:
             tensors = self._decrypted(self.cipher, tensors, message["round"], patience)
             if message["round"] == rounds:

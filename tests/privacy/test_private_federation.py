@@ -13,6 +13,7 @@ from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.experiment.site import Site
+from pt_peft.federation.reports import rounded_epsilon
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.privacy.accounting import epsilon
@@ -171,10 +172,10 @@ def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
         assert entry["client_epsilon"] == pytest.approx(client_epsilon(experiment, number + 1))
         assert "lora_deviation" not in entry
         for report in entry["sites"].values():
-            assert report["epsilon"] == pytest.approx(epsilon((number + 1) * a_round, 1e-5))
+            assert report["epsilon"] == rounded_epsilon(epsilon((number + 1) * a_round, 1e-5))
             assert report["train_loss"] is None
     said: Any = load_adapter(run.server / "adapter.safetensors")[1]["privacy"]
-    assert said["sample"]["epsilon"] == pytest.approx(epsilon(2 * a_round, 1e-5))
+    assert said["sample"]["epsilon"] == rounded_epsilon(epsilon(2 * a_round, 1e-5))
     assert said["client"]["epsilon"] == pytest.approx(client_epsilon(experiment, 2))
     lines = [line for line in run.ledger("site-1") if line["task"] == "train"]
     assert [line["privacy"]["epsilon"] for line in lines] == [line["report"]["epsilon"] for line in lines]

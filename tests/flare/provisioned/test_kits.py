@@ -51,13 +51,43 @@ def test_logs_stay_at_the_site(kits):
     assert not any("logging" in component["path"] for component in client["components"])
 
 
+def test_the_server_takes_no_logs(kits):
+    """FLARE's receiver writes whatever a site sends to the server's disk."""
+    assert not any("logging" in component["path"] for component in resources(kits, "server")["components"])
+
+
+def test_connections_are_bounded(kits):
+    def grpc(name):
+        section = json.loads((kits.kit(name) / "local" / "comm_config.json").read_text())["grpc"]
+        return dict(section["options"]) | {"max_workers": section["max_workers"]}
+
+    assert grpc("server") == {
+        "grpc.max_send_message_length": 8 << 20,
+        "grpc.max_receive_message_length": 8 << 20,
+        "grpc.max_allowed_incoming_connections": 1000,
+        "grpc.server_handshake_timeout_ms": 10_000,
+        "grpc.max_connection_idle_ms": 60_000,
+        "grpc.max_concurrent_streams": 4,
+        "max_workers": 1000,
+    }
+    assert grpc("hospital-1")["grpc.max_receive_message_length"] == 8 << 20
+
+
 def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
     assert resources(kits, "hospital-1")["client"]["communication_timeout"] == 30
 
 
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "outcomes", "shut_out", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    assert {
+        "rejoin",
+        "doorkeeper",
+        "outcomes",
+        "shut_out",
+        "interrupted_jobs",
+        "job_manager",
+        "process_launcher",
+    } <= paths.keys()
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 
