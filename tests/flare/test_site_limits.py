@@ -97,6 +97,11 @@ def test_work_is_counted_over_restarts_and_by_job(tmp_path):
         raise RuntimeError
     assert WorkTime(tmp_path, "a").seconds() > 100
     assert WorkTime(tmp_path, "b").seconds() == 0
+    with (
+        pytest.raises(UserError, match="work_seconds.json: cannot be written"),
+        WorkTime(tmp_path / "not there", "a").counted(),
+    ):
+        pass
     (tmp_path / FILE_NAME).write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):
         WorkTime(tmp_path, "a").seconds()
