@@ -95,4 +95,5 @@ def test_a_job_in_two_apps_is_refused(lead: Lead, experiment, as_provisioned):
     (folder / "meta.json").write_text(json.dumps(meta))
     record = lead.submit_folder(folder).finish()
     assert record["status"] == "failed"
-    assert "by its limits (field 'min_sites')" in record["reason"]
+    assert "by its limits (field 'min_sites'): it asks for" in record["reason"]
+    assert "2" in record["reason"].partition("it asks for")[2].partition("; allowed: 1")[0]
