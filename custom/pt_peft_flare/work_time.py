@@ -9,7 +9,8 @@ from typing import Annotated
 from filelock import FileLock
 from pydantic import Field
 
-from pt_peft import schema
+from pt_peft import reasons, schema
+from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 from pt_peft.schema import Strict
 
@@ -43,15 +44,23 @@ class WorkTime:
 
     @contextmanager
     def counted(self) -> Generator[None]:
-        """Adds the time that the block takes. Raises UserError if the file is damaged, OSError if it is not written."""
+        """Adds the time that the block takes. Raises UserError if the file is damaged or cannot be written."""
         started = time.monotonic()
         try:
             yield
         finally:
+            self._add(time.monotonic() - started)
+
+    def _add(self, seconds: float) -> None:
+        try:
             with FileLock(f"{self._path}.lock"):
                 before = self._read().seconds
-                now = {**before, self._job: before.get(self._job, 0.0) + time.monotonic() - started}
+                now = {**before, self._job: before.get(self._job, 0.0) + seconds}
                 write_atomically(self._path, WorkSeconds(seconds=now).model_dump_json(indent=1).encode())
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written ({error.strerror}).").told_as(
+                reasons.DiskFull()
+            ) from None
 
     def _read(self) -> WorkSeconds:
         return schema.read(WorkSeconds, self._path) if self._path.exists() else WorkSeconds()

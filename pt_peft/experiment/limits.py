@@ -156,7 +156,7 @@ class Limits(Strict):
         """
         _at_least("min_sites", len(sites), self.min_sites, "a job that is deployed to {} site(s)")
         if self.min_sites is not None and self.min_sites > 1 and apps != 1:
-            raise _refused("min_sites", f"a job of {apps} apps", "allowed: one app for the server and all sites")
+            raise _refused("min_sites", f"a job of {apps} apps", "allowed: 1")
 
     def check_footprint(self, found: Footprint) -> None:
         """Raises OutsideLimits if a model has too few patches or takes too much memory to train."""

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pt_peft.errors import UserError
+from pt_peft import reasons
+from pt_peft.errors import UserError, told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Footprint, Limits, is_embedding
 from pt_peft.model.adapted_model import build_model
@@ -111,7 +112,8 @@ def _nbytes(module: nn.Module) -> int:
 
 def _check_embeddings(backbone: ViT, experiment: Experiment, limits: Limits, weights: Path) -> None:
     """Asks `limits` whether the embeddings of `backbone`, on the meta device, come from the file. Loads it."""
-    same_size = load_weights(backbone, weights, experiment.backbone, head_name(backbone))
+    with told_as(reasons.Backbone()):
+        same_size = load_weights(backbone, weights, experiment.backbone, head_name(backbone))
     state = backbone.state_dict()
     redrawn = [key for key, value in state.items() if value.is_meta and is_embedding(key, tuple(value.shape))]
     limits.check_embeddings(redrawn, same_size)

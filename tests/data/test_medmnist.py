@@ -9,6 +9,7 @@ from pt_peft.data.medmnist import CLASSES
 from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Method
 from pt_peft.experiment.site import Site
@@ -71,7 +72,7 @@ def test_a_federation(flag, imbalance, tiny, tiny_weights, shared_host, tmp_path
     )
     write_npz(tmp_path / "data.npz", experiment)
     data = SiteData(source="npz", npz=str(tmp_path / "data.npz"), pooled=True)
-    site = Site(data=data, backbone=str(tiny_weights), cache=str(tmp_path / "cache"))
+    site = Site(data=data, backbone=str(tiny_weights), cache=str(tmp_path / "cache"), limits=Limits.open())
     write_job(experiment, tmp_path / "job")
     write_workspace(site, tmp_path / "ws")
     run = simulate(tmp_path / "job", tmp_path / "ws", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)

@@ -23,7 +23,7 @@ def test_a_simulation_whose_sites_have_a_file_keeps_the_defaults(tiny, tiny_weig
     write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "workspace")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "'min_train_images' of its limits: it asks for a round on 40 training image(s)" in run.metrics["reason"]
+    assert "by its limits (field 'min_train_images'): it asks for a 40 training; allowed: 50" in run.metrics["reason"]
     write_job(changed(one, data={"images_per_site": {"train": 50, "val": 16, "test": 9}}), tmp_path / "enough")
     write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "other")
     run = simulate(tmp_path / "enough", tmp_path / "other", "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
@@ -97,6 +97,9 @@ def test_work_is_counted_over_restarts_and_by_job(tmp_path):
         raise RuntimeError
     assert WorkTime(tmp_path, "a").seconds() > 100
     assert WorkTime(tmp_path, "b").seconds() == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), WorkTime(tmp_path / "file", "a").counted():
+        pass
     (tmp_path / FILE_NAME).write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):
         WorkTime(tmp_path, "a").seconds()
