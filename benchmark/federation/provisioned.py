@@ -83,16 +83,16 @@ class Federation:
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
                 )  # fmt: skip
 
-    def session(self, user: str = LEAD) -> Session:
-        """Opens a session of FLARE's own API as `user`. Raises UserError if the server is not up within `START_S`."""
-        deadline = time.monotonic() + START_S
+    def session(self, user: str = LEAD, within_s: float = START_S) -> Session:
+        """Opens a session of FLARE's own API as `user`. Raises UserError if the server is not up within `within_s`."""
+        deadline = time.monotonic() + within_s
         while True:
             try:
                 return new_secure_session(user, str(self.kit(user)))
             except Exception as error:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"the server in {self.kit('server')} is not up after {START_S} s ({error})."
+                        f"the server in {self.kit('server')} is not up after {within_s} s ({error})."
                     ) from None
                 time.sleep(1)
 

@@ -16,6 +16,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.federation.reports import report_bytes
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
 from pt_peft.worker.handle import WorkerError
@@ -23,6 +24,7 @@ from pt_peft_flare.checkpoint import CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
+from pt_peft_flare.gate import Inbox
 from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STATUS, reason_of
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
@@ -33,7 +35,7 @@ from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
 from pt_peft_flare.signs_of_life import QUIET_S, SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import give_notice
-from pt_peft_flare.wire import WireTensors
+from pt_peft_flare.wire import WireTensors, expect
 
 if TYPE_CHECKING:
     from nvflare.private.fed.server.server_engine import ServerEngine
@@ -67,6 +69,7 @@ class PeftFedAvg(ModelController):
         self._results: RoundResults[Strict] = RoundResults(_unexpected)
         self._task: SiteTask | None = None
         self._run: FederatedRun | None = None
+        self._inbox = Inbox(refused=self._refused)
         self._life = SignsOfLife()
         self._out: dict[str, Reason] = {}
         """Sites that cannot answer any more, with the reason."""
@@ -89,6 +92,7 @@ class PeftFedAvg(ModelController):
             hasten_simulation(fl_ctx)
             restart_killed_sites(self._give_up, lambda: self._over)
         else:
+            self._inbox.watch(fl_ctx.get_engine().get_cell())
             self._life.listen(self.communicator)  # simulated sites give no signs of life
             if earlier := cloned_from(fl_ctx):
                 # At once: a clone that is stopped while it starts up can be cloned again.
@@ -150,12 +154,18 @@ class PeftFedAvg(ModelController):
         try:
             CONTROLLER.require()
             self._run = FederatedRun(self.fl_ctx, cast(AdapterPersistor, self.persistor), self)
+            bounds = self._run.bounds
+            expect(bounds)
+            self._inbox.expect(report_bytes(self._run.experiment), bounds.header + (bounds.data or 0))
             self._run.complete()
         except (UserError, TensorError, WorkerError, JobFailed, OSError) as error:
             self._end_with(str(error))
         except Exception as error:
             self._end_with(f"{type(error).__name__}: {error} (a defect of pt_peft_flare, please report it)")
             raise
+
+    def _refused(self, site: str, reason: str) -> None:
+        self._results.refuse(site, reason)
 
     def _end_with(self, reason: str) -> None:
         if self._run:
@@ -213,7 +223,9 @@ class PeftFedAvg(ModelController):
         missing = [site for site in task.targets if not results.has_answered(site)]
         gone = [site for site in missing if site in self._out]
         silent = [site for site in missing if site not in gone and self._life.is_lost(site, task.silence_s)]
-        if not missing or len(gone) + len(silent) < len(missing):
+        if not missing:
+            return not results.has_only_refused_left()  # FLARE has not seen what was refused, and would wait for more
+        if len(gone) + len(silent) < len(missing):
             return True
         answered = len(results.reports)
         return answered < task.min_sites <= answered + len(silent)

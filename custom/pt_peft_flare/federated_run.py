@@ -14,9 +14,10 @@ from nvflare.app_common.app_event_type import AppEventType
 from pt_peft import reasons
 from pt_peft.environment import Code, own_code
 from pt_peft.errors import UserError
+from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import Tensors, payload_bytes
+from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
@@ -33,6 +34,7 @@ from pt_peft_flare.round_log import log_final, log_round
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, FinishedRound, RunRecord, Summary
+from pt_peft_flare.wire import Bounds, come
 
 Report = TypeVar("Report", bound=Strict)
 
@@ -144,6 +146,14 @@ class FederatedRun:
         self._other_code: dict[str, Code] = {}
         """What sites run that do not run the server's code."""
 
+    @property
+    def bounds(self) -> Bounds:
+        """How large the tensors that a site sends may be."""
+        if self.experiment.encryption:
+            keys = Layout(self._exchange.up(0)).keys
+            return Bounds.of(dict.fromkeys(keys, TensorSpec((MOST_BYTES,), "uint8")))
+        return Bounds.of(self.experiment.payload.up.specs(self._exchange.specs))
+
     def complete(self) -> None:
         """Runs all rounds that are not finished yet, and the final evaluation.
 
@@ -235,7 +245,7 @@ class FederatedRun:
             report = parse(TrainingReport, result.metrics, "report").checked(self.experiment)
             site = result.meta["client_name"]
             self._check_code(site, report.code)
-            opened.add(site, result.params, report.num_samples)
+            opened.add(site, come(result.params), report.num_samples)
             bytes_out[site] = payload_bytes(result.params)
             return report
 
@@ -249,6 +259,7 @@ class FederatedRun:
             left_out=results.left_out,
             bytes_in={site: payload_bytes(one.payload) for one in task.deliveries for site in one.targets},
             bytes_out=bytes_out,
+            shares=opened.shares,
             seconds=time.monotonic() - started,
             notes=notes,
         )

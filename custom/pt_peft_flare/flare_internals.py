@@ -166,6 +166,28 @@ CONTROLLER = Use(
     ),
 )
 
+# What comes from outside
+
+_LOBS = "nvflare.fuel.utils.fobs.lobs"
+GATE = Use(
+    "the server's processes look at each message from outside before FLARE reads it",
+    f"the server cannot be protected from its sites; nvflare=={KNOWN} would be right",
+    (
+        "nvflare.fuel.f3.cellnet.cell:decode_payload(message, encoding_key, fobs_ctx)",
+        "nvflare.fuel.f3.cellnet.core_cell:decode_payload(message, encoding_key, fobs_ctx)",
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.add_incoming_filter(self, channel, topic, cb, args, kwargs)",
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.my_info",
+        "nvflare.fuel.f3.stream_cell:StreamCell.byte_receiver",
+        "nvflare.fuel.f3.streaming.byte_receiver:ByteReceiver.reject(self, message, error)",
+        "nvflare.fuel.f3.cellnet.defs:MessagePropKey.COMMON_NAME",
+        "nvflare.fuel.f3.cellnet.defs:MessagePropKey.ENDPOINT",
+        f"{_LOBS}:HEADER_STRUCT",
+        f"{_LOBS}:HEADER_LEN",
+        f"{_LOBS}:MARKER_MAIN",
+        f"{_LOBS}:MARKER_DATUM_BLOB",
+    ),
+)
+
 # Start-up kits
 
 CERTIFICATES = Use(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.x509 import Certificate
+from nvflare.lighter.constants import CtxKey, PropKey, TemplateSectionKey
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
 from pt_peft.files import write_atomically
 from pt_peft_flare.flare_internals import CERTIFICATES, KIT_FILES
+from pt_peft_flare.gate import FRAME_BYTES
 
 SITE_CLASSES = ("pt_peft_flare.learner.PeftLearner", "pt_peft_flare.filters.EgressFilter")
 """All that a job may have built at a site."""
@@ -24,20 +26,41 @@ SERVER_CLASSES = (
 """All that a job may have built at the server."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
 SERVER_COMPONENTS = {
+    "doorkeeper": "pt_peft_flare.parent.doorkeeper.Doorkeeper",
     "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
     "interrupted_jobs": "pt_peft_flare.parent.interrupted_jobs.InterruptedJobs",
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
     "shut_out": "pt_peft_flare.parent.shut_out.ShutOut",
 }
+CONNECTIONS = 1000
+"""Most connections to the server at a time, with or without a key, each with a thread of its own. FLARE's own kits set
+no limit, and have a hundred threads: so many connections with one key shut all others out."""
+GRPC_OPTIONS = {
+    "grpc.max_send_message_length": FRAME_BYTES,
+    "grpc.max_receive_message_length": FRAME_BYTES,
+}
+"""Of both ends."""
+SERVER_GRPC_OPTIONS = {
+    "grpc.max_allowed_incoming_connections": CONNECTIONS,
+    "grpc.server_handshake_timeout_ms": 10_000,
+    "grpc.max_connection_idle_ms": 60_000,
+    "grpc.max_concurrent_streams": 4,
+}
+"""Of the server: a connection that has shown no key after ten seconds ends, and one that nothing runs on after a
+minute."""
 NOT_GRANTED = {"shell_commands": "none"}
 """Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
+MIN_SITES = 3
+"""``limits.min_sites`` of the sites of a project that has so many: of two each can tell the other's update."""
 ANSWER_TIMEOUT_S = 30
 """Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
 minutes, which a line that is cut for a moment then costs."""
 SLACK = timedelta(days=1)
 """How far behind a site's clock may be on the day of provisioning."""
+CONNECTION_LINE = '"allow_adhoc_conns": false,'
+"""The line of ``comm_config.json`` before which the section for gRPC goes."""
 WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
 """The line of the server's ``sub_start.sh`` after which `JOB_STORE` goes."""
 JOB_STORE = 'export NVFL_JOB_STORE_ROOT="${NVFL_JOB_STORE_ROOT:-$WORKSPACE/jobs}"\nmkdir -p "$NVFL_JOB_STORE_ROOT"\n'
@@ -76,10 +99,29 @@ class KitBuilder(Builder):
         server = project.get_server()
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
         _add_job_store(Path(ctx.get_kit_dir(server)) / "sub_start.sh")
-        for client in project.get_clients():
+        sites = project.get_clients()
+        settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
+        for client in sites:
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
-            write_atomically(folder / "local" / "site.json", b"{}\n")
+            write_atomically(folder / "local" / "site.json", (json.dumps(settings) + "\n").encode())
+
+        self._add_grpc(project, ctx)
+
+    def _add_grpc(self, project: Project, ctx: ProvisionContext) -> None:
+        """Gives each ``local/comm_config.json``, which FLARE writes after us, a section for gRPC."""
+        template: dict[str, str] = ctx[CtxKey.TEMPLATE]
+        section = template.get(TemplateSectionKey.COMM_CONFIG, "")
+        if CONNECTION_LINE not in section:
+            raise KIT_FILES.changed(f"comm_config.json has no line '{CONNECTION_LINE}'")
+        template[TemplateSectionKey.COMM_CONFIG] = section.replace(
+            CONNECTION_LINE, f'"grpc": {{~~grpc~~}},\n    {CONNECTION_LINE}', 1
+        )
+        server = project.get_server()
+        for participant in project.get_all_participants():
+            options = GRPC_OPTIONS | (SERVER_GRPC_OPTIONS if participant is server else {})
+            grpc = {"options": [[*option] for option in options.items()], "max_workers": CONNECTIONS}
+            participant.get_prop(PropKey.COMM_CONFIG_ARGS)["grpc"] = json.dumps(grpc)
 
     def _build_site(self, folder: Path, edit_resources: Callable[[dict[str, Any]], None]) -> None:
         _edit(folder / "local" / "resources.json.default", edit_resources)
@@ -117,7 +159,10 @@ class BackdatedCertBuilder(CertBuilder):
 def _edit_server(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SERVER_CLASSES)
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
-    resources["components"] += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
+    # Ours send no logs, and FLARE's would write whatever a site sends to the server's disk.
+    components = [one for one in resources["components"] if one["id"] != "log_receiver"]
+    components += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
+    resources["components"] = components
 
 
 def _edit_client(resources: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ def log_round(
             "seconds": report.seconds,
             "bytes/in": finished.bytes_in[site],
             "bytes/out": finished.bytes_out[site],
+            "share": finished.shares.get(site),
         }
         log_scalars(engine, site, number, at_start)
         log_scalars(engine, site, number + 1, after)
@@ -48,6 +49,9 @@ def log_round(
     shown += "" if spent is None else f"  epsilon of a site at most {spent:.3g}"
     if "client_epsilon" in finished.notes:
         shown += f"  epsilon of the aggregates {finished.notes['client_epsilon']:.3g}"
+    if finished.shares:
+        largest = max(finished.shares, key=lambda site: finished.shares[site])
+        shown += f"  largest share {finished.shares[largest]:.0%} ({largest})"
     rounds = experiment.federation.rounds
     console.info("round %d/%d  %d sites%s  %.1f s", number + 1, rounds, len(reports), shown, finished.seconds)
 

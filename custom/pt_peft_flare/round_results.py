@@ -51,9 +51,12 @@ class RoundResults(Generic[Report]):
         """Reports of the accepted results, by site."""
         self.left_out: dict[str, LeftOut] = {}
         """Reasons, by site."""
+        self._refused: set[str] = set()
+        self._unread: set[str] = set()
 
     def arrived(self, site: str) -> None:
         """Notes that `site` has answered; until `add` accepts the result it counts as unreadable."""
+        self._unread.add(site)
         self.fail(site, reasons.Unreadable())
 
     def add(self, site: str, result: FLModel) -> bool:
@@ -63,12 +66,25 @@ class RoundResults(Generic[Report]):
         except (UserError, TensorError) as error:
             self.left_out[site] = LeftOut(_fault(error), str(error))
             return False
+        finally:
+            self._unread.discard(site)
         del self.left_out[site]
+        self._refused.discard(site)
         return True
+
+    def refuse(self, site: str, sentence: str) -> None:
+        """Notes that a result of the site was refused before FLARE saw it."""
+        if site not in self.reports:
+            self.left_out[site] = LeftOut(reasons.Unreadable(), sentence)
+            self._refused.add(site)
 
     def fail(self, site: str, reason: Reason) -> None:
         """Notes why there is no result of `site`."""
         self.left_out[site] = LeftOut.of(reason)
+
+    def has_only_refused_left(self) -> bool:
+        """Whether results were refused and none is just being read."""
+        return bool(self._refused) and not self._unread
 
     def has_answered(self, site: str) -> bool:
         """Whether anything has come of `site`."""

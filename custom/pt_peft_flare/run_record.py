@@ -41,7 +41,8 @@ class RoundEntry(TypedDict):
     """From 0."""
     seconds: float
     sites: dict[str, dict[str, Any]]
-    """By site its `TrainingReport`, with ``bytes_in`` and ``bytes_out``."""
+    """By site its `TrainingReport`, with ``bytes_in``, ``bytes_out`` and ``share``: its part in the aggregate, 0 … 1,
+    null where the rule gives sites none."""
     left_out: dict[str, dict[str, JsonValue]]
     """By site why: the ``code`` and fields of a `pt_peft.reasons.Reason`, and the ``sentence``."""
     val_at_start: Summary | None
@@ -94,6 +95,8 @@ class FinishedRound:
     """Bytes of the payload down, raw tensors only, by site."""
     bytes_out: Mapping[str, int]
     """Bytes of the payload up, raw tensors only, by site."""
+    shares: Mapping[str, float]
+    """Share of each site in the aggregate; empty where sites have none."""
     seconds: float
     """Wall time."""
     notes: Mapping[str, float]
@@ -179,6 +182,7 @@ class RunRecord:
                 **report.model_dump(mode="json"),
                 "bytes_in": finished.bytes_in[site],
                 "bytes_out": finished.bytes_out[site],
+                "share": finished.shares.get(site),
             }
             for site, report in sorted(finished.reports.items())
         }

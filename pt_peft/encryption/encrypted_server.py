@@ -83,7 +83,16 @@ class EncryptedRound:
         self.number = number
         """Number of the round, from 0."""
         self._rule = rule
+        self._weights: dict[str, int] = {}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each site's share of the sum."""
+        total = sum(self._weights.values())
+        return {site: weight / total for site, weight in self._weights.items()}
 
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Adds the ciphertexts of a site. Raises TensorError, and adds nothing, if they are not what it has to send."""
-        self.sum.add(payload, self._rule.weight(num_samples))
+        weight = self._rule.weight(num_samples)
+        self.sum.add(payload, weight)
+        self._weights[site] = weight

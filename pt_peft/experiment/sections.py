@@ -225,6 +225,9 @@ class Federation(Strict):
     The default outlasts a line that is cut for a minute, with what TCP takes to notice that it is back."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
+    max_images: int = Field(default=100_000, ge=1, le=10**8)
+    """Most training images that a site may say it has, which is its weight in a mean by ``samples``. A site that says
+    more is left out of the round."""
     code: Literal["any", "same"] = "any"
     """Results of sites that run other code than the server (`pt_peft.environment.Code`): ``any`` takes them and shows
     which, so that hosts can be upgraded one after the other while a job runs; ``same`` leaves those sites out."""

@@ -11,6 +11,11 @@ from pt_peft.exchange.tensors import Tensors
 class Round(Protocol):
     """A round that takes the payloads of sites, in any order."""
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each site's share of the aggregate once the round is finished; empty where sites have none."""
+        ...
+
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Checks the payload of a site and adds it.
 

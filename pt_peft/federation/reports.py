@@ -125,8 +125,8 @@ def rounded_epsilon(value: float) -> float:
 class TrainingReport(Strict):
     """A site's report of a round."""
 
-    num_samples: Annotated[int, Field(ge=1, lt=2**40)]
-    """Number of training images of one local epoch."""
+    num_samples: Annotated[int, Field(ge=1, le=10**8)]
+    """Number of training images of one local epoch; `most_images` bounds it further."""
     train_loss: Loss | None
     """Mean training loss; null under differential privacy, as it has no noise."""
     seconds: Seconds
@@ -142,6 +142,10 @@ class TrainingReport(Strict):
     ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
     noise that counts."""
 
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.own_val) if split]
+
     def checked(self, experiment: Experiment) -> Self:
         """Checks the report against the experiment.
 
@@ -150,9 +154,16 @@ class TrainingReport(Strict):
             ``seconds`` to 0.1 s, and ``epsilon`` to four significant digits, upwards.
 
         Raises:
-            UserError: as `SplitMetrics.checked` does, for metrics of a model that no site has, and unless the report
-                has an epsilon, and no training loss, exactly where ``experiment.privacy`` asks for that.
+            UserError: as `SplitMetrics.checked` does, for metrics of a model that no site has, for more images than
+                `most_images`, and unless the report has an epsilon, and no training loss, exactly where
+                ``experiment.privacy`` asks for that.
         """
+        if self.num_samples > (most := most_images(experiment)):
+            raise UserError(
+                f"report: field 'num_samples' is {self.num_samples}; at most {most} would be right, by "
+                "federation.max_images and the section data of the experiment.",
+                "num_samples",
+            )
         splits = _checked_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
@@ -181,6 +192,10 @@ class EvaluationReport(Strict):
     seconds: Seconds
     code: Code
 
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.test, self.own_val, self.own_test) if split]
+
     def checked(self, experiment: Experiment) -> Self:
         """The report as it may leave.
 
@@ -190,6 +205,20 @@ class EvaluationReport(Strict):
         splits = {"val": self.val, "test": self.test, "own_val": self.own_val, "own_test": self.own_test}
         seconds = {"seconds": rounded_seconds(self.seconds)}
         return self.model_copy(update={**_checked_splits(splits, experiment), **seconds})
+
+
+def most_images(experiment: Experiment) -> int:
+    """Most training images that a site can have in `experiment`: what it may say, and what it may use."""
+    data = experiment.data
+    used = data.images_per_site if data.source == "lesions" else data.max_images_per_site
+    return min(experiment.federation.max_images, used.get("train", experiment.federation.max_images))
+
+
+def report_bytes(experiment: Experiment) -> int:
+    """Most bytes of a report of either kind as it travels, with what FLARE adds to it."""
+    classes = len(experiment.data.classes)
+    # Four splits, each with counts of at most five bytes and areas of nine.
+    return (64 << 10) + 4 * (5 * classes * max(classes, 4) + 9 * classes)
 
 
 def _checked_splits(

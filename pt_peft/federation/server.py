@@ -123,6 +123,11 @@ class FederationRound:
         self.number = number
         """Number of the round, from 0."""
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each site's share of the aggregate once the round is finished; empty where sites have none."""
+        return self.aggregator.shares
+
     def add(self, site: str, payload: object, num_samples: int) -> None:
         """Decodes the payload of a site, checks it, and hands it to the aggregation rule.
 

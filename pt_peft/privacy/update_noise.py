@@ -48,6 +48,7 @@ class NoisyMean:
         self._client = client
         self._draws = draws
         self._changes: list[tuple[str, Tensors]] = []
+        self.shares: dict[str, float] = {}
 
     def add(self, result: SiteResult) -> None:
         """Bounds and keeps one site's change."""
@@ -59,6 +60,7 @@ class NoisyMean:
             raise ValueError("no results to aggregate")
         # Sorted by site, so that the order of arrival changes nothing.
         changes = [change for _, change in sorted(self._changes, key=lambda entry: entry[0])]
+        self.shares = {site: 1 / len(changes) for site, _ in self._changes}
         noise = noise_like(changes[0], self._client.noise_multiplier * self._client.max_update_norm, self._draws)
         return {
             key: (self._before[key] + (sum(change[key] for change in changes) + noise[key]) / len(changes)).astype(

@@ -2,13 +2,22 @@
 
 import math
 
+import msgpack
 import numpy as np
 import pytest
 
+from helpers import changed
 from pt_peft.environment import own_code
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Data, Training
-from pt_peft.federation.reports import EvaluationReport, TrainingReport, rounded_epsilon, rounded_loss
+from pt_peft.federation.reports import (
+    EvaluationReport,
+    TrainingReport,
+    most_images,
+    report_bytes,
+    rounded_epsilon,
+    rounded_loss,
+)
 from pt_peft.presets import demo
 from pt_peft.schema import parse
 from pt_peft.training.metrics import confusion_metrics
@@ -37,6 +46,36 @@ def test_a_good_report_passes():
     check(TRAINING)
     check({**TRAINING, "val": None})
     parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0, "code": CODE}, "report").checked(EXPERIMENT)
+
+
+@pytest.mark.parametrize(
+    ("federation", "data", "most"),
+    [
+        ({}, {}, 100_000),
+        ({"max_images": 50}, {}, 50),
+        ({"max_images": 50}, {"max_images_per_site": {"train": 20}}, 20),
+        ({"max_images": 50}, {"max_images_per_site": {"train": 80}}, 50),
+        ({"max_images": 50}, {"max_images_per_site": {"val": 8}}, 50),
+        ({}, {"source": "lesions", "images_per_site": {"train": 30}}, 30),
+    ],
+)
+def test_a_site_may_say_that_it_has_so_many_images_and_no_more(federation, data, most):
+    """They are its weight in a mean."""
+    experiment = changed(EXPERIMENT, federation=federation, data=data)
+    assert most_images(experiment) == most
+    parse(TrainingReport, {**TRAINING, "num_samples": most}, "report").checked(experiment)
+    with pytest.raises(UserError, match=f"'num_samples' is {most + 1}; at most {most} would be right"):
+        parse(TrainingReport, {**TRAINING, "num_samples": most + 1}, "report").checked(experiment)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("classes", [2, 40, 1000])
+def test_the_largest_report_has_fewer_bytes_than_the_server_takes(classes, task):
+    experiment = changed(EXPERIMENT, data={"classes": tuple(map(str, range(classes))), "task": task})
+    width = 4 if task == "multilabel" else classes
+    split = {**SPLIT, "class_auroc": [1 / 3] * classes, "confusion": [[10**7] * width] * classes}
+    splits = dict.fromkeys(("val", "test", "own_val", "own_test"), split)
+    assert len(msgpack.packb({**splits, "seconds": 1.0, "code": CODE}) or b"") < report_bytes(experiment) - (32 << 10)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +153,8 @@ def test_an_area_leaves_as_what_so_many_pairs_can_give():
 
 def test_what_follows_from_the_counts_carries_nothing_of_its_own():
     """Within the tolerance a site could say anything; it leaves as the counts have it."""
-    told = {name: value + 3e-5 for name, value in confusion_metrics(np.array(CONFUSION)).items()}
+    metrics = confusion_metrics(np.array(CONFUSION))
+    told = {name: metrics[name] + 3e-5 for name in ("accuracy", "balanced_accuracy", "macro_f1")}
     assert check({**TRAINING, "val": {**SPLIT, **told}}) == check(TRAINING)
 
 

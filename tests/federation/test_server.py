@@ -51,3 +51,34 @@ def test_the_largest_that_one_site_may_send_keeps_all_finite(aggregation, optimi
         opened.add("site-2", {key: np.full(spec.shape, sign, np.float32) for key, spec in SPECS.items()}, 10)
         found.finish_round(opened, 2)
         assert all(np.isfinite(value).all() for value in found.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "shares"),
+    [
+        ({"name": "mean"}, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.15, "e": 0.25}),
+        ({"name": "mean", "weighting": "uniform"}, dict.fromkeys("abcde", 0.2)),
+        ({"name": "lora_product"}, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.15, "e": 0.25}),
+        ({"name": "norm_bounded_mean"}, dict.fromkeys("abcde", 0.2)),
+        ({"name": "multi_krum", "f": 1}, {"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25, "e": 0.0}),
+        ({"name": "median"}, {}),
+        ({"name": "trimmed_mean"}, {}),
+    ],
+)
+def test_how_much_of_the_aggregate_is_whose(aggregation, shares, tiny):
+    found = server(tiny, aggregation, {"name": "none"})
+    opened = found.start_round(0)
+    for site, images, value in (("a", 10, 1.0), ("b", 20, 1.1), ("c", 30, 1.2), ("d", 15, 1.3), ("e", 25, 9.0)):
+        opened.add(site, {key: np.full(spec.shape, value, np.float32) for key, spec in SPECS.items()}, images)
+    found.finish_round(opened, 5)
+    assert opened.shares == pytest.approx(shares)
+
+
+def test_a_mean_by_variance_says_what_it_gave_each_site(tiny):
+    found = server(tiny, {"name": "mean", "weighting": "inverse_variance"}, {"name": "none"})
+    opened = found.start_round(0)
+    for site, value in (("a", 1.0), ("b", 1.1), ("c", 5.0)):
+        opened.add(site, {key: np.full(spec.shape, value, np.float32) for key, spec in SPECS.items()}, 10)
+    found.finish_round(opened, 3)
+    assert sum(opened.shares.values()) == pytest.approx(1)
+    assert opened.shares["c"] < 0.2 < opened.shares["a"] < opened.shares["b"]

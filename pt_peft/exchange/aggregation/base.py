@@ -55,6 +55,10 @@ class Rule(Strict):
 class Aggregator(Protocol):
     """Combines the results of one round, which arrive in any order."""
 
+    shares: dict[str, float]
+    """Each site's share of the aggregate once `result` has made it, adding up to 1; empty where sites have none, as in
+    a median."""
+
     def add(self, result: SiteResult) -> None:
         """Adds one site's result."""
         ...
@@ -68,6 +72,7 @@ class Collected:
     """Keeps all results for a statistic that needs them together, one copy of the exchanged tensors a site."""
 
     def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
         self._results: list[SiteResult] = []
 
     def add(self, result: SiteResult) -> None:

@@ -40,6 +40,7 @@ class PairwiseMean(Collected):
         """Returns the aggregate in the dtypes of `before`. Raises ValueError if nothing was added."""
         results = self.results()
         weights = weights_of(results, self._by_samples)
+        self.shares = {result.site: float(weight) for result, weight in zip(results, weights, strict=True)}
         mean = {key: np.tensordot(weights, stacked(results, key), axes=1) for key in results[0].tensors}
         for pair in pairs(mean):
             mean |= self._combine(pair, Factors.of(results, pair, weights))

@@ -39,7 +39,8 @@ class RunningMean:
         self._by_samples = by_samples
         self._sums: Tensors = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
-        self._weight = 0
+        self._weights: dict[str, int] = {}
+        self.shares: dict[str, float] = {}
 
     def add(self, result: SiteResult) -> None:
         """Adds one site's result."""
@@ -50,13 +51,15 @@ class RunningMean:
                 self._sums[key] += term
             else:
                 self._sums[key], self._dtypes[key] = term, value.dtype
-        self._weight += weight
+        self._weights[result.site] = weight
 
     def result(self) -> Tensors:
         """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
-        if not self._weight:
+        if not self._weights:
             raise ValueError("no results to aggregate")
-        return {key: (value / self._weight).astype(self._dtypes[key]) for key, value in self._sums.items()}
+        total = sum(self._weights.values())
+        self.shares = {site: weight / total for site, weight in self._weights.items()}
+        return {key: (value / total).astype(self._dtypes[key]) for key, value in self._sums.items()}
 
 
 class InverseVarianceMean(Collected):
@@ -78,6 +81,7 @@ class InverseVarianceMean(Collected):
         lowest = variances.mean() * 1e-6
         weights = 1 / np.maximum(variances, lowest) if lowest else np.ones(len(results))
         weights /= weights.sum()
+        self.shares = {result.site: float(weight) for result, weight in zip(results, weights, strict=True)}
         return {
             key: np.tensordot(weights, stacked(results, key), axes=1).astype(value.dtype)
             for key, value in results[0].tensors.items()

@@ -50,4 +50,6 @@ class NearestMean(Collected):
         for index, result in enumerate(results):
             if index in chosen:
                 mean.add(result)
-        return mean.result()
+        aggregate = mean.result()
+        self.shares = {result.site: mean.shares.get(result.site, 0.0) for result in results}
+        return aggregate

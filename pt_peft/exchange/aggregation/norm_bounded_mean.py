@@ -51,7 +51,9 @@ class BoundedMean(Collected):
             scale = min(1.0, bound / norm) if norm else 1.0
             tensors = {key: self._before[key] + scale * self._change(result, key) for key in result.tensors}
             mean.add(SiteResult(result.site, tensors, 1))
-        return {key: value.astype(self._before[key].dtype) for key, value in mean.result().items()}
+        aggregate = {key: value.astype(self._before[key].dtype) for key, value in mean.result().items()}
+        self.shares = mean.shares
+        return aggregate
 
     def _change(self, result: SiteResult, key: str) -> Array:
         return result.tensors[key].astype(np.float64) - self._before[key]

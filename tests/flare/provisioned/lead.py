@@ -65,9 +65,13 @@ class Run:
         """FLARE's processes for this job at the server or a site."""
         return [process for process in self.lead.federation.processes(name) if self.job in _cmdline(process)]
 
+    def ended(self) -> str | None:
+        """FLARE's word for how the job has ended; None if it has not."""
+        return _ended(self.lead.session.get_job_status(self.job))
+
     def finish(self, seconds: float = 400) -> dict:
         """The record as the lead downloads it; empty if there is none."""
-        self.state = wait(lambda: _ended(self.lead.session.get_job_status(self.job)), seconds, "the end of the job")
+        self.state = wait(self.ended, seconds, "the end of the job")
         self.results = Path(self.lead.session.download_job_result(self.job, str(self.lead.downloads))) / "workspace"
         path = self.results / "metrics.json"
         return json.loads(path.read_text()) if path.exists() else {}
@@ -95,7 +99,10 @@ class Lead:
         self.session = federation.session()
 
     def submit(self, experiment: Experiment) -> Run:
-        return Run(self.session.submit_job(str(self.write(experiment))), self)
+        return self.submit_folder(self.write(experiment))
+
+    def submit_folder(self, folder: Path) -> Run:
+        return Run(self.session.submit_job(str(folder)), self)
 
     def write(self, experiment: Experiment) -> Path:
         """The folder of a job that has not been submitted yet."""

@@ -1,13 +1,17 @@
 """What `nvflare provision` makes of deploy/project.yml."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 from cryptography import x509
 
-from benchmark.federation.provisioned import Federation
+from benchmark.federation.provisioned import PROJECT, Federation
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import KitBuilder
@@ -47,13 +51,43 @@ def test_logs_stay_at_the_site(kits):
     assert not any("logging" in component["path"] for component in client["components"])
 
 
+def test_the_server_takes_no_logs(kits):
+    """FLARE's receiver writes whatever a site sends to the server's disk."""
+    assert not any("logging" in component["path"] for component in resources(kits, "server")["components"])
+
+
+def test_connections_are_bounded(kits):
+    def grpc(name):
+        section = json.loads((kits.kit(name) / "local" / "comm_config.json").read_text())["grpc"]
+        return dict(section["options"]) | {"max_workers": section["max_workers"]}
+
+    assert grpc("server") == {
+        "grpc.max_send_message_length": 8 << 20,
+        "grpc.max_receive_message_length": 8 << 20,
+        "grpc.max_allowed_incoming_connections": 1000,
+        "grpc.server_handshake_timeout_ms": 10_000,
+        "grpc.max_connection_idle_ms": 60_000,
+        "grpc.max_concurrent_streams": 4,
+        "max_workers": 1000,
+    }
+    assert grpc("hospital-1")["grpc.max_receive_message_length"] == 8 << 20
+
+
 def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
     assert resources(kits, "hospital-1")["client"]["communication_timeout"] == 30
 
 
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "outcomes", "shut_out", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    assert {
+        "rejoin",
+        "doorkeeper",
+        "outcomes",
+        "shut_out",
+        "interrupted_jobs",
+        "job_manager",
+        "process_launcher",
+    } <= paths.keys()
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 
@@ -78,3 +112,15 @@ def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
 def test_whether_code_may_come_is_no_word():
     with pytest.raises(ValueError, match="'byoc' of KitBuilder is 'no'; true or false would be right"):
         KitBuilder(byoc=cast(Any, "no"))
+
+
+@pytest.mark.parametrize(("sites", "settings"), [(3, {"limits": {"min_sites": 3}}), (2, {})])
+def test_where_there_are_three_sites_each_asks_for_three(tmp_path, sites, settings):
+    project = yaml.safe_load(PROJECT.read_text())
+    clients = [one for one in project["participants"] if one["type"] == "client"][:sites]
+    others = [one for one in project["participants"] if one["type"] != "client"]
+    (tmp_path / "project.yml").write_text(yaml.safe_dump({**project, "participants": [*others, *clients]}))
+    command = [str(Path(sys.executable).parent / "nvflare"), "provision", "-p", "project.yml", "-w", "."]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    files = sorted((tmp_path / "pt_peft" / "prod_00").glob("*/local/site.json"))
+    assert [json.loads(path.read_text()) for path in files] == [settings] * sites

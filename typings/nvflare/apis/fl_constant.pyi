@@ -1,5 +1,8 @@
 class ReturnCode:
     OK: str
+    BAD_REQUEST_DATA: str
+    RUN_MISMATCH: str
+    UNSAFE_JOB: str
     EXECUTION_EXCEPTION: str
     TASK_UNKNOWN: str
     TOPIC_UNKNOWN: str
@@ -27,6 +30,10 @@ class FedEventHeader:
 
 class EventScope:
     FEDERATION: str
+
+class ServerCommandNames:
+    GET_TASK: str
+    SUBMIT_UPDATE: str
 
 class RunProcessKey:
     PARTICIPANTS: str

@@ -7,7 +7,9 @@ import time
 import numpy as np
 from nvflare.apis.dxo import from_shareable
 
+from pt_peft_flare.hostile import ACTIONS, Hostile
 from pt_peft_flare.untampered import fault, load
+from pt_peft_flare.wire import WireTensors
 
 
 class PeftLearner(load("learner").PeftLearner):
@@ -19,8 +21,13 @@ class PeftLearner(load("learner").PeftLearner):
             return reply
         if wanted == "exit":
             os._exit(1)
+        if wanted in ACTIONS:
+            ACTIONS[wanted](Hostile(fl_ctx))
+            return reply
         dxo = from_shareable(reply)
         TAMPER[wanted.removesuffix(", past the filter")](dxo)
+        if wanted.endswith(", past the filter"):
+            dxo.data = WireTensors(dxo.data)  # as the filter does
         changed = dxo.to_shareable()
         changed.set_header("current_round", round_number)
         return changed

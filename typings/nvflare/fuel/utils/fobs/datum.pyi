@@ -1,1 +1,6 @@
 class DatumManager: ...
+
+class Datum:
+    value: object
+    @staticmethod
+    def blob_datum(blob: bytes) -> Datum: ...

@@ -1,12 +1,8 @@
-from collections.abc import Callable
-
 from nvflare.apis.client import Client
+from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.message import Message
 from nvflare.private.fed.server.admin import FedAdminServer
 from nvflare.private.fed.server.server_engine import ServerEngine
-
-class Cell:
-    def register_request_cb(self, channel: str, topic: str, cb: Callable[[Message], Message]) -> None: ...
 
 class ClientManager:
     clients: dict[str, Client]

@@ -1,0 +1,12 @@
+from collections.abc import Callable
+
+from nvflare.fuel.f3.message import Message
+
+class CellInfo:
+    fqcn: str
+
+class CoreCell:
+    my_info: CellInfo
+    def add_incoming_filter(self, channel: str, topic: str, cb: Callable[[Message], Message | None]) -> None: ...
+
+decode_payload: Callable[..., None]

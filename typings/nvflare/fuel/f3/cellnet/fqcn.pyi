@@ -1,0 +1,2 @@
+class FQCN:
+    ROOT_SERVER: str

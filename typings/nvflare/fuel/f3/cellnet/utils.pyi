@@ -1,0 +1,3 @@
+from nvflare.fuel.f3.message import Message
+
+def make_reply(rc: str, error: str = "") -> Message: ...

@@ -1,0 +1,2 @@
+class StreamChannel:
+    UPLOAD: str
