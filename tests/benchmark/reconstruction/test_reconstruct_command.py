@@ -7,7 +7,11 @@ import pytest
 from benchmark.__main__ import main
 from benchmark.reconstruction.attacks import ATTACKS
 from benchmark.reconstruction.ladder import LADDER
+from pt_peft.errors import OutsideLimits
+from pt_peft.experiment.limits import Limits
+from pt_peft.model.backbone import EMBEDDED
 from pt_peft.presets import override, preset
+from pt_peft.training.footprint import check_model
 
 HOLE = (
     'data.images_per_site={"train":1,"val":8,"test":64}',
@@ -55,6 +59,31 @@ def test_the_hole_is_found(reconstruct):
     searched = {one["attack"]: one for one in audit["findings"] if one["evidence"] == "control variate"}
     assert searched["gradient matching"]["iterations"] == 20
     assert searched["embedding rows"]["iterations"] == 0
+
+
+@pytest.mark.parametrize(
+    "field", ["methods", "control_variates", "min_train_images", "min_steps", "min_patches", "pinned_embeddings"]
+)
+def test_the_hole_is_refused_by_each_default_limit_alone(field):
+    experiment = override(preset("full")[0], list(HOLE))
+    limits = Limits.open().model_copy(update={field: getattr(Limits(), field)})
+
+    def ask(limits: Limits) -> None:
+        limits.check(experiment)
+        check_model(experiment, limits, lambda: EMBEDDED, trains=True)
+        limits.check_images(experiment, 1)
+
+    with pytest.raises(OutsideLimits) as refused:
+        ask(limits)
+    assert refused.value.field == field
+    ask(Limits.open())
+
+
+def test_a_default_job_is_within_the_default_limits():
+    experiment = preset("lora_vpt")[0]
+    Limits().check(experiment)
+    check_model(experiment, Limits(), lambda: EMBEDDED, trains=True)
+    Limits().check_images(experiment, 384)
 
 
 def test_a_default_job_shows_nothing(reconstruct):
