@@ -6,7 +6,6 @@ Example:
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,17 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes and prints the audit. Raises UserError if the experiments cannot be audited, or by ``--fail-if-found``."""
     _check(options)
+    from tqdm import tqdm
+
     from benchmark.reconstruction.audit import Design, audit
     from benchmark.reconstruction.table import table
     from pt_peft.files import write_atomically
 
     design = Design(options.iterations, options.seconds, options.seed)
-    result = audit(_subjects(options), design)
-    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    if options.out:
-        write_atomically(options.out, content.encode())
-    print(content if options.json else table(result), end="")
-    sys.stdout.flush()
+    subjects = _subjects(options)
+    result, content = {}, ""
+    for result in tqdm(audit(subjects, design), total=len(subjects), unit="experiment", disable=None):
+        content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+        if options.out:
+            write_atomically(options.out, content.encode())
+    print(content if options.json else table(result), end="", flush=True)
     found = [one["verdict"] for one in result["audits"] if one["found"]]
     if options.fail_if_found and found:
         raise UserError(" ".join(found))

@@ -1,7 +1,7 @@
 """Audits experiments: trains what leaves a site, attacks it, and compares with chance."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -50,13 +50,15 @@ class Design:
     """Of the starts of searches."""
 
 
-def audit(subjects: Sequence[Subject], design: Design) -> dict:
-    """The content of a result file. Raises UserError if an experiment cannot be audited."""
-    return {
-        "provenance": provenance(),
-        "design": {**asdict(design), "alpha": ALPHA},
-        "audits": [audit_one(subject, design) for subject in subjects],
-    }
+def audit(subjects: Sequence[Subject], design: Design) -> Iterator[dict]:
+    """Yields the content of a result file after each experiment, with those that have been audited.
+
+    Raises UserError if an experiment cannot be audited.
+    """
+    result = {"provenance": provenance(), "design": {**asdict(design), "alpha": ALPHA}, "audits": []}
+    for subject in subjects:
+        result["audits"].append(audit_one(subject, design))
+        yield result
 
 
 def audit_one(subject: Subject, design: Design) -> dict:
@@ -80,6 +82,7 @@ def audit_one(subject: Subject, design: Design) -> dict:
         "name": subject.label,
         "digest": experiment.digest(),
         "experiment": experiment.model_dump(mode="json"),
+        "site_data": subject.site.data.meaning(),
         "site": first,
         "images": len(sites[first].train),
         "sites": {name: len(data.train) for name, data in sites.items()},

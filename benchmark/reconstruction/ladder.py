@@ -58,6 +58,6 @@ LADDER = (
     Rung("linear_probe", "linear_probe", 1),
     Rung("lora_vpt", "lora_vpt", 1),
     Rung("lora_vpt, 50 images", "lora_vpt", 50),
-    *(Rung(f"demo {method}", method, None) for method in ("lora_vpt", "lora", "vpt_deep", "linear_probe", "full")),
+    *(Rung(f"demo {method}", method, None) for method in ("lora_vpt", "linear_probe", "full", "vpt_deep", "lora")),
 )
 """From the worst on."""

@@ -50,7 +50,7 @@ def measures(one: Floats, other: Floats) -> tuple[Floats, Floats]:
     """PSNR in dB and SSIM, float64 (N,) each, of pairs of images (N,3,S,S) in [0,1]."""
     pair = torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
     psnr = PSNRMetric(max_val=1.0, reduction="none")(*pair)
-    ssim = SSIMMetric(spatial_dims=2, data_range=1.0, reduction="none")(*pair)
+    ssim = SSIMMetric(spatial_dims=2, data_range=1.0, reduction="none")(*(images.float() for images in pair))
     return _numbers(psnr).clip(max=MOST_DB), _numbers(ssim)
 
 

@@ -75,7 +75,8 @@ def test_an_exact_copy_is_found_and_a_foreign_one_is_not():
     mean = to_mean_of_others(images)
 
     def found(candidates: np.ndarray):
-        return compare(*(nearness(candidates, part, turned=False) for part in (images[:4], images[4:])), mean)
+        members, others = (nearness(candidates, part, turned=False) for part in (images[:4], images[4:]))
+        return compare(members, others, mean)
 
     copy = found(images[[2]] / 255)
     assert copy.p < ALPHA
