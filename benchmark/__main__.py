@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.commands import federation, membership, report, run, upgrade
+from benchmark.commands import federation, membership, reconstruct, report, run, upgrade
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
@@ -10,6 +10,7 @@ COMMANDS: dict[str, Command] = {
     "federation": federation,
     "image-cache": image_cache,
     "membership": membership,
+    "reconstruct": reconstruct,
     "report": report,
     "run": run,
     "upgrade": upgrade,

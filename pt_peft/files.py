@@ -1,5 +1,6 @@
 """Writes files so that a reader never sees half of one, and tells files apart by their content."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -31,6 +32,16 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder`; 0 if it is not there."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has just been replaced
+                total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size
+    return total
 
 
 def check_place(path: Path) -> None:

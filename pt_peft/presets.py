@@ -10,6 +10,7 @@ from pt_peft.data.lesions import CLASSES
 from pt_peft.data.medmnist import medmnist
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.own_images import Columns, SiteData
 from pt_peft.experiment.sections import Backbone, Data, Federation, Method, Partition, Training
 from pt_peft.experiment.site import Site
@@ -17,6 +18,8 @@ from pt_peft.files import sha256_of
 from pt_peft.model.backbone import EMBEDDED
 from pt_peft.model.method import get_method, method_names
 
+SIMULATED = Limits.open()
+"""A preset's sites are one person's."""
 DEMO_SEED = 7
 DEMO_HEAD_LEARNING_RATE = 5e-3
 """Step size of the demo's head, unless the method's own is larger. Both were chosen on images of seeds 0 to 2."""
@@ -70,7 +73,7 @@ def demo(method: str) -> tuple[Experiment, Site]:
             head_learning_rate=max(rate, DEMO_HEAD_LEARNING_RATE),
         ),
     )
-    return experiment, Site()
+    return experiment, Site(limits=SIMULATED)
 
 
 def ham10000() -> tuple[Experiment, Site]:
@@ -95,7 +98,7 @@ def ham10000() -> tuple[Experiment, Site]:
         columns=Columns(label="dx", group="lesion_id", site="site"),
         pooled=True,
     )
-    return experiment, Site(data=data, backbone=str(weights))
+    return experiment, Site(data=data, backbone=str(weights), limits=SIMULATED)
 
 
 def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
@@ -121,7 +124,7 @@ def open_experiment(given: str) -> tuple[Experiment, Site]:
     """The experiment that a command's argument names, and the site that is known with it.
 
     Args:
-        given: a job folder, an experiment.json, or the name of a `preset`. The first two come with the default site.
+        given: a job folder, an experiment.json, or the name of a `preset`. The first two come with a site of defaults.
 
     Raises:
         UserError: if it is none of these, or not valid.
@@ -131,9 +134,9 @@ def open_experiment(given: str) -> tuple[Experiment, Site]:
         file = path / "app" / "config" / "experiment.json"
         if not file.is_file():
             raise UserError(f"{path}: is not a job folder: it has no app/config/experiment.json.")
-        return Experiment.read(file), Site()
+        return Experiment.read(file), Site(limits=SIMULATED)
     if path.is_file():
-        return Experiment.read(path), Site()
+        return Experiment.read(path), Site(limits=SIMULATED)
     return preset(given)
 
 

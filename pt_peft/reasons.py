@@ -349,7 +349,7 @@ class KilledTooOften(Reason):
     """The site's process is not started again."""
 
     code: Literal["killed_too_often"] = "killed_too_often"
-    says = "its process was killed too often"
+    says = "its process has died too often"
 
 
 class Unreadable(Reason):

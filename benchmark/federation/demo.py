@@ -14,6 +14,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 from benchmark.federation.provisioned import LEAD, Federation
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.sections import Partition
 from pt_peft.experiment.site import Site
 from pt_peft.presets import demo, ham10000
@@ -95,7 +96,7 @@ def _real(folder: Path) -> tuple[Experiment, dict[str, Site]]:
             writer.writeheader()
             writer.writerows(rows[name])
         own = site.data.model_copy(update={"table": str(table_file), "pooled": False})
-        sites[name] = site.model_copy(update={"data": own, "threads": 1})
+        sites[name] = site.model_copy(update={"data": own, "threads": 1, "limits": Limits()})
     data = experiment.data.model_copy(update={"max_images_per_site": IMAGES})
     return experiment.model_copy(update={"data": data, "partition": Partition()}), sites
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.schema import parse
@@ -78,7 +79,9 @@ class Work:
         torch.manual_seed(0)
         model = timm.create_model(self.model, img_size=self.image_size, num_classes=0)
         save_file(model.state_dict(), folder / WEIGHTS)
-        site = Site(backbone=str((folder / WEIGHTS).resolve()), cache=str((folder / "cache").resolve()))
+        site = Site(
+            backbone=str((folder / WEIGHTS).resolve()), cache=str((folder / "cache").resolve()), limits=Limits.open()
+        )
         for name, data in load_sites(self.experiment(folder), site, self.names).items():
             np.savez(folder / f"{name}.npz", images=data.train.images, labels=data.train.labels)
         about = {**asdict(self), "sites": self.names, "classes": len(CLASSES)}

@@ -17,6 +17,7 @@ from pt_peft import schema
 from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Method
 from pt_peft.experiment.site import Site
@@ -62,7 +63,9 @@ class Grid:
         self._digests = {name: sha256_of(path) for name, path in weights.items() if path}
         self._sites = {
             (data, backbone): Site(
-                data=located(task, cache), backbone=str(weights[backbone]) if weights[backbone] else None
+                data=located(task, cache),
+                backbone=str(weights[backbone]) if weights[backbone] else None,
+                limits=Limits.open(),
             )
             for data, task in suite.data.items()
             for backbone in suite.backbones

@@ -26,7 +26,7 @@ from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.messages import RETURN_CODES, TASKS, failure, reason_of
-from pt_peft_flare.run_context import read_experiment, read_site, run_dir
+from pt_peft_flare.run_context import check_job, read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors
 
 _META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND}
@@ -86,8 +86,8 @@ class EgressFilter(Filter):
 
     def _allowed(self, task: str, round_number: int | None, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
         """The part of a result that may leave, and its line in the ledger. Raises an error for any other result."""
-        experiment = read_experiment(fl_ctx)
-        read_site(fl_ctx).limits.check(experiment)
+        site = read_site(fl_ctx)
+        experiment = check_job(site, fl_ctx)
         if task == AppConstants.TASK_TRAIN:
             if round_number is None:
                 raise TensorError(f"a result of '{task}' names no round")
@@ -96,6 +96,8 @@ class EgressFilter(Filter):
             if dxo.data_kind != DataKind.METRICS:
                 raise TensorError(f"a result of '{task}' is {dxo.data_kind}, not {DataKind.METRICS}")
             report = _own(parse(EvaluationReport, dxo.data, "report").checked(experiment))
+            for split in report.splits():
+                site.limits.check_evaluated(split.count)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
@@ -106,8 +108,13 @@ class EgressFilter(Filter):
         self, experiment: Experiment, round_number: int, dxo: DXO, fl_ctx: FLContext
     ) -> tuple[DXO, ledger.Entry]:
         exchange = self._known_exchange(experiment, fl_ctx)
-        read_site(fl_ctx).limits.check_bytes(experiment, exchange, round_number)
+        limits = read_site(fl_ctx).limits
+        limits.check_exchange(experiment, exchange)
+        limits.check_bytes(experiment, exchange, round_number)
         report = _own(parse(TrainingReport, dxo.get_meta_prop(MetaKey.INITIAL_METRICS), "report").checked(experiment))
+        limits.check_images(experiment, report.num_samples)
+        for split in report.splits():
+            limits.check_evaluated(split.count)
         fields = report.model_dump(mode="json")
         specs = exchange.up(round_number)
         if experiment.encryption:
@@ -133,8 +140,10 @@ class EgressFilter(Filter):
             raise UserError(message).told_as(reasons.HeldBack(what="task"))
         if not isinstance(last, int):
             raise TensorError(f"a result of '{task}' does not say in which round it was trained")
-        tensors = check_tensors(_weights(dxo), self._known_exchange(experiment, fl_ctx).changed(last + 1))
-        read_site(fl_ctx).limits.check_nbytes(payload_bytes(tensors))
+        exchange, limits = self._known_exchange(experiment, fl_ctx), read_site(fl_ctx).limits
+        limits.check_exchange(experiment, exchange)
+        tensors = check_tensors(_weights(dxo), exchange.changed(last + 1))
+        limits.check_nbytes(payload_bytes(tensors))
         return DXO(DataKind.WEIGHTS, data=WireTensors(tensors)), ledger.tensor_entry(tensors, tensors)
 
     def _cleared(self, reason: Reason, fl_ctx: FLContext) -> Reason:

@@ -52,6 +52,8 @@ NOT_GRANTED = {"shell_commands": "none"}
 """Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
+MIN_SITES = 3
+"""``limits.min_sites`` of the sites of a project that has so many: of two each can tell the other's update."""
 ANSWER_TIMEOUT_S = 30
 """Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
 minutes, which a line that is cut for a moment then costs."""
@@ -97,10 +99,12 @@ class KitBuilder(Builder):
         server = project.get_server()
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
         _add_job_store(Path(ctx.get_kit_dir(server)) / "sub_start.sh")
-        for client in project.get_clients():
+        sites = project.get_clients()
+        settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
+        for client in sites:
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
-            write_atomically(folder / "local" / "site.json", b"{}\n")
+            write_atomically(folder / "local" / "site.json", (json.dumps(settings) + "\n").encode())
 
         self._add_grpc(project, ctx)
 

@@ -1,5 +1,6 @@
 """The site's side of a job: hands each task to a worker and its result to FLARE."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare.allowed_exchange import read_exchange
@@ -26,10 +28,11 @@ from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.messages import SINCE, TASKS, failure
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters
-from pt_peft_flare.run_context import config_folder, is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.run_context import check_job, config_folder, is_simulation, read_experiment, read_site, run_dir
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
 from pt_peft_flare.wire import come
+from pt_peft_flare.work_time import WorkTime
 
 EVALUATED_SPLITS = ["val", "test"]
 FINAL_ADAPTER = "final_adapter.safetensors"
@@ -73,8 +76,9 @@ class PeftLearner(Executor):
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             job = self._opened(fl_ctx)
-            patience = Patience(job.experiment.federation.site_timeout_s, lambda: abort_signal.triggered)
-            result = job.do(task_name, shareable, patience).to_shareable()
+            with job.work_time.counted():
+                patience = Patience(job.seconds_left(), lambda: abort_signal.triggered)
+                result = job.do(task_name, shareable, patience).to_shareable()
         except (UserError, TensorError, WorkerError) as error:
             # The sentence stays here. In a simulation, where all sites are one person's, the console has it too.
             self.log_error(fl_ctx, f"task {task_name}: {error}", fire_event=False)
@@ -85,10 +89,9 @@ class PeftLearner(Executor):
     def _opened(self, fl_ctx: FLContext) -> "SiteJob":
         """The job. Raises UserError if the site refuses it."""
         if self._job is None:
-            experiment = read_experiment(fl_ctx)
             # First: without the filter not even a reason may leave.
-            self._check_config(experiment, config_folder(fl_ctx))
-            self._job = _open_job(experiment, fl_ctx)
+            self._check_config(read_experiment(fl_ctx), config_folder(fl_ctx))
+            self._job = _open_job(fl_ctx)
         return self._job
 
     def _check_config(self, experiment: Experiment, folder: Path) -> None:
@@ -97,10 +100,10 @@ class PeftLearner(Executor):
         check_privacy_filters(experiment, folder)
 
 
-def _open_job(experiment: Experiment, fl_ctx: FLContext) -> "SiteJob":
+def _open_job(fl_ctx: FLContext) -> "SiteJob":
     """Prepares a site for a job. Raises UserError if the site's limits refuse it, or it has no key for it."""
     site = read_site(fl_ctx)
-    site.limits.check(experiment)
+    experiment = check_job(site, fl_ctx)
     cipher = None
     if experiment.encryption:
         exchange = read_exchange(experiment, site, fl_ctx)
@@ -108,7 +111,8 @@ def _open_job(experiment: Experiment, fl_ctx: FLContext) -> "SiteJob":
             cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
     folder = run_dir(fl_ctx)
     worker = RespawningWorker(experiment, site, folder, fl_ctx)
-    return SiteJob(experiment, fl_ctx.get_identity_name(), folder, worker, cipher)
+    work_time = WorkTime(folder.parent, folder.name)
+    return SiteJob(experiment, fl_ctx.get_identity_name(), folder, worker, cipher, site.limits, work_time)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,14 @@ class SiteJob:
     worker: RespawningWorker
     cipher: Cipher | None
     """With ``encryption``."""
+    limits: Limits
+    work_time: WorkTime
+
+    def seconds_left(self) -> float:
+        """How long the next task may take. Raises OutsideLimits if the site has no time left for the job."""
+        worked, timeout = self.work_time.seconds(), self.experiment.federation.site_timeout_s
+        self.limits.check_seconds(worked)
+        return min(timeout, (self.limits.max_job_seconds or math.inf) - worked)
 
     def do(self, task: str, shareable: Shareable, patience: Patience) -> DXO:
         """Does one of `TASKS`.

@@ -10,6 +10,7 @@ from nvflare.apis.job_def import JobMetaKey
 from pt_peft import reasons
 from pt_peft.errors import told_as
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 
 
@@ -45,23 +46,57 @@ def config_folder(fl_ctx: FLContext) -> Path:
 
 
 def read_site(fl_ctx: FLContext) -> Site:
-    """The site's own ``local/site.json``, all defaults if there is none. Raises UserError."""
+    """The site's own ``local/site.json``, all defaults if there is none.
+
+    In a simulation without the file its limits are open: there one person owns everything. At the server only the limit
+    of memory counts.
+
+    Raises:
+        UserError: if the file is not valid.
+    """
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
+    default = Site(limits=Limits.open()) if is_simulation(fl_ctx) else Site()
     with told_as(reasons.SiteSettings()):
-        return Site.read(path) if path.exists() else Site()
+        site = Site.read(path) if path.exists() else default
+    if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
+        site = site.model_copy(update={"limits": site.limits.of_memory()})
+    return site
+
+
+def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
+    """The job's experiment, after `site` was asked about it and about whom else the job is deployed to.
+
+    The submitter's signature covers the app, and so `experiment.json` with its ``federation.min_sites`` and ``sites``;
+    FLARE checks it at the site. It does not cover the job's ``meta.json`` as it reaches a site: the submitter signs the
+    file, but the server sends its own record of it, to which it has added the clients. The sites and apps of a job are
+    therefore as the server says. That keeps a lead from a single site, and no dishonest server.
+
+    Raises:
+        OutsideLimits: if the limits of `site` do not allow the job.
+        UserError: if there is no valid experiment.
+    """
+    experiment, meta = read_experiment(fl_ctx), _job_meta(fl_ctx)
+    site.limits.check(experiment)
+    site.limits.check_deployment(_clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
+    return experiment
 
 
 def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
     """Names of all sites of the job, alike at each of them."""
     if experiment.federation.sites:
         return list(experiment.federation.sites)
-    clients: list[dict[str, Any]] = _job_meta(fl_ctx).get(JobMetaKey.JOB_CLIENTS.value, [])
-    return sorted(client["name"] for client in clients) or [fl_ctx.get_identity_name()]
+    return _clients(_job_meta(fl_ctx)) or [fl_ctx.get_identity_name()]
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:
     """The job that this one was cloned from (``nvflare job clone``), if it was."""
     return _job_meta(fl_ctx).get(JobMetaKey.CLONED_FROM.value)
+
+
+def _clients(meta: dict[str, Any]) -> list[str]:
+    """Names of the sites at which FLARE has started the job, sorted."""
+    clients: list[dict[str, Any]] = meta.get(JobMetaKey.JOB_CLIENTS.value, [])
+    return sorted(client["name"] for client in clients)
 
 
 def _job_meta(fl_ctx: FLContext) -> dict[str, Any]:

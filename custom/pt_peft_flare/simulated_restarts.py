@@ -52,7 +52,7 @@ def restart_killed_sites(give_up: Callable[[str], None], is_over: Callable[[], b
             if deaths[site] > MAX_RESTARTS:
                 give_up(site)
             else:
-                console.warning("%s: its process was killed; it is started again", site)
+                console.warning("%s: its process has died; it is started again", site)
         # The thread goes on with another site, unless each site has a thread of its own.
         return is_over() or num_of_threads == len(runner.federated_clients), None, None
 

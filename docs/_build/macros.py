@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import imports_table
+import limits_table
 import methods_page
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "table": table,
     "picture": picture,
     "methods": methods_page.table,
+    "limits": limits_table.limits,
     "floors": imports_table.floors,
     "forbidden_imports": imports_table.forbidden,
 }

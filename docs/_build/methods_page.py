@@ -10,6 +10,7 @@ from typing import Any
 
 import pt_peft.methods
 from prose import markdown, row
+from pt_peft.environment import source_digest
 from pt_peft.commands.methods import list_methods
 from pt_peft.model.method import Hybrid, PeftMethod, get_method, method_names
 from schema_page import fields_of
@@ -94,7 +95,6 @@ def _rows() -> list[dict[str, Any]]:
 
 def _digest() -> str:
     state = hashlib.sha256("".join(version(name) for name in ("torch", "timm", "peft")).encode())
-    for file in sorted((ROOT / "pt_peft").rglob("*.py")):
-        if file.relative_to(ROOT / "pt_peft").parts[0] in ("methods", "model", "exchange", "experiment", "commands"):
-            state.update(file.read_bytes())
+    places = ("methods", "model", "exchange", "experiment", "commands")
+    state.update(source_digest(ROOT / "pt_peft", places).encode())
     return state.hexdigest()[:16]

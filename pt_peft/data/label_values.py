@@ -22,7 +22,8 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
     if others := [name for name in own.classes if name not in data.classes]:
         raise UserError(
             f"{field} has the class {others[0]!r}, which the experiment does not have; its classes are "
-            f"{', '.join(data.classes)}."
+            f"{', '.join(data.classes)}.",
+            "data.classes",
         )
     meaning: dict[str, int] = {}
     for index, name in enumerate(data.classes):
@@ -31,13 +32,15 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
             if meaning.setdefault(value, index) != index:
                 raise UserError(
                     f"{field}: the value {value!r} means both {data.classes[meaning[value]]!r} and {name!r} (a class "
-                    f"that is not listed there is meant by {itself!r}); one class for each value would be right."
+                    f"that is not listed there is meant by {itself!r}); one class for each value would be right.",
+                    "data.classes",
                 )
     if data.task == "multilabel" and own.no_finding in meaning:
         name = data.classes[meaning[own.no_finding]]
         raise UserError(
             f"site.json: field 'data.no_finding' is {own.no_finding!r}, which also means the class {name!r}; a value "
-            "that means no class would be right."
+            "that means no class would be right.",
+            "data.no_finding",
         )
     return meaning
 

@@ -71,7 +71,7 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
     data, own = experiment.data, site.data
     at_site = AtSite(experiment, own)
     if rule := broken(SITE_RULES, at_site):
-        raise UserError(f"site.json: {rule.message(at_site)}.")
+        raise UserError(f"site.json: {rule.message(at_site)}.", rule.field)
     if own.source == "npz":
         return npz.read_npz_items(site.existing("data.npz"), data, own, report)
     if own.source == "csv":

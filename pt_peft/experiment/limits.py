@@ -1,5 +1,13 @@
-"""The section ``limits`` of `site.json`: what a site allows jobs to ask of it."""
+"""The section ``limits`` of `site.json`: what a site allows jobs to ask of it.
 
+The defaults keep single images in, also from a lead who writes the job for that: a job has to train on many images, for
+several steps, with several sites, on a model whose input is that of the site's own weights. And they keep a job from
+taking all of a machine. A site is asked before anything is allocated or trained, and again before anything leaves.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -10,31 +18,123 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import Strict
 
+FULL = "full"
+"""The method that trains every tensor, embeddings among them."""
+METHODS = (
+    *("adaptformer", "bitfit", "boft", "c3a", "delora", "dora", "dvpt", "fourierft", "gralora", "hira", "houlsby"),
+    *("hra", "ia3", "linear_probe", "loha", "lokr", "lora", "lora_vpt", "miss", "norm", "oft", "pissa", "pixel_prompt"),
+    *("randlora", "road", "rslora", "sba", "ssf", "vera", "vpt_deep", "vpt_shallow", "waveft"),
+)
+"""The methods that come with this package, but for `FULL`."""
+BACKBONE_KWARGS = (
+    *("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "init_values"),
+    *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "final_norm", "fc_norm", "global_pool"),
+    *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+)
+"""Arguments of timm's Vision Transformers that say what published weights are like, or how much is dropped out.
+
+Not among them are those that leave patches out (``patch_drop_rate``) or let the number of patches vary."""
+GB = 10**9
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list in JSON. Not strict, as the section may have been null, which is settled on values that have been read."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes, told by its shapes alone."""
+
+    patches: int
+    """Patches that an image is cut into."""
+    memory: int
+    """Bytes of its tensors, and of a training step or an evaluation, whichever takes more."""
+
 
 class Limits(Strict):
-    """Bounds on jobs; a field that is null allows anything."""
+    """Bounds on jobs. A job cannot change them.
 
-    methods: tuple[str, ...] | None = None
-    """Names of allowed methods; a job with ``lora+norm`` needs both."""
-    bytes_per_round: int | None = Field(default=None, ge=1)
-    """Most bytes of tensors, or of their ciphertexts, that leave in a round."""
-    backbones: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] | None = None
+    A field that is null allows anything; ``"limits": null`` switches all of them off.
+    """
+
+    methods: Names | None = METHODS
+    """Names of allowed methods; a job with ``lora+norm`` needs both. ``full`` is allowed only where it is listed."""
+    min_train_images: int | None = Field(default=50, ge=1)
+    """Fewest training images of a round, after all that makes them fewer: partition, ``data.images_per_site``,
+    ``data.max_images_per_site``."""
+    min_steps: int | None = Field(default=2, ge=1)
+    """Fewest steps of the optimiser between two looks at the model: what one step changes is a gradient."""
+    min_sites: int | None = Field(default=2, ge=1)
+    """Fewest sites: in ``federation.min_sites``, and among those that FLARE says the job is deployed to, all with the
+    same app. 3 is better: of two sites each can tell the other's update from the mean."""
+    min_evaluated_images: int | None = Field(default=10, ge=1)
+    """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
+    control_variates: bool | None = False
+    """Whether ``training.control_variates`` is allowed: they are mean gradients, as no optimiser has changed them."""
+    pinned_embeddings: bool | None = True
+    """Whether what makes tokens of images must be the weights file's: the patch embedding in its own patch size and
+    width, the position embedding, class and register tokens. No job then trains, replaces or redraws them; only
+    ``full`` trains them, where ``methods`` lists it. Vectors that all patches share, such as the bias of the patch
+    embedding, may train."""
+    min_patches: int | None = Field(default=16, ge=1)
+    """Fewest patches of an image: the embedding of a single patch could hold all of it."""
+    backbone_kwargs: Names | None = BACKBONE_KWARGS
+    """Names that ``backbone.kwargs`` may have."""
+    backbones: Annotated[tuple[Digest, ...], Field(strict=False)] | None = None
     """SHA-256 of the weights files that a job may use."""
     max_epsilon: float | None = Field(default=None, gt=0)
     """The most that all jobs together may cost, by what the site does itself (see `pt_peft.privacy.budget`), at the
     experiment's delta: for each training image with ``privacy.sample``, else by the site's own share of the noise on
     its update."""
+    bytes_per_round: int | None = Field(default=100_000_000, ge=1)
+    """Most bytes of tensors, or of their ciphertexts, that leave in a round."""
+    max_rounds: int | None = Field(default=1000, ge=1)
+    """Most ``federation.rounds``."""
+    max_local_epochs: int | None = Field(default=100, ge=1)
+    """Most ``training.local_epochs``."""
+    max_round_seconds: int | None = Field(default=21_600, ge=1)
+    """Most ``federation.site_timeout_s``, at which the site stops a round's work."""
+    max_job_seconds: int | None = Field(default=604_800, ge=1)
+    """Most seconds that the site works for one job, by its own clock and over restarts; also the most
+    ``federation.round_timeout_s``."""
+    max_memory_gb: float | None = Field(default=16.0, gt=0)
+    """Most memory of the model, 10^9 bytes, told from shapes: weights, gradients, the optimiser's state, and what the
+    images of a batch take in a step. It counts the GPU's memory where the model is on one. At the server: of the
+    weights."""
+    max_job_gb: float | None = Field(default=10.0, gt=0)
+    """Most disk, 10^9 bytes, of the job's folder at the site; ``cache_gb`` bounds the cache."""
+
+    @classmethod
+    def open(cls) -> "Limits":
+        """Limits that allow anything."""
+        return cls(**dict.fromkeys(cls.model_fields))  # pyright: ignore[reportArgumentType]  # null, for every field
+
+    def of_memory(self) -> "Limits":
+        """These limits of memory alone, for a server, which gives nothing of its own."""
+        return Limits.open().model_copy(update={"max_memory_gb": self.max_memory_gb})
 
     def check(self, experiment: Experiment) -> None:
-        """Raises OutsideLimits, in words that may leave the site, if `experiment` is outside the limits."""
+        """Raises OutsideLimits if what `experiment` says by itself is outside the limits."""
         if self.methods is not None:
             for name in experiment.method.name.split("+"):
                 if name not in self.methods:
                     raise _refused("methods", f"method {name}", f"allowed: {', '.join(self.methods) or 'none'}")
+        if self.control_variates is False and experiment.training.control_variates:
+            raise _refused("control_variates", "training.control_variates", "they are mean gradients")
+        if self.backbone_kwargs is not None:
+            for name in experiment.backbone.kwargs:
+                if name not in self.backbone_kwargs:
+                    allowed = f"allowed: {', '.join(self.backbone_kwargs) or 'none'}"
+                    raise _refused("backbone_kwargs", f"'{name}' in backbone.kwargs", allowed)
         if self.backbones is not None and experiment.backbone.sha256 not in self.backbones:
             raise _refused(
                 "backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know"
             )
+        federation = experiment.federation
+        _at_least("min_sites", federation.min_sites, self.min_sites, "{} sites in federation.min_sites")
+        _at_most("max_rounds", federation.rounds, self.max_rounds, "{} rounds")
+        _at_most("max_local_epochs", experiment.training.local_epochs, self.max_local_epochs, "{} local epochs")
+        _at_most("max_round_seconds", federation.site_timeout_s, self.max_round_seconds, "a site_timeout_s of {}")
+        _at_most("max_job_seconds", federation.round_timeout_s, self.max_job_seconds, "a round_timeout_s of {}")
         if self.max_epsilon is not None:
             asked = None
             if not experiment.privacy.asked:
@@ -47,6 +147,61 @@ class Limits(Strict):
                 allowed = f"epsilon at most {self.max_epsilon:g} is asked for, by noise of the site's own"
                 raise _refused("max_epsilon", asked, allowed)
 
+    def check_deployment(self, sites: Collection[str], apps: int) -> None:
+        """Raises OutsideLimits if a job is deployed to too few sites, or to some of them as another app.
+
+        Args:
+            sites: names of the sites that the job is deployed to.
+            apps: number of the job's apps: with several, the sites or the server may have different experiments.
+        """
+        _at_least("min_sites", len(sites), self.min_sites, "a job that is deployed to {} site(s)")
+        if self.min_sites is not None and self.min_sites > 1 and apps != 1:
+            raise _refused("min_sites", f"a job of {apps} apps", "allowed: one app for the server and all sites")
+
+    def check_footprint(self, found: Footprint) -> None:
+        """Raises OutsideLimits if a model has too few patches or takes too much memory to train."""
+        _at_least("min_patches", found.patches, self.min_patches, "images of {} patch(es)")
+        self.check_memory(found.memory)
+
+    def check_memory(self, nbytes: int) -> None:
+        """Raises OutsideLimits if a model takes more memory than allowed."""
+        if self.max_memory_gb is not None and nbytes > self.max_memory_gb * GB:
+            raise _refused("max_memory_gb", f"{_gb(nbytes)} GB of memory", f"allowed: {self.max_memory_gb:g}")
+
+    def check_embeddings(self, redrawn: Collection[str], same_size: bool) -> None:
+        """Raises OutsideLimits if what makes tokens of images is not the weights file's.
+
+        Args:
+            redrawn: keys of the embeddings (`is_embedding`) that the file does not have.
+            same_size: whether the file's patches have the model's size, so that their embedding was not resampled.
+        """
+        if self.pinned_embeddings:
+            for key in redrawn:
+                raise _refused("pinned_embeddings", f"tensor '{key}' from the seed", "allowed: from the weights file")
+            if not same_size:
+                raise _refused("pinned_embeddings", "another patch size", "allowed: that of the weights file")
+
+    def check_exchange(self, experiment: Experiment, exchange: Exchange) -> None:
+        """Raises OutsideLimits if embeddings would train and travel: their gradients hold images, patch by patch."""
+        listed = self.methods is not None and FULL in self.methods and FULL in experiment.method.name.split("+")
+        if not self.pinned_embeddings or listed:
+            return
+        for key, spec in exchange.specs.items():
+            if is_embedding(key.rpartition("/")[2], spec.shape):
+                raise _refused(
+                    "pinned_embeddings", f"training of tensor '{key}'", "allowed: by method full, where it is listed"
+                )
+
+    def check_images(self, experiment: Experiment, images: int) -> None:
+        """Raises OutsideLimits if a round has too few training images, or makes too few steps of them."""
+        _at_least("min_train_images", images, self.min_train_images, "a round on {} training image(s)")
+        steps = math.ceil(images / experiment.training.batch_size) * experiment.training.local_epochs
+        _at_least("min_steps", steps, self.min_steps, "a round of {} step(s)")
+
+    def check_evaluated(self, images: int) -> None:
+        """Raises OutsideLimits if metrics of so few images would leave."""
+        _at_least("min_evaluated_images", images, self.min_evaluated_images, "metrics of {} image(s)")
+
     def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
         """Raises OutsideLimits if the payload that leaves in a round, as it travels, has more bytes than the limit."""
         encrypted = experiment.encryption is not None
@@ -54,8 +209,46 @@ class Limits(Strict):
 
     def check_nbytes(self, nbytes: int) -> None:
         """Raises OutsideLimits if so many bytes at once are more than the limit of a round."""
-        if self.bytes_per_round is not None and nbytes > self.bytes_per_round:
-            raise _refused("bytes_per_round", f"{nbytes} bytes a round", f"allowed: {self.bytes_per_round}")
+        _at_most("bytes_per_round", nbytes, self.bytes_per_round, "{} bytes a round")
+
+    def check_seconds(self, worked: float) -> None:
+        """Raises OutsideLimits if the site has worked for a job as long as it may."""
+        if self.max_job_seconds is not None and worked >= self.max_job_seconds:
+            asked = f"more than the {worked:.0f} seconds that the site has worked for it"
+            raise _refused("max_job_seconds", asked, f"allowed: {self.max_job_seconds}")
+
+    def check_disk(self, nbytes: int) -> None:
+        """Raises OutsideLimits if the folder of a job has become larger than allowed."""
+        if self.max_job_gb is not None and nbytes > self.max_job_gb * GB:
+            raise _refused("max_job_gb", f"{_gb(nbytes)} GB of disk", f"allowed: {self.max_job_gb:g}")
+
+
+def is_embedding(key: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor takes part in making tokens of images in another way than alike for all of them.
+
+    Outside the blocks and the head those are all tensors of more than one dimension: the patch embedding's weight, the
+    position embedding, class and register tokens, a frame of pixels. Their gradients keep patches, or places, apart. A
+    vector's gradient is a sum over all patches of all images.
+
+    Args:
+        key: canonical key.
+        shape: the tensor's.
+    """
+    return not key.startswith(("blocks.", "head.")) and len(shape) > 1
+
+
+def _at_least(field: str, asked: int, least: int | None, what: str) -> None:
+    if least is not None and asked < least:
+        raise _refused(field, what.format(asked), f"allowed: at least {least}")
+
+
+def _at_most(field: str, asked: int, most: int | None, what: str) -> None:
+    if most is not None and asked > most:
+        raise _refused(field, what.format(asked), f"allowed: {most}")
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / GB:.3g}"
 
 
 def _refused(field: str, asked: str, allowed: str) -> OutsideLimits:

@@ -3,9 +3,9 @@
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
 
 from pt_peft import schema
 from pt_peft.errors import UserError
@@ -15,6 +15,14 @@ from pt_peft.schema import Strict
 
 TIMM_PREFIX = "timm:"
 """Prefix of the name of published weights, in place of a file's path."""
+
+
+def _open_if_null(value: object) -> object:
+    return Limits.open() if value is None else value
+
+
+def _null_if_open(limits: Limits) -> dict[str, JsonValue] | None:
+    return None if limits == Limits.open() else limits.model_dump(mode="json", exclude_defaults=True)
 
 
 class Site(Strict):
@@ -39,8 +47,8 @@ class Site(Strict):
     max_unreadable: float = Field(default=0.01, ge=0, lt=1)
     """Largest share of the site's images that may be unreadable. They are skipped with a warning; a larger share stops
     the site."""
-    limits: Limits = Limits()
-    """Bounds on what jobs may ask of the site."""
+    limits: Annotated[Limits, BeforeValidator(_open_if_null), PlainSerializer(_null_if_open)] = Limits()
+    """Bounds on what jobs may ask of the site; null allows anything."""
 
     @classmethod
     def read(cls, path: Path) -> "Site":

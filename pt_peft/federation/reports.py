@@ -142,6 +142,10 @@ class TrainingReport(Strict):
     ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
     noise that counts."""
 
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.own_val) if split]
+
     def checked(self, experiment: Experiment) -> Self:
         """Checks the report against the experiment.
 
@@ -187,6 +191,10 @@ class EvaluationReport(Strict):
     """Metrics of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
     code: Code
+
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return [split for split in (self.val, self.test, self.own_val, self.own_test) if split]
 
     def checked(self, experiment: Experiment) -> Self:
         """The report as it may leave.

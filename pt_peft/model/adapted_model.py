@@ -241,10 +241,12 @@ def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
     module, name = model.module, spec.method.name
     cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
     size = spec.backbone.image_size
-    device = "meta" if size**2 * sum(parameter.numel() for parameter in module.parameters()) >= _LARGE else "cpu"
+    parameters = list(module.parameters())
+    large = size**2 * sum(parameter.numel() for parameter in parameters) >= _LARGE
+    device = "meta" if large or any(parameter.is_meta for parameter in parameters) else "cpu"
     # A copy, but for the frozen parameters, of which a copy could be large.
     tried: dict[int, torch.Tensor] = {id(buffer): buffer.to(device, copy=True) for buffer in module.buffers()}
-    for parameter in module.parameters():
+    for parameter in parameters:
         tried[id(parameter)] = nn.Parameter(parameter.to(device, copy=parameter.requires_grad), parameter.requires_grad)
     try:
         copy.deepcopy(module, tried)(torch.zeros(2, 3, size, size, device=device)).sum().backward()

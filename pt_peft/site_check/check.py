@@ -1,23 +1,26 @@
 """All checks of a site, in one report."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from pt_peft.data.archive import listed_files
-from pt_peft.data.items import SPLITS, Item
+from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import listed_items, site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import PUBLISHED
 from pt_peft.experiment.site import Site
+from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, values_by_class
 from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
 from pt_peft.site_check.report import Report, empty_report
+from pt_peft.training.footprint import check_model
 
 PUBLISHED_SPLITS = ("npz", "fed_isic2019")
 """Sources whose splits the site cannot change."""
@@ -33,17 +36,17 @@ def check_site(
         site: the site's settings.
         name: the site's name.
         names: all sites of the run.
-        timing: whether to build the model and time a few steps.
+        timing: whether to read the weights, build the model and time a few steps.
 
     Returns:
         The problems, and the whole report.
     """
     findings = Findings()
     report = empty_report(name, experiment.name)
-    try:
-        site.limits.check(experiment)
-    except OutsideLimits as error:
-        findings.error("limits", str(error))
+    with _reported(findings):
+        weights = (lambda: pinned_weights(experiment.backbone, site)) if timing else None
+        check_model(experiment, site.limits, weights, trains=True)
+    fits = not findings.of("error")
     if experiment.encryption:
         _check_key(site, findings)
     items = _items(experiment, site, name, names, findings)
@@ -57,20 +60,42 @@ def check_site(
             check_copies(probed, site.data.source in PUBLISHED_SPLITS, findings)
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
-    sizes = {split: sum(item.split == split for item in items) for split in SPLITS}
+    sizes: dict[SplitName, int] = {split: sum(item.split == split for item in items) for split in SPLITS}
+    _check_sizes(experiment, site, sizes, findings)
     report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
-    try:
-        if timing and sizes["train"]:
+    if timing and fits and sizes["train"]:
+        with _reported(findings):
             report["round"] = round_cost(experiment, site, name, sizes["train"], sizes["val"])
+    report["errors"] = [asdict(one) for one in findings.of("error")]
+    report["warnings"] = [asdict(one) for one in findings.of("warning")]
+    return findings, report
+
+
+@contextmanager
+def _reported(findings: Findings) -> Generator[None]:
+    """Makes a finding of what the block raises."""
+    try:
+        yield
     except OutsideLimits as error:
         findings.error("limits", str(error))
     except BackboneMismatch as error:
         findings.error("other backbone", str(error))
     except UserError as error:
         findings.error("model", str(error))
-    report["errors"] = [asdict(one) for one in findings.of("error")]
-    report["warnings"] = [asdict(one) for one in findings.of("warning")]
-    return findings, report
+
+
+def _check_sizes(experiment: Experiment, site: Site, sizes: Mapping[SplitName, int], findings: Findings) -> None:
+    """Asks the site's limits about the number of its images."""
+    if sizes["train"]:
+        with _reported(findings):
+            site.limits.check_images(experiment, sizes["train"])
+    for split in SPLITS[1:]:
+        if 0 < sizes[split] < (least := site.limits.min_evaluated_images or 0):
+            findings.warning(
+                "small split",
+                f"'{split}' has {sizes[split]} image(s), fewer than the {least} of 'min_evaluated_images' in the "
+                "site's limits: it will not be evaluated.",
+            )
 
 
 def _check_key(site: Site, findings: Findings) -> None:

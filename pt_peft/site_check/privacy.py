@@ -1,6 +1,6 @@
 """The privacy budget that a job will spend at the site."""
 
-from pt_peft.errors import UserError
+from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.privacy.accounting import epsilon
@@ -31,9 +31,7 @@ def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Find
         return None
     limit = site.limits.max_epsilon
     if limit is not None and spent > limit:
-        findings.error(
-            "limits",
-            f"the site refuses the job by field 'max_epsilon' of its limits: its {rounds} round(s) cost epsilon "
-            f"{spent:.3g} at delta {delta:g}; allowed: {limit:g}, less what earlier jobs have spent.",
-        )
+        asked = f"an epsilon of {spent:.3g} at delta {delta:g} with {rounds} round(s)"
+        refused = OutsideLimits("max_epsilon", asked, f"allowed: {limit:g}, less what earlier jobs have spent")
+        findings.error("limits", str(refused))
     return {"epsilon": spent, "delta": delta, "rounds": rounds}

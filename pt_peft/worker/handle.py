@@ -30,7 +30,7 @@ class HostGone(WorkerError):
     """No worker can be had because the host does not answer."""
 
 
-_ERRORS: dict[str, type[ReasonedError]] = {
+_ERRORS: dict[str, Callable[..., ReasonedError]] = {
     error.__name__: error for error in (UserError, BackboneMismatch, OutsideLimits, TensorError, WorkerError)
 }
 
@@ -144,7 +144,6 @@ class Worker:
 
 def _error(fields: frames.ErrorFields) -> ReasonedError:
     """The error that `frames.error_fields` describes."""
-    kind: Callable[..., ReasonedError] = _ERRORS[fields["kind"]]
-    error = kind(*fields["arguments"])
+    error = _ERRORS[fields["kind"]](*fields["arguments"])
     error.reason = read_reason(fields["reason"]) or error.reason
     return error

@@ -6,9 +6,11 @@ import os
 import torch
 
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.schema import parse
+from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.requests import Work
 
@@ -16,7 +18,7 @@ _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
 
 
 def prepare(work: Work) -> None:
-    """Builds the trainer for `work` on the CPU.
+    """Builds the trainer for `work` on the CPU, if the site's limits allow it.
 
     On a machine with a GPU, used or not, nothing is built: neither the GPU nor the threads that autograd starts for it
     survive a fork. Errors in `work` are left for a worker to report.
@@ -28,14 +30,20 @@ def prepare(work: Work) -> None:
         if not _finds_gpu():
             device = pick_device(site.device)
             weights = pinned_weights(experiment.backbone, site)
-            _prepared = experiment, site, LocalTrainer(experiment, weights, device)
+            check_model(experiment, site.limits, lambda: weights, trains=True)
+            _prepared = experiment, _without_limits(site), LocalTrainer(experiment, weights, device)
     except Exception:
         logging.getLogger(__name__).info("nothing could be prepared", exc_info=True)
 
 
 def prepared_trainer(experiment: Experiment, site: Site) -> LocalTrainer | None:
-    """Returns the prepared trainer if it is for exactly this experiment and site."""
-    return _prepared[2] if _prepared and _prepared[:2] == (experiment, site) else None
+    """Returns the prepared trainer if it is for exactly this experiment and site, whatever the site's limits are."""
+    return _prepared[2] if _prepared and _prepared[:2] == (experiment, _without_limits(site)) else None
+
+
+def _without_limits(site: Site) -> Site:
+    """In a simulation the server prepares for the sites, whose limits are their own."""
+    return site.model_copy(update={"limits": Limits.open()})
 
 
 def _finds_gpu() -> bool:

@@ -16,6 +16,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.federation import transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model
+from pt_peft.files import tree_bytes
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.backbone import pinned_weights
@@ -24,6 +25,7 @@ from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import parse
+from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
@@ -67,7 +69,12 @@ class RequestHandler:
         return {}, {}
 
     def exchange(self, _message: Mapping[str, object], _: Tensors) -> Reply:
-        """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights."""
+        """Tells which tensors travel in which round, as `Exchange.to_json`; needs no weights.
+
+        Raises:
+            OutsideLimits: if the limits refuse the experiment or its model; so do the requests below.
+        """
+        self._check_tensors()
         if ready := self._prepared:
             return ready.exchange.to_json(), {}
         with told_as(reasons.ExperimentInvalid()):
@@ -75,6 +82,7 @@ class RequestHandler:
 
     def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""
+        self._check_tensors()
         if ready := self._prepared:
             return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
@@ -101,11 +109,13 @@ class RequestHandler:
             OutsideLimits: if the site's limits do not allow the round.
         """
         started = time.monotonic()
+        self.site.limits.check_disk(tree_bytes(self.run_dir))
         number, exchange = message["round"], self._trainer.exchange
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
         aggregate = self._aggregate(message, tensors)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
+        self.site.limits.check_images(self.experiment, len(self._data.train))
         kept = self._kept(number)
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
@@ -191,9 +201,12 @@ class RequestHandler:
         return held
 
     def _evaluate(self, aggregate: Tensors, kept: Tensors, name: str) -> dict[str, object]:
-        """Metrics of the federation's model on the split `name`, and of the site's own model if it has one."""
+        """Metrics of the federation's model on the split `name`, and of the site's own model if it has one.
+
+        They are null for a split of fewer images than the site's limits ask for.
+        """
         split = getattr(self._data, name)
-        if not len(split):
+        if len(split) < (self.site.limits.min_evaluated_images or 1):
             return {name: None}
         model = starting_model(self._trainer, aggregate, kept)
         found: dict[str, object] = {name: self._trainer.evaluate(model, split)}
@@ -211,6 +224,11 @@ class RequestHandler:
             return None
         a_round = steps_of_a_round(self.experiment, len(self._data.train))
         return self.budget.charge(self.experiment, a_round, number, self.site.limits.max_epsilon)
+
+    def _check_tensors(self) -> None:
+        """Raises OutsideLimits if the limits refuse the experiment or the tensors of its model."""
+        with told_as(reasons.ExperimentInvalid()):
+            check_model(self.experiment, self.site.limits, None, trains=False)
 
     @property
     def _rank(self) -> int | None:
@@ -232,6 +250,8 @@ class RequestHandler:
 
     @cached_property
     def _trainer(self) -> LocalTrainer:
+        with told_as(reasons.ExperimentInvalid()):
+            check_model(self.experiment, self.site.limits, lambda: self._weights, trains=True)
         if self._prepared:
             return self._prepared
         with told_as(reasons.SiteSettings()):

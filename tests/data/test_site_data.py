@@ -101,6 +101,19 @@ def test_a_moved_folder_keeps_its_cache(make_experiment, make_csv_site, rows, tm
     assert "preparing" not in caplog.text
 
 
+def test_another_meaning_of_the_values_decodes_nothing_anew(make_experiment, make_csv_site, rows, caplog):
+    """Pixels do not depend on it, and labels do not come from the cache."""
+    site = make_csv_site(rows)
+    before = load_site_data(make_experiment(), site, "a", ["a"]).train
+    classes = {"red": ("blue",), "blue": ("red",)}
+    site = site.model_copy(update={"data": site.data.model_copy(update={"classes": classes})})
+    with caplog.at_level(logging.INFO):
+        after = load_site_data(make_experiment(), site, "a", ["a"]).train
+    assert "preparing" not in caplog.text
+    assert after.labels.tolist() == [1 - label for label in before.labels]
+    assert np.array_equal(after.images, before.images)
+
+
 def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(
     make_experiment, make_csv_site, rows, tmp_path, caplog
 ):

@@ -43,7 +43,7 @@ def experiment(tiny):
 
 @pytest.fixture(scope="module")
 def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
+    return Site(limits=Limits.open(), backbone=str(tiny_weights))
 
 
 def test_as_the_plain_loop(experiment, site, keys, tmp_path):

@@ -11,6 +11,7 @@ from helpers import changed, simulate
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, write_pair
 from pt_peft.exchange.ciphertext_layout import FEWEST_BYTES, MOST_BYTES, WEIGHT, Layout
 from pt_peft.exchange.tensors import Tensors
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.__main__ import main
@@ -55,7 +56,7 @@ class Careless:
 @pytest.fixture
 def site(tiny_weights, tmp_path) -> Site:
     write_pair(tmp_path / "keys")
-    return Site(backbone=str(tiny_weights), encryption_contexts=str(tmp_path / "keys"))
+    return Site(limits=Limits.open(), backbone=str(tiny_weights), encryption_contexts=str(tmp_path / "keys"))
 
 
 @pytest.fixture

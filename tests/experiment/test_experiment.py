@@ -7,6 +7,7 @@ import pytest
 from helpers import changed
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.site import Site
 
 
@@ -119,10 +120,12 @@ def test_a_missing_file(tmp_path):
 
 def test_site_paths_start_at_its_file(tmp_path):
     path = tmp_path / "site.json"
-    path.write_text('{"data": {"images": "images.zip", "table": "/else/t.csv"}, "backbone": "w.safetensors"}')
+    own = {"images": "images.zip", "table": "/else/t.csv", "classes": {"mel": ["a/b"]}, "no_finding": "none"}
+    path.write_text(json.dumps({"data": own, "backbone": "w.safetensors"}))
     site = Site.read(path)
     assert site.data.images == str(tmp_path / "images.zip")
     assert site.data.table == "/else/t.csv"
+    assert site.data.meaning() == SiteData(classes={"mel": ("a/b",)}, no_finding="none").meaning()
     with pytest.raises(UserError, match=r"field 'data.images' is .*, which does not exist"):
         site.existing("data.images")
     with pytest.raises(UserError, match=r"field 'data.npz' is not set"):

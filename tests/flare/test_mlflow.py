@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers import simulate
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.job_folder import write_job, write_workspace
 
@@ -14,7 +15,7 @@ mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of mlflow and what it stands on
 def test_every_site_and_the_federation_have_a_run(tiny, tiny_weights, shared_host, tmp_path):
-    write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "workspace")
+    write_workspace(Site(limits=Limits.open(), backbone=str(tiny_weights)), tmp_path / "workspace")
     write_job(tiny, tmp_path / "job")
     config_file = tmp_path / "job" / "app" / "config" / "config_fed_server.json"
     config = json.loads(config_file.read_text())

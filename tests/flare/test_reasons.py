@@ -34,6 +34,7 @@ from pt_peft.worker import frames
 from pt_peft.worker.handle import WorkerError, _error
 from pt_peft.worker.host import _reason_of
 from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Opening
 from pt_peft_flare.filters import EgressFilter
 from pt_peft_flare.messages import REASON, RETURN_CODES, failure, reason_of
 from pt_peft_flare.round_results import LeftOut
@@ -205,7 +206,7 @@ def result(tensors: dict, report: dict) -> Shareable:
 def test_what_holds_a_result_back_says_nothing_of_it(fl_ctx):
     report = {"num_samples": 1, "train_loss": 1.0, "seconds": 1.0, "val": None, "code": own_code().model_dump()}
     for content, expected in (
-        (Shareable({"DXO": {"xq7zk": 1}}), {"what": "error"}),
+        (make_reply(ReturnCode.OK), {"what": "error"}),  # no DXO
         (result({"head.bias": np.zeros(4)}, {**report, "xq7zk": 1}), {"what": "report"}),
         (result({"head.bias": np.zeros(4)}, {**report, "seconds": "xq7zk"}), {"what": "report", "field": "seconds"}),
         (result({"xq7zk": np.zeros(4)}, report), {"what": "tensors"}),
@@ -306,6 +307,21 @@ def cache_is_a_file(folder: Path) -> dict[str, Any]:
     return {**table(folder, [row(label="a")]), "cache": str(folder / "Anna Bell")}
 
 
+def own_columns(folder: Path) -> dict[str, Any]:
+    site = table(folder, [row(label="a")])
+    return {"data": {**site["data"], "columns": {"label": "mrn_8675309"}}}
+
+
+def own_classes(folder: Path) -> dict[str, Any]:
+    site = table(folder, [row(label="a")])
+    return {"data": {**site["data"], "classes": {"biopsy result": ["Anna Bell"]}}}
+
+
+def one_value_for_two_classes(folder: Path) -> dict[str, Any]:
+    site = table(folder, [row(label="a")])
+    return {"data": {**site["data"], "classes": {"a": ["Anna Bell"], "b": ["Anna Bell"]}}}
+
+
 DATA = [
     (lambda folder: {}, reasons.Data(field="data.table")),
     (lambda folder: {"data": {"images": str(folder / "Anna Bell"), "table": str(folder / "O'Brien.csv")}}, None),
@@ -318,13 +334,24 @@ DATA = [
     (broken_zip, None),
     (small_cache, None),
     (cache_is_a_file, None),
+    (own_columns, None),
+    (own_classes, reasons.Data(field="data.classes")),
+    (one_value_for_two_classes, reasons.Data(field="data.classes")),
 ]
 
 
 def open_worker(experiment: Experiment, site: dict[str, Any], folder: Path) -> RequestHandler:
     handler = RequestHandler()
-    opening: Any = {"experiment": experiment.model_dump(mode="json"), "site": site, "name": "site-1"}
-    handler.open({**opening, "names": ["site-1"], "run_dir": str(folder / "run"), "continues": None, "threads": 1}, {})
+    opening: Opening = {
+        "experiment": experiment.model_dump(mode="json"),
+        "site": site,
+        "name": "site-1",
+        "names": ["site-1"],
+        "run_dir": str(folder / "run"),
+        "continues": None,
+        "threads": 1,
+    }
+    handler.open(opening, {})
     return handler
 
 
@@ -349,25 +376,28 @@ def checked(error: ReasonedError, fl_ctx: Any) -> Reason:
 
 @pytest.mark.parametrize(("make", "expected"), DATA)
 def test_faults_of_the_data(make, expected, tiny, site, fl_ctx):
-    experiment = changed(tiny, data={"source": "csv"})
+    experiment = changed(tiny, data={"source": "site"})
     settings_ = site.model_dump(mode="json") | {"cache": str(fl_ctx.folder / "cache")} | make(fl_ctx.folder)
     handler = open_worker(experiment, settings_, fl_ctx.folder)
     error = raised(lambda: handler._data)
     reason = checked(error, fl_ctx)
-    assert reason == expected or reason.to_json()["code"] in {"data", "no_images", "internal", "disk_full"}, error
+    if expected:
+        assert reason == expected
+    else:
+        assert reason.to_json()["code"] in {"data", "no_images", "internal"}, error
 
 
 @pytest.mark.parametrize("source", ["npz", "image_folder", "ham10000", "isic2019", "fed_isic2019"])
 @pytest.mark.parametrize("content", [b"Anna Bell", None])
 def test_faults_of_other_sources(source, content, tiny, site, fl_ctx):
-    experiment = changed(tiny, data={"source": source})
+    experiment = changed(tiny, data={"source": "site"})
     path = fl_ctx.folder / "Anna Bell 8675309"
     if content:
         path.write_bytes(content)
     else:
         (path / "biopsy result").mkdir(parents=True)
         (path / "biopsy result" / "O'Brien.png").write_bytes(b"Anna Bell")
-    settings_ = site.model_dump(mode="json") | {"data": {"images": str(path), "npz": str(path)}}
+    settings_ = site.model_dump(mode="json") | {"data": {"source": source, "images": str(path), "npz": str(path)}}
     handler = open_worker(experiment, settings_, fl_ctx.folder)
     assert checked(raised(lambda: handler._data), fl_ctx).to_json()["code"] in {"data", "no_images", "internal"}
 
@@ -378,6 +408,8 @@ def test_faults_of_other_sources(source, content, tiny, site, fl_ctx):
         ({"Anna Bell": 1}, reasons.SiteSettings()),
         ({"data": {"images": 8675309}}, reasons.SiteSettings(field="data.images")),
         ({"data": {"Anna Bell": "O'Brien"}}, reasons.SiteSettings(field="data")),
+        ({"data": {"columns": {"Anna Bell": "O'Brien"}}}, reasons.SiteSettings(field="data.columns")),
+        ({"data": {"classes": {"Anna Bell": "O'Brien"}}}, reasons.SiteSettings(field="data.classes")),
         ({"device": "Anna Bell"}, reasons.SiteSettings(field="device")),
         ({"limits": {"methods": [{"Anna Bell": 8675309}]}}, reasons.SiteSettings(field="limits.methods")),
     ],

@@ -22,6 +22,7 @@ from pt_peft.exchange.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.exchange.server_optimizers.adaptive import FedAdam
 from pt_peft.exchange.tensors import payload_bytes
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.export.adapter import open_adapter
 from pt_peft.federation.local_round import at_site_rank, own_model, starting_model
@@ -116,7 +117,7 @@ def test_the_record_adds_up(finished):
     federated = rows["federated lora_vpt"]
     assert federated["pooled"]["confusion"] == pooled.tolist()
     for name in ("site-1", "site-2"):
-        assert federated[name]["auroc"] == pytest.approx(final["sites"][name]["test"]["auroc"])
+        assert federated[name]["auroc"] == pytest.approx(final["sites"][name]["test"]["auroc"], abs=1e-4)
     assert rows["majority class"]["pooled"]["balanced_accuracy"] == 0.25
     assert len({json.dumps(row["pooled"]["loss"]) for name, row in rows.items() if name != "majority class"}) == 4
     assert "| federated lora_vpt |" in table(result)
@@ -162,10 +163,10 @@ def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_p
         assert all(np.allclose(own[key], value, atol=1e-6) for key, value in kept.items())
         reported = run.metrics["final"]["sites"][name]
         model = starting_model(trainer, at_site_rank(trainer, name, expected.tensors), kept)
-        assert reported["test"]["loss"] == pytest.approx(trainer.evaluate(model, sites[name].test)["loss"], abs=1e-5)
+        assert reported["test"]["loss"] == pytest.approx(trainer.evaluate(model, sites[name].test)["loss"], abs=1e-4)
         ditto = own_model(kept)
         assert reported["own_test"]["loss"] == pytest.approx(
-            trainer.evaluate(ditto, sites[name].test)["loss"], abs=1e-5
+            trainer.evaluate(ditto, sites[name].test)["loss"], abs=1e-4
         )
         taken_home, _, _ = open_adapter(
             run.workspace / name / "simulate_job" / "own_adapter.safetensors", Path(site.backbone)
@@ -214,7 +215,7 @@ def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, works
     # What the sites have evaluated is what they were sent of the final adapter.
     read = codec.decode(codec.encode(expected.tensors), trainer.exchange.up(0))
     loss = trainer.evaluate(read, sites["site-1"].test)["loss"]
-    assert run.metrics["final"]["sites"]["site-1"]["test"]["loss"] == pytest.approx(loss, abs=1e-5)
+    assert run.metrics["final"]["sites"]["site-1"]["test"]["loss"] == pytest.approx(loss, abs=1e-4)
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +225,7 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     weights = tmp_path_factory.mktemp("weights") / "four.safetensors"
     save_file(timm.create_model(tiny.backbone.name, img_size=32, num_classes=0, **kwargs).state_dict(), weights)
     backbone = {"kwargs": kwargs, "sha256": sha256_of(weights)}
-    return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(backbone=str(weights))
+    return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(limits=Limits.open(), backbone=str(weights))
 
 
 @pytest.mark.parametrize(("threads", "head"), [pytest.param("1", "exchanged", marks=pytest.mark.slow), ("3", "frozen")])
@@ -276,7 +277,7 @@ def test_a_local_head_stays_at_its_site(tiny, site, workspace, shared_host, tmp_
         assert all(np.allclose(own[key], value, atol=1e-6) for key, value in expected.kept[name].items())
         assert header["model"]["method"]["head"] == "local"
         metrics = trainer.evaluate({**expected.tensors, **expected.kept[name]}, sites[name].test)
-        assert run.metrics["final"]["sites"][name]["test"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
+        assert run.metrics["final"]["sites"][name]["test"]["loss"] == pytest.approx(metrics["loss"], abs=1e-4)
     first, second = (expected.kept[name]["head.weight"] for name in names)
     assert not np.array_equal(first, second)
     with pytest.raises(UserError, match=r"'method\.head' makes tensors 'local'"):

@@ -13,6 +13,7 @@ from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.experiment.site import Site
+from pt_peft.federation.reports import rounded_epsilon
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.privacy.accounting import epsilon
@@ -33,7 +34,7 @@ PUBLIC = {"randomness": "insecure_from_public_seed"}
 
 @pytest.fixture(scope="module")
 def site(tiny_weights):
-    return Site(backbone=str(tiny_weights))
+    return Site(limits=Limits.open(), backbone=str(tiny_weights))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_p
     experiment = changed(lora, privacy={"sample": SAMPLE})
     a_round = steps_of_a_round(experiment, 40)
     limit = epsilon(2 * a_round, 1e-5) * 1.001
-    limited = site.model_copy(update={"limits": Limits(max_epsilon=limit)})
+    limited = site.model_copy(update={"limits": Limits.open().model_copy(update={"max_epsilon": limit})})
     received = None
     for number, times in ((0, 1), (0, 2)):  # restarted, and the round is done again
         session = opened(experiment, limited, tmp_path / "job")
@@ -161,7 +162,8 @@ def test_flare_is_equal_to_the_oracle(where, lora, site, shared_host, tmp_path):
 def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
     experiment = changed(lora, privacy={"sample": SAMPLE, "client": CLIENT})
     a_round = steps_of_a_round(experiment, 40)
-    limited = site.model_copy(update={"limits": Limits(max_epsilon=epsilon(2 * a_round, 1e-5) * 1.001)})
+    limit = epsilon(2 * a_round, 1e-5) * 1.001
+    limited = site.model_copy(update={"limits": Limits.open().model_copy(update={"max_epsilon": limit})})
     write_workspace(limited, tmp_path / "workspace")
     write_job(experiment, tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
@@ -170,10 +172,10 @@ def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
         assert entry["client_epsilon"] == pytest.approx(client_epsilon(experiment, number + 1))
         assert "lora_deviation" not in entry
         for report in entry["sites"].values():
-            assert report["epsilon"] == pytest.approx(epsilon((number + 1) * a_round, 1e-5))
+            assert report["epsilon"] == rounded_epsilon(epsilon((number + 1) * a_round, 1e-5))
             assert report["train_loss"] is None
     said: Any = load_adapter(run.server / "adapter.safetensors")[1]["privacy"]
-    assert said["sample"]["epsilon"] == pytest.approx(epsilon(2 * a_round, 1e-5))
+    assert said["sample"]["epsilon"] == rounded_epsilon(epsilon(2 * a_round, 1e-5))
     assert said["client"]["epsilon"] == pytest.approx(client_epsilon(experiment, 2))
     lines = [line for line in run.ledger("site-1") if line["task"] == "train"]
     assert [line["privacy"]["epsilon"] for line in lines] == [line["report"]["epsilon"] for line in lines]

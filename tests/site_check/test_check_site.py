@@ -10,10 +10,12 @@ from PIL import Image
 
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
+from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import steps_of_a_round
 
 CLASSES = ("benign", "malignant")
+OPEN = dict.fromkeys(Limits.model_fields)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def site(tmp_path, tiny, tiny_weights):
                 writer.writeheader()
                 writer.writerows(self.rows)
             site = {"data": self.own, "backbone": str(tiny_weights), "cache": "cache"}
-            (tmp_path / "site.json").write_text(json.dumps(site | self.settings))
+            (tmp_path / "site.json").write_text(json.dumps({"limits": None} | site | self.settings))
             (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
@@ -92,20 +94,28 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
 
 
 def test_a_job_outside_the_sites_own_limits(site, capsys):
-    site.settings = {"limits": {"methods": ["bitfit"]}}
+    site.settings = {"limits": OPEN | {"methods": ["bitfit"]}}
     report = site.report(capsys)
     assert kinds(report["errors"]) == {"limits": 1}
-    site.settings = {"limits": {"bytes_per_round": 100}}
+    site.settings = {"limits": OPEN | {"bytes_per_round": 100}}
     code, out, _ = site.check(capsys, "--json")
     (error,) = json.loads(out)["errors"]
     assert code == 1
     assert error["kind"] == "limits"
     assert "'bytes_per_round'" in json.dumps(error)
+    site.settings = {"limits": {}}
+    report = site.report(capsys)
+    (error,) = report["errors"]
+    assert error["examples"] == [
+        "the site refuses the job by field 'min_train_images' of its limits: it asks for a round on 16 training "
+        "image(s); allowed: at least 50"
+    ]
+    assert kinds(report["warnings"]) == {"small split": 2}
 
 
 def test_what_privacy_will_cost(site, capsys, tiny):
     site.privacy = {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}
-    site.settings = {"limits": {"max_epsilon": 100.0}}
+    site.settings = {"limits": OPEN | {"max_epsilon": 100.0}}
     report = site.report(capsys)
     experiment = changed(tiny, privacy=site.privacy)
     expected = epsilon(
@@ -113,11 +123,11 @@ def test_what_privacy_will_cost(site, capsys, tiny):
     )
     assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2}
     assert not report["errors"]
-    site.settings = {"limits": {"max_epsilon": 0.9 * expected}}
+    site.settings = {"limits": OPEN | {"max_epsilon": 0.9 * expected}}
     code, out, _ = site.check(capsys, "--no-timing")
     assert code == 1
     assert "error: limits (1)" in out
-    assert f"its 2 round(s) cost epsilon {expected:.3g} at delta 1e-05; allowed:" in out
+    assert f"an epsilon of {expected:.3g} at delta 1e-05 with 2 round(s); allowed:" in out
     assert f"privacy epsilon {expected:.3g} at delta 1e-05 for 2 round(s)" in out
 
 

@@ -15,6 +15,7 @@ import torch
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker import prepared
@@ -32,7 +33,9 @@ def host(shared_host):
 def opening(tiny, tiny_weights, tmp_path) -> Opening:
     return {
         "experiment": tiny.model_dump(mode="json"),
-        "site": Site(backbone=str(tiny_weights), cache=str(tmp_path / "cache")).model_dump(mode="json"),
+        "site": Site(limits=Limits.open(), backbone=str(tiny_weights), cache=str(tmp_path / "cache")).model_dump(
+            mode="json"
+        ),
         "name": "site-1",
         "names": ["site-1", "site-2"],
         "run_dir": str(tmp_path / "run"),

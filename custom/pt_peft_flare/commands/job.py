@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
     write_job(experiment, options.out, options.bundle)
-    if options.workspace and site != Site():
+    if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
     workspace = f" -w {options.workspace}" if options.workspace else ""

@@ -13,18 +13,21 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone
 from pt_peft.model.vit import ViT
 from pt_peft.model.weights.formats import read_file
-from pt_peft.model.weights.layouts import Encoder, find_encoder
+from pt_peft.model.weights.layouts import ANCHORS, Encoder, find_encoder
+from pt_peft.model.weights.npz import PATCHES as NPZ_PATCHES
 from pt_peft.model.weights.npz import read_npz
 
 SHOWN = 12
 """Names that an error shows at most."""
 PRETEXT = ("head.", "head_dist.", "mask_token")
 """Beginnings of the keys of heads and of masked pre-training, beside the model's own classifier."""
+PATCHES = "patch_embed.proj.weight"
+"""Key of the patch embedding in a model."""
 
 _logger = logging.getLogger(__name__)
 
 
-def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> None:
+def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bool:
     """Loads an image encoder into all of a model but its head.
 
     Tensors that the file has in the right type become the model's without a copy, see `read_file`.
@@ -35,11 +38,14 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> No
         backbone: what the model was made from, with the exceptions from strictness.
         head: path of the classifier in the model.
 
+    Returns:
+        Whether the file's patch embedding is of the model's patch size, so that it was not resampled.
+
     Raises:
         UserError: if tensors are missing, left over, of a wrong shape or kind, or not finite; the message names them.
     """
     if weights.suffix == ".npz":
-        state, left_over = read_npz(weights, model)
+        state, left_over, sizes = read_npz(weights, model)
         state = {key: _float32(value, f"{weights}: tensor '{key}'") for key, value in state.items()}
         names, in_file = {key: key for key in state}, state
     else:
@@ -48,6 +54,7 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> No
             _logger.info("%s: left out %s", weights, _shown(encoder.left_out))
         state, names = _remapped(encoder, model, backbone.name, weights)
         in_file, left_over = encoder.tensors, encoder.left_over
+        sizes = {name: value.numel() for name, value in encoder.tensors.items()}
     pretext = (f"{head}.", *PRETEXT)
     state = {key: value for key, value in state.items() if not key.startswith(pretext)}
     own = model.state_dict()
@@ -65,6 +72,7 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> No
         left_over=[name for name, key in unused.items() if not _any(backbone.allow_unused, name, key)],
     )
     model.load_state_dict(_independent(fitting), strict=False, assign=True)
+    return any(size == own[PATCHES].numel() for name, size in sizes.items() if name.endswith((*ANCHORS, NPZ_PATCHES)))
 
 
 def _remapped(encoder: Encoder, model: ViT, name: str, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -1,5 +1,6 @@
 """The published ``.npz`` of Google's ViTs (AugReg, SigLIP), read by timm's own loader, by numpy without pickle."""
 
+import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from pt_peft.errors import UserError
 from pt_peft.model.vit import ViT
 
+PATCHES = "embedding/kernel"
+"""End of the name of the patch embedding."""
 _KNOWN = re.compile(
     r"embedding/(kernel|bias)|cls|pos_embedding|Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias)"
     r"|encoderblock(_(?P<block>\d+))?/(LayerNorm_[0-3]/(scale|bias)|MlpBlock_\d/Dense_[01]/(kernel|bias)"
@@ -24,11 +27,12 @@ _BESIDE = re.compile(r"(opt/target/|params/(img/)?)?(head|pre_logits)/.*|opt/sta
 """Names of heads, of the optimiser's state and of the text tower."""
 
 
-def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str, ...], dict[str, int]]:
     """Reads the file `path` for `model`, and leaves the model's own tensors as they are.
 
     Returns:
-        The tensors by timm's key, with position embeddings resampled, and the names of arrays that are left over.
+        The tensors by timm's key, with position embeddings resampled, the names of arrays that are left over, and the
+        number of values of each array.
 
     Raises:
         UserError: if the file is no such ``.npz``, or an array is missing or does not fit.
@@ -51,7 +55,8 @@ def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str
         raise UserError(f"{path}: does not fit the backbone; array '{name}' is missing.") from None
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(f"{path}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
-    return collector.state, tuple(name for name, shape in shapes.items() if not _used(name, shape, model))
+    left_over = tuple(name for name, shape in shapes.items() if not _used(name, shape, model))
+    return collector.state, left_over, {name: math.prod(shape) for name, shape in shapes.items()}
 
 
 def _used(name: str, shape: tuple[int, ...], model: ViT) -> bool:

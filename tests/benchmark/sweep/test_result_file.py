@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.oracle.predictions import Predictions
+from benchmark.sweep.cells import Cell
 from benchmark.sweep.records import (
     Axes,
     BaselineRecord,
@@ -37,9 +38,12 @@ from benchmark.sweep.records import (
     Verification,
 )
 from benchmark.sweep.result_file import ResultFile, read
+from benchmark.sweep.suite import Suite
+from benchmark.sweep.sweep import _Pass
 from helpers import ROOT
 from pt_peft.errors import UserError
-from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.own_images import Columns, SiteData
+from pt_peft.experiment.site import Site
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.presets import demo
 
@@ -177,6 +181,21 @@ def test_fields_that_experiments_have_gained_since_have_their_defaults(path):
     path.write_text(path.read_text().replace(line, json.dumps(record)))
     assert read(path).runs["cell"].experiment == KNOWN["experiment"]
     assert read(path).runs["cell"].site_data == KNOWN["site_data"]
+
+
+def test_a_run_on_images_of_another_meaning_is_not_finished(path):
+    write(path, cell("lora"))
+    suite = Suite.read("smoke")
+    with ResultFile.open(path, SUITE) as results:
+        sweep = _Pass(suite, results, "reference", 0, lambda: pytest.fail("nothing is to be started"))
+
+        def finished(**data) -> bool:
+            site = Site(data=SiteData(pooled=True, **data))
+            return sweep._is_finished(Cell("cell", Axes(**PLACE, seed=0), demo("lora")[0], site), verified=False)
+
+        assert finished(images="elsewhere.zip")
+        assert not finished(columns=Columns(label="subtype"))
+        assert not finished(classes={"melanoma": ("mel",)})
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_result_file import KNOWN, SUITE, one_of_each, write
+from test_result_file import SUITE, one_of_each, write
 
 from benchmark.__main__ import main
 from benchmark.sweep.result_file import read
 from benchmark.sweep.upgrade import upgrade
 from pt_peft.errors import UserError
 from pt_peft.experiment.own_images import Columns, SiteData
+from pt_peft.presets import demo
 
+SECTION: dict[str, Any] = demo("lora")[0].data.model_dump(mode="json")
 COLUMNS = {"file": "file", "label": "label", "split": "split", "group": None, "site": None}
 
 
@@ -57,8 +60,7 @@ def test_runs_on_own_images_keep_their_columns(path):
     columns = Columns(label="dx", group="lesion_id", site="site")
     for run in read(path).runs.values():
         assert run.site_data == SiteData(columns=columns, no_finding="none", pooled=True).meaning()
-        section = KNOWN["experiment"]["data"]
-        assert run.experiment["data"] == {**section, "source": "site", "task": "multilabel"}
+        assert run.experiment["data"] == {**SECTION, "source": "site", "task": "multilabel"}
 
 
 def test_the_suite_is_one_of_today(path):
@@ -69,7 +71,7 @@ def test_the_suite_is_one_of_today(path):
     suite = {**json.loads(lines[0]), "version": 1, "suite": {"data": {"x": task}, "backbones": backbones}}
     path.write_text(json.dumps(suite) + "\n")
     upgrade(path)
-    found = read(path).suite.suite
+    found: dict[str, Any] = read(path).suite.suite
     assert found["data"]["x"] == {
         "data": {"source": "site", "classes": ["a", "b"]},
         "site": {"table": "t.csv", "source": "csv", "columns": {"label": "dx"}},

@@ -11,10 +11,13 @@ from link import Link
 from benchmark.federation.provisioned import Federation
 from helpers import changed
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import FULL, METHODS, Limits
 from pt_peft.experiment.site import Site
 from pt_peft.presets import demo
 
 SITES = ("hospital-1", "hospital-2", "hospital-3")
+FEW_IMAGES = Limits(min_train_images=16, methods=(*METHODS, FULL))
+"""The defaults, but for jobs that take seconds, and for full fine-tuning."""
 TAMPERED = Path(__file__).parent / "tampered"
 
 
@@ -41,7 +44,7 @@ def lead(tmp_path_factory) -> Iterator[Lead]:
     folder = tmp_path_factory.mktemp("federation")
     port = free_port()
     links = {name: Link(port) for name in SITES}
-    sites = {name: Site(threads=1, cache=str(folder / "cache")) for name in SITES}
+    sites = {name: Site(threads=1, cache=str(folder / "cache"), limits=FEW_IMAGES) for name in SITES}
     federation = Federation(folder, sites, port, {name: link.port for name, link in links.items()})
     path = os.pathsep.join(filter(None, [str(TAMPERED), os.environ.get("PYTHONPATH")]))
     federation.environment["hospital-3"] = {"PYTHONPATH": path}

@@ -99,7 +99,10 @@ class Lead:
         self.session = federation.session()
 
     def submit(self, experiment: Experiment) -> Run:
-        return Run(self.session.submit_job(str(self.write(experiment))), self)
+        return self.submit_folder(self.write(experiment))
+
+    def submit_folder(self, folder: Path) -> Run:
+        return Run(self.session.submit_job(str(folder)), self)
 
     def write(self, experiment: Experiment) -> Path:
         """The folder of a job that has not been submitted yet."""

@@ -14,6 +14,7 @@ from lead import Lead, Run, free_port
 
 from benchmark.federation.provisioned import PROJECT, Federation
 from helpers import changed
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.job_folder import write_job
 
@@ -43,7 +44,7 @@ def test_a_bundle_brings_its_code(quick, tmp_path):
     code = "import torch, nvflare, importlib.util; assert not importlib.util.find_spec('pt_peft')"
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path, env=clean)
 
-    sites = {name: Site(threads=1, cache=str(tmp_path / "cache")) for name in SITES}
+    sites = {name: Site(threads=1, cache=str(tmp_path / "cache"), limits=Limits(min_train_images=16)) for name in SITES}
     federation = Federation(tmp_path / "federation", sites, free_port(), project=stock_project(tmp_path))
     (tmp_path / "store").mkdir()  # FLARE schedules nothing from one that was not there at the start
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"

@@ -76,3 +76,14 @@ def test_a_site_that_is_shut_out_cannot_register_and_spoils_no_job(lead, quick):
         lead.federation.kill("hospital-2")
         lead.federation.start("hospital-2")
     lead.federation.wait_for(lead.session, since=time.time())
+
+
+def test_a_site_that_is_removed_is_back_with_its_next_sign_of_life(lead):
+    """By FLARE: ``remove-client`` shuts nobody out."""
+    admin = lead.federation.session(ADMIN)
+    try:
+        admin.remove_client("hospital-1")
+        assert "hospital-1" not in connected(lead)
+        wait(lambda: "hospital-1" in connected(lead), PATIENCE_S, "the site")
+    finally:
+        admin.close()

@@ -8,6 +8,7 @@ from benchmark.federation.provisioned import PROJECT, Federation
 from helpers import changed
 from pt_peft.encryption.contexts import SERVER_FILE, SITE_FILE, read_file, server_context, site_context
 from pt_peft.errors import UserError
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.__main__ import main
@@ -24,7 +25,7 @@ def kits(tmp_path_factory) -> Federation:
     text = PROJECT.read_text(encoding="utf-8")
     assert text.count(COMMENTED) == 1
     (folder / "with_keys.yml").write_text(text.replace(COMMENTED, COMMENTED.replace("# ", "")), encoding="utf-8")
-    sites = {name: Site(threads=1, cache=str(folder / "cache")) for name in SITES}
+    sites = {name: Site(threads=1, cache=str(folder / "cache"), limits=Limits(min_train_images=16)) for name in SITES}
     return Federation(folder / "federation", sites, free_port(), project=folder / "with_keys.yml")
 
 

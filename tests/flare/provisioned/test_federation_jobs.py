@@ -23,7 +23,12 @@ def picky(lead):
     path = lead.federation.kit("hospital-1") / "local" / "site.json"
     before = path.read_text()
     path.write_text(
-        json.dumps({**json.loads(before), "limits": Limits(methods=("bitfit",)).model_dump(exclude_defaults=True)})
+        json.dumps(
+            {
+                **json.loads(before),
+                "limits": Limits(methods=("bitfit",), min_train_images=16).model_dump(exclude_defaults=True),
+            }
+        )
     )
     yield
     path.write_text(before)

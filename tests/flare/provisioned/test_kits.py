@@ -1,13 +1,17 @@
 """What `nvflare provision` makes of deploy/project.yml."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 from cryptography import x509
 
-from benchmark.federation.provisioned import Federation
+from benchmark.federation.provisioned import PROJECT, Federation
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import KitBuilder
@@ -108,3 +112,15 @@ def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
 def test_whether_code_may_come_is_no_word():
     with pytest.raises(ValueError, match="'byoc' of KitBuilder is 'no'; true or false would be right"):
         KitBuilder(byoc=cast(Any, "no"))
+
+
+@pytest.mark.parametrize(("sites", "settings"), [(3, {"limits": {"min_sites": 3}}), (2, {})])
+def test_where_there_are_three_sites_each_asks_for_three(tmp_path, sites, settings):
+    project = yaml.safe_load(PROJECT.read_text())
+    clients = [one for one in project["participants"] if one["type"] == "client"][:sites]
+    others = [one for one in project["participants"] if one["type"] != "client"]
+    (tmp_path / "project.yml").write_text(yaml.safe_dump({**project, "participants": [*others, *clients]}))
+    command = [str(Path(sys.executable).parent / "nvflare"), "provision", "-p", "project.yml", "-w", "."]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    files = sorted((tmp_path / "pt_peft" / "prod_00").glob("*/local/site.json"))
+    assert [json.loads(path.read_text()) for path in files] == [settings] * sites

@@ -1,13 +1,17 @@
 """A site's limits: what is outside is refused with a reason that may leave the site."""
 
+import json
+import shutil
+
 import pytest
+from lead import Lead
 
 from helpers import changed
 from pt_peft.errors import UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorSpec
 from pt_peft.experiment.limits import Limits
-from pt_peft.presets import demo
+from pt_peft.presets import demo, embedded_backbone
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,52 @@ def test_bytes_a_round():
     limits.check_bytes(changed(experiment, payload={"up": {"name": "float16"}}), exchange, 1)
     with pytest.raises(UserError, match="it asks for 400 bytes"):
         limits.check_nbytes(400)
+
+
+@pytest.fixture
+def as_provisioned(lead: Lead):
+    """Sites whose `site.json` sets no limits."""
+    before = {name: lead.federation.kit(name) / "local" / "site.json" for name in lead.federation.sites}
+    texts = {path: path.read_text() for path in before.values()}
+    for path, text in texts.items():
+        settings = json.loads(text)
+        del settings["limits"]
+        path.write_text(json.dumps(settings))
+    yield
+    for path, text in texts.items():
+        path.write_text(text)
+
+
+@pytest.mark.slow
+def test_the_job_that_rebuilt_an_image_is_refused(lead: Lead, experiment, as_provisioned):
+    hole = changed(
+        experiment,
+        name="hole",
+        backbone={"kwargs": {**embedded_backbone().kwargs, "patch_size": 64}},
+        data={"images_per_site": {"train": 1, "val": 1, "test": 1}, "augment": []},
+        method={"name": "full", "options": {}},
+        training={"control_variates": True, "batch_size": 1},
+        federation={"rounds": 1, "min_sites": 1, "sites": ["hospital-1"]},
+    )
+    run = lead.submit(hole)
+    record = run.finish()
+    assert record["status"] == "failed"
+    assert "by field 'methods' of its limits" in record["reason"]
+    assert not (run.results / "app_server" / "adapter.safetensors").exists()
+    ledger = (lead.federation.kit("hospital-1") / run.job / "egress.jsonl").read_text().splitlines()
+    assert all("tensors" not in json.loads(line) for line in ledger)
+    for name in ("hospital-2", "hospital-3"):
+        assert not (lead.federation.kit(name) / run.job).exists()
+
+
+@pytest.mark.slow
+def test_a_job_in_two_apps_is_refused(lead: Lead, experiment, as_provisioned):
+    """The other sites could fail in theirs, and leave one site alone with the server."""
+    folder = lead.write(changed(experiment, name="two_apps", federation={"rounds": 1}))
+    shutil.copytree(folder / "app", folder / "other")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["deploy_map"] = {"app": ["server", "hospital-1"], "other": ["hospital-2", "hospital-3"]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    record = lead.submit_folder(folder).finish()
+    assert record["status"] == "failed"
+    assert "by field 'min_sites' of its limits: it asks for a job of 2 apps" in record["reason"]

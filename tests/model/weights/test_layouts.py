@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from random_models import load, original, prefixed, same_features
+from random_models import PLAIN, load, original, prefixed, same_features
 from safetensors.torch import save_file
 
 from pt_peft.errors import UserError
+from pt_peft.experiment.sections import Backbone
+from pt_peft.model.weights.loading import load_weights
 
 
 def noise(state):
@@ -164,6 +166,10 @@ def test_augreg_npz(tmp_path):
     assert same_features(loaded, model)
     assert loaded.head.weight.shape == (4, 48)
     assert not torch.equal(loaded.head.weight, model.head.weight[:4])
+    for patch_size, same in ((8, True), (16, False)):  # a kernel of another size is resampled
+        other = original(patch_size=patch_size, image_size=4 * patch_size)
+        backbone = Backbone(name=PLAIN, image_size=4 * patch_size, sha256="0" * 64)
+        assert load_weights(other, tmp_path / "w.npz", backbone, "head") == same
     # Its loader, asked for fewer blocks, leaves the others unread, and stretches an array that is too short.
     with pytest.raises(
         UserError, match=r"left over 16 tensors \(Transformer/encoderblock_1/LayerNorm_0/scale, .* and 4 more"

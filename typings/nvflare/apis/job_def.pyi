@@ -13,6 +13,7 @@ class RunStatus(StrEnum):
 class JobMetaKey(StrEnum):
     JOB_CLIENTS = "job_clients"
     CLONED_FROM = "cloned_from"
+    DEPLOY_MAP = "deploy_map"
 
 class Job:
     job_id: str
