@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nvflare.apis.dxo import DXO, DataKind, MetaKey
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 from PIL import Image
@@ -28,8 +28,10 @@ from pt_peft.exchange.tensors import TensorError, TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.federation.known_names import known_names
+from pt_peft.federation.reports import TrainingReport, rounded_loss
 from pt_peft.privacy.budget import FILE_NAME as BUDGET
 from pt_peft.reasons import Reason, ServerReason, SiteReason, read_reason
+from pt_peft.schema import parse
 from pt_peft.worker import frames
 from pt_peft.worker.handle import WorkerError, _error
 from pt_peft.worker.host import _reason_of
@@ -69,6 +71,7 @@ def fl_ctx(tmp_path, tiny) -> Any:
     for name in ("run", "config", "local"):
         (workspace.folder / name).mkdir(parents=True)
     (workspace.folder / "config" / "experiment.json").write_text(tiny.to_json())
+    (workspace.folder / "local" / "site.json").write_text('{"limits": null}')
     return SimpleNamespace(
         folder=workspace.folder,
         get_prop=lambda key, default=None: "train" if key == FLContextKey.TASK_NAME else default,
@@ -76,6 +79,7 @@ def fl_ctx(tmp_path, tiny) -> Any:
         get_job_id=lambda: "job",
         get_identity_name=lambda: "site-1",
         get_peer_context=lambda: None,
+        get_process_type=lambda: ProcessType.CLIENT_JOB,
     )
 
 
@@ -496,3 +500,19 @@ def test_a_server_shows_no_word_that_is_not_of_the_job():
     assert reason_of(reply) == reasons.Failed()
     reply.set_header(REASON, json.dumps({"code": "stopped", "more": "x" * 100_000}))
     assert reason_of(reply) == reasons.Failed()
+
+
+def test_a_good_result_leaves_rounded_and_is_taken_as_it_is(tiny, site, fl_ctx):
+    """From a worker's reply, past the filter, to the server."""
+    handler = open_worker(tiny, site.model_dump(mode="json"), fl_ctx.folder)
+    _, initial = handler.initial_state({}, {})
+    reply, payload = handler.train({"round": 0, "since": 0}, dict(initial))
+    passing = egress()
+    passing._exchange = handler._trainer.exchange
+    left = from_shareable(passing.process(result(payload, dict(reply)), fl_ctx))
+    report: Any = left.get_meta_prop(MetaKey.INITIAL_METRICS)
+    assert report["code"] == own_code().model_dump()
+    assert report["train_loss"] == rounded_loss(reply["train_loss"]) != reply["train_loss"]  # pyright: ignore[reportArgumentType]
+    assert report["val"]["confusion"] == reply["val"]["confusion"]  # pyright: ignore[reportIndexIssue]
+    assert parse(TrainingReport, report, "report").checked(tiny).model_dump(mode="json") == report
+    assert left.data.keys() == payload.keys()
