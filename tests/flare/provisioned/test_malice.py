@@ -141,7 +141,9 @@ def test_a_stolen_kit_beside_the_real_one_is_one_site(lead, quick):
     shutil.copytree(real, stolen)
     for name in ("daemon_pid.fl", "pid.fl"):
         (stolen / name).unlink(missing_ok=True)
-    run = lead.submit(changed(quick, name="stolen", federation={"rounds": 20, "round_timeout_s": 60}))
+    run = lead.submit(
+        changed(quick, name="stolen", federation={"rounds": 20, "round_timeout_s": 60, "site_timeout_s": 60})
+    )
     run.wait_for_round(2)
     try:
         subprocess.run(["bash", str(stolen / "startup" / "start.sh")], check=True, start_new_session=True)
