@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import platform
@@ -38,8 +39,10 @@ class Code(Strict):
 @functools.cache
 def own_code() -> Code:
     """The code that runs here."""
-    flare = importlib.util.find_spec("pt_peft_flare")
-    folders = [*pt_peft.__path__, *((flare and flare.submodule_search_locations) or [])]
+    folders = [*pt_peft.__path__]
+    if importlib.util.find_spec("pt_peft_flare"):
+        # Imported, as it may say itself where else its modules are; that imports nothing further.
+        folders += importlib.import_module("pt_peft_flare").__path__
     source = hashlib.sha256("\n".join(source_digest(Path(folder)) for folder in folders).encode()).hexdigest()
     return Code(version=pt_peft.__version__, source=source[:16], method=method_digest()[:16])
 

@@ -29,6 +29,7 @@ from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.presets import demo
@@ -119,7 +120,7 @@ def measure(connections: int, settings: str) -> Case:
         port: int = free.getsockname()[1]
         free.close()
         folder = Path(name)
-        federation = Federation(folder, {site: Site(threads=1) for site in SITES}, port)
+        federation = Federation(folder, {site: Site(threads=1, limits=Limits.open()) for site in SITES}, port)
         if settings == "FLARE":
             path = federation.kit("server") / "local" / "comm_config.json"
             config = json.loads(path.read_text(encoding="utf-8"))

@@ -85,6 +85,8 @@ class PeftFedAvg(ModelController):
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.ABOUT_TO_END_RUN:
             self._over = True
+        elif event_type == EventType.END_RUN and not is_simulation(fl_ctx):
+            self._inbox.close()
         if event_type != EventType.START_RUN:
             return
         if is_simulation(fl_ctx):

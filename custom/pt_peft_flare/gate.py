@@ -34,6 +34,7 @@ from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
 from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.byte_receiver import RxTask
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_ACK_TOPIC,
@@ -166,6 +167,7 @@ class Inbox:
         self._result = 0
         self._refused = refused
         self._name = ""
+        self._closed = False
         self._reject: Callable[[Message, StreamError], None] = _nothing
         self._lock = threading.Lock()
         self._open: dict[str, dict[object, tuple[float, int]]] = {}
@@ -188,6 +190,13 @@ class Inbox:
 
         cell_module.decode_payload = core_cell_module.decode_payload = decode
 
+    def close(self) -> None:
+        """Takes nothing any more, and gives up what has begun: FLARE's process would end only when all has come."""
+        self._closed = True
+        for task in list(RxTask.rx_task_map.values()):
+            if _root(task.origin) != FQCN.ROOT_SERVER and not task.completed:
+                task.stop(StreamError("the job is over"), notify=False)
+
     def admit(self, message: Message) -> Message | None:
         """Looks at a piece of a message that has come for this process, as `gate.admit` does, before FLARE keeps it."""
         kind = (message.get_header(MessageHeaderKey.CHANNEL), message.get_header(MessageHeaderKey.TOPIC))
@@ -204,6 +213,8 @@ class Inbox:
     def _problem(self, message: Message) -> str | None:
         """What is wrong with the size of a piece of a message."""
         most = self._result_body + self._result if _is_result(message) else self._body
+        if self._closed and _is_result(message):
+            return "the job is over"
         size, nbytes = message.get_header(StreamHeaderKey.SIZE, 0), _nbytes(message)
         if not isinstance(size, int) or size < 0 or size > most:
             return f"a message of {_shown(size)} bytes; at most {most} would be right"

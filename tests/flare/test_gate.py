@@ -190,6 +190,21 @@ def test_messages_that_never_end_are_bounded_together(inbox):
     assert not begins(22)
 
 
+def test_at_the_end_of_the_job_nothing_is_waited_for(inbox, monkeypatch):
+    """FLARE waits five minutes for the next piece of a message, and does not end before."""
+    stopped = []
+    tasks = {
+        name: SimpleNamespace(
+            origin=name, completed=done, stop=lambda error, notify, name=name: stopped.append((name, notify))
+        )
+        for name, done in ((f"hospital-1.{JOB}", False), (f"hospital-2.{JOB}", True), ("server", False))
+    }
+    monkeypatch.setattr(gate.RxTask, "rx_task_map", tasks)
+    inbox.close()
+    assert stopped == [(f"hospital-1.{JOB}", False)]
+    assert not passes(inbox, piece(size=100, sequence=0, stream_id=1))
+
+
 def test_what_is_not_for_this_process_is_not_its_business(inbox):
     assert passes(inbox, piece(to="server.another", size=10**9, sequence=0, stream_id=1))
     own = piece(size=10**9, sequence=0, stream_id=1)
