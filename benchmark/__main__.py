@@ -2,16 +2,18 @@
 
 import sys
 
-from benchmark.commands import federation, membership, report, run
+from benchmark.commands import federation, hosts, membership, report, run, soak
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
 COMMANDS: dict[str, Command] = {
     "federation": federation,
+    "hosts": hosts,
     "image-cache": image_cache,
     "membership": membership,
     "report": report,
     "run": run,
+    "soak": soak,
 }
 
 
