@@ -61,9 +61,11 @@ def run(options: argparse.Namespace) -> None:
 def line(name: str, found: dict[str, Any]) -> str:
     """One fault's result for a person."""
     shown = {key: "-" if found[key] is None else f"{found[key]:g}" for key in NUMBERS}
+    missed = f"  missed: {found['missed']}" if found["missed"] else ""
     return (
         f"{name:15} {found['state']:24} lost {shown['lost']:>3}  rounds of {shown['usual_round_s']:>5} s, then up to "
-        f"{shown['longest_round_s']:>6} s, without it {shown['later_round_s']:>6} s  back after {shown['back_s']:>6} s"
+        f"{shown['longest_round_s']:>6} s, without it {shown['later_round_s']:>6} s  "
+        f"back after {shown['back_s']:>6} s{missed}"
     )
 
 

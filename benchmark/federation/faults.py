@@ -24,6 +24,7 @@ from benchmark.federation.network import mount_small_disk
 from benchmark.federation.provisioned import ADMIN
 from benchmark.measurements.provenance import provenance
 from pt_peft.commands.dispatch import command
+from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.presets import demo
@@ -90,7 +91,15 @@ class Trial:
 
     def wait_until_back(self, site: str = FAULTY, seconds: float = BACK_S) -> None:
         """Waits until a result of the site is in a round that ended after the fault."""
-        wait(lambda: self._back(self.run.record()["rounds"], site) is not None, seconds, f"a result of {site}")
+
+        def back() -> bool:
+            if self._is_back(site):
+                return True
+            if self.run.ended():
+                raise UserError(f"the job has ended as {self.run.state} without {site}.")
+            return False
+
+        wait(back, seconds, f"a result of {site}")
 
     def go_on(self) -> None:
         """Submits the job again, which a death has broken off."""
@@ -103,6 +112,9 @@ class Trial:
         """Has seen enough."""
         self.lab.lead.session.abort_job(self.run.job)
         self._stopped = True
+
+    def _is_back(self, site: str) -> bool:
+        return self._back(self.run.record()["rounds"], site) is not None
 
     def finish(self) -> dict[str, Any]:
         """Waits for the end of the job. Returns what the fault has cost."""
@@ -394,8 +406,14 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     lab = Lab(folder, SITES, fault.absent)
     fault.before(lab)
     trial = Trial(lab, experiment(name, fault.rounds, fault.deadline_s))
-    fault.act(trial)
-    return trial.finish()
+    missed = None
+    try:
+        fault.act(trial)
+    except UserError as error:
+        missed = str(error)
+        if not trial.run.ended():
+            trial.stop()
+    return {"missed": missed, **trial.finish()}
 
 
 @command

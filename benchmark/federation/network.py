@@ -114,10 +114,10 @@ class Host:
         """Ends it."""
         assert self._first.stdin is not None
         assert self._first.stdout is not None
+        _call(f"ip link delete {self._port}")  # now; the kernel takes its time, and the next start needs the name
         self._first.stdin.close()
         self._first.wait()
         self._first.stdout.close()
-        _call(f"ip link delete {self._port}")  # at once; the kernel takes its time
 
     def cut(self) -> None:
         """Cuts its line somewhere far away: what is sent is lost, and neither end is told."""
