@@ -28,5 +28,9 @@ def failure(reason: str) -> Shareable:
 
 def reason_of(reply: Shareable) -> str:
     """Why a site could not do its task, on one printable line: what it says is not to be trusted."""
-    reason = str(reply.get_header(REASON, reply.get_return_code()))[:MAX_REASON]
-    return "".join(character if character.isprintable() else " " for character in reason)
+    return printable(str(reply.get_header(REASON, reply.get_return_code())))
+
+
+def printable(reason: str) -> str:
+    """The beginning of what somebody else says, on one printable line."""
+    return "".join(character if character.isprintable() else " " for character in reason[:MAX_REASON])

@@ -9,6 +9,7 @@ from nvflare.apis.job_def import JobMetaKey
 
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft_flare.job_request import ROOT_CA, Deployment, Submitter, app_of, deployment_of, submitter_of
 
 
 def is_simulation(fl_ctx: FLContext) -> bool:
@@ -45,6 +46,18 @@ def read_site(fl_ctx: FLContext) -> Site:
     """The site's own ``local/site.json``, all defaults if there is none. Raises UserError."""
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
     return Site.read(path) if path.exists() else Site()
+
+
+def submitter(fl_ctx: FLContext) -> Submitter | None:
+    """Who has submitted the job."""
+    root_ca = Path(fl_ctx.get_engine().get_workspace().get_startup_kit_dir()) / ROOT_CA
+    return submitter_of(_job_meta(fl_ctx), config_folder(fl_ctx).parent, root_ca)
+
+
+def deployment(fl_ctx: FLContext) -> Deployment:
+    """To whom the job is deployed."""
+    meta = _job_meta(fl_ctx)
+    return deployment_of(meta, app_of(meta, fl_ctx.get_identity_name()))
 
 
 def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:

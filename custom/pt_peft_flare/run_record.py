@@ -15,6 +15,7 @@ from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
+from pt_peft_flare.parent.refusals import read_refusals
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
@@ -67,6 +68,8 @@ class Record(TypedDict):
     continues: str | None
     """The job whose rounds come first here."""
     sites: list[str]
+    refused: dict[str, str]
+    """Sites that were to have the job and did not take it when it started, with their reasons."""
     version: str
     experiment: dict[str, Any]
     exchanged: dict[str, int]
@@ -145,6 +148,7 @@ class RunRecord:
             "job": job_id,
             "continues": None,
             "sites": sites,
+            "refused": read_refusals(folder),
             "version": __version__,
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {

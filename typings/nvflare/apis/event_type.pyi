@@ -4,3 +4,5 @@ class EventType:
     START_RUN: str
     END_RUN: str
     BEFORE_PULL_TASK: str
+    BEFORE_CHECK_RESOURCE_MANAGER: str
+    JOB_DEPLOYED: str

@@ -1,0 +1,6 @@
+from typing import Any
+
+class MetaStatusValue:
+    NOT_AUTHORIZED: str
+
+def make_meta(status: str, info: str = "") -> dict[str, Any]: ...

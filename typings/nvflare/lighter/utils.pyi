@@ -1,0 +1,3 @@
+def verify_folder_signature_and_get_signers(
+    src_folder: str, root_ca_path: str
+) -> tuple[bool, list[tuple[str, str, str]]]: ...
