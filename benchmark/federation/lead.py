@@ -17,13 +17,23 @@ from pt_peft_flare.run_record import FILE_NAME
 Value = TypeVar("Value")
 
 
-def wait(condition: Callable[[], Value], seconds: float, what: str) -> Value:
-    """Waits until `condition` gives something true, and returns that. Raises UserError after so many `seconds`."""
+def wait(condition: Callable[[], Value], seconds: float, what: str, look_s: float = 0.2) -> Value:
+    """Waits until `condition` gives something true, and returns that.
+
+    Args:
+        condition: is called time and again.
+        seconds: how long it may take.
+        what: is waited for.
+        look_s: seconds between calls.
+
+    Raises:
+        UserError: if it takes longer.
+    """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise UserError(f"{what}: not within {seconds:g} s.")
-        time.sleep(0.2)
+        time.sleep(look_s)
     return value
 
 

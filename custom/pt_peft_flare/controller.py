@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from pt_peft.errors import UserError
@@ -20,17 +21,25 @@ from pt_peft_flare.checkpoint import CheckpointFile
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
-from pt_peft_flare.messages import SINCE, SITES_CHANGED, STATUS, reason_of
+from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STATUS, reason_of
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment
 from pt_peft_flare.run_record import FILE_NAME
 from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
+from pt_peft_flare.signs_of_life import QUIET_S, SignsOfLife
+from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.wire import WireTensors
 
+if TYPE_CHECKING:
+    from nvflare.private.fed.server.server_engine import ServerEngine
+
 Report = TypeVar("Report", bound=Strict)
+
+_DOING = {AppConstants.TASK_TRAIN: "training", AppConstants.TASK_VALIDATION: "evaluating"}
+"""What a site does with a task, by the task's name."""
 
 
 class PeftFedAvg(ModelController):
@@ -54,7 +63,12 @@ class PeftFedAvg(ModelController):
         super().__init__(task_check_period=task_check_period, ignore_result_error=True)
         self._period_s = task_check_period
         self._results: RoundResults[Strict] = RoundResults(_unexpected)
+        self._task: SiteTask | None = None
         self._run: FederatedRun | None = None
+        self._life = SignsOfLife()
+        self._out: dict[str, str] = {}
+        """Sites that cannot answer any more, with the reason."""
+        self._over = False
 
     def set_communicator(self, communicator: WFCommServer) -> None:
         """Takes FLARE's communicator, whose end imports no torch."""
@@ -64,24 +78,70 @@ class PeftFedAvg(ModelController):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Prepares the process when the job starts."""
         super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.ABOUT_TO_END_RUN:
+            self._over = True
         if event_type != EventType.START_RUN:
             return
         if is_simulation(fl_ctx):
             quiet_console()
             hasten_simulation(fl_ctx)
-        elif earlier := cloned_from(fl_ctx):
-            # At once: a clone that is stopped while it starts up can be cloned again.
-            CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
+            restart_killed_sites(self._give_up, lambda: self._over)
+        else:
+            self._life.listen(self.communicator)  # simulated sites give no signs of life
+            if earlier := cloned_from(fl_ctx):
+                # At once: a clone that is stopped while it starts up can be cloned again.
+                CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
         engine = fl_ctx.get_engine()
-        engine.register_app_command(SITES_CHANGED, _sites_changed)
+        engine.register_app_command(SITES_CHANGED, self._sites_changed)
+        engine.register_app_command(SITES_SHUT_OUT, self._shut_out)
         engine.register_app_command(STATUS, self._status)
+
+    def _give_up(self, site: str) -> None:
+        self._out[site] = "its process was killed too often"
+
+    def _sites_changed(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
+        """Takes over which sites take part, and their tokens, from the server's parent process."""
+        fl_ctx.get_engine().sync_clients_from_main_process()
+        for site in self.site_names():
+            self._out.pop(site, None)
+        return {}
+
+    def _shut_out(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
+        """Lets sites take no further part: what they still send is refused."""
+        engine = cast("ServerEngine", fl_ctx.get_engine())
+        sites: list[str] = data["sites"]
+        # Their processes would else ask for tasks for ever.
+        engine.send_aux_request(
+            targets=sites, topic=ReservedTopic.END_RUN, request=Shareable(), timeout=0.0, fl_ctx=fl_ctx, optional=True
+        )
+        manager = engine.server.client_manager
+        manager.set_clients({token: one for token, one in manager.get_clients().items() if one.name not in sites})
+        self._out |= dict.fromkeys(sites, "was shut out")
+        console.warning("%s: shut out of the job", ", ".join(sites))
+        return {}
 
     def _status(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Answers ``python -m pt_peft_flare status``; empty before the first round begins."""
         if not self._run:
             return {}
-        rounds = self._run.experiment.federation.rounds
-        return cast(dict[str, Any], progress(self._run.record.content, rounds, self.site_names(), self._results))
+        record, federation = self._run.record.content, self._run.experiment.federation
+        sites = {*self.site_names(), *record["sites"], *federation.sites}
+        return cast(dict[str, Any], progress(record, federation.rounds, {site: self._doing(site) for site in sites}))
+
+    def _doing(self, site: str) -> str:
+        """What a site does now, in a few words."""
+        quiet_s = self._life.silent_s(site)
+        if site in self._out:
+            return self._out[site]
+        if site not in self.site_names():
+            return f"not connected in the {quiet_s:.0f} s of the job"
+        if self._results.has_answered(site):
+            return self._results.left_out.get(site, "answered")
+        if quiet_s > QUIET_S:
+            return f"silent for {quiet_s:.0f} s"
+        if not self._task or site not in self._task.targets:
+            return "waits for the next round"
+        return _DOING[self._task.name]
 
     def run(self) -> None:
         """Runs all rounds and the final evaluation. A failure ends the job with its reason."""
@@ -105,11 +165,17 @@ class PeftFedAvg(ModelController):
         self.panic(reason)
 
     def site_names(self) -> list[str]:
-        """Names of the sites that are connected, sorted."""
+        """Names of the sites that take part, sorted."""
         return sorted(client.name for client in self.engine.get_clients())
 
+    def present_sites(self, silence_s: int) -> list[str]:
+        """Those of `site_names` that were heard of within `silence_s`, or may still be starting."""
+        return [site for site in self.site_names() if not (site in self._out or self._life.is_lost(site, silence_s))]
+
     def ask(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
-        """Sends a task and waits for the results, or until its time is up.
+        """Sends a task and waits for the results, until its time is up or nobody is worth the wait.
+
+        Sites that take part and are not asked are left out too.
 
         Args:
             task: the task.
@@ -119,24 +185,44 @@ class PeftFedAvg(ModelController):
             JobFailed: if the job is aborted.
         """
         results = RoundResults(accept)
-        self._results = results
+        self._results, self._task = results, task
+        everyone = {*self.site_names(), *task.targets}
         for delivery in task.deliveries:
             self._send(task, delivery, lambda result: results.add(result.meta["client_name"], result))
         give_notice(self.fl_ctx)
-        targets = [site for delivery in task.deliveries for site in delivery.targets]
         looks_often = TASK_CHECKS.usable()
         while self.get_num_standing_tasks():
             if self.abort_signal.triggered:
                 raise JobFailed(
                     f"the job was stopped during task '{task.name}' of round {task.round_number + 1}, after "
-                    f"{len(results.reports)} of {len(targets)} results; if nobody stopped it, error_log.txt of a site "
-                    "or the server has the cause."
+                    f"{len(results.reports)} of {len(task.targets)} results; if nobody stopped it, error_log.txt of a "
+                    "site or the server has the cause."
                 )
             time.sleep(self._period_s)
             if looks_often:
                 self.communicator.check_tasks()  # FLARE itself looks five times a second, for any period
-        results.close(targets, task.timeout_s)
+            if not self._is_worth_waiting(task, results):
+                self.cancel_all_tasks()
+        results.close({site: self._why_not(site, task) for site in everyone})
         return results
+
+    def _is_worth_waiting(self, task: SiteTask, results: RoundResults[Any]) -> bool:
+        """Whether a site works on `task`, or one that is silent may come back to a round that lacks its answer."""
+        missing = [site for site in task.targets if not results.has_answered(site)]
+        gone = [site for site in missing if site in self._out]
+        silent = [site for site in missing if site not in gone and self._life.is_lost(site, task.silence_s)]
+        if not missing or len(gone) + len(silent) < len(missing):
+            return True
+        answered = len(results.reports)
+        return answered < task.min_sites <= answered + len(silent)
+
+    def _why_not(self, site: str, task: SiteTask) -> str:
+        """Why a site has not answered."""
+        if site in self._out:
+            return self._out[site]
+        if self._life.is_lost(site, task.silence_s):
+            return f"silent for {self._life.silent_s(site):.0f} s"
+        return f"no answer within {task.timeout_s} s"
 
     def _send(self, task: SiteTask, delivery: Delivery, callback: Callable[[FLModel], object]) -> None:
         model = FLModel(
@@ -166,8 +252,3 @@ class PeftFedAvg(ModelController):
 
 def _unexpected(result: FLModel) -> Strict:
     raise UserError("no result was asked for")
-
-
-def _sites_changed(topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
-    fl_ctx.get_engine().sync_clients_from_main_process()
-    return {}

@@ -58,14 +58,27 @@ class SiteTask:
     """Number of all rounds."""
     timeout_s: int
     """Seconds until a site that has not answered is left out."""
+    silence_s: int
+    """Seconds without a sign of life after which a site is left out, if enough others have answered."""
+    min_sites: int
+    """Answers that are enough."""
     deliveries: list[Delivery]
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the sites that get it."""
+        return [site for delivery in self.deliveries for site in delivery.targets]
 
 
 class Sites(Protocol):
     """What a run needs of FLARE's controller."""
 
     def site_names(self) -> list[str]:
-        """Names of the sites that are connected, sorted."""
+        """Names of the sites that take part, sorted."""
+        ...
+
+    def present_sites(self, silence_s: int) -> list[str]:
+        """Those of `site_names` that were heard of within `silence_s`, or may still be starting."""
         ...
 
     def ask(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
@@ -207,7 +220,7 @@ class FederatedRun:
         started = time.monotonic()
         task = self._task(AppConstants.TASK_TRAIN, number)
         results = self._collect(task, accept)
-        notes = server.finish_round(opened, sum(len(delivery.targets) for delivery in task.deliveries))
+        notes = server.finish_round(opened, len(results.reports) + len(results.left_out))
         finished = FinishedRound(
             number=number,
             reports=results.reports,
@@ -237,17 +250,23 @@ class FederatedRun:
         log_final(self._engine, self.experiment, results.reports, summary)
 
     def _task(self, name: str, number: int) -> SiteTask:
-        """A task that sends each connected site what it lacks of the aggregate."""
+        """A task that sends each site that is there what it lacks of the aggregate."""
+        federation = self.experiment.federation
+        sites = self._sites.present_sites(federation.silence_s)
+        if len(sites) < federation.min_sites:
+            sites = self._sites.site_names()  # some may come back while the round waits for them
         alike: dict[tuple[int, int | None], list[str]] = {}  # sites that are sent the same
-        for site in self._sites.site_names():
+        for site in sites:
             # What a site holds does not matter where all tensors travel in every round.
             alike.setdefault((self._held.get(site, 0), self._server.rank(site)), []).append(site)
         deliveries = [
             Delivery(targets, self._server.payload(targets[0], since, number), since)
             for (since, _), targets in alike.items()
         ]
-        federation = self.experiment.federation
-        return SiteTask(name, number, federation.rounds, federation.round_timeout_s, deliveries)
+        return SiteTask(
+            name, number, federation.rounds, federation.round_timeout_s, federation.silence_s, federation.min_sites,
+            deliveries,
+        )  # fmt: skip
 
     def _collect(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
         """The results of a task. Raises JobFailed if they miss the quorum."""
@@ -261,7 +280,7 @@ class FederatedRun:
             console.warning("%s: %s is left out of task '%s': %s", when, site, task.name, reason)
         least = self.experiment.federation.min_sites
         if len(results.reports) < least:
-            asked = sum(len(delivery.targets) for delivery in task.deliveries)
+            asked = len(task.targets)
             reasons = "; ".join(f"{site}: {reason}" for site, reason in left_out)
             raise JobFailed(
                 f"{when}, task '{task.name}': {len(results.reports)} of {asked} sites gave a valid result, "

@@ -119,6 +119,14 @@ SITE_START_FORK = Use(
     "sites' processes are started by a fork, in which one may hang if the server aggregates at that moment",
     ("nvflare.private.fed.app.simulator.simulator_runner:subprocess",),
 )
+SITE_RESTARTS = Use(
+    "the simulator takes a site whose process was killed for one that has finished; here it is started again",
+    "a simulated site whose process is killed is waited for until the deadline of each round, or ends the simulation",
+    (
+        "nvflare.private.fed.app.simulator.simulator_runner:SimulatorClientRunner.do_one_task"
+        "(self, client, num_of_threads, gpu, lock, timeout, task_name)",
+    ),
+)
 
 # Tasks and their results
 
@@ -131,6 +139,15 @@ TASK_CHECKS = Use(
     "FLARE looks five times a second whether a task has ended; the controller asks it to look more often",
     "a round takes up to 0.2 s longer",
     ("nvflare.apis.impl.wf_comm_server:WFCommServer.check_tasks(self)",),
+)
+_COMMUNICATOR = "nvflare.apis.impl.wf_comm_server:WFCommServer"
+SIGNS_OF_LIFE = Use(
+    "FLARE tells its communicator when it hears of a site's job process, or of its death; here the controller listens",
+    "a round waits for a silent site until its deadline, or half a minute for one that FLARE takes for dead",
+    (
+        f"{_COMMUNICATOR}.client_is_active(self, client_name, reason, fl_ctx)",
+        f"{_COMMUNICATOR}.process_dead_client_report(self, client_name, fl_ctx)",
+    ),
 )
 CONTROLLER = Use(
     "the controller hears here of results that failed or came late, and finds here what FLARE gives it for its run",
@@ -226,6 +243,21 @@ REJOIN = Use(
         "nvflare.apis.fl_constant:RunProcessKey.PARTICIPANTS",
         "nvflare.apis.job_def:Job.run_aborted",
         "nvflare.apis.job_scheduler_spec:DispatchInfo(app_name, resource_requirements, token)",
+    ),
+)
+_CLIENTS = "nvflare.private.fed.server.client_manager:ClientManager"
+SHUT_OUT = Use(
+    "FLARE shuts a site out of the registration alone; here its part in running jobs ends too",
+    "a site that is shut out goes on taking part in the jobs that are running",
+    (
+        f"{_ENGINE}.run_processes",
+        f"{_ENGINE}.server",
+        f"{_SERVER}.client_manager",
+        f"{_ENGINE}.send_app_command(self, job_id, topic, cmd_data, timeout)",
+        f"{_CLIENTS}.is_client_disabled(self, client_name)",
+        f"{_CLIENTS}.get_clients(self)",
+        f"{_CLIENTS}.set_clients(self, clients)",
+        "nvflare.apis.fl_constant:RunProcessKey.PARTICIPANTS",
     ),
 )
 INTERRUPTED_JOBS = Use(

@@ -30,6 +30,7 @@ SERVER_COMPONENTS = {
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
     "refusals": "pt_peft_flare.parent.refusals.Refusals",
     "operator_commands": "pt_peft_flare.parent.operator_commands.OperatorCommands",
+    "shut_out": "pt_peft_flare.parent.shut_out.ShutOut",
 }
 REPLACED_AT_SERVER = {
     "job_manager": "pt_peft_flare.parent.job_manager.JobManager",
@@ -100,6 +101,9 @@ BRINGS_CODE = ("project_admin", "lead")
 """Roles whose jobs may bring code, in a federation that allows code."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
+ANSWER_TIMEOUT_S = 30
+"""Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
+minutes, which a line that is cut for a moment then costs."""
 SLACK = timedelta(days=1)
 """How far behind a site's clock may be on the day of provisioning."""
 WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
@@ -199,6 +203,7 @@ def _edit_client(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SITE_CLASSES)
     resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_client.json"}}
     resources["allow_log_streaming"] = False
+    resources["client"]["communication_timeout"] = ANSWER_TIMEOUT_S
     replaced = (*SITE_COMPONENTS, "site_log_streamer")
     components = [one for one in resources["components"] if one["id"] not in replaced]
     resources["components"] = [*components, *_components(SITE_COMPONENTS)]

@@ -9,6 +9,8 @@ SINCE = "pt_peft.since"
 """Metadata of a task: number of finished rounds whose aggregate the site is taken to hold already."""
 SITES_CHANGED = "pt_peft.sites_changed"
 """FLARE app command to a job's process: the sites that take part, or their tokens, have changed."""
+SITES_SHUT_OUT = "pt_peft.sites_shut_out"
+"""FLARE app command to a job's process: these ``sites`` may take no further part."""
 STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far is it?"""
 MAX_REASON = 500

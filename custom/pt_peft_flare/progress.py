@@ -1,11 +1,9 @@
 """How far a job is, for the lead who asks while it runs."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TypedDict
 
-from pt_peft.schema import Strict
-from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_record import Record
 
 
@@ -13,7 +11,7 @@ class SiteProgress(TypedDict):
     """What one site has done so far."""
 
     now: str
-    """``working``, ``answered`` or why it is left out."""
+    """``training``, ``evaluating``, ``silent for … s``, ``answered``, or why it is left out or not there."""
     rounds: int
     """Number of rounds it took part in."""
     bytes_in: int
@@ -36,14 +34,13 @@ class Progress(TypedDict):
     sites: dict[str, SiteProgress]
 
 
-def progress(record: Record, rounds: int, sites: Iterable[str], results: RoundResults[Strict]) -> Progress:
+def progress(record: Record, rounds: int, now: Mapping[str, str]) -> Progress:
     """Tells how far a job is.
 
     Args:
         record: the content of its ``metrics.json``.
         rounds: number of all its rounds.
-        sites: names of its sites.
-        results: those of the present task.
+        now: what each of its sites does, see `SiteProgress`.
     """
     finished = record["rounds"]
     seconds = [one["seconds"] for one in finished]
@@ -53,15 +50,14 @@ def progress(record: Record, rounds: int, sites: Iterable[str], results: RoundRe
         "finished_rounds": len(finished),
         "rounds": rounds,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
-        "sites": {name: _site_progress(name, record, results) for name in sites},
+        "sites": {name: _site_progress(name, record, what) for name, what in sorted(now.items())},
     }
 
 
-def _site_progress(name: str, record: Record, results: RoundResults[Strict]) -> SiteProgress:
+def _site_progress(name: str, record: Record, now: str) -> SiteProgress:
     reports = [one["sites"][name] for one in record["rounds"] if name in one["sites"]]
-    answered = "answered" if name in results.reports else "working"
     return {
-        "now": results.left_out.get(name, answered),
+        "now": now,
         "rounds": len(reports),
         "bytes_in": sum(report["bytes_in"] for report in reports),
         "bytes_out": sum(report["bytes_out"] for report in reports),

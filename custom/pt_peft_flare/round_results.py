@@ -1,6 +1,6 @@
 """The results of one task: accepted as they arrive, or left out with the reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from nvflare.app_common.abstract.fl_model import FLModel
@@ -45,10 +45,14 @@ class RoundResults(Generic[Report]):
         """Notes that the site itself says that it failed."""
         self.left_out[site] = reason
 
-    def close(self, expected: Iterable[str], deadline_s: int) -> None:
-        """Gives each site in `expected` that has not answered its reason, and sorts the reports by site."""
-        for site in expected:
-            if site not in self.reports:
-                self.left_out.setdefault(site, f"no answer within {deadline_s} s")
+    def has_answered(self, site: str) -> bool:
+        """Whether anything has come of `site`."""
+        return site in self.reports or site in self.left_out
+
+    def close(self, reasons: Mapping[str, str]) -> None:
+        """Gives each site in `reasons` that has not answered its reason, and sorts the reports by site."""
+        for site, reason in reasons.items():
+            if not self.has_answered(site):
+                self.left_out[site] = reason
         # Sums over them then do not depend on who was first.
         self.reports = dict(sorted(self.reports.items()))

@@ -229,6 +229,10 @@ class Federation(Strict):
     site_timeout_s: int = Field(default=1800, ge=1, le=10**7)
     """Deadline of a site's own work in a round in seconds; a site that hangs gives up the round and takes part in the
     next."""
+    silence_s: int = Field(default=180, ge=30, le=10**7)
+    """Seconds without a sign of life, which a site gives every ten seconds also while it trains, after which a round
+    ends without it if ``min_sites`` others have answered. Later rounds do not wait for it until it is heard of again.
+    The default outlasts a line that is cut for a minute, with what TCP takes to notice that it is back."""
     sites: tuple[SiteName, ...] = ()
     """Names of the sites; empty takes those that FLARE starts (``-n``) or that are connected."""
     lora_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=1024)]] = Field(default={})

@@ -149,9 +149,10 @@ def test_without_its_name_tasks_are_looked_at_as_often_as_flare_does(there, monk
     controller.get_num_standing_tasks = lambda: standing.pop(0)
     controller.communicator = SimpleNamespace(check_tasks=lambda: looks.append(1))
     controller.abort_signal = Signal()
-    engine = SimpleNamespace(send_aux_request=lambda **arguments: None)
+    engine = SimpleNamespace(send_aux_request=lambda **arguments: None, get_clients=list)
+    controller.engine = engine
     controller.fl_ctx = SimpleNamespace(get_engine=lambda: engine)
-    assert not controller.ask(SiteTask("train", 0, 1, 9, []), lambda result: None).reports
+    assert not controller.ask(SiteTask("train", 0, 1, 9, 9, 1, []), lambda result: None).reports
     assert len(looks) == (2 if there else 0)
 
 
@@ -175,7 +176,7 @@ def test_without_their_name_certificates_begin_when_flares_do(monkeypatch):
 
 
 KIT = {
-    "local/resources.json.default": '{"servers": [{}], "components": []}',
+    "local/resources.json.default": '{"servers": [{}], "client": {}, "components": []}',
     "local/authorization.json.default": '{"permissions": {"lead": {"byoc": "any"}}}',
     "startup/sub_start.sh": 'mkdir -p "$WORKSPACE/transfer"\n',
 }

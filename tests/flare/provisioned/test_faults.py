@@ -14,11 +14,13 @@ import psutil
 import pytest
 from lead import wait
 
+from benchmark.federation.provisioned import ADMIN
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import assert_equal, changed
 from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.local_adapter import LOCAL_ADAPTER
+from pt_peft_flare.commands.status import status
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +134,77 @@ def test_a_link_that_drops_for_thirty_seconds(lead, experiment):
     assert record["status"] == "finished"
     assert "hospital-2" in record["rounds"][-1]["sites"]
     assert not record["final"]["left_out"]
+
+
+@pytest.mark.parametrize("moment", ["got task assignment", "start to send task result"])
+def test_a_link_that_drops_for_a_minute_loses_nothing(lead, experiment, moment):
+    """Neither the task nor the result, which is sent again and not trained for again."""
+    run = lead.submit(changed(experiment, name="minute", federation={"round_timeout_s": 600}))
+    run.wait_for_round(1)
+    log = lead.federation.kit("hospital-2") / run.job / "log.txt"
+    before = len(log.read_text())
+    wait(lambda: moment in log.read_text()[before:], 60, moment, look_s=0.005)
+    lead.links["hospital-2"].cut()
+    time.sleep(60)
+    lead.links["hospital-2"].mend()
+    record = run.finish()
+    assert record["status"] == "finished"
+    assert all(len(one["sites"]) == 3 for one in record["rounds"])
+    assert max(one["seconds"] for one in record["rounds"]) < 60 + 45
+    ledger = (lead.federation.kit("hospital-2") / run.job / "egress.jsonl").read_text().splitlines()
+    assert [(one["task"], one["round"]) for one in map(json.loads, ledger)] == [
+        ("train", 0), ("train", 1), ("train", 2), ("validate", 3),
+    ]  # fmt: skip
+
+
+def test_a_dead_site_costs_its_silence_once(lead, experiment):
+    run = lead.submit(changed(experiment, name="dead", federation={"rounds": 4, "silence_s": 40}))
+    run.wait_for_training("hospital-3")
+    lead.federation.kill("hospital-3")
+    try:
+        wait(lambda: "silent for" in doing(lead, run, "hospital-3"), 60, "silence")
+        assert doing(lead, run, "hospital-1") in ("training", "answered")
+        record = run.finish()
+    finally:
+        lead.federation.start("hospital-3")
+    first, *later = record["rounds"]
+    assert record["status"] == "finished"
+    assert 40 < first["seconds"] < 40 + 30
+    assert max(one["seconds"] for one in later) < 20
+    for one in (*record["rounds"], record["final"]):
+        assert one["left_out"].keys() == {"hospital-3"}
+        assert one["left_out"]["hospital-3"].startswith("silent for ")
+    lead.federation.wait_for(lead.session, since=time.time())
+
+
+def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead, experiment):
+    """Its process at the site has ended by then, although nothing has happened to it."""
+    admin = lead.federation.session(ADMIN)
+    run = lead.submit(changed(experiment, name="shut_out_at_work", federation={"rounds": 20}))
+    run.wait_for_training("hospital-2")
+    try:
+        admin.disable_client("hospital-2")
+        shut_out = time.monotonic()
+        run.wait_for_round(1)
+        assert time.monotonic() - shut_out < 30
+        assert run.record()["rounds"][0]["left_out"] == {"hospital-2": "was shut out"}
+        assert doing(lead, run, "hospital-2") == "was shut out"
+        wait(lambda: not run.processes("hospital-2"), 30, "the end of its process")
+    finally:
+        admin.enable_client("hospital-2")
+        admin.close()
+    record = run.finish()
+    assert record["status"] == "finished"
+    sites = [one["sites"].keys() for one in record["rounds"]]
+    assert "hospital-2" not in sites[0]
+    assert "hospital-2" in sites[-1]
+    assert max(one["seconds"] for one in record["rounds"]) < 40
+    lead.federation.wait_for(lead.session, since=time.time())
+
+
+def doing(lead, run, site: str) -> str:
+    """What ``status`` says of a site."""
+    return status(lead.session, run.job)["jobs"][run.job].get("sites", {}).get(site, {}).get("now", "")
 
 
 @contextmanager

@@ -47,9 +47,13 @@ def test_logs_stay_at_the_site(kits):
     assert not any("logging" in component["path"] for component in client["components"])
 
 
+def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
+    assert resources(kits, "hospital-1")["client"]["communication_timeout"] == 30
+
+
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "outcomes", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    assert {"rejoin", "outcomes", "shut_out", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 

@@ -4,11 +4,15 @@ class ReturnCode:
     TASK_UNKNOWN: str
     TOPIC_UNKNOWN: str
 
+class ReservedTopic:
+    END_RUN: str
+
 class ReservedKey:
     IDENTITY_NAME: str
 
 class FLContextKey:
     TASK_NAME: str
+    TASK_RESULT: str
     EVENT_DATA: str
     EVENT_SCOPE: str
     JOB_META: str

@@ -10,6 +10,9 @@ class Cell:
 
 class ClientManager:
     clients: dict[str, Client]
+    def get_clients(self) -> dict[str, Client]: ...
+    def set_clients(self, clients: dict[str, Client]) -> None: ...
+    def is_client_disabled(self, client_name: str) -> bool: ...
 
 class FederatedServer:
     engine: ServerEngine

@@ -1,5 +1,11 @@
+from collections.abc import Callable
 from typing import Any
 
 # The modules of these names, which we replace.
 subprocess: Any
 time: Any
+
+class SimulatorClientRunner:
+    federated_clients: list[object]
+    # Whether the thread ends, the next site, and the name of a site that has ended.
+    do_one_task: Callable[..., tuple[bool, object, str | None]]
