@@ -130,8 +130,6 @@ class Federation:
         """Kills all that runs in a kit by SIGKILL, as when its machine loses power."""
         for process in self.processes(name):
             _kill(process)
-        # `start.sh` takes a killed watchdog that nobody has waited for as alive.
-        (self.kit(name) / "daemon_pid.fl").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kills all processes of the federation. Ctrl-C does not interrupt this."""

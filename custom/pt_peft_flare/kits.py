@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.x509 import Certificate
+from nvflare.fuel.f3.drivers.net_utils import MAX_FRAME_SIZE
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
@@ -99,11 +100,41 @@ NOT_GRANTED = dict.fromkeys(
 """Rights that nobody has unless `RIGHTS` grants them."""
 BRINGS_CODE = ("project_admin", "lead")
 """Roles whose jobs may bring code, in a federation that allows code."""
+DAEMON_LINE = "check_daemon() {"
+"""The line of every ``sub_start.sh`` before which `STALE` goes."""
+STALE = """\
+# After a power cut these files name processes that are others by now: the script would not start for one that it takes
+# for itself, nor start FLARE for one that it takes for FLARE's.
+forget() {
+  [[ -f "$1" && -d /proc/$$ ]] || return 0
+  local pid="$(< "$1")"
+  if [[ "$pid" == "$$" ]] || ! tr '\\0' ' ' < "/proc/$pid/cmdline" | grep -qF -- "$2"; then
+    rm -f "$1"
+  fi 2> /dev/null
+}
+forget "$WORKSPACE/daemon_pid.fl" "$DIR/sub_start.sh"
+forget "$WORKSPACE/pid.fl" " -m $WORKSPACE "
+"""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
 ANSWER_TIMEOUT_S = 30
 """Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
 minutes, which a line that is cut for a moment then costs."""
+CONNECTIONS: dict[str, Any] = {
+    "grpc": {
+        "options": [
+            ["grpc.max_send_message_length", MAX_FRAME_SIZE],
+            ["grpc.max_receive_message_length", MAX_FRAME_SIZE],
+            ["grpc.keepalive_time_ms", 20_000],
+            ["grpc.keepalive_timeout_ms", 10_000],
+            ["grpc.http2.max_pings_without_data", 0],
+            ["grpc.http2.min_recv_ping_interval_without_data_ms", 5_000],
+        ]
+    }
+}
+"""The content of ``local/comm_config.json``: a connection whose other end has not answered for half a minute is closed,
+and a site opens another, to where the server's name leads by then. FLARE's own options, the first two, leave it to TCP,
+which gives up after a quarter of an hour."""
 SLACK = timedelta(days=1)
 """How far behind a site's clock may be on the day of provisioning."""
 WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
@@ -130,6 +161,7 @@ class KitBuilder(Builder):
       running (`interrupted_jobs`). A site that is shut down takes no job any more (`site_jobs`).
     - A site's logs stay there: FLARE's own kits send the errors of every job to the server, past all filters, and let a
       project admin read files of the site's workspace, and the lead delete a site's ledger with the job.
+    - A line that is dead is noticed (`CONNECTIONS`), and a host starts again after a power cut (`STALE`).
     - Each site has a ``local/site.json`` to fill in.
     """
 
@@ -152,7 +184,9 @@ class KitBuilder(Builder):
         """Edits the kits of the server and of all sites. Raises FlareChanged if they are not as 2.9.0 makes them."""
         server = project.get_server()
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
-        _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", JOB_STORE + DESCRIPTORS)
+        _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", WORKSPACE_LINE, JOB_STORE + DESCRIPTORS)
+        for one in (server, *project.get_clients()):
+            _add_lines(Path(ctx.get_kit_dir(one)) / "sub_start.sh", DAEMON_LINE, STALE)
         for client in project.get_clients():
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
@@ -161,6 +195,7 @@ class KitBuilder(Builder):
     def _build_site(self, folder: Path, edit_resources: Callable[[dict[str, Any]], None]) -> None:
         _edit(folder / "local" / "resources.json.default", edit_resources)
         _edit(folder / "local" / "authorization.json.default", self._edit_authorization)
+        write_atomically(folder / "local" / "comm_config.json", json.dumps(CONNECTIONS, indent=2).encode() + b"\n")
 
     def _edit_authorization(self, policy: dict[str, Any]) -> None:
         roles = list(policy["permissions"])
@@ -223,14 +258,14 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _add_lines(script: Path, text: str) -> None:
-    """Adds `text` after `WORKSPACE_LINE`. Raises FlareChanged if there is no such line."""
+def _add_lines(script: Path, line: str, text: str) -> None:
+    """Adds `text` before the first line that begins with `line`. Raises FlareChanged if there is none."""
     try:
         lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
-    places = [number for number, line in enumerate(lines) if line.startswith(WORKSPACE_LINE)]
+    places = [number for number, one in enumerate(lines) if one.startswith(line)]
     if not places:
-        raise KIT_FILES.changed(f"{script.name} has no line '{WORKSPACE_LINE}'")
-    lines.insert(places[0] + 1, text)
+        raise KIT_FILES.changed(f"{script.name} has no line '{line}'")
+    lines.insert(places[0], text)
     script.write_text("".join(lines), encoding="utf-8")
