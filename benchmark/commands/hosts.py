@@ -11,7 +11,7 @@ Example:
 import argparse
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmark.commands.run import RESULTS
 from pt_peft.errors import UserError
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             failed.append(f"{name}: {error}")
             print(failed[-1], flush=True)
             continue
-        known: dict[str, Any] = read_json(options.out) if options.out.exists() else {}
+        known = cast(dict[str, Any], read_json(options.out)) if options.out.exists() else {}
         save(options.out, {one: (known | {name: found})[one] for one in FAULTS if one in known or one == name})
         print(line(name, found), flush=True)
     if failed:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmark.federation.faults import RESULT
 from benchmark.federation.network import own_network
@@ -58,7 +58,7 @@ def _run(program: Sequence[str], arguments: Sequence[str], seconds: float, folde
     if not (folder / RESULT).exists():
         said = (folder / LOG).read_text(errors="replace").strip().splitlines()
         raise UserError(f"{program[-1]}: {said[-1].removeprefix('error: ') if said else code}")
-    return read_json(folder / RESULT)
+    return cast(dict[str, Any], read_json(folder / RESULT))
 
 
 def save(path: Path, content: Any) -> None:

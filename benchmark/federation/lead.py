@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
@@ -14,10 +14,8 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.job_folder import write_job
 from pt_peft_flare.run_record import FILE_NAME
 
-Value = TypeVar("Value")
 
-
-def wait(condition: Callable[[], Value], seconds: float, what: str, look_s: float = 0.2) -> Value:
+def wait(condition: Callable[[], Any], seconds: float, what: str, look_s: float = 0.2) -> Any:
     """Waits until `condition` gives something true, and returns that.
 
     Args:

@@ -1,7 +1,7 @@
 """How fast a series grows, with the interval of that."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -34,7 +34,7 @@ def drift(seconds: Sequence[float], values: Sequence[float]) -> Drift | None:
     parts = np.array_split(np.arange(len(seconds)), BINS)
     hours = np.array([np.mean([seconds[one] for one in part]) / 3600 for part in parts])
     means = np.array([np.mean([values[one] for one in part]) for part in parts])
-    fit = stats.linregress(hours, means)
+    fit: Any = stats.linregress(hours, means)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, BINS - 2) * fit.stderr)
     return Drift(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
