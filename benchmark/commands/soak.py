@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     save(options.out, found)
     print(
         f"{found['finished_rounds']} rounds, {len(found['faults'])} faults: {found['results']} of "
-        f"{found['expected_results']} results; {len(found['lost']['unexplained'])} lost without a reason; the final "
+        f"{found['expected_results']} results; {found['lost']['unexplained']} lost without a reason; the final "
         f"adapter differs from a plain loop's by {found['difference']:g}"
     )
     for role, one in found["drift"].items():

@@ -174,6 +174,8 @@ class Trial:
 class Fault:
     """How one is brought about."""
 
+    what: str
+    """What befalls whom."""
     act: Callable[[Trial], None]
     """Called when the job has been submitted; returns when the fault is over, or the job has been stopped."""
     rounds: int = ROUNDS
@@ -369,26 +371,26 @@ def _disk_full(trial: Trial) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    "baseline": Fault(_nothing),
-    "worker_dies": Fault(_worker_dies),
-    "worker_hangs": Fault(_worker_hangs),
-    "process_dies": Fault(_process_dies),
-    "process_hangs": Fault(_process_hangs, MANY),
-    "parent_dies": Fault(_parent_dies, MANY),
-    "power_lost_40": Fault(_power_lost(40), MANY),
-    "power_lost_200": Fault(_power_lost(200), MANY),
-    "late": Fault(_late, MANY, absent=(FAULTY,)),
-    "slow": Fault(_slow),
-    "cut_5": Fault(_cut(5), MANY),
-    "cut_60": Fault(_cut(60), MANY),
-    "cut_300": Fault(_cut(300), MANY),
-    "rate_1": Fault(_nothing, before=_limited(1)),
-    "rate_5": Fault(_nothing, before=_limited(5)),
-    "server_moves": Fault(_server_moves, MANY),
-    "server_dies": Fault(_server_dies),
-    "rolling": Fault(_rolling, MANY),
-    "shut_out": Fault(_shut_out),
-    "disk_full": Fault(_disk_full, before=_small_disk),
+    "baseline": Fault("nothing", _nothing),
+    "worker_dies": Fault("a site's worker is killed", _worker_dies),
+    "worker_hangs": Fault("its worker hangs", _worker_hangs),
+    "process_dies": Fault("its job process is killed", _process_dies),
+    "process_hangs": Fault("its job process hangs for a round", _process_hangs, MANY),
+    "parent_dies": Fault("its FLARE client is killed", _parent_dies, MANY),
+    "power_lost_40": Fault("its host has no power for 40 s", _power_lost(40), MANY),
+    "power_lost_200": Fault("its host has no power for 200 s", _power_lost(200), MANY),
+    "late": Fault("it comes two rounds late", _late, MANY, absent=(FAULTY,)),
+    "slow": Fault("it trains ten times slower for a round", _slow),
+    "cut_5": Fault("its line is cut for 5 s", _cut(5), MANY),
+    "cut_60": Fault("its line is cut for 60 s", _cut(60), MANY),
+    "cut_300": Fault("its line is cut for 300 s", _cut(300), MANY),
+    "rate_1": Fault("the server's line carries 1 Mbit/s", _nothing, before=_limited(1)),
+    "rate_5": Fault("the server's line carries 5 Mbit/s", _nothing, before=_limited(5)),
+    "server_moves": Fault("the server gets another address", _server_moves, MANY),
+    "server_dies": Fault("the server has no power for 5 s; a clone continues", _server_dies),
+    "rolling": Fault("every host is restarted in turn; a clone continues", _rolling, MANY),
+    "shut_out": Fault("an admin shuts the site out", _shut_out),
+    "disk_full": Fault("the server's disk is full; a clone continues", _disk_full, before=_small_disk),
 }
 """All faults, by name; those in which a job is stopped have `MANY` rounds."""
 
@@ -414,7 +416,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         missed = str(error)
         if not trial.run.ended():
             trial.stop()
-    return {"missed": missed, **trial.finish()}
+    return {"what": fault.what, "missed": missed, **trial.finish()}
 
 
 @command

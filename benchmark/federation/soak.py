@@ -331,7 +331,7 @@ def lost(soak: Soak, names: Sequence[str]) -> dict[str, Any]:
             if fault is None and name not in one["left_out"]:
                 unexplained.append([one["round"], name])
         before = ended
-    return {"by_fault": dict(sorted(counts.items())), "unexplained": unexplained}
+    return {"by_fault": dict(sorted(counts.items())), "unexplained": len(unexplained), "which": unexplained}
 
 
 def _within(done: Done, site: str, begin: float, end: float) -> bool:
