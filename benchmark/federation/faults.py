@@ -11,7 +11,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,10 @@ class Trial:
             "later_round_s": max(absent[1:], default=None),
             "lost": sum(len(SITES) - len(one["sites"]) for one in rounds),
             "back_s": _difference(self._back(rounds, FAULTY), self.ended_s),
-            "rounds": [
-                {"ended_s": round(self._when(one), 1), "seconds": one["seconds"], "sites": len(one["sites"])}
-                | ({"left_out": one["left_out"]} if one["left_out"] else {})
-                for one in rounds
-            ],
+            "left_out": _counts(reason for one in rounds for reason in one["left_out"].values()),
+            "ended_s": [round(self._when(one), 1) for one in rounds],
+            "seconds": [round(one["seconds"], 2) for one in rounds],
+            "took_part": [len(one["sites"]) for one in rounds],
         }
 
     def _now(self) -> float:
@@ -393,6 +393,10 @@ FAULTS: dict[str, Fault] = {
     "disk_full": Fault("the server's disk is full; a clone continues", _disk_full, before=_small_disk),
 }
 """All faults, by name; those in which a job is stopped have `MANY` rounds."""
+
+
+def _counts(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(reasons).most_common())
 
 
 def _difference(end: float | None, begin: float | None) -> float | None:

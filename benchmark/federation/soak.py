@@ -39,6 +39,8 @@ EVERY = 5
 """Rounds between faults."""
 AT_ONCE = 2
 """Faults at the same time, each of another site."""
+LOOK_S = 1.0
+"""Seconds between looks at the job."""
 SAMPLE_S = 10
 """Seconds between samples of memory and descriptors."""
 WARM_UP_S = 120
@@ -131,19 +133,27 @@ class Soak:
     def go_through(self, planned: Sequence[Planned], seconds: float) -> None:
         """Brings the faults about, and waits for the end of the job, or for so many seconds, at which it is stopped."""
         left = list(planned)
-        while not self.run.ended():
+        while not self._ended():
             if self.now() > seconds:
                 self.lab.lead.session.abort_job(self.run.job)
-                wait(self.run.ended, 120, "the end of the job")
+                wait(self._ended, 120, "the end of the job", LOOK_S)
                 break
             self._see_who_is_back()
             finished = len(self.record["rounds"])
             if left and left[0].round <= finished and left[0].site not in self._busy and len(self._busy) < AT_ONCE:
                 self._begin(left.pop(0))
-            time.sleep(0.5)
+            time.sleep(LOOK_S)
         self._over.set()
         for thread in self._threads:
             thread.join()
+
+    def _ended(self) -> bool:
+        try:
+            return self.run.ended()
+        except Exception as error:  # FLARE's, of many kinds, if the server is too slow to answer
+            print(f"{self.now():7.1f} s: the server does not answer ({error})", flush=True)
+            self.lab.lead.connect()
+            return False
 
     def _begin(self, planned: Planned) -> None:
         done = Done(planned, self.now())
@@ -179,7 +189,7 @@ class Soak:
                 self._busy.discard(done.planned.site)
 
     def _look(self) -> None:
-        while not self._over.wait(0.2):
+        while not self._over.wait(LOOK_S):
             record = self.run.record()
             if len(record["rounds"]) > len(self.record["rounds"]):
                 for one in record["rounds"]:

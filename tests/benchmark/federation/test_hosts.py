@@ -25,7 +25,7 @@ def test_a_line_that_is_cut_for_five_seconds_costs_no_result(own_network_command
 def test_a_server_that_moves_is_found_again(own_network_command, tmp_path):
     found = measured(tmp_path / "hosts.json", "server_moves")
     assert found["missed"] is None
-    assert found["rounds"][-1]["sites"] == len(SITES)
+    assert found["took_part"][-1] == len(SITES)
 
 
 @pytest.mark.slow
