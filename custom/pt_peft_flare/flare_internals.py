@@ -176,8 +176,8 @@ CERTIFICATES = Use(
     ),
 )
 KIT_FILES = Use(
-    "our builder edits resources.json.default, authorization.json.default and sub_start.sh of FLARE's kits, and sees "
-    "then whether they have what it looks for",
+    "our builder edits resources.json.default, authorization.json.default, sub_start.sh and stop_fl.sh of FLARE's "
+    "kits, and sees then whether they have what it looks for",
     f"the kits cannot be made; nvflare=={KNOWN} would be right",
 )
 

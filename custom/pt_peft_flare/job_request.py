@@ -10,6 +10,7 @@ from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.flare_internals import JOB_SIGNATURES
+from pt_peft_flare.messages import one_line
 
 SHOWN_TENSORS = 6
 ROOT_CA = "rootCA.pem"
@@ -202,7 +203,7 @@ def submitter_of(meta: Mapping[str, Any], app_folder: Path, root_ca: Path | None
 
 def lines(request: JobRequest) -> list[str]:
     """`request` for a person."""
-    return [f"{name:12}{text}" for name, text in _rows(request)]
+    return [f"{name:12}{one_line(text)}" for name, text in _rows(request)]
 
 
 def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:

@@ -101,7 +101,7 @@ NOT_GRANTED = dict.fromkeys(
 BRINGS_CODE = ("project_admin", "lead")
 """Roles whose jobs may bring code, in a federation that allows code."""
 DAEMON_LINE = "check_daemon() {"
-"""The line of every ``sub_start.sh`` before which `STALE` goes."""
+"""The line of every ``sub_start.sh`` after which `STALE` goes."""
 STALE = """\
 # After a power cut these files name processes that are others by now: the script would not start for one that it takes
 # for itself, nor start FLARE for one that it takes for FLARE's.
@@ -148,6 +148,16 @@ if [[ "$(ulimit -Sn)" != unlimited && "$(ulimit -Sn)" -lt 65536 ]]; then
   ulimit -Sn 65536 2> /dev/null || ulimit -Sn "$(ulimit -Hn)" 2> /dev/null || true
 fi
 """
+SHUTDOWN_LINE = 'touch "$WORKSPACE/shutdown.fl"'
+"""The line of a site's ``stop_fl.sh`` after which `UNTIL_STOPPED` goes."""
+UNTIL_STOPPED = """\
+    # A job's process removes this file when it starts, and with it the wish to stop.
+    while [[ -f "$WORKSPACE/daemon_pid.fl" ]] && kill -0 "$(cat "$WORKSPACE/daemon_pid.fl")" 2> /dev/null; do
+      touch "$WORKSPACE/shutdown.fl"
+      sleep 1
+    done
+    rm -f "$WORKSPACE/shutdown.fl"
+"""
 
 
 class KitBuilder(Builder):
@@ -190,6 +200,7 @@ class KitBuilder(Builder):
         for client in project.get_clients():
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
+            _add_lines(Path(ctx.get_kit_dir(client)) / "stop_fl.sh", SHUTDOWN_LINE, UNTIL_STOPPED)
             write_atomically(folder / "local" / "site.json", b"{}\n")
 
     def _build_site(self, folder: Path, edit_resources: Callable[[dict[str, Any]], None]) -> None:
@@ -259,13 +270,13 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _add_lines(script: Path, line: str, text: str) -> None:
-    """Adds `text` before the first line that begins with `line`. Raises FlareChanged if there is none."""
+    """Adds `text` after the first line that begins as `line`. Raises FlareChanged if there is none."""
     try:
         lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
-    places = [number for number, one in enumerate(lines) if one.startswith(line)]
+    places = [number for number, one in enumerate(lines) if one.strip().startswith(line)]
     if not places:
         raise KIT_FILES.changed(f"{script.name} has no line '{line}'")
-    lines.insert(places[0], text)
+    lines.insert(places[0] + 1, text)
     script.write_text("".join(lines), encoding="utf-8")

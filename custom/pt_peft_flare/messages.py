@@ -35,4 +35,9 @@ def reason_of(reply: Shareable) -> str:
 
 def printable(reason: str) -> str:
     """The beginning of what somebody else says, on one printable line."""
-    return "".join(character if character.isprintable() else " " for character in reason[:MAX_REASON])
+    return one_line(reason[:MAX_REASON])
+
+
+def one_line(text: str) -> str:
+    """`text` with a blank for each character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)

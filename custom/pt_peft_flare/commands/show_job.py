@@ -81,25 +81,34 @@ def _unpack(path: Path, folder: Path) -> Path:
 
 
 def _asked(found: _Found, options: argparse.Namespace) -> JobRequest:
-    meta = _meta(found.folder / "meta.json")
-    app, folder = _app(found.folder, meta, options.name)
+    file = found.folder / "meta.json"
+    meta = _meta(file)
+    try:
+        app, folder, name = _app(found.folder, meta, options.name)
+        deployment = deployment_of(meta, app)
+    except (AttributeError, TypeError, LookupError) as error:
+        raise UserError(f"{file}: is not as FLARE writes it ({error!r}).") from None
     experiment = Experiment.read(folder / "config" / "experiment.json")
-    name = options.name or folder.name.removeprefix("app_") if folder.name.startswith("app_") else options.name
-    settings = options.site or (found.kit and found.kit / "local" / "site.json")
-    if options.site is None and settings is not None and not settings.exists():
-        settings = None
-    site = Site.read(settings) if settings else None
+    site = _site(found, options)
     exchange, images, refused = _computed(experiment, site, name, meta)
-    root_ca = found.kit and found.kit / "startup" / ROOT_CA
     return job_request(
         experiment,
         name,
         exchange,
-        submitter=submitter_of(meta, folder, root_ca),
-        deployment=deployment_of(meta, app),
+        submitter=submitter_of(meta, folder, found.kit and found.kit / "startup" / ROOT_CA),
+        deployment=deployment,
         images=images,
         refused=refused,
     )
+
+
+def _site(found: _Found, options: argparse.Namespace) -> Site | None:
+    if options.site:
+        return Site.read(options.site)
+    if found.kit is None:
+        return None
+    settings = found.kit / "local" / "site.json"
+    return Site.read(settings) if settings.exists() else Site()
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -112,13 +121,13 @@ def _meta(path: Path) -> dict[str, Any]:
     return meta  # pyright: ignore[reportUnknownVariableType]
 
 
-def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path]:
-    """The app that the site `name` gets, and its folder."""
+def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path, str | None]:
+    """The app that the site `name` gets, its folder, and the site's name if it is known."""
     apps: list[str] = list(meta["deploy_map"])
     deployed = sorted(job.glob("app_*"))
     if deployed and not any((job / app).is_dir() for app in apps):  # at a site, which has its own alone
         site = deployed[0].name.removeprefix("app_")
-        return app_of(meta, site) or apps[0], deployed[0]
+        return app_of(meta, site) or apps[0], deployed[0], site
     app = app_of(meta, name) if name else None
     if name and app is None:
         raise UserError(f"{job}: nothing in it goes to {name!r}, by field 'deploy_map' of meta.json.")
@@ -126,7 +135,8 @@ def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path]:
         raise UserError(
             f"{job}: has {len(apps)} apps ({', '.join(apps)}) for different sites; say by --name for which."
         )
-    return app or apps[0], job / (app or apps[0])
+    app = app or apps[0]
+    return app, job / app, name
 
 
 def _computed(

@@ -55,6 +55,9 @@ def _components(path: str, value: JsonValue) -> Iterator[tuple[str, dict[str, Js
 
 
 def class_of(component: dict[str, JsonValue]) -> str | None:
-    """The class that a part of a config names, if it does."""
-    name = component.get("path", component.get("class_path"))
-    return name if isinstance(name, str) and "." in name else None
+    """The class that a part of a config names, if it does; FLARE finds one by its bare ``name`` too."""
+    path = component.get("path", component.get("class_path"))
+    if isinstance(path, str) and "." in path:
+        return path
+    name = component.get("name")
+    return name if isinstance(name, str) and "args" in component else None

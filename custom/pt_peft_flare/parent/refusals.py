@@ -13,6 +13,8 @@ from pt_peft_flare.messages import printable
 
 FILE_NAME = "refused.json"
 """In the job's folder at the server."""
+MARK = "NVFLARE_ERROR: "
+"""How FLARE begins what a site answers when it refuses."""
 
 
 class Refusals(FLComponent):
@@ -30,7 +32,7 @@ class Refusals(FLComponent):
 def refusals(detail: list[str]) -> dict[str, str]:
     """The reasons of sites that refused, by site; `detail` is FLARE's list of ``SITE: ANSWER``."""
     answers = (line.partition(": ") for line in detail)
-    return {site: printable(answer) for site, colon, answer in answers if colon and answer != "OK"}
+    return {site: printable(answer.removeprefix(MARK)) for site, colon, answer in answers if colon and answer != "OK"}
 
 
 def read_refusals(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import ALL_SITES, Job
+from nvflare.apis.job_def import ALL_SITES, Job, JobMetaKey
 from nvflare.apis.job_scheduler_spec import DispatchInfo
 
 from pt_peft_flare.flare_internals import REJOIN
@@ -150,6 +150,11 @@ def _take_in(
         del participants[token]
     participants[client.token] = client
     undo.callback(put_back)
+    # The site is told who takes part: the sites of the start, and itself.
+    told = job.meta.get(JobMetaKey.JOB_CLIENTS, [])
+    if client.name not in [one["name"] for one in told]:
+        job.meta[JobMetaKey.JOB_CLIENTS] = [*told, client.to_dict()]
+        undo.callback(job.meta.update, {JobMetaKey.JOB_CLIENTS: told})
     # Its process will ask for work at once, and the job's process must know the new token by then.
     engine.send_app_command(job.job_id, SITES_CHANGED, {}, ANSWER_S)
     with runner.lock:

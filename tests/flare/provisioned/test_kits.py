@@ -8,10 +8,14 @@ from typing import Any, cast
 
 import pytest
 from cryptography import x509
+from nvflare.lighter.utils import load_private_key_file, sign_folders
 
-from benchmark.federation.provisioned import Federation
+from benchmark.federation.provisioned import LEAD, Federation
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.presets import demo
+from pt_peft_flare.job_folder import write_job
+from pt_peft_flare.job_request import submitter_of
 from pt_peft_flare.kits import KitBuilder
 
 
@@ -41,6 +45,7 @@ def test_nobody_may_bring_code_or_read_files(kits, name):
     assert all(role["byoc"] == role["shell_commands"] == "none" for role in permissions.values())
     assert permissions["lead"]["submit_job"] == "any"
     assert permissions["project_admin"]["operate"] == "any"
+    assert permissions["lead"]["operate"] == "none"
 
 
 def test_logs_stay_at_the_site(kits):
@@ -64,7 +69,7 @@ def test_a_dead_line_is_noticed_within_half_a_minute(kits, name):
 def test_files_of_processes_from_before_a_power_cut_are_forgotten(kits, name, tmp_path):
     """They stay if they name a process of this kit; not if that is another's, is gone, or is the script itself."""
     script = (kits.kit(name) / "startup" / "sub_start.sh").read_text()
-    part = script[script.index("forget() {") : script.index("check_daemon() {")]
+    part = script[script.index("forget() {") : script.index('  if [[ -f "$WORKSPACE/daemon_pid.fl" ]]')]
     alive = subprocess.Popen(["bash", "-c", "sleep 60; :", f"{tmp_path}/startup/sub_start.sh", "-m", str(tmp_path), ""])
     try:
         for pid, left in ((alive.pid, True), (os.getpid(), False), (2**22 + 1, False), ("$$", False), ("", False)):
@@ -83,7 +88,17 @@ def test_files_of_processes_from_before_a_power_cut_are_forgotten(kits, name, tm
 
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {"rejoin", "outcomes", "shut_out", "interrupted_jobs", "job_manager", "process_launcher"} <= paths.keys()
+    ours = (
+        "rejoin",
+        "outcomes",
+        "interrupted_jobs",
+        "shut_out",
+        "refusals",
+        "operator_commands",
+        "job_manager",
+        "process_launcher",
+    )
+    assert all(paths[name].startswith("pt_peft_flare.parent.") for name in ours)
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 
@@ -108,3 +123,18 @@ def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
 def test_whether_code_may_come_is_no_word():
     with pytest.raises(ValueError, match="'byoc' of KitBuilder is 'no'; true or false would be right"):
         KitBuilder(byoc=cast(Any, "no"))
+
+
+def test_who_has_signed_a_job_is_known_at_a_site(kits, tmp_path):
+    job = tmp_path / "job"
+    write_job(demo("lora")[0], job, installed=True)
+    keys, root_ca = kits.kit(LEAD) / "startup", kits.kit("hospital-1") / "startup" / "rootCA.pem"
+    said = {"submitter_name": "somebody", "submitter_org": "elsewhere", "submitter_role": "lead"}
+    unsigned = {"name": "somebody", "org": "elsewhere", "role": "lead", "signed": False}
+    assert submitter_of(said, job / "app", root_ca) == unsigned
+    sign_folders(str(job), load_private_key_file(str(keys / "client.key")), str(keys / "client.crt"))
+    signed = {"name": LEAD, "org": "consortium", "role": "lead", "signed": True}
+    assert submitter_of(said, job / "app", root_ca) == signed
+    experiment = job / "app" / "config" / "experiment.json"
+    experiment.write_text(experiment.read_text().replace('"rounds": 3', '"rounds": 4'))
+    assert submitter_of(said, job / "app", root_ca) == unsigned

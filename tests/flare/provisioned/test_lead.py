@@ -104,6 +104,9 @@ def test_a_class_that_one_site_refuses_costs_that_site_alone(lead, quick, strict
 
 
 def test_a_failed_jobs_metadata_has_the_reason(lead, quick):
-    run = lead.submit(changed(quick, name="quorum", federation={"min_sites": 3, "sites": ["hospital-1"]}))
-    run.finish()
-    assert "federation.min_sites" in lead.session.get_job_meta(run.job)["reason"]
+    folder = lead.write(changed(quick, name="quorum"))
+    edit(folder / "meta.json", deploy_map={"app": ["server", "hospital-1"]}, min_clients=1)
+    run = Run(lead.session.submit_job(str(folder)), lead)
+    assert run.finish()["status"] == "failed"
+    reason = "field 'federation.min_sites' is 2, but the job has only 1 site(s): hospital-1."
+    assert reason in lead.session.get_job_meta(run.job)["reason"]

@@ -44,6 +44,7 @@ def test_our_jobs_pass(name, app, monkeypatch):
     [
         ("config_fed_client.json", {"components": [FOREIGN]}, "components[0]"),
         ("config_fed_client.json", {"components": [{"id": "one", "class_path": "subprocess.Popen"}]}, "components[0]"),
+        ("config_fed_client.json", {"components": [{"name": "subprocess.Popen", "args": {}}]}, "components[0]"),
         ("config_fed_client.json", {"executors": [{"tasks": ["train"], "executor": FOREIGN}]}, "executors[0].executor"),
         (
             "config_fed_server.json",
@@ -69,7 +70,12 @@ def test_a_job_with_code_is_left_to_flare(app, monkeypatch):
 
 def test_sites_that_refuse_are_named_to_the_jobs_process(tmp_path):
     (tmp_path / "job").mkdir()
-    detail = ["server: OK", "a: OK", "b: BYOC not\npermitted: really", "num_ok_sites 1 < required_min_sites 2"]
+    detail = [
+        "server: OK",
+        "a: OK",
+        "b: NVFLARE_ERROR: BYOC not\npermitted: really",
+        "num_ok_sites 1 < required_min_sites 2",
+    ]
     engine = SimpleNamespace(get_workspace=lambda: SimpleNamespace(get_run_dir=lambda job: tmp_path / job))
     props = {FLContextKey.JOB_DEPLOY_DETAIL: detail, FLContextKey.CURRENT_JOB_ID: "job"}
     fl_ctx: Any = SimpleNamespace(get_engine=lambda: engine, get_prop=props.get)

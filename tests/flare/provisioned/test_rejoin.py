@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from nvflare.apis.client import Client
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
 from nvflare.private.admin_defs import error_reply, ok_reply
 from nvflare.private.defs import ERROR_MSG_PREFIX, TrainingTopic
 
@@ -25,7 +26,7 @@ class Engine:
         self.client = Client("back", "new")
         before = Client("back", "old")
         self.participants = {"old": before, "other": Client("other", "other")}
-        self.started, self.cancelled, self.told = [], [], 0
+        self.started, self.cancelled, self.synchronised = [], [], 0
         self.answers = {TrainingTopic.CHECK_STATUS: ok_reply(body=json.dumps({"running_jobs": []}))}
         self.deploys: list[Any] = []
         """Answers to further deployments; afterwards all is well."""
@@ -40,6 +41,11 @@ class Engine:
         )
         self.run_processes = {"job": {"_participants": self.participants}}
         self.server = SimpleNamespace(admin_server=SimpleNamespace(send_requests_and_get_reply_dict=self.send))
+
+    @property
+    def told(self):
+        """The sites that a site is told of."""
+        return [one["name"] for one in self.job_runner.running_jobs["job"].meta[JobMetaKey.JOB_CLIENTS]]
 
     @property
     def pending(self):
@@ -64,7 +70,7 @@ class Engine:
         self.cancelled.append(checked)
 
     def send_app_command(self, job_id, topic, data, timeout):
-        self.told += 1
+        self.synchronised += 1
 
     def start_client_job(self, job, dispatch, fl_ctx):
         self.started.append(sorted(self.participants))
@@ -74,6 +80,9 @@ class Engine:
 class Job:
     job_id = "job"
     run_aborted = False
+
+    def __init__(self):
+        self.meta: dict[str, Any] = {JobMetaKey.JOB_CLIENTS: [Client("other", "other").to_dict()]}
 
     def get_deployment(self):
         return {"app": ["@ALL"]}
@@ -103,6 +112,7 @@ def test_a_good_start_is_no_failure(engine, clock, caplog):
     Rejoin().look(engine)
     assert engine.participants.keys() == {"new", "other"}
     assert engine.pending == {"back", "other"}
+    assert engine.told == ["other", "back"]
     assert engine.started == [["new", "other"]]
     assert not engine.cancelled
     assert "back has joined the running job job" in caplog.text
@@ -116,8 +126,9 @@ def test_a_start_that_fails_is_undone_and_tried_again(answer, engine, clock, cap
     watch.look(engine)
     assert engine.participants.keys() == {"old", "other"}
     assert engine.pending == {"other"}
+    assert engine.told == ["other"]
     assert engine.cancelled == [{"back": (True, "reserved")}]
-    assert engine.told == 2  # taken in, and out again
+    assert engine.synchronised == 2  # taken in, and out again
     assert "back cannot join the running job job yet: " in caplog.text
     watch.look(engine)
     assert len(engine.started) == 1

@@ -52,7 +52,7 @@ def kits(tmp_path_factory):
     return Federation(tmp_path_factory.mktemp("kits"), {"hospital-1": Site()}, 18998)
 
 
-def granted(kits, person, site_org, submitter=None):
+def granted(kits, person: Person, site_org: str, submitter: Person) -> set[str]:
     """The commands that `person` may give at a site, on jobs of `submitter` where a command is about a job."""
     name = "server" if site_org == SERVER else "hospital-1"
     policy = json.loads((kits.kit(name) / "local" / "authorization.json.default").read_text())

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lead import wait
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
@@ -16,7 +17,8 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 from nvflare.private.privacy_manager import PrivacyService
 
-from pt_peft_flare import flare_internals
+from benchmark.federation.provisioned import Federation
+from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import DESCRIPTORS
 from pt_peft_flare.parent.site_jobs import SHUTDOWN, SHUTS_DOWN, SiteJobs
 
@@ -70,14 +72,6 @@ def test_the_server_deletes_nothing_at_a_site():
     assert not deleted
 
 
-def test_without_its_name_the_server_deletes_as_flare_does(monkeypatch, caplog):
-    monkeypatch.setattr(flare_internals.DELETE_RUN, "names", ("nvflare.gone:Gone",))
-    monkeypatch.setattr(flare_internals.DELETE_RUN, "_warned", False)
-    nothing: Any = SimpleNamespace()
-    SiteJobs().handle_event(EventType.SYSTEM_START, nothing)
-    assert flare_internals.DELETE_RUN.otherwise in caplog.text
-
-
 @pytest.mark.parametrize("shuts_down", [True, False])
 def test_a_site_that_shuts_down_takes_no_job(shuts_down, workspace, tmp_path):
     if shuts_down:
@@ -98,6 +92,36 @@ def test_the_start_script_raises_the_limit_as_far_as_it_may(soft, hard):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == (65536 if most == resource.RLIM_INFINITY else min(65536, most))
+
+
+@pytest.fixture
+def stop_script(tmp_path):
+    """A site's ``stop_fl.sh``, and the folder that it is in."""
+    federation = Federation(tmp_path / "kits", {"hospital-1": Site()}, 18997)
+    return federation.kit("hospital-1")
+
+
+def test_a_stop_outlives_a_job_process_that_removes_it(stop_script):
+    """FLARE's does when it starts."""
+    file = stop_script / SHUTDOWN
+    watchdog = subprocess.Popen(["sleep", "60"])
+    (stop_script / "daemon_pid.fl").write_text(str(watchdog.pid))
+    stopping = subprocess.Popen(
+        ["bash", str(stop_script / "startup" / "stop_fl.sh")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert stopping.stdin
+    stopping.stdin.write("y")
+    stopping.stdin.close()
+    wait(file.exists, 5, "the wish to stop")
+    file.unlink()
+    wait(file.exists, 5, "the wish to stop, again")
+    watchdog.kill()
+    watchdog.wait()
+    assert stopping.wait(5) == 0
+    assert not file.exists()
 
 
 def test_the_start_script_lowers_no_limit():
