@@ -427,8 +427,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one fault and writes its result."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.federation.faults", description=__doc__)
-    parser.add_argument("name", choices=FAULTS)
     parser.add_argument("folder", type=Path, help="takes kits, logs and results")
+    parser.add_argument("name", choices=FAULTS)
     options = parser.parse_args(arguments)
     origin = provenance()
     result = {**measure(options.name, options.folder.resolve()), "provenance": origin}
