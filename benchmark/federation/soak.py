@@ -92,10 +92,10 @@ def plan(sites: Sequence[str], rounds: int, seed: int) -> list[Planned]:
 
 
 def experiment(sites: int, rounds: int) -> Experiment:
-    """As little training as there can be: images of 16 pixels, two steps a round."""
+    """As little training as there can be: images of 32 pixels, two steps a round."""
     fields = demo("lora")[0].model_dump(mode="json")
     fields["name"] = "soak"
-    fields["backbone"]["image_size"] = 16
+    fields["backbone"]["image_size"] = 32
     fields["data"] |= {"images_per_site": {"train": 64, "val": 16, "test": 16}, "augment": []}
     # A constant rate, so that a job that is stopped early is the beginning of the whole.
     fields["training"] |= {"batch_size": 32, "schedule": "constant"}

@@ -53,7 +53,7 @@ def test_its_experiment_is_small_and_asks_for_half_of_the_sites():
     asked = experiment(10, 500)
     assert asked.federation.rounds == 500
     assert asked.federation.min_sites == 5
-    assert asked.backbone.image_size == 16
+    assert asked.backbone.image_size == 32
 
 
 @pytest.mark.slow
