@@ -3,8 +3,9 @@
 import re
 
 import pytest
-import soak_figure
 from pages import DOCS, pages, prose
+
+import soak_figure
 
 DECIMAL = re.compile(r"(?<![\w.:/\-\u2013])[-+±]?\d+\.\d+(?![\w.]*\d)")
 VERSIONED = re.compile(r"(?:Python|FLARE|NVFlare|Flower|TLS|Apache|PyTorch|CUDA|Material|arXiv:?)\s?$")
