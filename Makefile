@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PT_PEFT_SHARED ?= ../shared
 export PT_PEFT_SHARED
 
-.PHONY: install demo federation lint format test test-slow fuzz docs docs-serve clean
+.PHONY: install demo federation hosts soak lint format test test-slow fuzz docs docs-serve clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,15 @@ demo: install
 # A server and three hospitals as processes of their own, with mTLS.
 federation: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmark federation
+
+# The same on hosts of their own (Linux namespaces), once for each fault.
+hosts: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmark hosts
+
+# Ten sites, five hundred rounds, random faults; then the picture of it.
+soak: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmark soak
+	$(BIN)/python docs/_build/soak_figure.py
 
 # Style, types and directions of import.
 lint: install

@@ -2,17 +2,19 @@
 
 import sys
 
-from benchmark.commands import federation, membership, reconstruct, report, run, upgrade
+from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak, upgrade
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
 COMMANDS: dict[str, Command] = {
     "federation": federation,
+    "hosts": hosts,
     "image-cache": image_cache,
     "membership": membership,
     "reconstruct": reconstruct,
     "report": report,
     "run": run,
+    "soak": soak,
     "upgrade": upgrade,
 }
 

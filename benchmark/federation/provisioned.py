@@ -31,6 +31,7 @@ class Federation:
         sites: names of the sites.
         port: of the server.
         environment: variables that the server or a site starts with beside those of this process, by its name.
+        enter: the command before a program that runs it on the host of the server or of a site, by its name.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Federation:
         port: int,
         routes: Mapping[str, int] | None = None,
         project: Path = PROJECT,
+        host: str = "localhost",
     ):
         """Provisions the kits by a project file whose sites are replaced.
 
@@ -49,6 +51,7 @@ class Federation:
             port: of the server.
             routes: port at which a site finds the server, by the site's name, if it is not `port`.
             project: the project file.
+            host: the server's DNS name.
 
         Raises:
             UserError: if ``nvflare provision`` fails.
@@ -57,9 +60,10 @@ class Federation:
         self.sites = list(sites)
         self.port = port
         self.environment: dict[str, dict[str, str]] = {}
+        self.enter: dict[str, list[str]] = {}
         provisioned = yaml.safe_load(project.read_text(encoding="utf-8"))
         server, *people = (one for one in provisioned["participants"] if one["type"] != "client")
-        server["fed_learn_port"] = port
+        server |= {"default_host": host, "fed_learn_port": port}
         clients = [_client(name, (routes or {}).get(name)) for name in sites]
         provisioned["participants"] = [server, *clients, *people]
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ class Federation:
         for name in names or ("server", *self.sites):
             with open(self.kit(name) / "start.log", "ab") as log:
                 subprocess.run(
-                    ["bash", str(self.kit(name) / "startup" / "start.sh")],
+                    [*self.enter.get(name, ()), "bash", str(self.kit(name) / "startup" / "start.sh")],
                     env=_environment() | self.environment.get(name, {}),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, start_new_session=True,
                 )  # fmt: skip
@@ -126,8 +130,6 @@ class Federation:
         """Kills all that runs in a kit by SIGKILL, as when its machine loses power."""
         for process in self.processes(name):
             _kill(process)
-        # `start.sh` takes a killed watchdog that nobody has waited for as alive.
-        (self.kit(name) / "daemon_pid.fl").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kills all processes of the federation. Ctrl-C does not interrupt this."""

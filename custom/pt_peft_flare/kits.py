@@ -102,14 +102,34 @@ NOT_GRANTED = dict.fromkeys(
 """Rights that nobody has unless `RIGHTS` grants them."""
 BRINGS_CODE = ("project_admin", "lead")
 """Roles whose jobs may bring code, in a federation that allows code."""
+DAEMON_LINE = "check_daemon() {"
+"""The line of every ``sub_start.sh`` after which `STALE` goes."""
+STALE = """\
+# After a power cut these files name processes that are others by now: the script would not start for one that it takes
+# for itself, nor start FLARE for one that it takes for FLARE's.
+forget() {
+  [[ -f "$1" && -d /proc/$$ ]] || return 0
+  local pid="$(< "$1")"
+  if [[ "$pid" == "$$" ]] || ! tr '\\0' ' ' < "/proc/$pid/cmdline" | grep -qF -- "$2"; then
+    rm -f "$1"
+  fi 2> /dev/null
+}
+forget "$WORKSPACE/daemon_pid.fl" "$DIR/sub_start.sh"
+forget "$WORKSPACE/pid.fl" " -m $WORKSPACE "
+"""
 CONNECTIONS = 1000
 """Most connections to the server at a time, with or without a key, each with a thread of its own. FLARE's own kits set
 no limit, and have a hundred threads: so many connections with one key shut all others out."""
 GRPC_OPTIONS = {
     "grpc.max_send_message_length": FRAME_BYTES,
     "grpc.max_receive_message_length": FRAME_BYTES,
+    "grpc.keepalive_time_ms": 20_000,
+    "grpc.keepalive_timeout_ms": 10_000,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
 }
-"""Of both ends."""
+"""Of both ends. A connection whose other end has not answered for half a minute is closed, and a site opens another, to
+where the server's name leads by then: FLARE's own kits leave it to TCP, which gives up after a quarter of an hour."""
 SERVER_GRPC_OPTIONS = {
     "grpc.max_allowed_incoming_connections": CONNECTIONS,
     "grpc.server_handshake_timeout_ms": 10_000,
@@ -163,6 +183,7 @@ class KitBuilder(Builder):
       running (`interrupted_jobs`). A site that is shut down takes no job any more (`site_jobs`).
     - A site's logs stay there: FLARE's own kits send the errors of every job to the server, past all filters, and let a
       project admin read files of the site's workspace, and the lead delete a site's ledger with the job.
+    - A line that is dead is noticed (`GRPC_OPTIONS`), and a host starts again after a power cut (`STALE`).
     - Each site has a ``local/site.json`` to fill in.
     """
 
@@ -187,6 +208,8 @@ class KitBuilder(Builder):
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
         _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", WORKSPACE_LINE, JOB_STORE + DESCRIPTORS)
         sites = project.get_clients()
+        for one in (server, *sites):
+            _add_lines(Path(ctx.get_kit_dir(one)) / "sub_start.sh", DAEMON_LINE, STALE)
         settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
         for client in sites:
             folder = Path(ctx.get_ws_dir(client))

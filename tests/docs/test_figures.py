@@ -5,6 +5,8 @@ import re
 import pytest
 from pages import DOCS, pages, prose
 
+import soak_figure
+
 DECIMAL = re.compile(r"(?<![\w.:/\-\u2013])[-+±]?\d+\.\d+(?![\w.]*\d)")
 VERSIONED = re.compile(r"(?:Python|FLARE|NVFlare|Flower|TLS|Apache|PyTorch|CUDA|Material|arXiv:?)\s?$")
 
@@ -25,3 +27,7 @@ def test_no_figure_is_written_by_hand(page):
 def test_what_counts_as_written_by_hand():
     text = "LoRA has 0.842. Python 3.11, FLARE 2.9.0, `0.05` and {{ result('a', 'b') }} may stay; 54.2 % may not."
     assert written_by_hand(text) == ["0.842", "54.2"]
+
+
+def test_the_soaks_figure_is_drawn_from_its_result():
+    assert soak_figure.FIGURE.read_text(encoding="utf-8") == soak_figure.draw()

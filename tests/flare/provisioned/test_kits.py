@@ -1,6 +1,7 @@
 """What `nvflare provision` makes of deploy/project.yml."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -80,6 +81,34 @@ def test_connections_are_bounded(kits):
 
 def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
     assert resources(kits, "hospital-1")["client"]["communication_timeout"] == 30
+
+
+@pytest.mark.parametrize("name", ["server", "hospital-1"])
+def test_a_dead_line_is_noticed_within_half_a_minute(kits, name):
+    options = dict(json.loads((kits.kit(name) / "local" / "comm_config.json").read_text())["grpc"]["options"])
+    assert options["grpc.keepalive_time_ms"] + options["grpc.keepalive_timeout_ms"] == 30_000
+    assert options["grpc.http2.min_recv_ping_interval_without_data_ms"] < options["grpc.keepalive_time_ms"]
+
+
+@pytest.mark.parametrize("name", ["server", "hospital-1"])
+def test_files_of_processes_from_before_a_power_cut_are_forgotten(kits, name, tmp_path):
+    """They stay if they name a process of this kit; not if that is another's, is gone, or is the script itself."""
+    script = (kits.kit(name) / "startup" / "sub_start.sh").read_text()
+    part = script[script.index("forget() {") : script.index('  if [[ -f "$WORKSPACE/daemon_pid.fl" ]]')]
+    alive = subprocess.Popen(["bash", "-c", "sleep 60; :", f"{tmp_path}/startup/sub_start.sh", "-m", str(tmp_path), ""])
+    try:
+        for pid, left in ((alive.pid, True), (os.getpid(), False), (2**22 + 1, False), ("$$", False), ("", False)):
+            lines = [
+                f"WORKSPACE={tmp_path} DIR={tmp_path}/startup",
+                f'echo {pid} > "$WORKSPACE/daemon_pid.fl"; echo {pid} > "$WORKSPACE/pid.fl"',
+                part,
+            ]
+            done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
+            assert not done.stderr
+            assert (tmp_path / "daemon_pid.fl").exists() == (tmp_path / "pid.fl").exists() == left
+    finally:
+        alive.kill()
+        alive.wait()
 
 
 def test_components_that_outlive_jobs(kits):

@@ -1,0 +1,1 @@
+MAX_FRAME_SIZE: int
