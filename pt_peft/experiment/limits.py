@@ -34,6 +34,8 @@ BACKBONE_KWARGS = (
 """Arguments of timm's Vision Transformers that say what published weights are like, or how much is dropped out.
 
 Not among them are those that leave patches out (``patch_drop_rate``) or let the number of patches vary."""
+QUORUM = 2
+"""Results that a round must have, so that no aggregate is one site's."""
 GB = 10**9
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A list in JSON. Not strict, as the section may have been null, which is settled on values that have been read."""
@@ -64,8 +66,9 @@ class Limits(Strict):
     min_steps: int | None = Field(default=2, ge=1)
     """Fewest steps of the optimiser between two looks at the model: what one step changes is a gradient."""
     min_sites: int | None = Field(default=2, ge=1)
-    """Fewest sites: in ``federation.min_sites``, and among those that FLARE says the job is deployed to, all with the
-    same app. 3 is better: of two sites each can tell the other's update from the mean."""
+    """Fewest sites that the job is deployed to, by FLARE's word, all with the same app. 3 is better: of two sites each
+    can tell the other's update from the mean. ``federation.min_sites``, the quorum, which the lead has signed, must be
+    2 at least where this is 2 or more: no round is then one site's alone, and three sites can spare one."""
     min_evaluated_images: int | None = Field(default=10, ge=1)
     """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
     control_variates: bool | None = False
@@ -130,7 +133,8 @@ class Limits(Strict):
                 "backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know"
             )
         federation = experiment.federation
-        _at_least("min_sites", federation.min_sites, self.min_sites, "{} sites in federation.min_sites")
+        quorum = self.min_sites and min(self.min_sites, QUORUM)
+        _at_least("min_sites", federation.min_sites, quorum, "{} sites in federation.min_sites")
         _at_most("max_rounds", federation.rounds, self.max_rounds, "{} rounds")
         _at_most("max_local_epochs", experiment.training.local_epochs, self.max_local_epochs, "{} local epochs")
         _at_most("max_round_seconds", federation.site_timeout_s, self.max_round_seconds, "a site_timeout_s of {}")

@@ -143,6 +143,13 @@ def test_a_job_that_others_do_not_get_is_refused(sites, apps):
     ask(demo(PEFT)[0], Limits(min_sites=None), sites=sites, apps=apps)
 
 
+def test_a_federation_of_three_can_spare_one_site():
+    limits = Limits(min_sites=3)
+    ask(changed(demo(PEFT)[0], federation={"min_sites": 2}), limits, sites=("a", "b", "c"))
+    assert refusal(demo(PEFT)[0], limits, sites=("a", "b")).asked == "a job that is deployed to 2 site(s)"
+    assert refusal(changed(demo(PEFT)[0], federation={"min_sites": 1}), limits).field == "min_sites"
+
+
 def test_three_steps_of_fifty_images_and_what_a_batch_leaves_over():
     experiment = changed(demo(PEFT)[0], training={"batch_size": 49})
     Limits().check_images(experiment, 50)
