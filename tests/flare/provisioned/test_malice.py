@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from benchmark.federation.lead import _cmdline
 
+from benchmark.federation.lead import _cmdline
 from helpers import changed
 from pt_peft.model.adapter_file import load_adapter
 
