@@ -48,10 +48,18 @@ class Run:
         return json.loads((self.server / "metrics.json").read_text())
 
     def ledger(self, site: str) -> list[dict]:
-        return [
-            json.loads(line)
-            for line in (self.workspace / site / "simulate_job" / "egress.jsonl").read_text().splitlines()
-        ]
+        """What left, or was held back."""
+        return self._ledger(site)[1:]
+
+    def asked(self, site: str) -> dict:
+        """What the ledger says that the job asks."""
+        first = self._ledger(site)[0]
+        assert first["task"] == "open"
+        return first["asks"]
+
+    def _ledger(self, site: str) -> list[dict]:
+        path = self.workspace / site / "simulate_job" / "egress.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def simulate(

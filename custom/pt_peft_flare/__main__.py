@@ -6,10 +6,11 @@
 import sys
 
 from pt_peft.commands.dispatch import Command, command, dispatch
-from pt_peft_flare.commands import contexts, decrypt, job, status, submit
+from pt_peft_flare.commands import contexts, decrypt, job, show_job, status, submit
 
 COMMANDS: dict[str, Command] = {
     "job": job,
+    "show-job": show_job,
     "submit": submit,
     "status": status,
     "decrypt": decrypt,

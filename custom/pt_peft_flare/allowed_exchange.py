@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
@@ -25,24 +26,33 @@ def read_exchange(experiment: Experiment, site: Site, fl_ctx: FLContext) -> Exch
         UserError: if the experiment's method or backbone is not known.
         WorkerError: if the worker fails.
     """
-    path = site.cache_folder() / "exchanged" / f"{cache_key(experiment)}.json"
-    try:
-        cached = Exchange.from_json(json.loads(path.read_text(encoding="utf-8")))
-        if cached.specs:
-            return cached
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        pass  # not there yet, or damaged
+    if cached := cached_exchange(experiment, site):
+        return cached
     worker = RespawningWorker(experiment, site, run_dir(fl_ctx) / "egress", fl_ctx)
     try:
         fields, _ = worker.call("exchange", patience=Patience(experiment.federation.site_timeout_s))
     finally:
         worker.close()
+    path = _path(experiment, site)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(fields).encode())
     except OSError:
         pass  # only a cache
     return Exchange.from_json(fields)
+
+
+def cached_exchange(experiment: Experiment, site: Site) -> Exchange | None:
+    """The same from the cache alone; None if it is not there, or damaged."""
+    try:
+        cached = Exchange.from_json(json.loads(_path(experiment, site).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None
+    return cached if cached.specs else None
+
+
+def _path(experiment: Experiment, site: Site) -> Path:
+    return site.cache_folder() / "exchanged" / f"{cache_key(experiment)}.json"
 
 
 def cache_key(experiment: Experiment) -> str:

@@ -163,10 +163,13 @@ class FederatedRun:
         """
         finished = self._resume()
         federation, sites = self.experiment.federation, self._sites.site_names()
+        refusals = [f"{site} did not take the job: {reason}" for site, reason in self.record.content["refused"].items()]
+        for refusal in refusals:
+            console.warning("%s", refusal)
         if len(sites) < federation.min_sites:
             raise JobFailed(
                 f"experiment.json: field 'federation.min_sites' is {federation.min_sites}, but the job has only "
-                f"{len(sites)} site(s): {', '.join(sites)}."
+                f"{len(sites)} site(s): {'; '.join([', '.join(sites), *refusals])}."
             )
         for number in range(finished, federation.rounds):
             self._sites.event(AppEventType.ROUND_STARTED)

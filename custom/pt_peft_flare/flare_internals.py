@@ -200,8 +200,8 @@ CERTIFICATES = Use(
     ),
 )
 KIT_FILES = Use(
-    "our builder edits resources.json.default, authorization.json.default and sub_start.sh of FLARE's kits, and sees "
-    "then whether they have what it looks for",
+    "our builder edits resources.json.default, authorization.json.default, sub_start.sh and stop_fl.sh of FLARE's "
+    "kits, and sees then whether they have what it looks for",
     f"the kits cannot be made; nvflare=={KNOWN} would be right",
 )
 
@@ -249,15 +249,21 @@ REJOIN = Use(
         f"{_ENGINE}.check_client_resources(self, job, resource_reqs, fl_ctx)",
         f"{_ENGINE}.send_app_command(self, job_id, topic, cmd_data, timeout)",
         f"{_ENGINE}.start_client_job(self, job, client_sites, fl_ctx)",
+        f"{_ENGINE}.cancel_client_resources(self, resource_check_results, resource_reqs, fl_ctx)",
         f"{_JOB_RUNNER}.running_jobs",
         f"{_JOB_RUNNER}.lock",
         f"{_JOB_RUNNER}._pending_client_outcomes",
+        f"{_JOB_RUNNER}.resolve_client_outcome(self, job_id, client_name)",
         f"{_JOB_RUNNER}._make_deploy_message(job, app_data, app_name, fl_ctx)",
         f"{_SERVER}.admin_server",
         f"{_ADMIN}.send_requests_and_get_reply_dict(self, requests, timeout_secs)",
         "nvflare.private.fed.utils.fed_utils:extract_participants(participants_list)",
         "nvflare.private.admin_defs:MsgHeader.RETURN_CODE",
         "nvflare.private.admin_defs:ReturnCode.OK",
+        "nvflare.private.defs:ERROR_MSG_PREFIX",
+        "nvflare.private.defs:TrainingTopic.CHECK_STATUS",
+        "nvflare.private.defs:ClientStatusKey.RUNNING_JOBS",
+        "nvflare.private.defs:ClientStatusKey.JOB_ID",
         "nvflare.apis.fl_constant:RunProcessKey.PARTICIPANTS",
         "nvflare.apis.job_def:Job.run_aborted",
         "nvflare.apis.job_scheduler_spec:DispatchInfo(app_name, resource_requirements, token)",
@@ -294,6 +300,32 @@ RESTARTS = Use(
         f"{_LAUNCHERS}.client_process_launcher:ClientProcessJobLauncher.launch_job(self, job_meta, fl_ctx)",
         f"{_LAUNCHERS}.process_launcher:ProcessHandle.adapter",
         "nvflare.utils.process_utils:ProcessAdapter.poll(self)",
+    ),
+)
+DELETE_RUN = Use(
+    "FLARE deletes what a job has left at a site, its ledger too, when the lead deletes the job; here it stays",
+    "a lead that deletes a job deletes the sites' ledgers of it",
+    ("nvflare.private.fed.client.client_engine:ClientEngine.delete_run(self, job_id)",),
+)
+JOB_SIGNATURES = Use(
+    "FLARE signs a job with the key of the person who submits it; a site reads who that was",
+    "who has submitted a job is shown as the server says it",
+    (
+        "nvflare.lighter.utils:verify_folder_signature_and_get_signers"
+        "(src_folder, root_ca_path, single_signer, signature_file)",
+    ),
+)
+OPERATOR_COMMANDS = Use(
+    "FLARE asks no right for its commands about the network; here they are a project admin's",
+    "whoever may log in at the server may use FLARE's hidden commands about its network",
+    (
+        f"{_ENGINE}.server",
+        f"{_SERVER}.admin_server",
+        "nvflare.fuel.hci.server.hci:AdminServer.cmd_reg",
+        "nvflare.fuel.hci.server.reg:ServerCommandRegister.add_filter(self, cmd_filter)",
+        "nvflare.fuel.hci.server.reg:CommandFilter.pre_command(self, conn, args)",
+        "nvflare.fuel.hci.server.constants:ConnProps.CMD_ENTRY",
+        "nvflare.fuel.hci.server.constants:ConnProps.USER_ROLE",
     ),
 )
 

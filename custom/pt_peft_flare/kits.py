@@ -25,13 +25,83 @@ SERVER_CLASSES = (
 )
 """All that a job may have built at the server."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
+APP_VALIDATOR = "pt_peft_flare.parent.allowed_components.AllowedComponents"
 SERVER_COMPONENTS = {
     "doorkeeper": "pt_peft_flare.parent.doorkeeper.Doorkeeper",
     "outcomes": "pt_peft_flare.parent.outcomes.Outcomes",
     "interrupted_jobs": "pt_peft_flare.parent.interrupted_jobs.InterruptedJobs",
     "rejoin": "pt_peft_flare.parent.rejoin.Rejoin",
     "shut_out": "pt_peft_flare.parent.shut_out.ShutOut",
+    "refusals": "pt_peft_flare.parent.refusals.Refusals",
+    "operator_commands": "pt_peft_flare.parent.operator_commands.OperatorCommands",
 }
+REPLACED_AT_SERVER = {
+    "job_manager": "pt_peft_flare.parent.job_manager.JobManager",
+    "process_launcher": "pt_peft_flare.parent.server_launcher.ServerJobLauncher",
+}
+"""Classes that stand in place of FLARE's and take their arguments."""
+SITE_COMPONENTS = {"process_launcher": LAUNCHER, "app_deployer": "pt_peft_flare.parent.site_jobs.SiteJobs"}
+
+RIGHTS: dict[str, dict[str, str]] = {
+    # Runs the federation: who may be in it, and its processes. May stop and end any job.
+    "project_admin": {
+        "submit_job": "any",
+        "clone_job": "any",
+        "manage_job": "any",
+        "app_command": "any",
+        "download_job": "any",
+        "view": "any",
+        "operate": "any",
+        "configure_site_log": "o:site",
+        "report_env": "o:site",
+    },
+    # Runs a hospital's site, and nothing at the server. May look at the jobs, and stop its own people's.
+    "org_admin": {
+        "manage_job": "o:submitter",
+        "app_command": "o:submitter",
+        "download_job": "o:submitter",
+        "view": "any",
+        "operate": "o:site",
+    },
+    # Submits jobs, looks at all, and stops, clones and downloads its own.
+    "lead": {
+        "submit_job": "any",
+        "clone_job": "n:submitter",
+        "manage_job": "n:submitter",
+        "app_command": "n:submitter",
+        "download_job": "n:submitter",
+        "view": "any",
+    },
+    # Looks.
+    "member": {"view": "any"},
+}
+"""What each role may do at the server and at every site, by FLARE's rights and their categories
+(``nvflare/security/security.py``): ``any``; ``o:site`` where the person is of that site's organisation; ``n:submitter``
+and ``o:submitter`` on jobs of the person, or of its organisation. What is not named is not granted."""
+NOT_GRANTED = dict.fromkeys(
+    (
+        "submit_job",
+        "clone_job",
+        "manage_job",
+        "app_command",
+        "download_job",
+        "operate",
+        # Files of a site's workspace, its ledger and logs too (``cat``, ``grep`` …).
+        "shell_commands",
+        # Notes of a site's processes, which pass no filter.
+        "show_stats",
+        "show_errors",
+        "reset_errors",
+        # How much a site's process of a job logs.
+        "configure_job_log",
+        "byoc",
+        "server-predeployed-flwr",
+    ),
+    "none",
+)
+"""Rights that nobody has unless `RIGHTS` grants them."""
+BRINGS_CODE = ("project_admin", "lead")
+"""Roles whose jobs may bring code, in a federation that allows code."""
 CONNECTIONS = 1000
 """Most connections to the server at a time, with or without a key, each with a thread of its own. FLARE's own kits set
 no limit, and have a hundred threads: so many connections with one key shut all others out."""
@@ -48,8 +118,6 @@ SERVER_GRPC_OPTIONS = {
 }
 """Of the server: a connection that has shown no key after ten seconds ends, and one that nothing runs on after a
 minute."""
-NOT_GRANTED = {"shell_commands": "none"}
-"""Rights that nobody gets: reading files of another site's workspace (``cat``, ``grep`` …), its ledger and logs too."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
 MIN_SITES = 3
@@ -62,20 +130,39 @@ SLACK = timedelta(days=1)
 CONNECTION_LINE = '"allow_adhoc_conns": false,'
 """The line of ``comm_config.json`` before which the section for gRPC goes."""
 WORKSPACE_LINE = 'mkdir -p "$WORKSPACE/transfer"'
-"""The line of the server's ``sub_start.sh`` after which `JOB_STORE` goes."""
+"""The line of the server's ``sub_start.sh`` after which `JOB_STORE` and `DESCRIPTORS` go."""
 JOB_STORE = 'export NVFL_JOB_STORE_ROOT="${NVFL_JOB_STORE_ROOT:-$WORKSPACE/jobs}"\nmkdir -p "$NVFL_JOB_STORE_ROOT"\n'
 """FLARE's kits keep all jobs under /tmp, where a restarted machine or another server on it loses them."""
+DESCRIPTORS = """\
+# Every connection takes a descriptor, before it has shown a key: with the usual 1,024 a stranger's idle connections
+# shut all sites out. Where less is allowed, as much as is allowed.
+if [[ "$(ulimit -Sn)" != unlimited && "$(ulimit -Sn)" -lt 65536 ]]; then
+  ulimit -Sn 65536 2> /dev/null || ulimit -Sn "$(ulimit -Hn)" 2> /dev/null || true
+fi
+"""
+SHUTDOWN_LINE = 'touch "$WORKSPACE/shutdown.fl"'
+"""The line of a site's ``stop_fl.sh`` after which `UNTIL_STOPPED` goes."""
+UNTIL_STOPPED = """\
+    # A job's process removes this file when it starts, and with it the wish to stop.
+    while [[ -f "$WORKSPACE/daemon_pid.fl" ]] && kill -0 "$(cat "$WORKSPACE/daemon_pid.fl")" 2> /dev/null; do
+      touch "$WORKSPACE/shutdown.fl"
+      sleep 1
+    done
+    rm -f "$WORKSPACE/shutdown.fl"
+"""
 
 
 class KitBuilder(Builder):
     """Makes the kits those of sites that have this package installed. Comes after `StaticFileBuilder`.
 
-    - Only our own components can be built by a job (``class_allow_list``), and no code may come with one (``byoc``).
+    - Only our own components can be built by a job (``class_allow_list``), and no code may come with one (``byoc``); a
+      job with others is refused before it starts, with the reason (`allowed_components`, `refusals`, `job_manager`).
+    - Each role has the rights that it needs (`RIGHTS`, `operator_commands`).
     - A killed job process is started again (`restarting_launcher`), a site that comes back joins what is running
       (`rejoin`), one that does not spoils no finished job (`outcomes`), and a server's death leaves no job listed as
-      running (`interrupted_jobs`).
+      running (`interrupted_jobs`). A site that is shut down takes no job any more (`site_jobs`).
     - A site's logs stay there: FLARE's own kits send the errors of every job to the server, past all filters, and let a
-      project admin read files of the site's workspace.
+      project admin read files of the site's workspace, and the lead delete a site's ledger with the job.
     - Each site has a ``local/site.json`` to fill in.
     """
 
@@ -98,12 +185,13 @@ class KitBuilder(Builder):
         """Edits the kits of the server and of all sites. Raises FlareChanged if they are not as 2.9.0 makes them."""
         server = project.get_server()
         self._build_site(Path(ctx.get_ws_dir(server)), _edit_server)
-        _add_job_store(Path(ctx.get_kit_dir(server)) / "sub_start.sh")
+        _add_lines(Path(ctx.get_kit_dir(server)) / "sub_start.sh", WORKSPACE_LINE, JOB_STORE + DESCRIPTORS)
         sites = project.get_clients()
         settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
         for client in sites:
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
+            _add_lines(Path(ctx.get_kit_dir(client)) / "stop_fl.sh", SHUTDOWN_LINE, UNTIL_STOPPED)
             write_atomically(folder / "local" / "site.json", (json.dumps(settings) + "\n").encode())
 
         self._add_grpc(project, ctx)
@@ -128,13 +216,12 @@ class KitBuilder(Builder):
         _edit(folder / "local" / "authorization.json.default", self._edit_authorization)
 
     def _edit_authorization(self, policy: dict[str, Any]) -> None:
-        permissions: dict[str, dict[str, str] | str] = policy["permissions"]
-        rights = policy["permissions"]["lead"].keys()
-        for role, given in permissions.items():
-            granted = dict.fromkeys(rights, given) if isinstance(given, str) else given
-            # Everyone who may stop a job may ask it how far it is (`status`).
-            granted = granted | {"app_command": granted.get("manage_job", "none")}
-            permissions[role] = granted | NOT_GRANTED | ({} if self._byoc else {"byoc": "none"})
+        roles = list(policy["permissions"])
+        policy["permissions"] = {role: self._rights(role) for role in roles}
+
+    def _rights(self, role: str) -> dict[str, str]:
+        code = {"byoc": "any"} if self._byoc and role in BRINGS_CODE else {}
+        return NOT_GRANTED | RIGHTS[role] | code
 
 
 class BackdatedCertBuilder(CertBuilder):
@@ -158,20 +245,27 @@ class BackdatedCertBuilder(CertBuilder):
 
 def _edit_server(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SERVER_CLASSES)
+    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_server.json"}}
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_S
     # Ours send no logs, and FLARE's would write whatever a site sends to the server's disk.
     components = [one for one in resources["components"] if one["id"] != "log_receiver"]
-    components += [{"id": name, "path": path, "args": {}} for name, path in SERVER_COMPONENTS.items()]
-    resources["components"] = components
+    for component in components:
+        component["path"] = REPLACED_AT_SERVER.get(component["id"], component["path"])
+    resources["components"] = [*components, *_components(SERVER_COMPONENTS)]
 
 
 def _edit_client(resources: dict[str, Any]) -> None:
     resources["class_allow_list"] = list(SITE_CLASSES)
+    resources["app_validator"] = {"path": APP_VALIDATOR, "args": {"config": "config_fed_client.json"}}
     resources["allow_log_streaming"] = False
     resources["client"]["communication_timeout"] = ANSWER_TIMEOUT_S
-    replaced = ("process_launcher", "site_log_streamer")
+    replaced = (*SITE_COMPONENTS, "site_log_streamer")
     components = [one for one in resources["components"] if one["id"] not in replaced]
-    resources["components"] = [*components, {"id": "process_launcher", "path": LAUNCHER, "args": {}}]
+    resources["components"] = [*components, *_components(SITE_COMPONENTS)]
+
+
+def _components(paths: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"id": name, "path": path, "args": {}} for name, path in paths.items()]
 
 
 def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -184,13 +278,14 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _add_job_store(script: Path) -> None:
+def _add_lines(script: Path, line: str, text: str) -> None:
+    """Adds `text` after the first line that begins as `line`. Raises FlareChanged if there is none."""
     try:
         lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
-    places = [number for number, line in enumerate(lines) if line.startswith(WORKSPACE_LINE)]
+    places = [number for number, one in enumerate(lines) if one.strip().startswith(line)]
     if not places:
-        raise KIT_FILES.changed(f"{script.name} has no line '{WORKSPACE_LINE}'")
-    lines.insert(places[0] + 1, JOB_STORE)
+        raise KIT_FILES.changed(f"{script.name} has no line '{line}'")
+    lines.insert(places[0] + 1, text)
     script.write_text("".join(lines), encoding="utf-8")

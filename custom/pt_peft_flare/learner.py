@@ -22,13 +22,24 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.handle import Patience, WorkerError
+from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
+from pt_peft_flare.job_request import job_request
 from pt_peft_flare.messages import SINCE, TASKS, failure
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters
-from pt_peft_flare.run_context import check_job, config_folder, is_simulation, read_experiment, read_site, run_dir
+from pt_peft_flare.run_context import (
+    check_job,
+    config_folder,
+    deployment,
+    is_simulation,
+    read_experiment,
+    read_site,
+    run_dir,
+    submitter,
+)
 from pt_peft_flare.site_worker import RespawningWorker, close_host, start_host
 from pt_peft_flare.task_notice import TaskNotices, ignore_early_notices
 from pt_peft_flare.wire import come
@@ -54,6 +65,7 @@ class PeftLearner(Executor):
         ignore_early_notices()
         self._notices: TaskNotices | None = None
         self._job: SiteJob | None = None
+        self._noted = False
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Starts and ends the worker host, and waits for notices of tasks."""
@@ -90,29 +102,52 @@ class PeftLearner(Executor):
         """The job. Raises UserError if the site refuses it."""
         if self._job is None:
             # First: without the filter not even a reason may leave.
-            self._check_config(read_experiment(fl_ctx), config_folder(fl_ctx))
-            self._job = _open_job(fl_ctx)
+            experiment = read_experiment(fl_ctx)
+            self._check_config(experiment, config_folder(fl_ctx))
+            self._job = self._open(experiment, fl_ctx)
         return self._job
+
+    def _open(self, experiment: Experiment, fl_ctx: FLContext) -> "SiteJob":
+        """Prepares the site for the job, and notes in the ledger what it asks, before anything leaves.
+
+        Raises:
+            UserError: if the site's limits refuse it, or the site has no key or no images for it.
+            WorkerError: if a worker fails.
+        """
+        site, name, folder = read_site(fl_ctx), fl_ctx.get_identity_name(), run_dir(fl_ctx)
+        worker = RespawningWorker(experiment, site, folder, fl_ctx)
+        exchange = images = cipher = refused = None
+        try:
+            check_job(site, fl_ctx)
+            images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))
+            exchange = read_exchange(experiment, site, fl_ctx)
+            if experiment.encryption:
+                with told_as(reasons.EncryptionKey()):
+                    cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
+        except (UserError, WorkerError) as error:
+            refused = str(error)
+            raise
+        finally:
+            # In a simulation a site may start anew for each task.
+            if not (self._noted or (is_simulation(fl_ctx) and (folder / ledger.FILE_NAME).exists())):
+                asked = job_request(
+                    experiment,
+                    name,
+                    exchange,
+                    submitter=submitter(fl_ctx),
+                    deployment=deployment(fl_ctx),
+                    images=images,
+                    refused=refused,
+                )
+                ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
+            self._noted = True
+        work_time = WorkTime(folder.parent, folder.name)
+        return SiteJob(experiment, name, folder, worker, cipher, site.limits, work_time)
 
     def _check_config(self, experiment: Experiment, folder: Path) -> None:
         """Raises UserError for a job whose filters are not what a site needs."""
         check_egress(TASKS, folder)
         check_privacy_filters(experiment, folder)
-
-
-def _open_job(fl_ctx: FLContext) -> "SiteJob":
-    """Prepares a site for a job. Raises UserError if the site's limits refuse it, or it has no key for it."""
-    site = read_site(fl_ctx)
-    experiment = check_job(site, fl_ctx)
-    cipher = None
-    if experiment.encryption:
-        exchange = read_exchange(experiment, site, fl_ctx)
-        with told_as(reasons.EncryptionKey()):
-            cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
-    folder = run_dir(fl_ctx)
-    worker = RespawningWorker(experiment, site, folder, fl_ctx)
-    work_time = WorkTime(folder.parent, folder.name)
-    return SiteJob(experiment, fl_ctx.get_identity_name(), folder, worker, cipher, site.limits, work_time)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,31 @@
-"""The egress ledger: one line of JSON for each payload that leaves a site, or was stopped from leaving."""
+"""The egress ledger: one line of JSON for each payload that leaves a site, or was stopped from leaving.
+
+Before them stands what the job asks of the site.
+"""
 
 import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from pydantic import JsonValue
 
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
+from pt_peft_flare.job_request import JobRequest
 
 FILE_NAME = "egress.jsonl"
+OPEN = "open"
+"""What stands for the task in a job's first line."""
 
 Entry = dict[str, JsonValue]
 """Fields of a line."""
+
+
+def opening_entry(job_id: str, asked: JobRequest) -> Entry:
+    """The first line: what a job asks, as ``show-job`` tells it."""
+    return {"job": job_id, "task": OPEN, "round": None, "asks": cast(Entry, asked)}
 
 
 def tensor_entry(tensors: Tensors, values: Tensors) -> Entry:

@@ -17,6 +17,8 @@ SITES_SHUT_OUT = "pt_peft.sites_shut_out"
 """FLARE app command to a job's process: these ``sites`` may take no further part."""
 STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far is it?"""
+MAX_ANSWER = 500
+"""Characters that are kept of what FLARE's process of a site answers."""
 TASKS = (AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)
 """Tasks that a site does."""
 RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
@@ -37,3 +39,13 @@ def reason_of(reply: Shareable) -> Reason:
         return read_reason(said) or reasons.Failed()
     code = reply.get_return_code()
     return reasons.Flare(return_code=code if code in RETURN_CODES else None)
+
+
+def printable(reason: str) -> str:
+    """The beginning of what somebody else says, on one printable line."""
+    return one_line(reason[:MAX_ANSWER])
+
+
+def one_line(text: str) -> str:
+    """`text` with a blank for each character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)

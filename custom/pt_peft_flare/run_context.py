@@ -12,6 +12,7 @@ from pt_peft.errors import told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft_flare.job_request import ROOT_CA, Deployment, Submitter, app_of, deployment_of, submitter_of
 
 
 def is_simulation(fl_ctx: FLContext) -> bool:
@@ -79,6 +80,18 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
     site.limits.check(experiment)
     site.limits.check_deployment(_clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
     return experiment
+
+
+def submitter(fl_ctx: FLContext) -> Submitter | None:
+    """Who has submitted the job."""
+    root_ca = Path(fl_ctx.get_engine().get_workspace().get_startup_kit_dir()) / ROOT_CA
+    return submitter_of(_job_meta(fl_ctx), config_folder(fl_ctx).parent, root_ca)
+
+
+def deployment(fl_ctx: FLContext) -> Deployment:
+    """To whom the job is deployed."""
+    meta = _job_meta(fl_ctx)
+    return deployment_of(meta, app_of(meta, fl_ctx.get_identity_name()))
 
 
 def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:

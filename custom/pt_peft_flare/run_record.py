@@ -16,6 +16,7 @@ from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
+from pt_peft_flare.parent.refusals import read_refusals
 from pt_peft_flare.round_results import LeftOut
 from pt_peft_flare.tracking import SCALARS
 
@@ -70,6 +71,8 @@ class Record(TypedDict):
     continues: str | None
     """The job whose rounds come first here."""
     sites: list[str]
+    refused: dict[str, str]
+    """Sites that were to have the job and did not take it when it started, with their reasons."""
     code: dict[str, str]
     """Which code the server runs; each site's report has the site's. See `pt_peft.environment.Code`."""
     experiment: dict[str, Any]
@@ -151,6 +154,7 @@ class RunRecord:
             "job": job_id,
             "continues": None,
             "sites": sites,
+            "refused": read_refusals(folder),
             "code": own_code().model_dump(),
             "experiment": experiment.model_dump(mode="json"),
             "exchanged": {

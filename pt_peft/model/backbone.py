@@ -7,8 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from pt_peft import reasons
-from pt_peft.errors import BackboneMismatch, UserError, told_as
+from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment.sections import Backbone
 from pt_peft.experiment.site import TIMM_PREFIX, Site
 from pt_peft.files import sha256_of
@@ -91,8 +90,7 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
             # Else EVA and BEiT take the weight out of the layer and pass by what wraps it. The sum is the same.
             module.qkv_bias_separate = True
     if weights is not None:
-        with told_as(reasons.Backbone()):
-            load_weights(model, weights, backbone, head_name(model))
+        load_weights(model, weights, backbone, head_name(model))
         head = model.get_classifier()
         if head.weight.is_meta:
             head.to_empty(device="cpu").reset_parameters()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pt_peft import reasons
+from pt_peft.data.items import SPLITS
 from pt_peft.data.site_data import SiteData, load_site_data
+from pt_peft.data.sources import site_images
 from pt_peft.environment import own_code
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange import lora_pairs
@@ -47,6 +49,7 @@ class RequestHandler:
         self.requests: dict[str, Callable[[Any, Tensors], Reply]] = {
             "open": self.open,
             "exchange": self.exchange,
+            "images": self.images,
             "initial_state": self.initial_state,
             "train": self.train,
             "evaluate": self.evaluate,
@@ -79,6 +82,12 @@ class RequestHandler:
             return ready.exchange.to_json(), {}
         with told_as(reasons.ExperimentInvalid()):
             return planned_exchange(build_model(self.experiment.model, None), self.experiment).to_json(), {}
+
+    def images(self, _message: Mapping[str, object], _: Tensors) -> Reply:
+        """Counts the images of each split that the experiment uses of the site, and decodes none. Raises UserError."""
+        with told_as(reasons.Data()):
+            found = site_images(self.experiment, self.site, self.name, self.names)
+        return {split: len(found.items(split)) for split in SPLITS}, {}
 
     def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""

@@ -25,11 +25,14 @@ from pt_peft_flare import kits, short_waits
 from pt_peft_flare.controller import PeftFedAvg
 from pt_peft_flare.federated_run import SiteTask
 from pt_peft_flare.flare_internals import KNOWN, USES, FlareChanged, Use
+from pt_peft_flare.job_request import submitter_of
 from pt_peft_flare.parent.interrupted_jobs import InterruptedJobs
+from pt_peft_flare.parent.operator_commands import OperatorCommands
 from pt_peft_flare.parent.outcomes import Outcomes
 from pt_peft_flare.parent.rejoin import Rejoin
 from pt_peft_flare.parent.restarting_launcher import RestartingJobLauncher
 from pt_peft_flare.parent.shut_out import ShutOut
+from pt_peft_flare.parent.site_jobs import SiteJobs
 from pt_peft_flare.signs_of_life import SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import ignore_early_notices
@@ -223,13 +226,29 @@ def test_other_kits_are_refused_in_one_sentence(file, content, message, tmp_path
 
 @pytest.mark.parametrize(
     ("component", "label"),
-    [(Outcomes, "OUTCOMES"), (Rejoin, "REJOIN"), (ShutOut, "SHUT_OUT"), (InterruptedJobs, "INTERRUPTED_JOBS")],
+    [
+        (Outcomes, "OUTCOMES"),
+        (Rejoin, "REJOIN"),
+        (ShutOut, "SHUT_OUT"),
+        (InterruptedJobs, "INTERRUPTED_JOBS"),
+        (OperatorCommands, "OPERATOR_COMMANDS"),
+        (SiteJobs, "DELETE_RUN"),
+    ],
 )
 def test_without_its_names_a_component_of_the_parent_does_nothing(component, label, monkeypatch, caplog):
     lose(monkeypatch, USES[label])
     fl_ctx: Any = SimpleNamespace()  # which has nothing that it could use
     component().handle_event(EventType.SYSTEM_START, fl_ctx)
     assert USES[label].otherwise in caplog.text
+
+
+def test_without_its_name_a_jobs_submitter_is_whom_the_server_names(monkeypatch, tmp_path, caplog):
+    lose(monkeypatch, internals.JOB_SIGNATURES)
+    (tmp_path / "rootCA.pem").touch()
+    said = {"submitter_name": "somebody", "submitter_org": "elsewhere", "submitter_role": "lead"}
+    found = submitter_of(said, tmp_path, tmp_path / "rootCA.pem")
+    assert found == {"name": "somebody", "org": "elsewhere", "role": "lead", "signed": False}
+    assert internals.JOB_SIGNATURES.otherwise in caplog.text
 
 
 def test_without_its_names_the_launcher_is_flares_own(monkeypatch):

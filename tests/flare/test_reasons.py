@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
@@ -26,11 +26,12 @@ from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserE
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, TensorSpec
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.federation.known_names import known_names
+from pt_peft.federation.reports import TrainingReport, rounded_loss
 from pt_peft.privacy.budget import FILE_NAME as BUDGET
 from pt_peft.reasons import Reason, ServerReason, SiteReason, read_reason
+from pt_peft.schema import parse
 from pt_peft.worker import frames
 from pt_peft.worker.handle import WorkerError, _error
 from pt_peft.worker.host import _reason_of
@@ -76,9 +77,9 @@ def fl_ctx(tmp_path, tiny) -> Any:
         get_prop=lambda key, default=None: "train" if key == FLContextKey.TASK_NAME else default,
         get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
         get_job_id=lambda: "job",
-        get_process_type=lambda: ProcessType.CLIENT_JOB,
         get_identity_name=lambda: "site-1",
         get_peer_context=lambda: None,
+        get_process_type=lambda: ProcessType.CLIENT_JOB,
     )
 
 
@@ -347,7 +348,7 @@ def open_worker(experiment: Experiment, site: dict[str, Any], folder: Path) -> R
     handler = RequestHandler()
     opening: Opening = {
         "experiment": experiment.model_dump(mode="json"),
-        "site": {"limits": None, **site},
+        "site": site,
         "name": "site-1",
         "names": ["site-1"],
         "run_dir": str(folder / "run"),
@@ -437,7 +438,7 @@ def test_faults_of_the_weights(content, expected, tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     if content:
         path.write_bytes(content)
-    handler = open_worker(tiny, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(tiny, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == expected
 
 
@@ -447,7 +448,7 @@ def test_weights_that_do_not_fit(tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     path.write_bytes(b"biopsy result")
     other = changed(tiny, backbone={"sha256": sha256_of(path)})
-    handler = open_worker(other, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(other, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == reasons.Backbone()
 
 
@@ -499,3 +500,19 @@ def test_a_server_shows_no_word_that_is_not_of_the_job():
     assert reason_of(reply) == reasons.Failed()
     reply.set_header(REASON, json.dumps({"code": "stopped", "more": "x" * 100_000}))
     assert reason_of(reply) == reasons.Failed()
+
+
+def test_a_good_result_leaves_rounded_and_is_taken_as_it_is(tiny, site, fl_ctx):
+    """From a worker's reply, past the filter, to the server."""
+    handler = open_worker(tiny, site.model_dump(mode="json"), fl_ctx.folder)
+    _, initial = handler.initial_state({}, {})
+    reply, payload = handler.train({"round": 0, "since": 0}, dict(initial))
+    passing = egress()
+    passing._exchange = handler._trainer.exchange
+    left = from_shareable(passing.process(result(payload, dict(reply)), fl_ctx))
+    report: Any = left.get_meta_prop(MetaKey.INITIAL_METRICS)
+    assert report["code"] == own_code().model_dump()
+    assert report["train_loss"] == rounded_loss(reply["train_loss"]) != reply["train_loss"]  # pyright: ignore[reportArgumentType]
+    assert report["val"]["confusion"] == reply["val"]["confusion"]  # pyright: ignore[reportIndexIssue]
+    assert parse(TrainingReport, report, "report").checked(tiny).model_dump(mode="json") == report
+    assert left.data.keys() == payload.keys()

@@ -73,6 +73,12 @@ def test_the_literal_command(tmp_path):
             assert line["tensors"].keys() == tensors.keys()
             assert line["tensor_bytes"] == payload_bytes(tensors) == metrics["exchanged"]["bytes"]
         assert lines[3]["tensor_bytes"] == 0
+        asked = run.asked(name)
+        assert asked["exchange"]["tensors"] == sorted(tensors)
+        assert asked["exchange"]["bytes_up"] == lines[0]["tensor_bytes"]
+        assert asked["images"]["train"] == metrics["rounds"][0]["sites"][name]["num_samples"]
+        assert asked["deployment"] == {"everyone": True, "sites": ["site-1", "site-2"], "other_apps": {}}
+        assert asked["refused"] is None
 
 
 def test_curves_are_readable(finished):

@@ -11,6 +11,7 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 
 from pt_peft_flare.flare_internals import RESTARTS
+from pt_peft_flare.parent.job_process import ending_with_us, in_lasting_thread
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ class RestartingJobLauncher(ClientProcessJobLauncher):
     """Starts a process again that died by a signal (``kill -9``, the kernel's out-of-memory killer).
 
     It then asks the server for the task that it owes. After too many deaths the site alone is out: FLARE's own launcher
-    reports any death as a failure of the job, at which the server ends it for everybody.
+    reports any death as a failure of the job, at which the server ends it for everybody. The process ends with the
+    site's own (`job_process`).
     """
 
     def __init__(self, max_restarts: int = 5) -> None:
@@ -30,12 +32,16 @@ class RestartingJobLauncher(ClientProcessJobLauncher):
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         """Starts the process of a job."""
         if not RESTARTS.usable():
-            return super().launch_job(job_meta, fl_ctx)
+            return in_lasting_thread(super().launch_job, job_meta, fl_ctx)
         # FLARE says in the context how the process is started, and goes on using that context.
         own_ctx = FLContext()
         own_ctx.props.update(fl_ctx.props)
         launch = cast(Callable[..., ProcessHandle], super().launch_job)  # which is what it returns
-        return RestartingHandle(lambda: launch(job_meta, own_ctx), self._max_restarts)
+        return RestartingHandle(lambda: in_lasting_thread(launch, job_meta, own_ctx), self._max_restarts)
+
+    def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
+        """The words of the command that starts it."""
+        return ending_with_us(super().get_command(job_meta, fl_ctx))
 
 
 class RestartingHandle(JobHandleSpec):

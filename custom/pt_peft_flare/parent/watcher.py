@@ -38,11 +38,15 @@ class Watcher(FLComponent, ABC):
             if self._internals.usable():
                 self.begin(cast("ServerEngine", fl_ctx.get_engine()))  # as it is in the parent process
         elif event_type == EventType.SYSTEM_END:
-            self._stopped.set()
+            self.end()
 
     def begin(self, engine: "ServerEngine") -> None:
         """Starts to look."""
         threading.Thread(target=self._watch, args=[engine], name=type(self).__name__, daemon=True).start()
+
+    def end(self) -> None:
+        """Looks no more."""
+        self._stopped.set()
 
     @abstractmethod
     def look(self, engine: "ServerEngine") -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pt_peft.errors import UserError
+from pt_peft import reasons
+from pt_peft.errors import UserError, told_as
 from pt_peft.experiment.sections import Backbone
 from pt_peft.model.vit import ViT
 from pt_peft.model.weights.formats import read_file
@@ -27,6 +28,7 @@ PATCHES = "patch_embed.proj.weight"
 _logger = logging.getLogger(__name__)
 
 
+@told_as(reasons.Backbone())
 def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bool:
     """Loads an image encoder into all of a model but its head.
 

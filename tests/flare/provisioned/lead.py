@@ -31,6 +31,11 @@ def wait(condition: Callable[[], Any], seconds: float, what: str, look_s: float 
     return value
 
 
+def edit(path: Path, **fields: Any) -> None:
+    """Replaces fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 @dataclass
 class Run:
     """A submitted job."""

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lead import Run, wait
+from lead import Run, edit, wait
 from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
 
 from helpers import changed
 from pt_peft.experiment.limits import Limits
 from pt_peft_flare.commands.status import status, table
+from pt_peft_flare.parent.refusals import refusals
 
 pytestmark = pytest.mark.slow
 PATIENT = {"round_timeout_s": 400, "site_timeout_s": 300}
@@ -76,10 +77,6 @@ def test_after_an_abort_nothing_is_left(lead, experiment):
     assert {client.name for client in lead.session.get_system_info().client_info} == {*lead.federation.sites}
 
 
-def edit(path: Path, **fields) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 def test_an_apps_name_is_no_path(lead, quick):
     for number, app in enumerate(["../../app", "/tmp/app", ".."]):
         folder = lead.write(changed(quick, name=f"path_{number}"))
@@ -104,18 +101,23 @@ def test_code_that_comes_with_a_job_is_refused(lead, quick):
     (folder / "app" / "custom" / "helper.py").write_text("print('here')")
     job = lead.session.submit_job(str(folder))
     wait(lambda: lead.session.get_job_status(job) == "FINISHED:FAILED_TO_RUN", 60, "the job to be refused")
-    assert "BYOC not permitted" in (lead.federation.kit("server") / "log.txt").read_text()
+    assert lead.session.get_job_meta(job)["job_deploy_detail"] == ["server: BYOC not permitted"]
     assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
 
 
-def test_other_classes_are_not_built(lead, quick):
-    folder = lead.write(changed(quick, name="class"))
+@pytest.mark.parametrize("where", ["server", "client"])
+def test_other_classes_are_not_built(where, lead, quick):
+    folder = lead.write(changed(quick, name=f"class_{where}"))
     command = {"path": "subprocess.Popen", "args": {"args": "touch /tmp/pt_peft_was_here", "shell": True}}
-    edit(folder / "app" / "config" / "config_fed_client.json", components=[{"id": "command", **command}])
-    run = Run(lead.session.submit_job(str(folder)), lead)
-    run.finish()
+    edit(folder / "app" / "config" / f"config_fed_{where}.json", components=[{"id": "command", **command}])
+    job = lead.session.submit_job(str(folder))
+    wait(lambda: lead.session.get_job_status(job) == "FINISHED:FAILED_TO_RUN", 60, "the job to be refused")
     assert not Path("/tmp/pt_peft_was_here").exists()
-    assert "is not in allow_list" in (lead.federation.kit("hospital-1") / run.job / "log.txt").read_text()
+    reason = f"config_fed_{where}.json, components[0]: class 'subprocess.Popen' is not in class_allow_list"
+    refused = refusals(lead.session.get_job_meta(job)["job_deploy_detail"])
+    asked = ["server"] if where == "server" else lead.federation.sites
+    assert all(reason in refused[name] for name in asked)
+    assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
 
 
 def test_a_job_without_the_egress_filter_trains_nowhere(lead, quick):

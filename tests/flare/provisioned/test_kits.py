@@ -10,10 +10,14 @@ from typing import Any, cast
 import pytest
 import yaml
 from cryptography import x509
+from nvflare.lighter.utils import load_private_key_file, sign_folders
 
-from benchmark.federation.provisioned import PROJECT, Federation
+from benchmark.federation.provisioned import LEAD, PROJECT, Federation
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.presets import demo
+from pt_peft_flare.job_folder import write_job
+from pt_peft_flare.job_request import submitter_of
 from pt_peft_flare.kits import KitBuilder
 
 
@@ -43,6 +47,7 @@ def test_nobody_may_bring_code_or_read_files(kits, name):
     assert all(role["byoc"] == role["shell_commands"] == "none" for role in permissions.values())
     assert permissions["lead"]["submit_job"] == "any"
     assert permissions["project_admin"]["operate"] == "any"
+    assert permissions["lead"]["operate"] == "none"
 
 
 def test_logs_stay_at_the_site(kits):
@@ -79,15 +84,18 @@ def test_what_is_lost_on_the_line_is_soon_sent_again(kits):
 
 def test_components_that_outlive_jobs(kits):
     paths = {component["id"]: component["path"] for component in resources(kits, "server")["components"]}
-    assert {
+    ours = (
         "rejoin",
         "doorkeeper",
         "outcomes",
         "shut_out",
         "interrupted_jobs",
+        "refusals",
+        "operator_commands",
         "job_manager",
         "process_launcher",
-    } <= paths.keys()
+    )
+    assert all(paths[name].startswith("pt_peft_flare.parent.") for name in ours)
     launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
     assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
 
@@ -112,6 +120,21 @@ def test_a_clock_that_is_behind_takes_the_certificates_for_valid(kits, file):
 def test_whether_code_may_come_is_no_word():
     with pytest.raises(ValueError, match="'byoc' of KitBuilder is 'no'; true or false would be right"):
         KitBuilder(byoc=cast(Any, "no"))
+
+
+def test_who_has_signed_a_job_is_known_at_a_site(kits, tmp_path):
+    job = tmp_path / "job"
+    write_job(demo("lora")[0], job, installed=True)
+    keys, root_ca = kits.kit(LEAD) / "startup", kits.kit("hospital-1") / "startup" / "rootCA.pem"
+    said = {"submitter_name": "somebody", "submitter_org": "elsewhere", "submitter_role": "lead"}
+    unsigned = {"name": "somebody", "org": "elsewhere", "role": "lead", "signed": False}
+    assert submitter_of(said, job / "app", root_ca) == unsigned
+    sign_folders(str(job), load_private_key_file(str(keys / "client.key")), str(keys / "client.crt"))
+    signed = {"name": LEAD, "org": "consortium", "role": "lead", "signed": True}
+    assert submitter_of(said, job / "app", root_ca) == signed
+    experiment = job / "app" / "config" / "experiment.json"
+    experiment.write_text(experiment.read_text().replace('"rounds": 3', '"rounds": 4'))
+    assert submitter_of(said, job / "app", root_ca) == unsigned
 
 
 @pytest.mark.parametrize(("sites", "settings"), [(3, {"limits": {"min_sites": 3}}), (2, {})])

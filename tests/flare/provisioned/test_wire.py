@@ -19,7 +19,7 @@ def sent_by(lead, experiment) -> tuple[int, int, float]:
     assert run.finish()["status"] == "finished"
     ledger = (lead.federation.kit(SITE) / run.job / "egress.jsonl").read_text().splitlines()
     return (
-        sum(json.loads(entry)["tensor_bytes"] for entry in ledger),
+        sum(json.loads(entry).get("tensor_bytes", 0) for entry in ledger),
         line.bytes_up - before,
         time.monotonic() - started,
     )

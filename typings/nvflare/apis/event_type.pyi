@@ -5,3 +5,5 @@ class EventType:
     ABOUT_TO_END_RUN: str
     END_RUN: str
     BEFORE_PULL_TASK: str
+    BEFORE_CHECK_RESOURCE_MANAGER: str
+    JOB_DEPLOYED: str

@@ -20,6 +20,9 @@ class FLContextKey:
     EVENT_SCOPE: str
     JOB_META: str
     CURRENT_JOB_ID: str
+    JOB_BLOCK_REASON: str
+    JOB_DEPLOY_DETAIL: str
+    WORKSPACE_OBJECT: str
 
 class ProcessType:
     SERVER_JOB: str

@@ -14,6 +14,6 @@ class FederatedServer:
     engine: ServerEngine
     cell: Cell
     client_manager: ClientManager
-    admin_server: FedAdminServer
+    admin_server: FedAdminServer | None
     check_engine_frequency: float
     def process_job_failure(self, request: Message) -> Message: ...

@@ -26,4 +26,10 @@ class ServerEngine(ServerEngineSpec):
     def start_client_job(
         self, job: Job, client_sites: dict[str, DispatchInfo], fl_ctx: FLContext
     ) -> list[ClientReply]: ...
+    def cancel_client_resources(
+        self,
+        resource_check_results: dict[str, tuple[bool, str]],
+        resource_reqs: dict[str, dict[str, Any]],
+        fl_ctx: FLContext,
+    ) -> None: ...
     def get_clients(self) -> list[Client]: ...

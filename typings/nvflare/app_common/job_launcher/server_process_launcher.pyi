@@ -1,0 +1,3 @@
+from nvflare.app_common.job_launcher.process_launcher import ProcessJobLauncher
+
+class ServerProcessJobLauncher(ProcessJobLauncher): ...

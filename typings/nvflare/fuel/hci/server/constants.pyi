@@ -1,0 +1,3 @@
+class ConnProps:
+    CMD_ENTRY: str
+    USER_ROLE: str
