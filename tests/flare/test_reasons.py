@@ -26,7 +26,6 @@ from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserE
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, TensorSpec
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import TrainingReport, rounded_loss
@@ -349,7 +348,7 @@ def open_worker(experiment: Experiment, site: dict[str, Any], folder: Path) -> R
     handler = RequestHandler()
     opening: Opening = {
         "experiment": experiment.model_dump(mode="json"),
-        "site": {"limits": None, **site},
+        "site": site,
         "name": "site-1",
         "names": ["site-1"],
         "run_dir": str(folder / "run"),
@@ -439,7 +438,7 @@ def test_faults_of_the_weights(content, expected, tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     if content:
         path.write_bytes(content)
-    handler = open_worker(tiny, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(tiny, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == expected
 
 
@@ -449,7 +448,7 @@ def test_weights_that_do_not_fit(tiny, fl_ctx):
     path = fl_ctx.folder / "Anna Bell 8675309.safetensors"
     path.write_bytes(b"biopsy result")
     other = changed(tiny, backbone={"sha256": sha256_of(path)})
-    handler = open_worker(other, Site(backbone=str(path), limits=Limits.open()).model_dump(mode="json"), fl_ctx.folder)
+    handler = open_worker(other, Site(backbone=str(path)).model_dump(mode="json"), fl_ctx.folder)
     assert checked(raised(lambda: handler._trainer), fl_ctx) == reasons.Backbone()
 
 
