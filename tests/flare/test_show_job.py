@@ -29,7 +29,7 @@ def job(experiment, tmp_path):
 @pytest.fixture
 def kit(tmp_path):
     """A start-up kit, as far as it matters here."""
-    for name, content in {"startup/rootCA.pem": "", "local/site.json": "{}"}.items():
+    for name, content in {"startup/rootCA.pem": "", "local/site.json": '{"limits": null}'}.items():
         (tmp_path / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "kit" / name).write_text(content)
     return tmp_path / "kit"
@@ -97,6 +97,20 @@ def test_while_it_runs(running, kit, capsys):
     assert "A PART OF THE SITES: hospital-1 ALONE" in text
     assert "lead@consortium.example, lead of consortium (not signed; the server says so)" in text
     assert "train 24, val 8, test 12 of this site" in text
+
+
+def test_a_job_for_one_site_is_outside_the_default_limits(running, kit, capsys):
+    (kit / "local" / "site.json").write_text("{}")
+    found = asked(capsys, running)
+    assert "by field 'min_sites' of its limits" in found["refused"]
+    assert found["deployment"]["sites"] == ["hospital-1"]
+
+
+def test_too_few_images_are_outside_the_default_limits(job, tmp_path, capsys):
+    (tmp_path / "site.json").write_text("{}")
+    found = asked(capsys, job, "--site", tmp_path / "site.json", "--name", "hospital-1")
+    assert "by field 'min_train_images' of its limits" in found["refused"]
+    assert found["images"] == IMAGES
 
 
 def test_limits_refuse_it_before_anything_is_computed(job, tmp_path, capsys):
