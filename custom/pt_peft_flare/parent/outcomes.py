@@ -59,11 +59,14 @@ def resolve(engine: "ServerEngine", job_id: str) -> None:
 
 
 def of_one_site(server: "FederatedServer", request: Message) -> Message:
-    """Changes a site's report of its failure, so that the job ends only if fewer than ``min_clients`` are left."""
+    """Changes a site's report of a failure, so that the job ends only if fewer than ``min_clients`` are left.
+
+    Sites report a good end too, which stays as it is.
+    """
     from nvflare.private.defs import CellMessageHeaderKeys, JobFailureMsgKey
 
     payload = cast("dict[str, Any] | None", request.payload)
-    if not isinstance(payload, dict):
+    if not isinstance(payload, dict) or payload.get(JobFailureMsgKey.CODE) == JobReturnCode.SUCCESS:
         return request
     job_id = payload.get(JobFailureMsgKey.JOB_ID)
     site = server.client_manager.clients.get(request.get_header(CellMessageHeaderKeys.TOKEN))
