@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -94,7 +95,7 @@ def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
     worker = run.wait_for_training("hospital-1")
     worker.suspend()
     run.wait_for_round(1)
-    assert not worker.is_running()
+    wait(lambda: not worker.is_running(), 10, "the end of the worker")
     assert run.record()["rounds"][0]["left_out"].keys() == {"hospital-1"}
     slow = run.wait_for_training("hospital-1")
     while len(run.record()["rounds"]) < 2:
@@ -164,11 +165,12 @@ def test_a_dead_site_costs_its_silence_once(lead, experiment):
     run.wait_for_training("hospital-3")
     lead.federation.kill("hospital-3")
     try:
-        wait(lambda: "silent for" in doing(lead, run, "hospital-3"), 60, "silence")
-        assert doing(lead, run, "hospital-1") in ("training", "answered")
+        now = wait(lambda: "silent for" in (now := doing(lead, run))["hospital-3"] and now, 60, "silence")
+        assert now["hospital-1"] in ("training", "answered")
         record = run.finish()
     finally:
         lead.federation.start("hospital-3")
+        lead.federation.wait_for(lead.session, since=time.time())
     first, *later = record["rounds"]
     assert record["status"] == "finished"
     assert 40 < first["seconds"] < 40 + 30
@@ -176,7 +178,6 @@ def test_a_dead_site_costs_its_silence_once(lead, experiment):
     for one in (*record["rounds"], record["final"]):
         assert one["left_out"].keys() == {"hospital-3"}
         assert one["left_out"]["hospital-3"]["code"] == "silent"
-    lead.federation.wait_for(lead.session, since=time.time())
 
 
 def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead, experiment):
@@ -190,7 +191,7 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
         run.wait_for_round(1)
         assert time.monotonic() - shut_out < 30
         assert run.record()["rounds"][0]["left_out"]["hospital-2"]["code"] == "shut_out"
-        assert doing(lead, run, "hospital-2") == "was shut out"
+        wait(lambda: doing(lead, run)["hospital-2"] == "was shut out", 30, "the word of it")
         wait(lambda: not run.processes("hospital-2"), 30, "the end of its process")
     finally:
         admin.enable_client("hospital-2")
@@ -204,9 +205,10 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
     lead.federation.wait_for(lead.session, since=time.time())
 
 
-def doing(lead, run, site: str) -> str:
-    """What ``status`` says of a site."""
-    return status(lead.session, run.job)["jobs"][run.job].get("sites", {}).get(site, {}).get("now", "")
+def doing(lead, run) -> defaultdict[str, str]:
+    """What ``status`` says of each site; nothing while the job's process has no time to answer."""
+    sites = status(lead.session, run.job)["jobs"][run.job].get("sites", {})
+    return defaultdict(str, {name: site["now"] for name, site in sites.items()})
 
 
 @contextmanager
