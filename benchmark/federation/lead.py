@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from nvflare.fuel.flare_api.api_spec import NoConnection
 
 from benchmark.federation.provisioned import Federation
 from pt_peft.errors import UserError
@@ -92,7 +93,14 @@ class Run:
 
     def finish(self, seconds: float = 400) -> dict[str, Any]:
         """Waits for the end. Returns the record as the lead downloads it; empty if there is none."""
-        wait(self.ended, seconds, "the end of the job")
+
+        def ended() -> bool:
+            try:
+                return self.ended()
+            except NoConnection:  # a server that is too busy to answer in FLARE's few seconds is asked again
+                return False
+
+        wait(ended, seconds, "the end of the job")
         downloads = str(self._lead.downloads)
         self.results = Path(self._lead.session.download_job_result(self.job, downloads)) / "workspace"
         path = self.results / FILE_NAME
