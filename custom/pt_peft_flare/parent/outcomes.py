@@ -59,7 +59,7 @@ def resolve(engine: "ServerEngine", job_id: str) -> None:
 
 
 def of_one_site(server: "FederatedServer", request: Message) -> Message:
-    """Changes a site's report of its failure, so that the job ends only if fewer than ``min_clients`` are left."""
+    """Changes a site's report that it failed, so that the job ends only if fewer than ``min_clients`` are left."""
     from nvflare.private.defs import CellMessageHeaderKeys, JobFailureMsgKey
 
     payload = cast("dict[str, Any] | None", request.payload)
@@ -67,7 +67,7 @@ def of_one_site(server: "FederatedServer", request: Message) -> Message:
         return request
     job_id = payload.get(JobFailureMsgKey.JOB_ID)
     site = server.client_manager.clients.get(request.get_header(CellMessageHeaderKeys.TOKEN))
-    if not isinstance(job_id, str) or site is None:
+    if not isinstance(job_id, str) or site is None or payload.get(JobFailureMsgKey.CODE) == JobReturnCode.SUCCESS:
         return request
     job = server.engine.job_runner.running_jobs.get(job_id)
     if job is None:

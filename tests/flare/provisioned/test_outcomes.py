@@ -38,9 +38,10 @@ def test_a_site_that_fails_ends_the_job_only_below_the_quorum(there, code):
     manager = SimpleNamespace(clients={"token": SimpleNamespace(name="bad")})
     server: Any = SimpleNamespace(engine=SimpleNamespace(job_runner=runner), client_manager=manager)
 
-    def reported(job_id, token):
-        request = Message(headers={CellMessageHeaderKeys.TOKEN: token}, payload={"job_id": job_id, "code": 101})
+    def reported(job_id, token, code=101):
+        request = Message(headers={CellMessageHeaderKeys.TOKEN: token}, payload={"job_id": job_id, "code": code})
         return of_one_site(server, request).payload["code"]
 
     assert reported("job", "token") == code
     assert reported("another", "token") == reported("job", "unknown") == 101
+    assert reported("job", "token", code=0) == 0
