@@ -159,7 +159,7 @@ def test_a_killed_site_is_back_for_the_same_round(tiny, workspace, shared_host, 
     write_job(changed(tiny, federation={"rounds": 4}), job)
     run, seconds = simulate_and_kill(job, workspace, threads, 1, shared_host)
     assert run.exit_code == 0, run.output
-    assert "site-2: its process was killed; it is started again" in run.output
+    assert "site-2: its process has died; it is started again" in run.output
     assert run.metrics["status"] == "finished"
     assert len(run.metrics["rounds"]) == 4
     assert not any(entry["left_out"] for entry in run.metrics["rounds"])

@@ -135,7 +135,7 @@ def test_a_result_that_trickles_in_costs_its_site_the_round(lead, quick):
 
 
 def test_a_stolen_kit_beside_the_real_one_is_one_site(lead, quick):
-    """The last to register is the site. The other one is told so and tries again: neither counts twice."""
+    """They put each other's connection out, and each comes back: rounds take longer, and neither counts twice."""
     federation, real = lead.federation, lead.federation.kit("hospital-2")
     stolen = lead.folder / "stolen" / "hospital-2"
     shutil.copytree(real, stolen)
@@ -157,6 +157,10 @@ def test_a_stolen_kit_beside_the_real_one_is_one_site(lead, quick):
         federation.wait_for(lead.session, "hospital-2", since=time.time())
     assert record["status"] == "finished"
     assert {site for one in record["rounds"] for site in one["sites"]} == set(federation.sites)
+    for one in record["rounds"]:
+        assert [report["share"] for report in one["sites"].values()] == pytest.approx(
+            [1 / len(one["sites"])] * len(one["sites"])
+        )
 
 
 def peak_memory(process):
