@@ -70,7 +70,7 @@ def of_one_site(server: "FederatedServer", request: Message) -> Message:
         return request
     job_id = payload.get(JobFailureMsgKey.JOB_ID)
     site = server.client_manager.clients.get(request.get_header(CellMessageHeaderKeys.TOKEN))
-    if not isinstance(job_id, str) or site is None or payload.get(JobFailureMsgKey.CODE) == JobReturnCode.SUCCESS:
+    if not isinstance(job_id, str) or site is None:
         return request
     job = server.engine.job_runner.running_jobs.get(job_id)
     if job is None:
