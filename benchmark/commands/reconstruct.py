@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=120, help="most seconds of each search for images (default: %(default)s)"
     )
-    parser.add_argument(
-        "--views", nargs="+", choices=VIEWS, default=VIEWS, help="what is attacked (default: payload adapter)"
-    )
+    parser.add_argument("--views", nargs="+", choices=VIEWS, help="what is attacked (default: payload adapter)")
     parser.add_argument(
         "--site-file", type=Path, help="site.json that all simulated sites share (default: the preset's own)"
     )
@@ -105,6 +103,6 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
         experiment, site = open_experiment(given)
         names = site_names(options.sites, experiment.federation.sites or SITES)
         subjects.append(
-            Subject(experiment.name, experiment, shared or site, tuple(sorted(names)), tuple(options.views))
+            Subject(experiment.name, experiment, shared or site, tuple(sorted(names)), tuple(options.views or VIEWS))
         )
     return subjects
