@@ -143,7 +143,7 @@ class Trial:
             "later_round_s": max(absent[1:], default=None),
             "lost": sum(len(SITES) - len(one["sites"]) for one in rounds),
             "back_s": _difference(self._back(rounds, FAULTY), self.ended_s),
-            "left_out": _counts(reason for one in rounds for reason in one["left_out"].values()),
+            "left_out": _counts(reason["sentence"] for one in rounds for reason in one["left_out"].values()),
             "ended_s": [round(self._when(one), 1) for one in rounds],
             "seconds": [round(one["seconds"], 2) for one in rounds],
             "took_part": [len(one["sites"]) for one in rounds],

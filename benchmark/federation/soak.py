@@ -101,7 +101,7 @@ def experiment(sites: int, rounds: int) -> Experiment:
     fields["training"] |= {"batch_size": 32, "schedule": "constant"}
     fields["federation"] |= {
         "rounds": rounds,
-        "min_sites": max(1, sites // 2),
+        "min_sites": max(2, sites // 2),
         "round_timeout_s": 120,
         "site_timeout_s": 90,
     }

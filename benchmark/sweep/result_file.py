@@ -198,8 +198,7 @@ def _parse(line: bytes, source: str) -> Record:
     if kind == "suite" and value.get("version") != VERSION:
         raise UserError(
             f"{source}: is of version {value.get('version')!r} of the file's schema, and this code reads version "
-            f"{VERSION}; the code that wrote the file can read it, and 'python -m benchmark upgrade' makes version "
-            f"{VERSION} of version {VERSION - 1}."
+            f"{VERSION}; the code that wrote the file can read it."
         )
     return parse(RECORDS[kind], value, source)
 

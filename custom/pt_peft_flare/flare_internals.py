@@ -261,7 +261,6 @@ REJOIN = Use(
         f"{_JOB_RUNNER}._make_deploy_message(job, app_data, app_name, fl_ctx)",
         f"{_SERVER}.admin_server",
         f"{_ADMIN}.send_requests_and_get_reply_dict(self, requests, timeout_secs)",
-        "nvflare.private.fed.utils.fed_utils:extract_participants(participants_list)",
         "nvflare.private.admin_defs:MsgHeader.RETURN_CODE",
         "nvflare.private.admin_defs:ReturnCode.OK",
         "nvflare.private.defs:ERROR_MSG_PREFIX",

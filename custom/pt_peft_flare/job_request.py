@@ -167,8 +167,12 @@ def _apps(meta: Mapping[str, Any]) -> dict[str, list[str]]:
     return {app: [*_names(sites)] for app, sites in meta.get("deploy_map", {}).items()}
 
 
-def _names(sites: Iterable[str | Mapping[str, list[str]]]) -> Iterable[str]:
-    for one in sites:
+Participants = str | Mapping[str, list[str]]
+
+
+def _names(sites: Participants | list[Participants]) -> Iterable[str]:
+    """The names in any of the forms that FLARE takes."""
+    for one in sites if isinstance(sites, list) else [sites]:
         names = [one] if isinstance(one, str) else one.get("sites", one.get("targets", []))
         yield from (EVERYONE if name.upper() == EVERYONE else name for name in names)
 

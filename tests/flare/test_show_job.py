@@ -139,6 +139,8 @@ def test_a_ranks_bytes_are_the_sites_own(tmp_path, capsys):
             "a",
             ("one", {"everyone": False, "sites": ["a", "b"], "other_apps": {"two": ["c"]}}),
         ),
+        ({"app": {"targets": ["a"]}}, "a", ("app", {"everyone": False, "sites": ["a"], "other_apps": {}})),
+        ({"app": "@ALL"}, "a", ("app", {"everyone": True, "sites": ["a", "b"], "other_apps": {}})),
         ({"app": ["server", "b"]}, "a", (None, {"everyone": False, "sites": [], "other_apps": {"app": ["b"]}})),
     ],
 )

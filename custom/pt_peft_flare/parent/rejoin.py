@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from nvflare.apis.client import Client
 from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import ALL_SITES, Job, JobMetaKey
+from nvflare.apis.job_def import Job, JobMetaKey
 from nvflare.apis.job_scheduler_spec import DispatchInfo
 
 from pt_peft_flare.flare_internals import REJOIN
+from pt_peft_flare.job_request import app_of
 from pt_peft_flare.messages import SITES_CHANGED, printable
 from pt_peft_flare.parent.watcher import Watcher
 
@@ -90,18 +91,7 @@ class _Failed:
 
 def absent(job: Job, participants: Mapping[str, Client], connected: list[Client]) -> list[Client]:
     """The `connected` sites that `job` was meant for and that do not take part in it under their present token."""
-    return [client for client in connected if client.token not in participants and _app_of(job, client.name)]
-
-
-def _app_of(job: Job, site: str) -> str | None:
-    """The name of the job's app that is meant for `site`."""
-    from nvflare.private.fed.utils.fed_utils import extract_participants
-
-    for app, participants in job.get_deployment().items():
-        names = extract_participants(participants)
-        if site in names or ALL_SITES in [name.upper() for name in names]:
-            return app
-    return None
+    return [client for client in connected if client.token not in participants and app_of(job.meta, client.name)]
 
 
 def _join(engine: "ServerEngine", job: Job, client: Client, participants: dict[str, Client], fl_ctx: FLContext) -> None:
@@ -110,7 +100,7 @@ def _join(engine: "ServerEngine", job: Job, client: Client, participants: dict[s
     Raises:
         RuntimeError: if the site refuses, or does not answer.
     """
-    app = _app_of(job, client.name)
+    app = app_of(job.meta, client.name)
     assert app is not None  # as `absent` has found the client
     if _runs_there(engine, job, client):  # it has started after it was given up
         _take_in(engine, job, client, participants, ExitStack())

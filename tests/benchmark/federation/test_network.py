@@ -14,12 +14,16 @@ from benchmark.federation.network import BRIDGE, Network
 from pt_peft.errors import UserError
 
 PROBE = Path(__file__).with_name("network_probe.py")
+ROOT = Path(__file__).parents[3]
 
 
 def start(command, folder, *arguments: str) -> subprocess.Popen[str]:
     folder.mkdir()
     return subprocess.Popen(
-        [*command, sys.executable, str(PROBE), str(folder), *arguments], stdout=subprocess.PIPE, text=True
+        [*command, sys.executable, str(PROBE), str(folder), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # the harness is not installed
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

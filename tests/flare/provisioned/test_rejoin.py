@@ -82,10 +82,10 @@ class Job:
     run_aborted = False
 
     def __init__(self):
-        self.meta: dict[str, Any] = {JobMetaKey.JOB_CLIENTS: [Client("other", "other").to_dict()]}
-
-    def get_deployment(self):
-        return {"app": ["@ALL"]}
+        self.meta: dict[str, Any] = {
+            JobMetaKey.JOB_CLIENTS: [Client("other", "other").to_dict()],
+            JobMetaKey.DEPLOY_MAP: {"app": ["@ALL"]},
+        }
 
     def get_application(self, app, fl_ctx):
         return b""

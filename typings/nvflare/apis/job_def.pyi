@@ -3,8 +3,6 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-ALL_SITES: str
-
 class RunStatus(StrEnum):
     DISPATCHED = "DISPATCHED"
     RUNNING = "RUNNING"
@@ -20,6 +18,5 @@ class Job:
     min_sites: int
     run_aborted: bool
     meta: dict[str, Any]
-    def get_deployment(self) -> dict[str, list[str]]: ...
     def get_application(self, app_name: str, fl_ctx: FLContext) -> bytes: ...
     def get_resource_requirements(self) -> dict[str, dict[str, Any]]: ...
