@@ -73,6 +73,7 @@ def test_nothing_is_left_of_a_network_whose_process_is_killed(own_network_comman
     assert process.stdout
     process.stdout.readline()
     while not _sleeping(token):
+        assert process.poll() is None
         time.sleep(0.1)
     inside = [*_sleeping(token), *psutil.Process(process.pid).children(recursive=True)]
     process.kill()
