@@ -22,8 +22,8 @@ HOLE = (
 )
 """One image of one hospital rebuilt exactly: one image a site, in one patch, `full`, control variates."""
 FOUND = {
-    *("one patch", "one patch, 8 steps", "one patch, 4 images", "one patch, 32 images", "one patch, no variates"),
-    *("16 patches", "16 patches, 8 steps", "16 patches, 4 images", "16 patches, no variates"),
+    *("one patch", "one patch in 8 steps", "one patch of 4 images", "one patch of 32 images", "one patch without variates"),
+    *("16 patches", "16 patches in 8 steps", "16 patches of 4 images", "16 patches without variates"),
 }
 """Rungs of the ladder that closed forms climb, with the fewest iterations."""
 
