@@ -22,8 +22,9 @@ HOLE = (
 )
 """One image of one hospital rebuilt exactly: one image a site, in one patch, `full`, control variates."""
 FOUND = {
-    *("one patch", "one patch in 8 steps", "one patch of 4 images", "one patch of 32 images", "one patch without variates"),
-    *("16 patches", "16 patches in 8 steps", "16 patches of 4 images", "16 patches without variates"),
+    *("one patch", "one patch in 8 steps", "one patch of 4 images", "one patch of 32 images"),
+    *("one patch without variates", "16 patches without variates"),
+    *("16 patches", "16 patches in 8 steps", "16 patches of 4 images"),
 }
 """Rungs of the ladder that closed forms climb, with the fewest iterations."""
 
