@@ -35,7 +35,9 @@ RESULT = "result.json"
 SITES = ("hospital-1", "hospital-2", "hospital-3")
 FAULTY = SITES[1]
 """The site that faults befall."""
-ROUNDS = 6
+ROUNDS = 8
+USUAL = 3
+"""Rounds before a fault, which say what a usual one takes."""
 MANY = 1000
 """Rounds of a job that is stopped when the site is back."""
 DEADLINE_S = 600
@@ -76,6 +78,7 @@ class Trial:
         self.lab = lab
         self.begun_s: float | None = None
         self.ended_s: float | None = None
+        self._begun_in = self._ended_in = MANY
         self._stopped = False
         self._ended_at: dict[int, float] = {}
         self._start = time.monotonic()
@@ -86,11 +89,11 @@ class Trial:
 
     def begin(self) -> None:
         """The fault begins now."""
-        self.begun_s = self._now()
+        self.begun_s, self._begun_in = self._now(), self._round()
 
     def end(self) -> None:
         """The fault is over."""
-        self.ended_s = self._now()
+        self.ended_s, self._ended_in = self._now(), self._round()
 
     def wait_until_back(self, site: str = FAULTY, seconds: float = BACK_S) -> None:
         """Waits until a result of the site is in a round that ended after the fault."""
@@ -126,8 +129,8 @@ class Trial:
         self._over.set()
         self._watch.join()
         rounds = record.get("rounds", [])
-        usual = [one["seconds"] for one in rounds if self._when(one) < (self.begun_s or wall_s)]
-        after = [one for one in rounds if self._when(one) >= (self.begun_s or wall_s)]
+        usual = [one["seconds"] for one in rounds if one["round"] < self._begun_in]
+        after = [one for one in rounds if one["round"] >= self._begun_in]
         absent = [one["seconds"] for one in after if FAULTY not in one["sites"]]
         return {
             "state": self.run.state,
@@ -152,6 +155,10 @@ class Trial:
     def _now(self) -> float:
         return time.monotonic() - self._start
 
+    def _round(self) -> int:
+        """Number of the round that is under way."""
+        return 1 + max({*self._ended_at, *(one["round"] for one in self.run.record()["rounds"])}, default=-1)
+
     def _look(self) -> None:
         while not self._over.wait(0.1):
             for one in self.run.record()["rounds"]:
@@ -162,12 +169,9 @@ class Trial:
         return self._ended_at.get(one["round"], self._now())
 
     def _back(self, rounds: list[dict[str, Any]], site: str) -> float | None:
-        """When the first round with `site` ended after the fault."""
-        if self.ended_s is None:
-            return None
-        return next(
-            (self._when(one) for one in rounds if site in one["sites"] and self._when(one) >= self.ended_s), None
-        )
+        """When the first round with `site` ended, of those that were not over when the fault was."""
+        back = (self._when(one) for one in rounds if one["round"] >= self._ended_in and site in one["sites"])
+        return next(back, None)
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,8 @@ def _nothing(trial: Trial) -> None:
 
 
 def _training(trial: Trial) -> psutil.Process:
-    """Waits for the second round, and until the site's worker trains."""
-    trial.run.wait_for_round(1)
+    """Waits for a usual round, and until the site's worker trains in it."""
+    trial.run.wait_for_round(USUAL)
     return trial.run.wait_for_training(FAULTY)
 
 
@@ -222,7 +226,7 @@ def _process_hangs(trial: Trial) -> None:
     process = trial.run.processes(FAULTY)[0]
     trial.begin()
     process.suspend()
-    trial.run.wait_for_round(2, DEADLINE_S)
+    trial.run.wait_for_round(USUAL + 1, DEADLINE_S)
     process.resume()
     trial.end()
     trial.wait_until_back()
@@ -253,7 +257,7 @@ def _power_lost(seconds: float) -> Callable[[Trial], None]:
 
 
 def _late(trial: Trial) -> None:
-    trial.run.wait_for_round(2)
+    trial.run.wait_for_round(USUAL)
     trial.begin()
     trial.end()
     trial.lab.start(FAULTY)
@@ -307,7 +311,7 @@ def _server_moves(trial: Trial) -> None:
 
 
 def _server_dies(trial: Trial) -> None:
-    trial.run.wait_for_round(2)
+    trial.run.wait_for_round(USUAL)
     trial.begin()
     trial.lab.lose_power(SERVER)
     time.sleep(5)
@@ -317,7 +321,7 @@ def _server_dies(trial: Trial) -> None:
 
 
 def _rolling(trial: Trial) -> None:
-    trial.run.wait_for_round(1)
+    trial.run.wait_for_round(USUAL)
     trial.begin()
     for site in SITES:
         trial.lab.shut_down(site)
@@ -355,7 +359,7 @@ def _small_disk(lab: Lab) -> None:
 
 
 def _disk_full(trial: Trial) -> None:
-    trial.run.wait_for_round(2)
+    trial.run.wait_for_round(USUAL)
     trial.begin()
     filler = trial.lab.federation.kit(SERVER) / "filler"
     try:
@@ -379,7 +383,7 @@ FAULTS: dict[str, Fault] = {
     "parent_dies": Fault("its FLARE client is killed", _parent_dies, MANY),
     "power_lost_40": Fault("its host has no power for 40 s", _power_lost(40), MANY),
     "power_lost_200": Fault("its host has no power for 200 s", _power_lost(200), MANY),
-    "late": Fault("it comes two rounds late", _late, MANY, absent=(FAULTY,)),
+    "late": Fault("it comes three rounds late", _late, MANY, absent=(FAULTY,)),
     "slow": Fault("it trains ten times slower for a round", _slow),
     "cut_5": Fault("its line is cut for 5 s", _cut(5), MANY),
     "cut_60": Fault("its line is cut for 60 s", _cut(60), MANY),
