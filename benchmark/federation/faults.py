@@ -230,6 +230,7 @@ def _process_hangs(trial: Trial) -> None:
     process.resume()
     trial.end()
     trial.wait_until_back()
+    trial.stop()
 
 
 def _parent_dies(trial: Trial) -> None:
