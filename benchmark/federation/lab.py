@@ -32,12 +32,14 @@ class Lab:
         Args:
             folder: takes kits, logs and results.
             sites: names of the sites.
-            absent: those of them that are not started.
+            absent: those of them whose hosts are not switched on.
         """
         settings = Site(threads=1, cache=str(folder / "cache"))
         self.federation = Federation(folder, dict.fromkeys(sites, settings), PORT, host=DNS_NAME)
         self.network = Network(folder, SERVER, sites, PORT, DNS_NAME)
         present = [name for name in sites if name not in absent]
+        for name in absent:
+            self.lose_power(name)
         for name in (SERVER, *present):
             self._start_kit(name)
         self.lead = Lead(self.federation, folder)

@@ -86,21 +86,17 @@ class Run:
         return [process for process in self._lead.federation.processes(name) if self.job in _cmdline(process)]
 
     def ended(self) -> bool:
-        """Whether the job is listed as ended."""
-        state = self._lead.session.get_job_status(self.job)
+        """Whether the job is listed as ended. A server that is too busy to answer in FLARE's few seconds has not said so."""
+        try:
+            state = self._lead.session.get_job_status(self.job)
+        except NoConnection:
+            return False
         self.state = state if state and (state.startswith("FINISHED") or "FAILED" in state) else ""
         return bool(self.state)
 
     def finish(self, seconds: float = 400) -> dict[str, Any]:
         """Waits for the end. Returns the record as the lead downloads it; empty if there is none."""
-
-        def ended() -> bool:
-            try:
-                return self.ended()
-            except NoConnection:  # a server that is too busy to answer in FLARE's few seconds is asked again
-                return False
-
-        wait(ended, seconds, "the end of the job")
+        wait(self.ended, seconds, "the end of the job")
         downloads = str(self._lead.downloads)
         self.results = Path(self._lead.session.download_job_result(self.job, downloads)) / "workspace"
         path = self.results / FILE_NAME
