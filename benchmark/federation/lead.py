@@ -86,7 +86,7 @@ class Run:
         return [process for process in self._lead.federation.processes(name) if self.job in _cmdline(process)]
 
     def ended(self) -> bool:
-        """Whether the job is listed as ended. A server that is too busy to answer in FLARE's few seconds has not said so."""
+        """Whether the job is listed as ended; a server too busy to answer in FLARE's few seconds has not said so."""
         try:
             state = self._lead.session.get_job_status(self.job)
         except NoConnection:
