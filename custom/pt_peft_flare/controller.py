@@ -200,7 +200,7 @@ class PeftFedAvg(ModelController):
         """
         results = RoundResults(accept)
         self._results, self._task = results, task
-        everyone = {*self.site_names(), *task.targets}
+        not_asked = {site: self._why_not(site, task) for site in {*self.site_names()}.difference(task.targets)}
         for delivery in task.deliveries:
             self._send(task, delivery, lambda result: results.add(result.meta["client_name"], result))
         give_notice(self.fl_ctx)
@@ -217,7 +217,7 @@ class PeftFedAvg(ModelController):
                 self.communicator.check_tasks()  # FLARE itself looks five times a second, for any period
             if not self._is_worth_waiting(task, results):
                 self.cancel_all_tasks()
-        results.close({site: self._why_not(site, task) for site in everyone})
+        results.close({site: self._why_not(site, task) for site in task.targets} | not_asked)
         return results
 
     def _is_worth_waiting(self, task: SiteTask, results: RoundResults[Any]) -> bool:
@@ -233,7 +233,7 @@ class PeftFedAvg(ModelController):
         return answered < task.min_sites <= answered + len(silent)
 
     def _why_not(self, site: str, task: SiteTask) -> Reason:
-        """Why a site has not answered."""
+        """Why there is no answer of a site, now."""
         if site in self._out:
             return self._out[site]
         if self._life.is_lost(site, task.silence_s):

@@ -129,10 +129,10 @@ def test_a_silent_site_costs_its_silence_once(job):
     job.sign_of_life("a", "b")
     assert job.controller.present_sites(0.4) == ["a", "b"]
     job.task = replace(job.task, deliveries=[Delivery(["a", "b"], {}, 0)])
-    results, seconds = job.ask(lambda: job.answer("a", "b"))
+    results, seconds = job.ask(lambda: (job.sign_of_life("c"), job.answer("a", "b")))
     assert seconds < 0.4
     assert results.left_out.keys() == {"c"}, "metrics.json says so in each round"
-    job.sign_of_life("c")
+    assert results.left_out["c"].reason.to_json()["code"] == "silent", "as it was when the others were asked"
     assert job.controller.present_sites(0.4) == SITES
 
 
