@@ -6,15 +6,32 @@ import unicodedata
 _AROUND = re.compile(r"^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$")
 _UNKNOWN = frozenset(
     (
-        *("", "-", "--", "–", "—", ".", "?", "n/a", "#n/a", "n.a.", "na", "<na>", "nan", "nil", "none", "null", "unk"),
-        *("unknown", "missing", "not available", "not known", "undefined"),
+        *(
+            "",
+            "-",
+            "--",
+            "\u2013",
+            "\u2014",
+            ".",
+            "?",
+            "n/a",
+            "#n/a",
+            "n.a.",
+            "na",
+            "<na>",
+            "nan",
+            "nil",
+            "none",
+            "null",
+        ),
+        *("unk", "unknown", "missing", "not available", "not known", "undefined"),
     )
 )
 
 
 def clean(text: str) -> str:
     """`text` in Unicode's composed form (NFC) and without blanks around it: ``P7`` and ``P7 `` are one patient."""
-    return _AROUND.sub("", unicodedata.normalize("NFC", text))
+    return text.strip() if text.isascii() else _AROUND.sub("", unicodedata.normalize("NFC", text))
 
 
 def says_unknown(text: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pt_peft.data import npz
+from pt_peft.data.groups import grouped
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
@@ -14,6 +15,7 @@ from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.rules import SITE_RULES, AtSite, broken
+from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
 
@@ -68,10 +70,28 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
     Raises:
         UserError: if the site's data is missing or malformed, or the experiment does not go with it.
     """
-    data, own = experiment.data, site.data
+    own = site.data
     at_site = AtSite(experiment, own)
     if rule := broken(SITE_RULES, at_site):
         raise UserError(f"site.json: {rule.message(at_site)}.", rule.field)
+    items = _read(experiment.data, site, report)
+    for item in items:
+        if any("\ud800" <= letter <= "\udfff" for letter in item.file):
+            raise UserError(f"{site.existing('data.images')}: file {item.file!a} is not named in UTF-8; rename it.")
+    if own.group_pattern is None:
+        return items
+    if own.source not in ("csv", "image_folder") or (own.source == "csv" and own.columns.group):
+        raise UserError(
+            "site.json: field 'data.group_pattern' must be null where the source says the groups: with 'image_folder', "
+            "and with 'csv' without 'data.columns.group', it finds them in paths.",
+            "data.group_pattern",
+        )
+    return grouped(items, own.group_pattern, site.existing("data.images"), report)
+
+
+def _read(data: Data, site: Site, report: Report) -> list[Item]:
+    """The images by the reader of the site's source."""
+    own = site.data
     if own.source == "npz":
         return npz.read_npz_items(site.existing("data.npz"), data, own, report)
     if own.source == "csv":

@@ -1,9 +1,10 @@
 """What a site's own images are, and what their labels mean: the section ``data`` of `site.json`."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from pt_peft.experiment.sections import Name
 from pt_peft.schema import Strict
@@ -13,6 +14,20 @@ PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
 
 Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 """A path of the operating system."""
+
+
+def _with_a_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no regular expression ({error})") from None
+    if "group" not in groups:
+        raise ValueError("has no group (?P<group>…), which would be the patient")
+    return pattern
+
+
+GroupPattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_with_a_group)]
+"""A regular expression with a group of the name ``group``."""
 LOCATIONS = ("images", "table", "npz")
 """The fields of `SiteData` that are paths; the others say what the images mean."""
 
@@ -55,8 +70,15 @@ class SiteData(Strict):
     """The site's values that mean a class of the experiment: ``{"melanoma": ["mel", "MM"]}``. They stand in the label
     column, name the sub-folders, or are numbers of labels in an ``npz``. A class that is not listed is meant by its own
     name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0."""
+    leave_out: tuple[Name, ...] = ()
+    """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
+    stay."""
     no_finding: Name | None = None
     """The site's value for images of no class, for ``multilabel``; an empty cell says the same."""
+    group_pattern: GroupPattern | None = None
+    """Regular expression (Python's ``re``) that finds an image's patient in its path inside the folder or zip archive,
+    as its group ``(?P<group>…)``: ``^[^/]+/(?P<group>[^/]+)/`` takes the folder below the class. For ``image_folder``,
+    and for ``csv`` without ``columns.group``; it must be found in every path."""
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
     own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""
