@@ -14,7 +14,7 @@ _UNKNOWN = frozenset(
 
 def clean(text: str) -> str:
     """`text` in Unicode's composed form (NFC) and without blanks around it: ``P7`` and ``P7 `` are one patient."""
-    return _AROUND.sub("", unicodedata.normalize("NFC", text))
+    return text.strip() if text.isascii() else _AROUND.sub("", unicodedata.normalize("NFC", text))
 
 
 def says_unknown(text: str) -> bool:

@@ -44,8 +44,16 @@ def not_taken(names: Sequence[str], of: int, what: str, cause: str) -> str:
         what: the plural of what is counted, such as ``files`` or ``rows``.
         cause: why, in a main clause.
     """
-    more = ", …" if len(names) > SHOWN else ""
-    return f"{len(names)} of {of} {what} are not taken: {cause} (first: {', '.join(names[:SHOWN])}{more})"
+    return f"{len(names)} of {of} {what} are not taken: {cause} ({_first(names)})"
+
+
+def some_of(names: Sequence[str], of: int, what: str) -> str:
+    """Counts and names some of what there is, such as ``2 of 9 rows (first: line 3, line 7)``; as `not_taken`."""
+    return f"{len(names)} of {of} {what} ({_first(names)})"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"first: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
 
 
 class Tally:
