@@ -1,7 +1,7 @@
 """Tables as text: which encoding and separator a file has, where its header is, and its cells by column.
 
-Nothing is guessed that could be wrong in silence. A separator is the right one if it parts the names of the columns that
-are asked for. Text that is not Unicode is read as Windows-1252, and that is said where it matters.
+Nothing is guessed that could be wrong in silence. A separator is right if it parts the names of the columns that are
+asked for. Text that is not Unicode is read as Windows-1252, and that is said where it matters.
 """
 
 import codecs
@@ -110,19 +110,17 @@ def _header(path: Path, text: str, columns: Mapping[str, str]) -> tuple[str, int
     unreadable: UserError | None = None
     for separator in _SEPARATORS:
         try:
-            for above, (_, cells) in enumerate(islice(_parsed(path, text, separator), _TITLE_ROWS + 1)):
-                names = [name for name in cells if name]
-                if columns.keys() <= set(names):
-                    break
-                most = max(most, names, key=len)
-            else:
-                continue
+            first = [cells for _, cells in islice(_parsed(path, text, separator), _TITLE_ROWS + 1)]
         except UserError as error:
             unreadable = error
             continue
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"{path}: has two columns '{twice[0]}'.")
-        return separator, above, cells
+        for above, cells in enumerate(first):
+            names = [name for name in cells if name]
+            if columns.keys() <= set(names):
+                if twice := sorted({name for name in names if names.count(name) > 1}):
+                    raise UserError(f"{path}: has two columns '{twice[0]}'.")
+                return separator, above, cells
+            most = max(most, names, key=len)
     if unreadable and not most:
         raise unreadable
     missing = next((name for name in columns if name not in most), next(iter(columns)))

@@ -6,8 +6,25 @@ import unicodedata
 _AROUND = re.compile(r"^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$")
 _UNKNOWN = frozenset(
     (
-        *("", "-", "--", "–", "—", ".", "?", "n/a", "#n/a", "n.a.", "na", "<na>", "nan", "nil", "none", "null", "unk"),
-        *("unknown", "missing", "not available", "not known", "undefined"),
+        *(
+            "",
+            "-",
+            "--",
+            "\u2013",
+            "\u2014",
+            ".",
+            "?",
+            "n/a",
+            "#n/a",
+            "n.a.",
+            "na",
+            "<na>",
+            "nan",
+            "nil",
+            "none",
+            "null",
+        ),
+        *("unk", "unknown", "missing", "not available", "not known", "undefined"),
     )
 )
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pt_peft.data.archive import listed_files
+from pt_peft.data.delimited import read_rows
 from pt_peft.data.items import Item, SplitName
 from pt_peft.data.label_values import class_of_value, report_unknown
 from pt_peft.data.problems import Report, stop
-from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data

@@ -6,8 +6,9 @@ from pt_peft.data import npz
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
+from pt_peft.data.partition.even import report_other_sites
 from pt_peft.data.pixels import FileImages, LesionImages, NpzImages, ShiftedImages, SiteImages
-from pt_peft.data.problems import Report, stop
+from pt_peft.data.problems import Report, not_taken, stop
 from pt_peft.data.published import read_published
 from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
@@ -50,11 +51,28 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     items = listed_items(experiment, site, report)
     if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
+    if experiment.partition.kind == "natural":
+        report_other_sites(items, names, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
+    items = _evaluated_as_known(items, name, report)
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
     return FileImages(items, site.existing("data.images"), data.intensity)
+
+
+def _evaluated_as_known(items: Sequence[Item], name: str, report: Report) -> list[Item]:
+    """`items` without validation and test images of which a label is not known."""
+    known = [item for item in items if item.split == "train" or not item.not_known]
+    if dropped := [f"'{item.file}'" for item in items if item.split != "train" and item.not_known]:
+        cause = "a label is uncertain, and metrics need all labels"
+        evaluated = sum(item.split != "train" for item in items)
+        report(
+            "uncertain label",
+            f"site {name!r}: {not_taken(dropped, evaluated, 'validation and test images', cause)}.",
+            "warning",
+        )
+    return known
 
 
 def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> list[Item]:
@@ -75,7 +93,7 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
     if own.source == "npz":
         return npz.read_npz_items(site.existing("data.npz"), data, own, report)
     if own.source == "csv":
-        return read_table(site.existing("data.table"), data, own, report)
+        return read_table(site, data, report)
     images = site.existing("data.images")
     if own.source == "image_folder":
         return read_image_folder(images, data, own, report)
