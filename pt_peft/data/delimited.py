@@ -7,7 +7,7 @@ asked for. Text that is not Unicode is read as Windows-1252, and that is said wh
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -106,24 +106,33 @@ def _header(path: Path, text: str, columns: Mapping[str, str]) -> tuple[str, int
     Raises:
         UserError: if no separator parts the names of all `columns`, or one of the header's names is there twice.
     """
-    most: list[str] = []  # names in one of the first rows: the likely header, for the error
+    most: list[str] = []
     unreadable: UserError | None = None
     for separator in _SEPARATORS:
         try:
-            first = [cells for _, cells in islice(_parsed(path, text, separator), _TITLE_ROWS + 1)]
+            above, names = _search(islice(_parsed(path, text, separator), _TITLE_ROWS + 1), columns)
         except UserError as error:
             unreadable = error
             continue
-        for above, cells in enumerate(first):
-            names = [name for name in cells if name]
-            if columns.keys() <= set(names):
-                if twice := sorted({name for name in names if names.count(name) > 1}):
-                    raise UserError(f"{path}: has two columns '{twice[0]}'.")
-                return separator, above, cells
-            most = max(most, names, key=len)
+        if above is None:
+            most = max(most, [name for name in names if name], key=len)
+        elif twice := sorted({name for name in names if name and names.count(name) > 1}):
+            raise UserError(f"{path}: has two columns '{twice[0]}'.")
+        else:
+            return separator, above, names
     if unreadable and not most:
         raise unreadable
     missing = next((name for name in columns if name not in most), next(iter(columns)))
     raise UserError(
         f"{path}: has no column '{missing}'{columns[missing]}; its columns are {', '.join(most) or 'none'}."
     )
+
+
+def _search(rows: Iterable[tuple[int, list[str]]], columns: Mapping[str, str]) -> tuple[int | None, list[str]]:
+    """The header of a table, after the number of rows above it; or None, and the row of most cells."""
+    longest: list[str] = []
+    for above, (_, cells) in enumerate(rows):
+        if columns.keys() <= set(cells):
+            return above, cells
+        longest = max(longest, cells, key=len)
+    return None, longest

@@ -52,7 +52,7 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
     if experiment.partition.kind == "natural":
-        report_other_sites(items, names, report)
+        report_other_sites(items, {name, *names}, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
     items = _evaluated_as_known(items, name, report)
     items = at_most(data.max_images_per_site, items, experiment.seed, name)

@@ -100,8 +100,8 @@ def read_table(site: Site, data: Data, report: Report = stop) -> list[Item]:
         if other != split:
             tally.add(
                 "group in two splits",
-                f"a row above has the group of column '{columns.group}' in another split; put each group in one, or set "
-                "data.columns.group to null in site.json",
+                f"a row above has the group of column '{columns.group}' in another split; put each group in one, or "
+                "set data.columns.group to null in site.json",
                 f"line {line} {group!r} in '{split}', line {other_line} in '{other}'",
             )
             continue

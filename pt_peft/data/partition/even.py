@@ -1,7 +1,7 @@
 """Partitions without skew: all images, equal shares, and the sites that a table names."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.names import bare
@@ -41,7 +41,7 @@ def site_column(items: Sequence[Item], name: str, sites: Sequence[str], seed: in
     return mine
 
 
-def report_other_sites(items: Sequence[Item], sites: Sequence[str], report: Report) -> None:
+def report_other_sites(items: Sequence[Item], sites: Collection[str], report: Report) -> None:
     """Reports the items of sites that do not take part: an error where a site's name is only written in another way."""
     others = Counter(item.site or "" for item in items if item.site not in sites)
     taking_part = {bare(site): site for site in sites}
@@ -56,6 +56,6 @@ def report_other_sites(items: Sequence[Item], sites: Sequence[str], report: Repo
         report(
             "other sites",
             f"partition.kind 'natural': {others.total()} of {len(items)} images are not taken: they come from none of "
-            f"the sites {', '.join(sites)} ({counts}).",
+            f"the sites {', '.join(sorted(sites))} ({counts}).",
             "warning",
         )
