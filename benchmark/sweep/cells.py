@@ -14,7 +14,7 @@ from benchmark.sweep.records import Axes, ChoiceAxes, ChoiceRecord, RunKind
 from benchmark.sweep.suite import Images, Suite, expanded, overlaid
 from benchmark.sweep.trials import Settings, trials
 from pt_peft import schema
-from pt_peft.data.table import read_rows
+from pt_peft.data.delimited import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits

@@ -34,7 +34,7 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
     """
     class_of = class_of_value(data, own)
     left_out = {clean(value) for value in own.leave_out}
-    files = _below_top({plain_name(file): file for file in listed_files(path, report)}, {*class_of, *left_out})
+    files = _below_top({plain_name(file): file for file in listed_files(path, report).images}, {*class_of, *left_out})
     tally = Tally(str(path), "images")
     items: list[Item] = []
     unknown: defaultdict[str, list[str]] = defaultdict(list)
@@ -52,7 +52,7 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
             elif value in left_out:
                 counts[value] += 1
             elif value in class_of:
-                items.append(Item(file, (class_of[value],), split, plain_name(file), values=(value,)))
+                items.append(Item(file, (class_of[value],), split, file, values=(value,)))
                 deeper += [shown(file)] if folders else []
             elif (beside := files.get(name.removeprefix(f"{value}/"), file)) != file and same_content(
                 open_image, file, beside

@@ -38,8 +38,8 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
                 if clean(name) not in given:
                     continue
                 raise UserError(
-                    f"site.json: field 'data.leave_out' has {value!r}, which means the class {name!r} by 'data.classes'; "
-                    "one of the two would be right.",
+                    f"site.json: field 'data.leave_out' has {value!r}, which means the class {name!r} by "
+                    "'data.classes'; one of the two would be right.",
                     "data.leave_out",
                 )
             if meaning.setdefault(value, index) != index:
@@ -67,7 +67,9 @@ def report_unknown(places: Mapping[str, Sequence[str]], where: str, data: Data, 
         data: the experiment's classes and task.
         report: takes a problem for each value.
     """
-    joined = "; several values would be joined by '|'" if data.task == "multilabel" else ""
+    joined = ""
+    if data.task == "multilabel":
+        joined = "; several values would be joined by '|', and with a column for each data.columns.label is null"
     for value, found in places.items():
         report(
             "unknown label",

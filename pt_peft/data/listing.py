@@ -4,7 +4,7 @@ import os
 import stat
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,15 @@ from pt_peft.data.file_kinds import is_image, named_as_image
 from pt_peft.data.names import clean
 from pt_peft.data.problems import Level, Report, Tally, stop
 from pt_peft.errors import UserError
+
+
+class Files(NamedTuple):
+    """The files of a folder or zip archive, named as `open_archive` takes them."""
+
+    images: list[str]
+    """In the order of `plain_name`."""
+    others: list[str]
+    """Files that are no images, and what is hidden."""
 
 
 class _Cause(NamedTuple):
@@ -71,8 +80,8 @@ def shown(name: str) -> str:
     return f"'{name}'" if name.isprintable() else ascii(name)
 
 
-def listed_files(path: Path, report: Report = stop) -> list[str]:
-    """The images in the folder or zip archive `path`, named as `open_archive` takes them, in the order of `plain_name`.
+def listed_files(path: Path, report: Report = stop, tables: Collection[Path] = ()) -> Files:
+    """What is in the folder or zip archive `path`.
 
     A file is an image if its name or its content says so. Links are followed; each folder is listed once.
 
@@ -80,6 +89,7 @@ def listed_files(path: Path, report: Report = stop) -> list[str]:
         path: the folder or zip archive.
         report: takes links to nothing, files that cannot be read and files of one name as errors, and what else is
             there as warnings; a sentence for each cause.
+        tables: files that may lie among them and are used otherwise.
 
     Raises:
         UserError: if `path` is neither, or a folder in it cannot be read; and what `report` raises.
@@ -89,6 +99,8 @@ def listed_files(path: Path, report: Report = stop) -> list[str]:
     else:
         with opened_zip(path) as archive:
             found = _judged(list(_in_zip(archive)), archive.open)
+    used = {table.relative_to(path).as_posix() for table in tables if table.is_relative_to(path)}
+    found = [one for one in found if one.name not in used]
     tally = Tally(str(path), "files")
     images: dict[str, str] = {}
     for name, cause in sorted(found, key=lambda one: one.name):
@@ -101,7 +113,10 @@ def listed_files(path: Path, report: Report = stop) -> list[str]:
         if cause:
             tally.add(cause.kind, cause.cause, shown(name) + beside, cause.level)
     tally.report(len(found), report)
-    return [images[name] for name in sorted(images)]
+    return Files(
+        [images[name] for name in sorted(images)],
+        [name for name, cause in found if cause in (_HIDDEN, _EMPTY, _NO_IMAGE)],
+    )
 
 
 def same_content(open_file: OpenArchive, one: str, other: str) -> bool:

@@ -4,29 +4,12 @@ import re
 import unicodedata
 
 _AROUND = re.compile(r"^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$")
-_UNKNOWN = frozenset(
-    (
-        *(
-            "",
-            "-",
-            "--",
-            "\u2013",
-            "\u2014",
-            ".",
-            "?",
-            "n/a",
-            "#n/a",
-            "n.a.",
-            "na",
-            "<na>",
-            "nan",
-            "nil",
-            "none",
-            "null",
-        ),
-        *("unk", "unknown", "missing", "not available", "not known", "undefined"),
-    )
-)
+_UNKNOWN = {
+    "",
+    "not available",
+    "not known",
+    *"- -- \u2013 \u2014 . ? n/a #n/a n.a. na <na> nan nil none null unk unknown missing undefined".split(),
+}
 
 
 def clean(text: str) -> str:

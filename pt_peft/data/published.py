@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pt_peft.data.archive import open_archive
+from pt_peft.data.delimited import read_rows
 from pt_peft.data.items import Item, SplitName
 from pt_peft.data.label_values import class_of_value, report_left_out, report_unknown
 from pt_peft.data.listing import listed_files, plain_name, same_content, shown
 from pt_peft.data.names import clean
 from pt_peft.data.problems import Report, Tally, not_taken, stop
-from pt_peft.data.table import read_rows
 from pt_peft.errors import UserError
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
@@ -56,8 +56,9 @@ def read_published(path: Path, data: Data, own: SiteData, report: Report = stop)
         )
     class_of = class_of_value(data, own)
     left_out = {clean(value) for value in own.leave_out}
-    table, rows = _READERS[own.source](path)
-    files = _files(path, own.source, {row.image for row in rows}, report)
+    tables, rows = _READERS[own.source](path)
+    table = tables[0]
+    files = _files(path, own.source, {row.image for row in rows}, tables, report)
     here = {row.site for row in rows if row.image in files}
     if not here:
         raise UserError(f"{path}: has none of the {len(rows)} images that {table} lists.")
@@ -100,13 +101,15 @@ def _report_elsewhere(rows: Sequence["_Row"], of: int, table: Path, report: Repo
         report("other centres", f"{table}: {not_taken(names, of, 'rows', cause)}.", "warning")
 
 
-def _files(path: Path, source: str, wanted: Collection[str], report: Report) -> dict[str, str]:
+def _files(
+    path: Path, source: str, wanted: Collection[str], tables: Collection[Path], report: Report
+) -> dict[str, str]:
     """The files below `path` of the images `wanted`, by their names without suffix.
 
     Of several files of one name, those in FLamby's folder of preprocessed images are for ``fed_isic2019`` alone. Of
     copies, which Kaggle's archives have in doubled folders, the first is taken.
     """
-    listed = listed_files(path, report)
+    listed = listed_files(path, report, tables).images
     of_image: dict[str, list[str]] = defaultdict(list)
     tally = Tally(str(path), "images")
     for file in listed:
@@ -147,41 +150,47 @@ class _Row(NamedTuple):
     site: str | None
 
 
-_Table = tuple[Path, list[_Row]]
-"""The table that lists the images, and its rows."""
+class _Published(NamedTuple):
+    """What the tables of a data set say."""
+
+    tables: tuple[Path, ...]
+    """The first lists the images."""
+    rows: list[_Row]
 
 
-def _ham10000(path: Path) -> _Table:
+def _ham10000(path: Path) -> _Published:
     """HAM10000 (Tschandl et al. 2018, doi:10.7910/DVN/DBW86T).
 
     The Dataverse's table has the acquisition site, ``dataset``; copies from other places do not.
     """
     table = _table(path, "HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
     rows = _rows(table, "image_id", "lesion_id", "dx")
-    return table, [
-        _Row(line, row["image_id"], row["dx"], None, row["lesion_id"], row.get("dataset")) for line, row in rows
-    ]
+    return _Published(
+        (table,),
+        [_Row(line, row["image_id"], row["dx"], None, row["lesion_id"], row.get("dataset")) for line, row in rows],
+    )
 
 
-def _isic2019(path: Path) -> _Table:
+def _isic2019(path: Path) -> _Published:
     """The training part of the ISIC 2019 challenge.
 
     Labels and lesions are in two tables. A lesion's name begins with the archive that its images come from.
     """
-    lesion = _isic2019_lesions(_table(path, _ISIC2019_METADATA))
+    metadata = _table(path, _ISIC2019_METADATA)
+    lesion = _isic2019_lesions(metadata)
     table = _table(path, "ISIC_2019_Training_GroundTruth.csv")
     rows: list[_Row] = []
     for line, row in _rows(table, "image", *ISIC2019_CLASSES):
         of = lesion.get(row["image"], "")
         rows.append(_Row(line, row["image"], _one_hot(row), None, of, _ISIC2019_ARCHIVES.get(of[:3])))
-    return table, rows
+    return _Published((table, metadata), rows)
 
 
 def _isic2019_lesions(metadata: Path) -> dict[str, str]:
     return {row["image"]: row["lesion_id"] for _, row in _rows(metadata, "image", "lesion_id")}
 
 
-def _fed_isic2019(path: Path) -> _Table:
+def _fed_isic2019(path: Path) -> _Published:
     """FLamby's Fed-ISIC2019: its table of folds and centres, with its preprocessed images or the original ones.
 
     FLamby's folds are drawn by image and kept as they are: some lesions are in both. If ISIC's metadata exist,
@@ -201,10 +210,10 @@ def _fed_isic2019(path: Path) -> _Table:
             )
         group = f"{fold} {lesion[row['image']]}" if lesion.get(row["image"]) else ""
         rows.append(_Row(line, row["image"], target, fold, group, centre))
-    return table, rows
+    return _Published((table, metadata) if metadata else (table,), rows)
 
 
-_READERS: Mapping[str, Callable[[Path], _Table]] = {
+_READERS: Mapping[str, Callable[[Path], _Published]] = {
     "ham10000": _ham10000,
     "isic2019": _isic2019,
     "fed_isic2019": _fed_isic2019,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from pt_peft.experiment.sections import Name
 from pt_peft.schema import Strict
@@ -37,13 +37,16 @@ class Columns(Strict):
 
     file: Name = "file"
     """Column with the image's path inside the folder or zip archive."""
-    label: Name = "label"
+    label: Name | None = "label"
     """Column with the value that ``data.classes`` gives a meaning; for ``multilabel`` values joined by ``|``, or
-    nothing."""
+    nothing. null: each of these values has a column of its own, with 1, 0 or nothing, and for ``multilabel`` -1 where
+    it is uncertain, as in CheXpert (Irvin et al. 2019, arXiv:1901.07031); nothing says 0."""
     split: Name | None = "split"
-    """Column with ``train``, ``val`` or ``test``; null: the seed draws the splits."""
+    """Column with ``train``, ``val`` or ``test``, or the longer words for them, in any case; null: the seed draws the
+    splits."""
     group: Name | None = None
-    """Column with the patient or lesion: images of one group stay in one split."""
+    """Column with the patient or lesion: images of one group stay in one split. A table in which more than 5 % of the
+    rows are empty here, or say ``NA``, ``unknown`` or the like, is refused; each of fewer is a group of its own."""
     site: Name | None = None
     """Column with the site an image comes from, for ``partition.kind = natural``."""
 
@@ -61,7 +64,8 @@ class SiteData(Strict):
     images: Location | None = None
     """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
     table: Location | None = None
-    """CSV file with a header, for ``csv``."""
+    """Table with a header, for ``csv``: in UTF-8, UTF-16 or Windows-1252, parted by commas, semicolons, tabs or
+    ``|``."""
     npz: Location | None = None
     """MedMNIST-style ``.npz``, for ``npz``."""
     columns: Columns = Columns()
@@ -74,7 +78,12 @@ class SiteData(Strict):
     """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
     stay."""
     no_finding: Name | None = None
-    """The site's value for images of no class, for ``multilabel``; an empty cell says the same."""
+    """The site's value for images of no class, for ``multilabel``. Where it is set, an empty cell is an error; else an
+    empty cell says the same."""
+    uncertain: Literal["ignore", "zeros", "ones"] | None = None
+    """What becomes of -1 where ``columns.label`` is null, after Irvin et al. 2019, arXiv:1901.07031: ``ignore`` masks
+    the class in the image's training loss, and leaves the image out of validation and test; ``zeros`` and ``ones``
+    take it for 0 or 1. null refuses -1."""
     group_pattern: GroupPattern | None = None
     """Regular expression (Python's ``re``) that finds an image's patient in its path inside the folder or zip archive,
     as its group ``(?P<group>…)``: ``^[^/]+/(?P<group>[^/]+)/`` takes the folder below the class. For ``image_folder``,
@@ -82,6 +91,16 @@ class SiteData(Strict):
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
     own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""
+
+    @model_validator(mode="after")
+    def _fields_of_one_layout(self) -> Self:
+        if self.columns.label is None and self.no_finding is not None:
+            raise ValueError("'no_finding' is a value of the label column, but 'columns.label' is null")
+        if self.columns.label is not None and self.uncertain is not None:
+            raise ValueError(
+                "'uncertain' is about tables with a column for each finding, and needs 'columns.label' to be null"
+            )
+        return self
 
     def located(self, place: Callable[[str], str]) -> Self:
         """With `place` of each path instead of the path."""

@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item, SplitName
-from pt_peft.data.listing import listed_files
-from pt_peft.data.problems import Level, not_taken
-from pt_peft.data.sources import listed_items, site_images
+from pt_peft.data.sources import site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
@@ -113,13 +111,6 @@ def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], 
     """The site's images, without those that are wrongly listed."""
     try:
         images = site_images(experiment, site, name, names, findings.report)
-        if experiment.data.source == "site" and site.data.source == "csv" and not findings.of("error"):
-            listed = {item.file for item in listed_items(experiment, site, _ignore)}
-            files = listed_files(site.existing("data.images"), findings.report)
-            if others := [f"'{file}'" for file in files if file not in listed]:
-                findings.warning(
-                    "image without a row", f"{not_taken(others, len(files), 'images', 'no row has them')}."
-                )
     except UserError as error:
         findings.error("data", str(error))
         return []
@@ -142,7 +133,3 @@ def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings:
     for message in unreadable:
         (findings.error if too_many else findings.warning)("unreadable image", message)
     return probed
-
-
-def _ignore(kind: str, message: str, level: Level = "error") -> None:
-    pass
