@@ -32,28 +32,20 @@ def stamp(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
     return [_size_and_time(file) for file in files]
 
 
-def member_names(path: Path) -> list[str]:
-    """The names of all files in the folder or zip archive `path`; links are followed.
+def listed_files(path: Path) -> list[str]:
+    """The names of the image files in the folder or zip archive `path`, sorted; links are followed.
 
     Raises:
-        UserError: if `path` is neither, or a folder in it cannot be read.
+        UserError: if `path` is neither, a folder in it cannot be read, or a file is not named in UTF-8.
     """
     if path.is_dir():
-        return [file.relative_to(path).as_posix() for file in _walked(path)]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [one.filename for one in archive.infolist() if not one.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
-
-
-def listed_files(path: Path) -> list[str]:
-    """The names of the image files in the folder or zip archive `path`, sorted.
-
-    Raises:
-        UserError: as `member_names` does, and if a file is not named in UTF-8.
-    """
-    names = member_names(path)
+        names = [file.relative_to(path).as_posix() for file in _walked(path)]
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is neither a folder nor a readable zip archive ({error}).") from None
     # Operating systems leave hidden files and folders beside the images.
     hidden = (".", "__MACOSX")
     images = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pt_peft.data.archive import listed_files
 from pt_peft.data.delimited import read_rows
 from pt_peft.data.file_names import Lookup, look_up
 from pt_peft.data.items import Item, SplitName
@@ -129,7 +130,7 @@ def _files(
         if not row[column]:
             tally.add("no such image", f"column '{column}' is empty", f"line {line}")
     named = [(line, row) for line, row in rows if row[column]]
-    lookup = look_up([row[column] for _, row in named], images) if named else Lookup([])
+    lookup = look_up([row[column] for _, row in named], listed_files(images)) if named else Lookup([])
     missing = [row[column] for (_, row), files in zip(named, lookup.files, strict=True) if not files]
     refused = len(missing) > allowed or any(map(_LEAVES_FOLDER.search, missing))
     found: list[tuple[int, Row, str]] = []
