@@ -95,7 +95,7 @@ def find_images(given: list[Path]) -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for path in given:
         if path.is_dir() or zipfile.is_zipfile(path):
-            inside = listed_files(path, _report).images
+            inside = listed_files(path, _report)
             if not inside:
                 raise UserError(f"{path}: has no images.")
             found.update({str(path / name): (path, name) for name in inside})

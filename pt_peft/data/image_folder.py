@@ -34,7 +34,7 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
     """
     class_of = class_of_value(data, own)
     left_out = {clean(value) for value in own.leave_out}
-    files = _below_top({plain_name(file): file for file in listed_files(path, report).images}, {*class_of, *left_out})
+    files = _below_top({plain_name(file): file for file in listed_files(path, report)}, {*class_of, *left_out})
     tally = Tally(str(path), "images")
     items: list[Item] = []
     unknown: defaultdict[str, list[str]] = defaultdict(list)

@@ -17,15 +17,6 @@ from pt_peft.data.problems import Level, Report, Tally, stop
 from pt_peft.errors import UserError
 
 
-class Files(NamedTuple):
-    """The files of a folder or zip archive, named as `open_archive` takes them."""
-
-    images: list[str]
-    """In the order of `plain_name`."""
-    others: list[str]
-    """Files that are no images, and what is hidden."""
-
-
 class _Cause(NamedTuple):
     """Why something is not taken."""
 
@@ -80,8 +71,8 @@ def shown(name: str) -> str:
     return f"'{name}'" if name.isprintable() else ascii(name)
 
 
-def listed_files(path: Path, report: Report = stop, tables: Collection[Path] = ()) -> Files:
-    """What is in the folder or zip archive `path`.
+def listed_files(path: Path, report: Report = stop, tables: Collection[Path] = ()) -> list[str]:
+    """The images in the folder or zip archive `path`, named as `open_archive` takes them, in the order of `plain_name`.
 
     A file is an image if its name or its content says so. Links are followed; each folder is listed once.
 
@@ -113,10 +104,7 @@ def listed_files(path: Path, report: Report = stop, tables: Collection[Path] = (
         if cause:
             tally.add(cause.kind, cause.cause, shown(name) + beside, cause.level)
     tally.report(len(found), report)
-    return Files(
-        [images[name] for name in sorted(images)],
-        [name for name, cause in found if cause in (_HIDDEN, _EMPTY, _NO_IMAGE)],
-    )
+    return [images[name] for name in sorted(images)]
 
 
 def same_content(open_file: OpenArchive, one: str, other: str) -> bool:

@@ -4,12 +4,13 @@ import re
 import unicodedata
 
 _AROUND = re.compile(r"^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$")
-_UNKNOWN = {
-    "",
-    "not available",
-    "not known",
-    *"- -- \u2013 \u2014 . ? n/a #n/a n.a. na <na> nan nil none null unk unknown missing undefined".split(),
-}
+_UNKNOWN = frozenset(
+    (
+        *("", "-", "--", "\u2013", "\u2014", ".", "?"),
+        *("n/a", "#n/a", "n.a.", "na", "<na>", "nan", "nil", "none", "null"),
+        *("unk", "unknown", "missing", "undefined", "not available", "not known"),
+    )
+)
 
 
 def clean(text: str) -> str:

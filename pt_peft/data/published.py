@@ -109,7 +109,7 @@ def _files(
     Of several files of one name, those in FLamby's folder of preprocessed images are for ``fed_isic2019`` alone. Of
     copies, which Kaggle's archives have in doubled folders, the first is taken.
     """
-    listed = listed_files(path, report, tables).images
+    listed = listed_files(path, report, tables)
     of_image: dict[str, list[str]] = defaultdict(list)
     tally = Tally(str(path), "images")
     for file in listed:

@@ -154,8 +154,8 @@ def _files(
     if lookup.how:
         report("names of files", f"{path}: the names in column '{column}' are looked up {lookup.how}.", "warning")
     meant = {file for files in lookup.files for file in files}
-    if others := [shown(file) for file in listed.images if file not in meant]:
-        without = not_taken(others, len(listed.images), "images", f"no row of {path} has them")
+    if others := [shown(file) for file in listed if file not in meant]:
+        without = not_taken(others, len(listed), "images", f"no row of {path} has them")
         report("image without a row", f"{images}: {without}.", "warning")
     return found
 

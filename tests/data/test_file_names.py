@@ -1,18 +1,8 @@
 """A table's names of files find one file each, or none."""
 
-import zipfile
-
 import pytest
 
 from pt_peft.data.file_names import look_up
-from pt_peft.data.listing import listed_files
-
-
-def tree(folder, *files):
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(b"\x89PNG\r\n\x1a\n")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -25,8 +15,6 @@ def tree(folder, *files):
         pytest.param(["x/a.png"], ["x\\a.png"], ["x/a.png"], id="backslashes"),
         pytest.param(["a.png"], ["./a.png"], ["a.png"], id="dots"),
         pytest.param(["a.png", "x/b.jpg"], ["a", "b"], ["a.png", "x/b.jpg"], id="ids"),
-        pytest.param(["a.png", "a.json"], ["a"], ["a.png"], id="what lies beside an image is no image"),
-        pytest.param(["a.png", "a.png.json"], ["a.png"], ["a.png"], id="a suffix more"),
         pytest.param(["a.png", "B.PNG"], ["A.PNG", "b.png"], ["a.png", "B.PNG"], id="upper and lower case"),
         pytest.param(["x/a.png", "x/A.png"], ["a.png"], ["x/a.png"], id="the same case comes first"),
         pytest.param(["e\u0301.png"], ["\u00e9.png"], ["e\u0301.png"], id="decomposed letters on the disk"),
@@ -38,8 +26,8 @@ def tree(folder, *files):
         pytest.param(["a.png", "b.png"], ["a.png", "b.jpg"], ["a.png", None], id="another suffix is another file"),
     ],
 )
-def test_names(tmp_path, files, names, meant):
-    lookup = look_up(names, listed_files(tree(tmp_path, *files)))
+def test_names(files, names, meant):
+    lookup = look_up(names, files)
     expected = [{one} if isinstance(one, str) else set(one or ()) for one in meant]
     assert [set(found) for found in lookup.files] == expected
     assert not lookup.how
@@ -61,25 +49,17 @@ def test_names(tmp_path, files, names, meant):
         (["train/1.png"], ["test/1.png"], [None], ""),
     ],
 )  # fmt: skip
-def test_names_that_all_have_to_be_changed(tmp_path, files, names, meant, how):
-    lookup = look_up(names, listed_files(tree(tmp_path, *files)))
+def test_names_that_all_have_to_be_changed(files, names, meant, how):
+    lookup = look_up(names, files)
     assert [list(found) for found in lookup.files] == [[one] if one else [] for one in meant]
     assert lookup.how == how
 
 
-def test_a_zip_archive(tmp_path):
-    with zipfile.ZipFile(tmp_path / "i.zip", "w") as archive:
-        archive.writestr("top/a.png", b"")
-        archive.writestr("top\\b.png", b"")
-    assert [list(found) for found in look_up(["a.png", "top/b.png"], listed_files(tmp_path / "i.zip")).files] == [
-        ["top/a.png"],
-        ["top\\b.png"],
-    ]
+def test_backslashes_on_both_sides():
+    assert [list(found) for found in look_up(["b.png", "top\\b.png"], ["top\\b.png"]).files] == [["top\\b.png"]] * 2
 
 
-def test_many_names_and_files_of_one_name_take_no_time(tmp_path):
-    with zipfile.ZipFile(tmp_path / "i.zip", "w") as archive:
-        for patient in range(3000):
-            archive.writestr(f"p{patient}/view1.jpg", b"")
-    names = [f"CheXpert/train/p{patient}/view1.jpg" for patient in range(3000)]
-    assert all(len(found) == 1 for found in look_up(names, listed_files(tmp_path / "i.zip")).files)
+def test_many_names_and_files_of_one_name_take_no_time():
+    files = [f"p{patient}/view1.jpg" for patient in range(20_000)]
+    lookup = look_up([f"CheXpert/train/{file}" for file in files], files)
+    assert [file for found in lookup.files for file in found] == files

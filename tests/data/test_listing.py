@@ -61,7 +61,7 @@ def warned(path: Path) -> tuple[list[str], list[str]]:
     """The images in `path`, and the warnings."""
     warnings: list[str] = []
     files = listed_files(path, lambda kind, message, level="error": warnings.append(f"{level}: {message}"))
-    return files.images, [one.replace(str(path), "PATH") for one in warnings]
+    return files, [one.replace(str(path), "PATH") for one in warnings]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_names_of_other_systems_are_compared_as_one(tmp_path):
     assert as_macos_zips.encode("cp437") == nfd.encode()
     assert {plain_name(name) for name in (nfd, as_macos_zips, "./nævus\\ é.png ")} == {"nævus/é.png"}
     path = zipped(tmp_path / "z.zip", {"train\\a\\1.png": PNG, "./b/2.png": PNG, "train\\a\\": b""})
-    images = listed_files(path).images
+    images = listed_files(path)
     assert images == ["./b/2.png", "train\\a\\1.png"]
     with open_archive(path) as open_image:
         assert all(open_image(name).read() == PNG for name in images)
