@@ -52,7 +52,7 @@ def report_other_sites(items: Sequence[Item], sites: Collection[str], report: Re
             f"from the site {taking_part[bare(name)]!r}; write both alike.",
         )
     if others:
-        counts = ", ".join(f"{name!r} {count}" for name, count in sorted(others.items()))
+        counts = ", ".join(f"{name!r} {count}" if name else f"not named {count}" for name, count in others.items())
         report(
             "other sites",
             f"partition.kind 'natural': {others.total()} of {len(items)} images are not taken: they come from none of "
