@@ -166,9 +166,9 @@ def _batches(files: Mapping[str, tuple[Path, str]], size: int) -> Iterator[_Batc
     with tqdm(total=len(files), unit="image", disable=None) as progress, ExitStack() as opened:
         archives = {path: opened.enter_context(open_archive(path)) for path in {path for path, _ in files.values()}}
 
-        def open_image(path: str) -> BinaryIO:
-            archive, name = files[path]
-            return archives[archive](name)
+        def open_image(name: str) -> BinaryIO:
+            archive, inside = files[name]
+            return archives[archive](inside)
 
         for start in range(0, len(files), BATCH):
             batch = _Batch([], [], [])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from pt_peft.data.archive import OpenArchive, opened_zip
 from pt_peft.data.file_kinds import is_image, named_as_image
@@ -89,20 +89,18 @@ def listed_files(path: Path, report: Report = stop, tables: Collection[Path] = (
         found = _judged(list(_in_folder(path)), lambda name: (path / name).open("rb"))
     else:
         with opened_zip(path) as archive:
-            found = _judged(list(_in_zip(archive)), archive.open)
+            found = _judged(list(_in_zip(archive)), lambda name: cast(BinaryIO, archive.open(name)))
     used = {table.relative_to(path).as_posix() for table in tables if table.is_relative_to(path)}
     found = [one for one in found if one.name not in used]
     tally = Tally(str(path), "files")
     images: dict[str, str] = {}
     for name, cause in sorted(found, key=lambda one: one.name):
-        beside = ""
-        if not cause:
-            if first := images.get(plain_name(name)):
-                cause, beside = _SAME_NAME, f" beside {shown(first)}"
-            else:
-                images[plain_name(name)] = name
         if cause:
-            tally.add(cause.kind, cause.cause, shown(name) + beside, cause.level)
+            tally.add(*cause[:2], shown(name), cause.level)
+        elif (plain := plain_name(name)) in images:
+            tally.add(*_SAME_NAME[:2], f"{shown(name)} beside {shown(images[plain])}", _SAME_NAME.level)
+        else:
+            images[plain] = name
     tally.report(len(found), report)
     return [images[name] for name in sorted(images)]
 
@@ -116,7 +114,7 @@ def same_content(open_file: OpenArchive, one: str, other: str) -> bool:
         return False
 
 
-def _judged(found: Sequence[_Found], open_file: Callable[[str], IO[bytes]]) -> list[_Found]:
+def _judged(found: Sequence[_Found], open_file: Callable[[str], BinaryIO]) -> list[_Found]:
     """`found` with the cause of each file that is no image. Looks into files whose names do not say what they are."""
 
     def look(one: _Found) -> _Found:

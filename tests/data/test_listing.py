@@ -11,7 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from pt_peft.data import listing
 from pt_peft.data.archive import open_archive
@@ -29,9 +30,9 @@ def picture(kind: str) -> bytes:
 def dicom(**attributes) -> bytes:
     """A DICOM file without pixels unless `attributes` have them."""
     data, stream = pydicom.Dataset(), io.BytesIO()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
     data.PatientName = "A"
     for name, value in attributes.items():

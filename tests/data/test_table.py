@@ -92,7 +92,10 @@ def test_few_rows_without_a_group_are_groups_of_their_own_and_said(make_site):
     site = make_site(of_patients("NA", "p1", "p2"), columns={"group": "patient", "split": None})
     said.clear()
     assert len(read_table(site, RED, said)) == 3
-    assert [level for _, _, level in said] == ["warning"]  # one row cannot be in two splits
+    assert [(kind, level) for kind, _, level in said] == [
+        ("image without a row", "warning"),
+        ("no group", "warning"),  # one row cannot be in two splits
+    ]
 
 
 def test_a_group_that_is_most_of_the_images_is_said(make_site):

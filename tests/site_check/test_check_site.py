@@ -268,6 +268,15 @@ def test_an_image_folder(site, capsys, tmp_path):
     assert kinds(report["errors"]) == {"unknown label": 1}
     assert not report["warnings"]
     assert sum(split["images"] for split in report["images"].values()) == 19
+    site.own["leave_out"] = ["unsure"]
+    (site.folder / "notes.txt").write_text("no image")
+    report = site.report(capsys)
+    assert not report["errors"]
+    assert kinds(report["warnings"]) == {"not taken": 1, "left out": 1}
+    (site.folder / "benign" / "gone.png").symlink_to("/not/mounted/gone.png")
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"broken link": 1}
+    assert "(first: 'benign/gone.png')" in report["errors"][0]["examples"][0]
 
 
 @pytest.mark.parametrize(
