@@ -155,15 +155,14 @@ def _in_folder(root: Path) -> Iterator[_Found]:
             name = folder + entry.name
             if _is_hidden(entry.name):
                 yield _Found(name, _HIDDEN)
-            elif entry.is_symlink():
-                if os.path.isdir(entry):
-                    links.append(f"{name}/")
-                else:
-                    yield _Found(name, None if os.path.isfile(entry) else _ODD if os.path.exists(entry) else _BROKEN)
-            elif entry.is_dir():
-                folders.append((f"{name}/", os.path.join(real, entry.name)))
-            else:
+            elif (is_folder := _is_folder(entry)) is None:
+                yield _Found(name, _BROKEN)
+            elif not is_folder:
                 yield _Found(name, None if entry.is_file() else _ODD)
+            elif entry.is_symlink():
+                links.append(f"{name}/")
+            else:
+                folders.append((f"{name}/", os.path.join(real, entry.name)))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -172,6 +171,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}).") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """Whether `entry` is a folder, or a link to one; None for a link to what cannot be reached."""
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
+    except OSError:
+        return None
 
 
 def _in_zip(archive: zipfile.ZipFile) -> Iterator[_Found]:
