@@ -31,7 +31,10 @@ def _together(splits: list[ImageSplit]) -> ImageSplit:
 def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:
     """Predicts the majority class, or each label's majority answer, for every test image.
 
-    The probabilities are the class frequencies of all training images, of which a label is known. Raises UserError if there are no test images.
+    The probabilities are the class frequencies of all training images; labels that are not known do not count.
+
+    Raises:
+        UserError: if there are no test images.
     """
     labels = torch.from_numpy(pooled(sites).train.labels)
     if data.task == "multilabel":

@@ -7,9 +7,9 @@ file's path, with or without suffix, in upper or lower case. Of several such fil
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 from pt_peft.data.listing import plain_name
 from pt_peft.data.names import clean
@@ -74,34 +74,35 @@ def _path(name: str) -> str:
     return posixpath.normpath(clean(name).replace("\\", "/"))
 
 
-class _End(NamedTuple):
-    """The end of a file's path."""
-
-    text: str
-    whole: bool
-    """Whether it is all of the path."""
-    file: str
-
-
 class _Index:
     """Images by what a table may call them."""
 
     def __init__(self, files: Sequence[str], depths: Collection[int]):
-        """Finds the ends of paths, in lower case, with suffixes and without them.
+        """Finds the ends of the files' paths.
 
         Args:
             files: see `look_up`.
             depths: the numbers of folders in the names of the table.
         """
-        self._names: dict[str, list[_End]] = defaultdict(list)
-        self._ids: dict[str, list[_End]] = defaultdict(list)
-        for file in files:
-            path = plain_name(file)
-            for ends, shown in ((self._names, path), (self._ids, _SUFFIX.sub("", path))):
-                parts = shown.split("/")
-                for length in {*(depth + 1 for depth in depths if depth < len(parts)), len(parts)}:
-                    text = "/".join(parts[-length:])
-                    ends[text.casefold()].append(_End(text, length == len(parts), file))
+        self._files, self._lengths = files, {depth + 1 for depth in depths}
+        self._paths = [plain_name(file) for file in files]
+        self._names = self._by_end(self._paths)
+
+    @cached_property
+    def _ids(self) -> tuple[Sequence[str], Mapping[str, Sequence[int]]]:
+        return self._by_end([_SUFFIX.sub("", path) for path in self._paths])
+
+    def _by_end(self, paths: Sequence[str]) -> tuple[Sequence[str], Mapping[str, Sequence[int]]]:
+        """`paths`, and the places of those that end so, by ends in lower case of any of the lengths, and whole."""
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, path in enumerate(paths):
+            folded = path.casefold()
+            parts = folded.split("/")
+            places[folded].append(place)
+            for length in self._lengths:
+                if length < len(parts):
+                    places["/".join(parts[-length:])].append(place)
+        return paths, places
 
     def meant(self, path: str, whole: bool = False) -> Sequence[str]:
         """The files that `path` may mean.
@@ -110,10 +111,13 @@ class _Index:
             path: as `_path` gives it.
             whole: whether it must be the whole path of the file, but for the suffix.
         """
-        for ends in (self._names, self._ids):
-            found = [end for end in ends.get(path.casefold(), ()) if end.whole or not whole]
-            same = [end for end in found if end.text == path]
-            for chosen in ([end for end in same if end.whole], same, found):
+        for with_suffix in (True, False):
+            paths, places = self._names if with_suffix else self._ids
+            ends = places.get(path.casefold(), ())
+            if whole:
+                ends = [place for place in ends if paths[place].casefold() == path.casefold()]
+            same_case = [place for place in ends if paths[place].endswith(path)]
+            for chosen in ([place for place in same_case if paths[place] == path], same_case, ends):
                 if chosen:
-                    return [end.file for end in chosen]
+                    return [self._files[place] for place in chosen]
         return ()

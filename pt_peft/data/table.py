@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pt_peft.data.delimited import read_rows
 from pt_peft.data.file_names import Lookup, look_up
@@ -13,8 +12,8 @@ from pt_peft.data.label_values import class_of_value, report_left_out, report_un
 from pt_peft.data.listing import listed_files, shown
 from pt_peft.data.names import clean, says_unknown
 from pt_peft.data.problems import Report, Tally, not_taken, some_of, stop
+from pt_peft.data.row_labels import Row, label_reader
 from pt_peft.data.splits import split_named
-from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
@@ -22,21 +21,6 @@ MOST_UNKNOWN = 0.05
 """Largest share of rows whose group is not known; in a table of few rows one such row is allowed."""
 _LEAVES_FOLDER = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")
 """An absolute path, or one with ``..``, by the rules of POSIX or of Windows."""
-_WHOLE_NUMBER = re.compile(r"(-?[0-9]+)[.,]0+")
-_FINDING = {"": 0, "0": 0, "1": 1, "-1": -1}
-
-Row = Mapping[str, str]
-
-
-class _Label(NamedTuple):
-    """What a row says of its image."""
-
-    values: tuple[str, ...] = ()
-    """The site's values."""
-    uncertain: frozenset[str] = frozenset()
-    """Values that the image may have or not."""
-    wrong: tuple[str, str, str] | None = None
-    """Why the row cannot be used: the kind of problem, the cause, and what stands in the row."""
 
 
 def read_table(site: Site, data: Data, report: Report = stop) -> list[Item]:
@@ -53,69 +37,15 @@ def read_table(site: Site, data: Data, report: Report = stop) -> list[Item]:
         UserError: if the table or the images cannot be listed, a column is missing, or a value means two classes; and
             what `report` raises.
     """
-    own, path, images = site.data, site.existing("data.table"), site.existing("data.images")
-    columns, class_of = own.columns, class_of_value(data, own)
-    label_of, label_columns = _labels(data, own, class_of)
+    path, images, columns = site.existing("data.table"), site.existing("data.images"), site.data.columns
+    items = _Items(path, site, data)
     named = {column: f" (data.columns.{field} in site.json)" for field, column in columns if column is not None}
-    rows = read_rows(path, {**named, **label_columns}, report)
-    rows_of_files = _files(path, images, rows, clean(columns.file), site.allowed_unreadable(len(rows)), report)
-
-    tally = Tally(str(path), "rows")
-    items: list[Item] = []
-    unknown: defaultdict[str, list[str]] = defaultdict(list)
-    left_out: Counter[str] = Counter()
-    of_group: dict[str, tuple[SplitName | None, int]] = {}
-    without_group: list[str] = []
-    for line, row, file in rows_of_files:
-        label = label_of(row)
-        if label.wrong:
-            kind, cause, seen = label.wrong
-            tally.add(kind, cause, f"line {line}{seen}")
-            continue
-        values = label.values
-        if set(values) & (unwanted := {clean(value) for value in own.leave_out}):
-            left_out.update(set(values) & unwanted)
-            if data.task != "multilabel":
-                continue
-            values = tuple(value for value in values if value not in unwanted)
-        values = tuple(value if value in class_of else _whole(value) for value in values)
-        if strange := [value for value in values if value not in class_of]:
-            unknown[strange[0]].append(f"in line {line}")
-            continue
-        labels = tuple(sorted({class_of[value] for value in values}))
-        not_known = tuple(sorted({class_of[value] for value in label.uncertain} - set(labels)))
-
-        split: SplitName | None = None
-        if columns.split:
-            split = split_named(row[clean(columns.split)])
-            if split is None:
-                cause = f"column '{columns.split}' should be train, val or test"
-                tally.add("unknown split", cause, f"line {line} {row[clean(columns.split)]!r}")
-                continue
-
-        group = row[clean(columns.group)] if columns.group else file
-        if says_unknown(group):
-            without_group.append(f"line {line} {group!r}")
-            group = file
-        other, other_line = of_group.setdefault(group, (split, line))
-        if other != split:
-            tally.add(
-                "group in two splits",
-                f"a row above has the group of column '{columns.group}' in another split; put each group in one, or "
-                "set data.columns.group to null in site.json",
-                f"line {line} {group!r} in '{split}', line {other_line} in '{other}'",
-            )
-            continue
-        items.append(
-            Item(file, labels, split, group, row[clean(columns.site)] if columns.site else None, values, not_known)
-        )
-    tally.report(len(rows), report)
-    what = f"column '{columns.label}':" if columns.label else "column"
-    report_unknown(unknown, f"{path}: {what}", data, report)
-    report_left_out(left_out, len(rows), str(path), "rows", report)
-    if columns.group:
-        _check_groups(path, columns.group, items, without_group, len(rows), report)
-    return items
+    rows = read_rows(path, {**named, **items.label_columns}, report)
+    allowed = site.allowed_unreadable(len(rows))
+    for line, row, file in _files(path, images, rows, clean(columns.file), allowed, report):
+        items.add(line, row, file)
+    items.report(len(rows), report)
+    return items.items
 
 
 def _files(
@@ -145,9 +75,8 @@ def _files(
         elif not files and refused:
             tally.add("no such image", f"column '{column}' should be the path of a file inside {images}", where)
         elif (first := line_of.setdefault(file, line)) != line:
-            tally.add(
-                "listed twice", "a row above has the same image; list each image once", f"{where} as line {first}"
-            )
+            cause = "a row above has the same image; list each image once"
+            tally.add("listed twice", cause, f"{where} as line {first}")
         else:
             found.append((line, row, file))
     tally.report(len(rows), report)
@@ -160,59 +89,92 @@ def _files(
     return found
 
 
-def _labels(
-    data: Data, own: SiteData, class_of: Mapping[str, int]
-) -> tuple[Callable[[Row], _Label], Mapping[str, str]]:
-    """Reads the label of a row, and the columns besides `own.columns` that this needs, see `read_rows`."""
-    if own.columns.label is not None:
-        column = clean(own.columns.label)
-        return (lambda row: _listed(row[column], data, own)), {}
-    needed = {value: f" (of the class {data.classes[index]!r})" for value, index in class_of.items()}
-    needed |= {clean(value): " (data.leave_out in site.json)" for value in own.leave_out}
-    return (lambda row: _marked({column: row[column] for column in needed}, data, own)), needed
+class _Items:
+    """The items that rows give; counts the rows that give none."""
 
+    def __init__(self, path: Path, site: Site, data: Data):
+        """Takes what the table and its values mean. Raises UserError if a value means two classes."""
+        self._path, self._data, columns = path, data, site.data.columns
+        self._class_of = class_of_value(data, site.data)
+        self._label_of, self.label_columns = label_reader(data, site.data, self._class_of)
+        self._unwanted = {clean(value) for value in site.data.leave_out}
+        self._if_uncertain = site.data.uncertain
+        self._label = "column" if columns.label is None else f"column '{columns.label}':"
+        self._split, self._group, self._site = (
+            name and clean(name) for name in (columns.split, columns.group, columns.site)
+        )
+        self.items: list[Item] = []
+        self._tally = Tally(str(path), "rows")
+        self._unknown: defaultdict[str, list[str]] = defaultdict(list)
+        self._left_out: Counter[str] = Counter()
+        self._uncertain: Counter[str] = Counter()
+        self._first_of_group: dict[str, tuple[SplitName | None, int]] = {}
+        self._without_group: list[str] = []
 
-def _listed(cell: str, data: Data, own: SiteData) -> _Label:
-    """The label of a cell of the label column: one value, or for ``multilabel`` any number, joined by ``|``."""
-    multilabel, nothing = data.task == "multilabel", clean(own.no_finding or "")
-    if not cell and (nothing or not multilabel):
-        says = f"; data.no_finding of site.json says that {nothing!r} stands for no class" if multilabel else ""
-        return _Label(wrong=("no label", f"column '{own.columns.label}' is empty{says}", ""))
-    if not multilabel:
-        return _Label((cell,))
-    values = tuple(clean(value) for value in cell.split("|")) if cell else ()
-    if values == (nothing,):
-        return _Label()
-    if nothing and nothing in values:
-        cause = f"column '{own.columns.label}' has {nothing!r} of data.no_finding beside other values"
-        return _Label(wrong=("contradicting label", cause, f" {cell!r}"))
-    return _Label(values)
+    def add(self, line: int, row: Row, file: str) -> None:
+        """Adds the item of a row, or counts why it has none."""
+        label = self._label_of(row)
+        if label.wrong:
+            kind, cause, seen = label.wrong
+            self._tally.add(kind, cause, f"line {line}{seen}")
+            return
+        unwanted = self._unwanted.intersection(label.values)
+        self._left_out.update(unwanted)
+        if unwanted and self._data.task != "multilabel":
+            return
+        values = tuple(value for value in label.values if value not in unwanted)
+        if strange := [value for value in values if value not in self._class_of]:
+            self._unknown[strange[0]].append(f"in line {line}")
+            return
+        labels = {self._class_of[value] for value in values}
+        uncertain = {value for value in label.uncertain if value in self._class_of}
+        masked = {self._class_of[value] for value in uncertain} - labels if self._if_uncertain == "ignore" else ()
+        split = split_named(row[self._split]) if self._split else None
+        if self._split and split is None:
+            cause = f"column '{self._split}' should be train, val or test"
+            self._tally.add("unknown split", cause, f"line {line} {row[self._split]!r}")
+            return
+        group = self._group_of(line, row) or file
+        if self._is_in_two_splits(group, split, line):
+            return
+        place = row[self._site] if self._site else None
+        self.items.append(Item(file, tuple(sorted(labels)), split, group, place, values, tuple(sorted(masked))))
+        self._uncertain.update(uncertain)
 
+    def _group_of(self, line: int, row: Row) -> str | None:
+        """The group that the row says; None if it says none."""
+        if not self._group:
+            return None
+        group = row[self._group]
+        if says_unknown(group):
+            self._without_group.append(f"line {line} {group!r}")
+            return None
+        return group
 
-def _marked(cells: Mapping[str, str], data: Data, own: SiteData) -> _Label:
-    """The label of a row with a column for each value: 1, 0, -1 (uncertain) or nothing, which CheXpert has for 0."""
-    marks: dict[str, int] = {}
-    right = "1, 0 or empty" if data.task != "multilabel" else "1, 0, -1 or empty"
-    for column, cell in cells.items():
-        mark = _FINDING.get(_whole(cell))
-        if mark is None or (mark < 0 and data.task != "multilabel"):
-            return _Label(wrong=("unknown label", f"column '{column}' should be {right}", f" {cell!r}"))
-        if mark < 0 and own.uncertain is None:
-            cause = f"column '{column}' is -1, uncertain; data.uncertain of site.json says what becomes of it"
-            return _Label(wrong=("uncertain label", cause, ""))
-        marks[column] = mark
-    ones = (1, -1) if own.uncertain == "ones" else (1,)
-    values = tuple(column for column, mark in marks.items() if mark in ones)
-    if data.task != "multilabel" and len(values) != 1:
-        return _Label(wrong=("no label", "not exactly one column of a class is 1", f" has {len(values)}"))
-    uncertain = {column for column, mark in marks.items() if mark < 0} if own.uncertain == "ignore" else ()
-    return _Label(values, frozenset(uncertain))
+    def _is_in_two_splits(self, group: str, split: SplitName | None, line: int) -> bool:
+        other, other_line = self._first_of_group.setdefault(group, (split, line))
+        if other != split:
+            self._tally.add(
+                "group in two splits",
+                f"a row above has the group of column '{self._group}' in another split; put each group in one, or set "
+                "data.columns.group to null in site.json",
+                f"line {line} {group!r} in '{split}', line {other_line} in '{other}'",
+            )
+        return other != split
 
-
-def _whole(text: str) -> str:
-    """`text`, or the integer in it: a column of integers with gaps is written as ``1.0`` by pandas."""
-    number = _WHOLE_NUMBER.fullmatch(text)
-    return number[1] if number else text
+    def report(self, of: int, report: Report) -> None:
+        """Reports what was counted; `of` is the number of all rows."""
+        self._tally.report(of, report)
+        report_unknown(self._unknown, f"{self._path}: {self._label}", self._data, report)
+        report_left_out(self._left_out, of, str(self._path), "rows", report)
+        if self._uncertain:
+            counts = ", ".join(f"{value!r} in {count}" for value, count in sorted(self._uncertain.items()))
+            message = (
+                f"{self._path}: data.uncertain of site.json is {self._if_uncertain!r} for -1 of {counts} of {of} rows."
+            )
+            report("uncertain label", message, "warning")
+        if self._group:
+            _check_groups(self._path, self._group, self.items, self._without_group, of, report)
 
 
 def _check_groups(

@@ -21,10 +21,10 @@ class Finding:
 
 
 class Findings:
-    """Collects problems; a kind has one level."""
+    """Collects problems."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, Finding] = {}
+        self._by_kind: dict[tuple[Level, str], Finding] = {}
 
     def error(self, kind: str, message: str) -> None:
         """Adds a problem that keeps the site from joining."""
@@ -36,7 +36,7 @@ class Findings:
 
     def report(self, kind: str, message: str, level: Level = "error") -> None:
         """Adds a problem. Satisfies `pt_peft.data.problems.Report`."""
-        finding = self._by_kind.setdefault(kind, Finding(level, kind))
+        finding = self._by_kind.setdefault((level, kind), Finding(level, kind))
         finding.count += 1
         if len(finding.examples) < SHOWN:
             finding.examples.append(message)
