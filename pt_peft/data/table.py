@@ -60,7 +60,9 @@ def _files(
         if not row[column]:
             tally.add("no such image", f"column '{column}' is empty", f"line {line}")
     named = [(line, row) for line, row in rows if row[column]]
-    lookup = look_up([row[column] for _, row in named], listed_files(images)) if named else Lookup([])
+    there = listed_files(images)
+    lookup = look_up([row[column] for _, row in named], there) if named else Lookup([])
+    example = f"such as '{there[0]}'" if there else "which has no images"
     missing = [row[column] for (_, row), files in zip(named, lookup.files, strict=True) if not files]
     refused = len(missing) > allowed or any(map(_LEAVES_FOLDER.search, missing))
     found: list[tuple[int, Row, str]] = []
@@ -72,7 +74,8 @@ def _files(
             cause = f"several files in {images} end so; column '{column}' should have the path inside it"
             tally.add("ambiguous file", cause, f"{where}: '{files[0]}', '{files[1]}'")
         elif not files and refused:
-            tally.add("no such image", f"column '{column}' should be the path of a file inside {images}", where)
+            cause = f"column '{column}' should be the path of a file inside {images}, {example}"
+            tally.add("no such image", cause, where)
         elif (first := line_of.setdefault(file, line)) != line:
             cause = "a row above has the same image; list each image once"
             tally.add("listed twice", cause, f"{where} as line {first}")
