@@ -62,6 +62,7 @@ def _files(
     named = [(line, row) for line, row in rows if row[column]]
     listed = listed_files(images, report, [path])
     lookup = look_up([row[column] for _, row in named], listed) if named else Lookup([])
+    example = f"such as {shown(listed[0])}" if listed else "which has no images"
     missing = [row[column] for (_, row), files in zip(named, lookup.files, strict=True) if not files]
     refused = len(missing) > allowed or any(map(_LEAVES_FOLDER.search, missing))
     found: list[tuple[int, Row, str]] = []
@@ -73,7 +74,8 @@ def _files(
             cause = f"several files in {images} end so; column '{column}' should have the path inside it"
             tally.add("ambiguous file", cause, f"{where}: '{files[0]}', '{files[1]}'")
         elif not files and refused:
-            tally.add("no such image", f"column '{column}' should be the path of a file inside {images}", where)
+            cause = f"column '{column}' should be the path of a file inside {images}, {example}"
+            tally.add("no such image", cause, where)
         elif (first := line_of.setdefault(file, line)) != line:
             cause = "a row above has the same image; list each image once"
             tally.add("listed twice", cause, f"{where} as line {first}")

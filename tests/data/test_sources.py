@@ -58,7 +58,10 @@ def test_a_table_without_splits_gets_them_drawn(make_experiment, make_csv_site, 
             r"1 of 10 rows are not taken: column 'split' should be train, val or test \(first: line 4 'dev'\)",
         ),
         ({"file": "1.png"}, r"1 of 10 rows .* a row above has the same image; .* \(first: line 4 '1\.png' as line 3\)"),
-        ({"file": "../1.png"}, r"'file' should be the path of a file inside .*images \(first: line 4 '\.\./1\.png'\)"),
+        (
+            {"file": "../1.png"},
+            r"'file' should be the path of a file inside .*images, such as '\d\.png' \(first: line 4 '\.\./1\.png'\)",
+        ),
         ({"file": "a/../../1.png"}, "should be the path of a file inside .* line 4"),
         ({"file": "/etc/1.png"}, "should be the path of a file inside .* line 4"),
         ({"file": "C:\\1.png"}, "should be the path of a file inside .* line 4"),
@@ -92,7 +95,10 @@ def test_no_allowance_for_missing_images_opens_a_file_outside(tmp_path, name):
     (tmp_path / "secret.png").touch()
     site = written(tmp_path, f"file,label,split\na.png,red,train\n{name},red,train\n".encode())
     (tmp_path / "images" / "a.png").touch()
-    with pytest.raises(UserError, match=r"should be the path of a file inside .*images \(first: line 3 '.*secret.png'"):
+    with pytest.raises(
+        UserError,
+        match=r"should be the path of a file inside .*images, such as 'a\.png' \(first: line 3 '.*secret.png'",
+    ):
         read_table(site.model_copy(update={"max_unreadable": 0.9}), RED)
 
 
@@ -128,7 +134,9 @@ def test_no_training_images(make_experiment, make_csv_site, rows):
 def test_an_image_missing_from_the_folder(make_experiment, make_csv_site, rows, tmp_path):
     site = make_csv_site(rows)
     (tmp_path / "images" / "3.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 10 rows .* path of a file inside .*images \(first: line 5 '3\.png'\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 10 rows .* path of a file inside .*images, such as '\d\.png' \(first: line 5 '3\.png'\)"
+    ):
         found(make_experiment(), site)
     (error,) = failures(found(make_experiment(), tolerant(site)), "train")
     assert error.endswith("images: has no image '3.png', which the table lists.")

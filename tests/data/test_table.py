@@ -115,8 +115,8 @@ def test_each_cause_is_one_sentence(make_site, tmp_path):
     items = read_table(site, RED, said)
     assert [item.file for item in items] == [f"{i}.png" for i in (1, 5, 19, 23, 25, 29)]
     assert [message.partition("t.csv: ")[2] for _, message, _ in said] == [
-        f"4 of 30 rows are not taken: column 'file' should be the path of a file inside {tmp_path / 'images'} (first: "
-        "line 9 '7.png', line 13 '11.png', line 15 '13.png', …).",
+        f"4 of 30 rows are not taken: column 'file' should be the path of a file inside {tmp_path / 'images'}, such as "
+        "'0.png' (first: line 9 '7.png', line 13 '11.png', line 15 '13.png', …).",
         "15 of 30 rows are not taken: column 'label' is empty (first: line 2, line 4, line 6, …).",
         "5 of 30 rows are not taken: column 'split' should be train, val or test (first: line 5 'dev', line 11 'dev', "
         "line 17 'dev', …).",
