@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from benchmark.oracle.evaluation import Predictions, joined
+from pt_peft.data.items import NOT_KNOWN
 from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.experiment.sections import Data
 
@@ -30,11 +31,15 @@ def _together(splits: list[ImageSplit]) -> ImageSplit:
 def majority(data: Data, sites: Mapping[str, SiteData]) -> Predictions:
     """Predicts the majority class, or each label's majority answer, for every test image.
 
-    The probabilities are the class frequencies of all training images. Raises UserError if there are no test images.
+    The probabilities are the class frequencies of all training images; labels that are not known do not count.
+
+    Raises:
+        UserError: if there are no test images.
     """
     labels = torch.from_numpy(pooled(sites).train.labels)
     if data.task == "multilabel":
-        logits = labels.double().mean(dim=0).logit(eps=1e-9)
+        known = (labels != NOT_KNOWN).sum(dim=0).clamp(min=1)
+        logits = ((labels == 1).sum(dim=0) / known).double().logit(eps=1e-9)
     else:
         logits = functional.one_hot(labels, len(data.classes)).double().mean(dim=0).clamp(min=1e-9).log()
     tests = {name: one.test for name, one in sites.items()}

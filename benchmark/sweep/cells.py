@@ -14,7 +14,8 @@ from benchmark.sweep.records import Axes, ChoiceAxes, ChoiceRecord, RunKind
 from benchmark.sweep.suite import Images, Suite, expanded, overlaid
 from benchmark.sweep.trials import Settings, trials
 from pt_peft import schema
-from pt_peft.data.table import read_rows
+from pt_peft.data.delimited import read_rows
+from pt_peft.data.names import clean
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
@@ -167,7 +168,7 @@ def located(images: Images, cache: Path) -> SiteData:
     site = images.site.located(expanded).model_copy(update={"pooled": True})
     if images.part is None:
         return site
-    column = site.columns.group or site.columns.file
+    column = clean(site.columns.group or site.columns.file)
     if site.source != "csv" or site.table is None:
         raise UserError("suite: field 'part' divides the table of site.source 'csv' alone.")
     if images.part.take >= images.part.of:

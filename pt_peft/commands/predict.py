@@ -12,14 +12,18 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pt_peft.data.archive import SUFFIXES
+from pt_peft.data.archive import open_archive
+from pt_peft.data.listing import listed_files
+from pt_peft.data.problems import Level
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
@@ -33,7 +37,7 @@ BATCH = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("adapter", type=Path, help="adapter file, run, HF PEFT folder, timm folder or .onnx")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders that are searched for images")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders or zip archives of them")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write; must not exist")
     parser.add_argument(
         "--backbone", type=Path, help="the backbone's weights file (default: the weights of the embedded backbone)"
@@ -80,24 +84,33 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
 
 
-def find_images(given: list[Path]) -> list[Path]:
-    """The image files in `given`, each once, in order; folders are searched.
+def find_images(given: list[Path]) -> dict[str, tuple[Path, str]]:
+    """The images in `given`, each once, in order: by path, the folder or zip archive, and the name in it.
+
+    Folders and zip archives are searched; what they have besides images is said on standard error.
 
     Raises:
-        UserError: if a path does not exist, or a folder has no images.
+        UserError: if a path does not exist, or a folder or archive has no images, or links to nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for path in given:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if path.is_dir() or zipfile.is_zipfile(path):
+            inside = listed_files(path, _report)
             if not inside:
-                raise UserError(f"{path}: has no images ({', '.join(SUFFIXES)}).")
-            found.update(dict.fromkeys(inside))
+                raise UserError(f"{path}: has no images.")
+            found.update({str(path / name): (path, name) for name in inside})
         elif path.is_file():
-            found[path] = None
+            found[str(path)] = (path.parent, path.name)
         else:
             raise UserError(f"{path}: does not exist.")
-    return list(found)
+    return found
+
+
+def _report(kind: str, message: str, level: Level = "error") -> None:
+    """Raises UserError, or prints a warning. Satisfies `pt_peft.data.problems.Report`."""
+    if level == "error":
+        raise UserError(message)
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def probabilities(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -135,7 +148,7 @@ def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
 class _Batch(NamedTuple):
     """A batch of files, decoded."""
 
-    files: list[Path]
+    files: list[str]
     """The files that can be read."""
     images: list[npt.NDArray[np.uint8]]
     """Their images, uint8 (3,S,S)."""
@@ -143,17 +156,24 @@ class _Batch(NamedTuple):
     """What is wrong with the other files."""
 
 
-def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
+def _batches(files: Mapping[str, tuple[Path, str]], size: int) -> Iterator[_Batch]:
     """Decodes `files` to images of side `size`, pixels, `BATCH` files at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
 
-    with tqdm(total=len(files), unit="image", disable=None) as progress:
+    paths_of_all = list(files)
+    with tqdm(total=len(files), unit="image", disable=None) as progress, ExitStack() as opened:
+        archives = {path: opened.enter_context(open_archive(path)) for path in {path for path, _ in files.values()}}
+
+        def open_image(name: str) -> BinaryIO:
+            archive, inside = files[name]
+            return archives[archive](inside)
+
         for start in range(0, len(files), BATCH):
             batch = _Batch([], [], [])
-            paths = files[start : start + BATCH]
-            decoded = decode_files([str(path) for path in paths], _open_file, size, where="images")
+            paths = paths_of_all[start : start + BATCH]
+            decoded = decode_files(paths, open_image, size, where="images")
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, UserError):
                     batch.failures.append(str(image))
@@ -162,7 +182,3 @@ def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
                     batch.images.append(image)
                 progress.update()
             yield batch
-
-
-def _open_file(name: str) -> BinaryIO:
-    return Path(name).open("rb")

@@ -14,6 +14,8 @@ Intensity = Literal["type", "image"]
 """The values ``data.intensity`` that become 0 to 255 in an image of more than 8 bits: all of its type, or its own."""
 Labels = npt.NDArray[np.int64 | np.uint8]
 """Labels of N images as a loss takes them, see `targets`."""
+NOT_KNOWN = 255
+"""Instead of 1 or 0 for ``multilabel``: the training loss leaves out whether the image has the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Item:
     """The site that the source names as the image's origin."""
     values: tuple[str, ...] = ()
     """The site's own values that mean `labels`, as its source has them."""
+    not_known: tuple[int, ...] = ()
+    """Indices of classes that the image may have or not, ascending; only for ``multilabel``."""
 
 
 class SplitCounts(TypedDict):
@@ -59,11 +63,12 @@ def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     return [min(one, key=lambda label: (counts[label], label), default=none) for one in labels]
 
 
-def targets(labels: Sequence[tuple[int, ...]], classes: int, multilabel: bool) -> Labels:
-    """The labels as a loss takes them: int64 (N,), or uint8 (N,`classes`) of zeros and ones if `multilabel`."""
+def targets(items: Sequence[Item], classes: int, multilabel: bool) -> Labels:
+    """The labels as a loss takes them: int64 (N,), or if `multilabel` uint8 (N,`classes`): 1, 0 or `NOT_KNOWN`."""
     if not multilabel:
-        return np.array([label for (label,) in labels], np.int64)
-    array = np.zeros((len(labels), classes), np.uint8)
-    for row, one in enumerate(labels):
-        array[row, list(one)] = 1
+        return np.array([label for item in items for label in item.labels], np.int64)
+    array = np.zeros((len(items), classes), np.uint8)
+    for row, item in enumerate(items):
+        array[row, list(item.labels)] = 1
+        array[row, list(item.not_known)] = NOT_KNOWN
     return array

@@ -3,7 +3,7 @@
 import math
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pt_peft.data.items import SPLITS, Item, SplitName
-from pt_peft.data.label_values import class_of_value, report_unknown
-from pt_peft.data.problems import Report, stop
+from pt_peft.data.label_values import class_of_value, report_left_out, report_unknown
+from pt_peft.data.problems import Report, not_taken, stop
 from pt_peft.errors import UserError
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data
@@ -31,13 +31,16 @@ def read_npz_items(path: Path, data: Data, own: SiteData, report: Report = stop)
         path: the file.
         data: the experiment's classes and task.
         own: the values that mean the classes.
-        report: takes values that mean no class.
+        report: takes values that mean no class, and as warnings what ``data.leave_out`` leaves out, and arrays that are
+            not read.
 
     Raises:
         UserError: if it is not such a file, or a value means two classes; and what `report` raises.
     """
     class_of = class_of_value(data, own)
+    left_out = set(own.leave_out)
     unknown: defaultdict[str, list[str]] = defaultdict(list)
+    counts: Counter[str] = Counter()
     with _open(path) as archive:
         wanted = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
         there = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
@@ -45,20 +48,32 @@ def read_npz_items(path: Path, data: Data, own: SiteData, report: Report = stop)
             raise UserError(
                 f"{path}: has no array '{missing[0]}'; its arrays are {', '.join(sorted(there)) or 'none'}."
             )
+        if others := [f"'{name}'" for name in sorted(there - wanted)]:
+            cause = f"those of an .npz are {', '.join(sorted(wanted))}"
+            report("not taken", f"{path}: {not_taken(others, len(there), 'arrays', cause)}.", "warning")
         items: list[Item] = []
+        images = 0
         for split in SPLITS:
-            labels = _labels(archive, path, split, len(class_of) if data.task == "multilabel" else None)
+            columns = len(class_of) + len(left_out) if data.task == "multilabel" else None
+            labels = _labels(archive, path, split, columns)
             with _member(archive, f"{split}_images") as file:
                 shape = _images_header(file, path, split)
             if shape[0] != len(labels):
                 raise UserError(f"{path}: has {shape[0]} {split}_images but {len(labels)} {split}_labels.")
+            images += len(labels)
             for row, values in enumerate(labels):
                 name = f"{split}/{row}"
+                if unwanted := left_out.intersection(values):
+                    counts.update(unwanted)
+                    if data.task != "multilabel":
+                        continue
+                    values = tuple(value for value in values if value not in unwanted)
                 if strange := [value for value in values if value not in class_of]:
                     unknown[strange[0]].append(f"{split}_labels[{row}]")
                 else:
                     classes = tuple(sorted({class_of[value] for value in values}))
                     items.append(Item(name, classes, split, name, values=values))
+        report_left_out(counts, images, str(path), "images", report)
         report_unknown(unknown, f"{path}: the label", data, report)
         return items
 
@@ -121,7 +136,10 @@ def _images_header(file: IO[bytes], path: Path, split: str) -> tuple[int, ...]:
 
 def _labels(archive: zipfile.ZipFile, path: Path, split: str, columns: int | None) -> list[tuple[str, ...]]:
     """The values of each image. `columns` is their number for ``multilabel``, else None. Raises UserError."""
-    single, many = "integers (N,) or (N,1)", f"zeros and ones (N,{columns}), a column for each value that means a class"
+    single, many = (
+        "integers (N,) or (N,1)",
+        f"zeros and ones (N,{columns}), a column for each value of data.classes and data.leave_out",
+    )
     right = f"it should be {single if columns is None else many}"
     try:
         with _member(archive, f"{split}_labels") as file:

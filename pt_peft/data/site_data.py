@@ -43,7 +43,8 @@ class ImageSplit:
     images: npt.NDArray[np.uint8]
     """uint8 (N,3,S,S); memory-mapped and read-only if they come from the cache."""
     labels: Labels
-    """int64 (N,), indices into ``data.classes``; for ``multilabel`` uint8 (N,C) of zeros and ones."""
+    """int64 (N,), indices into ``data.classes``; for ``multilabel`` uint8 (N,C): 1, 0 or, in training images alone,
+    `pt_peft.data.items.NOT_KNOWN`."""
     cached: CachedAs | None = None
     """None for images that do not come from the cache."""
 
@@ -93,7 +94,7 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
 
     def opened(split: SplitName) -> ImageSplit:
         one = cached[split]
-        labels = targets([item.labels for item in one.items], len(classes), multilabel)
+        labels = targets(one.items, len(classes), multilabel)
         counts = split_counts(one.items, classes)["classes"]
         shown = ", ".join(f"{label} {count}" for label, count in counts.items())
         _logger.info("site %s, %s: %d images (%s)", name, split, len(labels), shown)

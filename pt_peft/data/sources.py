@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 
 from pt_peft.data import npz
+from pt_peft.data.groups import grouped
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
+from pt_peft.data.partition.even import report_other_sites
 from pt_peft.data.pixels import FileImages, LesionImages, NpzImages, ShiftedImages, SiteImages
-from pt_peft.data.problems import Report, stop
+from pt_peft.data.problems import Report, not_taken, stop
 from pt_peft.data.published import read_published
 from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.rules import SITE_RULES, AtSite, broken
+from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
 
@@ -50,11 +53,28 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     items = listed_items(experiment, site, report)
     if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
+    if experiment.partition.kind == "natural":
+        report_other_sites(items, {name, *names}, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
+    items = _evaluated_as_known(items, name, report)
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
     return FileImages(items, site.existing("data.images"), data.intensity)
+
+
+def _evaluated_as_known(items: Sequence[Item], name: str, report: Report) -> list[Item]:
+    """`items` without validation and test images of which a label is not known."""
+    known = [item for item in items if item.split == "train" or not item.not_known]
+    if dropped := [f"'{item.file}'" for item in items if item.split != "train" and item.not_known]:
+        cause = "a label is uncertain, and metrics need all labels"
+        evaluated = sum(item.split != "train" for item in items)
+        report(
+            "uncertain label",
+            f"site {name!r}: {not_taken(dropped, evaluated, 'validation and test images', cause)}.",
+            "warning",
+        )
+    return known
 
 
 def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> list[Item]:
@@ -68,14 +88,31 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
     Raises:
         UserError: if the site's data is missing or malformed, or the experiment does not go with it.
     """
-    data, own = experiment.data, site.data
+    own = site.data
     at_site = AtSite(experiment, own)
     if rule := broken(SITE_RULES, at_site):
         raise UserError(f"site.json: {rule.message(at_site)}.", rule.field)
+    knows_groups = own.source not in ("csv", "image_folder") or (own.source == "csv" and own.columns.group is not None)
+    if own.group_pattern and knows_groups:
+        raise UserError(
+            "site.json: field 'data.group_pattern' must be null where the source says the groups: it finds them in the "
+            "paths of 'image_folder', and of 'csv' without 'data.columns.group'.",
+            "data.group_pattern",
+        )
+    items = _read(experiment.data, site, report)
+    for item in items:
+        if any("\ud800" <= letter <= "\udfff" for letter in item.file):
+            raise UserError(f"{site.existing('data.images')}: file {item.file!a} is not named in UTF-8; rename it.")
+    return grouped(items, own.group_pattern, site.existing("data.images"), report) if own.group_pattern else items
+
+
+def _read(data: Data, site: Site, report: Report) -> list[Item]:
+    """The images by the reader of the site's source."""
+    own = site.data
     if own.source == "npz":
         return npz.read_npz_items(site.existing("data.npz"), data, own, report)
     if own.source == "csv":
-        return read_table(site.existing("data.table"), data, own, report)
+        return read_table(site, data, report)
     images = site.existing("data.images")
     if own.source == "image_folder":
         return read_image_folder(images, data, own, report)

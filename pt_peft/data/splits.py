@@ -5,10 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pt_peft.data.items import Item, SplitName, strata
+from pt_peft.data.names import clean
 from pt_peft.seeds import derive_seed
 
 _OF_TEN: dict[int, SplitName] = {2: "test", 5: "val", 7: "test"}
 """The splits of ten groups in a row, by position; the others are for training."""
+_NAMES: dict[str, SplitName] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_named(value: str) -> SplitName | None:
+    """The split that a cell or a folder names, in upper or lower case; None if it names none."""
+    return _NAMES.get(clean(value).casefold())
 
 
 def assign_splits(items: Sequence[Item], seed: int) -> list[Item]:

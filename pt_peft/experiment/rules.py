@@ -275,6 +275,10 @@ SITE_RULES: tuple[Rule[AtSite], ...] = (
         "data.source", "'csv' or 'npz'", "data.task", "'multilabel'", "other sources give each image one label",
         lambda s: s.experiment.data.task == "multilabel" and s.data.source not in ("csv", "npz"),
     ),
+    Rule(
+        "data.uncertain", "null", "data.task", "'multiclass' or 'ordinal'", "the one label of an image must be known",
+        lambda s: s.experiment.data.task != "multilabel" and s.data.uncertain is not None,
+    ),
 )  # fmt: skip
 
 MODEL_RULES: tuple[Rule[Planned], ...] = (

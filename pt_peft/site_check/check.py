@@ -5,13 +5,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from pt_peft.data.archive import listed_files
 from pt_peft.data.items import SPLITS, Item, SplitName
-from pt_peft.data.sources import listed_items, site_images
+from pt_peft.data.sources import site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.own_images import PUBLISHED
 from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.cost import cache_cost, round_cost
@@ -112,16 +110,7 @@ def _check_key(site: Site, findings: Findings) -> None:
 def _items(experiment: Experiment, site: Site, name: str, names: Sequence[str], findings: Findings) -> list[Item]:
     """The site's images, without those that are wrongly listed."""
     try:
-        source = site.data.source if experiment.data.source == "site" else None
-        if source in ("csv", *PUBLISHED):
-            listed = {item.file for item in listed_items(experiment, site, findings.error)}
-            if not findings.of("error"):  # or images of wrong rows would be reported twice
-                for file in listed_files(site.existing("data.images")):
-                    if file not in listed:
-                        findings.warning("image without a row", f"'{file}' is in no row: it will not be used.")
-        # The wrong rows of a table have been reported above.
-        report = findings.error if source in ("image_folder", "npz") else _ignore
-        images = site_images(experiment, site, name, names, report)
+        images = site_images(experiment, site, name, names, findings.report)
     except UserError as error:
         findings.error("data", str(error))
         return []
@@ -144,7 +133,3 @@ def _probed(experiment: Experiment, site: Site, items: Sequence[Item], findings:
     for message in unreadable:
         (findings.error if too_many else findings.warning)("unreadable image", message)
     return probed
-
-
-def _ignore(kind: str, message: str) -> None:
-    pass

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
-Level = Literal["error", "warning"]
+from pt_peft.data.problems import Level
+
 SHOWN = 5
 """Examples of a kind that are kept."""
 
@@ -21,18 +21,25 @@ class Finding:
 
 
 class Findings:
-    """Collects problems; a kind has one level."""
+    """Collects problems."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, Finding] = {}
+        self._by_kind: dict[tuple[Level, str], Finding] = {}
 
     def error(self, kind: str, message: str) -> None:
-        """Adds a problem that keeps the site from joining. Satisfies `pt_peft.data.problems.Report`."""
-        self._add("error", kind, message)
+        """Adds a problem that keeps the site from joining."""
+        self.report(kind, message)
 
     def warning(self, kind: str, message: str) -> None:
         """Adds a problem that does not keep the site from joining."""
-        self._add("warning", kind, message)
+        self.report(kind, message, "warning")
+
+    def report(self, kind: str, message: str, level: Level = "error") -> None:
+        """Adds a problem. Satisfies `pt_peft.data.problems.Report`."""
+        finding = self._by_kind.setdefault((level, kind), Finding(level, kind))
+        finding.count += 1
+        if len(finding.examples) < SHOWN:
+            finding.examples.append(message)
 
     def of(self, level: Level) -> list[Finding]:
         """The problems of a level, in the order in which their kinds were found."""
@@ -46,9 +53,3 @@ class Findings:
                 yield from (f"    {example}" for example in one.examples)
                 if one.count > len(one.examples):
                     yield f"    … and {one.count - len(one.examples)} more"
-
-    def _add(self, level: Level, kind: str, message: str) -> None:
-        finding = self._by_kind.setdefault(kind, Finding(level, kind))
-        finding.count += 1
-        if len(finding.examples) < SHOWN:
-            finding.examples.append(message)

@@ -1,12 +1,13 @@
 r"""How a site treats classes that are rare in its training images: ``training.imbalance``.
 
     weighted_loss      L = Σ w_y ℓ(z, y) / Σ w_y,   w_c = N / (K n_c)
-                       multilabel: binary cross-entropy, a positive of label c weighs (N - n_c) / n_c
+                       multilabel: binary cross-entropy, a positive of label c weighs (negatives of c) / n_c
     balanced_softmax   L = ℓ(z + log(n / N), y)   (Ren et al. 2020, arXiv:2007.10740)
     weighted_sampler   an image is drawn with probability ∝ 1 / n_y, N times with replacement
 
 with N training images of the site, n_c of them of class c, K classes that have images, ℓ the cross-entropy and z the
-logits.
+logits. For ``multilabel`` labels that are not known have a loss of 0 in the mean over images and classes: U-Ignore of
+Irvin et al. 2019, arXiv:1901.07031.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from pt_peft.data.items import strata
+from pt_peft.data.items import NOT_KNOWN, strata
 from pt_peft.experiment.experiment import Experiment
 
 Labels = npt.NDArray[Any]
-"""As `ImageSplit` has them: int64 (N,), or for ``multilabel`` uint8 (N,C)."""
+"""As `ImageSplit` has them: int64 (N,), or for ``multilabel`` uint8 (N,C): 1, 0 or `NOT_KNOWN`."""
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps logits float32 (B,C) and labels to a scalar in nats."""
 
@@ -43,7 +44,7 @@ def training_loss(experiment: Experiment, labels: Labels, device: torch.device) 
         def binary(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             smoothed = targets.float() * (1 - smoothing) + smoothing / 2
             # Not `pos_weight`, which would weigh the smoothed part of a negative as a positive.
-            weight = torch.where(targets.bool(), positive, 1.0)
+            weight = torch.where(targets.bool(), positive, 1.0) * (targets != NOT_KNOWN)
             return functional.binary_cross_entropy_with_logits(logits, smoothed, weight=weight)
 
         return binary
@@ -75,7 +76,7 @@ def sampling_weights(experiment: Experiment, labels: Labels) -> npt.NDArray[np.f
     if experiment.training.imbalance != "weighted_sampler":
         return None
     single = labels.ndim == 1
-    rows = [(int(label),) if single else tuple(np.flatnonzero(label).tolist()) for label in labels]
+    rows = [(int(label),) if single else tuple(np.flatnonzero(label == 1).tolist()) for label in labels]
     stratum = np.array(strata(rows))
     return 1 / np.bincount(stratum)[stratum]
 
@@ -88,5 +89,5 @@ def _class_weights(counts: npt.NDArray[Any]) -> torch.Tensor:
 
 
 def _positive_weights(labels: Labels) -> torch.Tensor:
-    positives = labels.sum(axis=0, dtype=np.int64)
-    return torch.tensor((len(labels) - positives) / np.maximum(positives, 1), dtype=torch.float32)
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    return torch.tensor(negatives / np.maximum(positives, 1), dtype=torch.float32)

@@ -38,7 +38,7 @@ def make_experiment() -> Callable[..., Experiment]:
 
 @pytest.fixture
 def make_csv_site(tmp_path) -> Callable[..., Site]:
-    """Writes a table of `rows` (dicts) and, unless told not to, an image of the label's colour for each.
+    """Writes a table of `rows` (dicts) and for each an image of the label's colour, or unless `images` an empty file.
 
     Keywords are further fields of ``data`` in site.json.
     """
@@ -49,6 +49,10 @@ def make_csv_site(tmp_path) -> Callable[..., Site]:
         if images:
             for row in rows:
                 Image.new("RGB", (20, 18), row["label"]).save(folder / row["file"])
+        else:
+            for row in rows:
+                if row["file"].isprintable() and not {"/", "\\"} & set(row["file"]):
+                    (folder / row["file"]).touch()
         table = tmp_path / "table.csv"
         with open(table, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))

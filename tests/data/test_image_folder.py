@@ -55,8 +55,11 @@ def test_a_zip_archive_is_the_same_and_clutter_is_left_out(tmp_path):
             r"folder 'unknown' \(2 image\(s\), the first 'unknown/a.png'\) means none of the experiment's classes "
             r"\(benign, malignant\)",
         ),
-        (["a.png"], "'a.png' is not in a folder of a class"),
-        (["train/a.png"], "'train/a.png' is not in a folder of a class"),
+        (["a.png"], r"1 of 1 images are not taken: they are not in a folder of a class; .* \(first: 'a.png'\)"),
+        (
+            ["train/a.png", "b.png"],
+            r"2 of 2 images .* not in a folder of a class; .* \(first: 'b.png', 'train/a.png'\)",
+        ),
         (["train/benign/a.png", "malignant/b.png"], "'malignant/b.png' is in no split, but others are"),
         ([], "has no images"),
     ],
@@ -83,14 +86,54 @@ def test_chest_x_rays_as_an_image_folder(shared, tmp_path):
     assert Counter(item.split for item in items) == Counter(row["split"] for row in rows)
 
 
-def test_links_are_followed_once_and_odd_names_and_folders_are_named(tmp_path):
-    folder = tree(tmp_path / "f", "benign/a.png", "malignant/b.png")
-    (tmp_path / "elsewhere").mkdir()
-    (folder / "malignant" / "b.png").rename(tmp_path / "elsewhere" / "b.png")
-    (folder / "malignant").rmdir()
-    (folder / "malignant").symlink_to(tmp_path / "elsewhere")
-    (folder / "benign" / "loop").symlink_to(folder)
-    assert [item.file for item in read_image_folder(folder, DATA, OWN)] == ["benign/a.png", "malignant/b.png"]
-    (folder / "benign" / "caf\udce9.png").touch()
-    with pytest.raises(UserError, match=r"file 'benign/caf\\udce9.png' is not named in UTF-8; rename it"):
+def test_folders_as_they_come(tmp_path):
+    """Names of splits in any case, a folder on top, Unicode's other form, blanks: as if they were not."""
+    names = ("Training/me\u0301lanome/a.png", "VALID/n\u00e6vus /b.png", "Testing/n\u00e6vus/c.png")
+    data = Data(source="site", classes=("m\u00e9lanome", "n\u00e6vus"))
+    folder = tree(tmp_path / "f", *(f"some export/top/{name}" for name in names), "some export/readme.txt.png")
+    (folder / "some export" / "readme.txt.png").unlink()
+    (folder / "some export" / "readme.txt").write_text("no image")
+    assert [(item.file.removeprefix("some export/top/"), item.labels, item.split, item.values) for item in
+            read_image_folder(folder, data, OWN)] == [
+        (names[2], (1,), "test", ("n\u00e6vus",)),
+        (names[0], (0,), "train", ("m\u00e9lanome",)),
+        (names[1], (1,), "val", ("n\u00e6vus",)),
+    ]  # fmt: skip
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    data = Data(source="site", classes=("control", "test"))
+    items = read_image_folder(tree(tmp_path, "control/a.png", "test/b.png"), data, OWN)
+    assert [(item.labels, item.split) for item in items] == [((0,), None), ((1,), None)]
+
+
+def test_a_copy_of_the_folder_within_it_is_left_out(tmp_path, caplog):
+    names = ("train/benign/a.png", "test/malignant/b.png")
+    folder = tree(tmp_path / "chest_xray", *names, *(f"chest_xray/{name}" for name in names))
+    assert {item.file for item in read_image_folder(folder, DATA, OWN)} == set(names)
+    (warning,) = caplog.messages
+    assert "2 of 4 images are not taken: folder 'chest_xray' has copies of what is beside it" in warning
+    Image.new("L", (5, 5)).save(folder / "chest_xray" / names[0])  # other content
+    with pytest.raises(
+        UserError, match=r"folder 'chest_xray' \(1 image\(s\), the first 'chest_xray/train/benign/a.png"
+    ):
         read_image_folder(folder, DATA, OWN)
+
+
+def test_values_that_are_left_out_are_counted(tmp_path, caplog):
+    folder = tree(tmp_path, "benign/a.png", "malignant/b.png", "unsure/c.png", "unsure/d.png")
+    own = OWN.model_copy(update={"leave_out": ("unsure",)})
+    assert [item.file for item in read_image_folder(folder, DATA, own)] == ["benign/a.png", "malignant/b.png"]
+    assert "data.leave_out of site.json leaves out 'unsure' in 2 of 4 images" in caplog.text
+
+
+def test_folders_below_classes_may_be_patients(tmp_path, caplog):
+    folder = tree(tmp_path / "f", "benign/p1/a.png", "benign/p1/b.png", "malignant/c.png")
+    assert [item.group for item in read_image_folder(folder, DATA, OWN)][:2] == ["benign/p1/a.png", "benign/p1/b.png"]
+    (warning,) = caplog.messages
+    assert "2 of 3 images (first: 'benign/p1/a.png', 'benign/p1/b.png') are in folders below their class" in warning
+    assert "data.group_pattern" in warning
+    caplog.clear()
+    read_image_folder(folder, DATA, OWN.model_copy(update={"group_pattern": "(?P<group>.*)/"}))
+    read_image_folder(tree(tmp_path / "g", "train/benign/p/a.png", "val/malignant/q/b.png"), DATA, OWN)  # none is drawn
+    assert not caplog.messages

@@ -27,6 +27,8 @@ SECTION = DATA.model_dump(mode="json")
         ({"classes": {"melanoma": ["mel", "other"], "other": []}}, {"naevus": 0, "mel": 1, "other": 1}),
         ({"source": "npz"}, {"0": 0, "1": 1, "2": 2}),
         ({"source": "npz", "classes": {"naevus": ["1"], "melanoma": ["0"]}}, {"1": 0, "0": 1, "2": 2}),
+        ({"classes": {"melanoma": [" me\u0301l "]}}, {"naevus": 0, "m\u00e9l": 1, "other": 2}),
+        ({"leave_out": ["other"]}, {"naevus": 0, "melanoma": 1}),
         ({"no_finding": "other"}, {"naevus": 0, "melanoma": 1, "other": 2}),  # a class unless the task is multilabel
     ],
 )
@@ -52,6 +54,11 @@ def test_what_values_mean(own, meaning):
             "multiclass",
             r"means both 'naevus' and 'melanoma' \(a class that is not listed there is meant by 'melanoma'\)",
         ),
+        (
+            {"classes": {"naevus": ("nv",)}, "leave_out": ("nv",)},
+            "multiclass",
+            "'data.leave_out' has 'nv', which means the class 'naevus' by 'data.classes'; one of the two",
+        ),
         ({"no_finding": "other"}, "multilabel", "'data.no_finding' is 'other', which also means the class 'other'"),
     ],
 )
@@ -76,12 +83,17 @@ def test_cells_of_a_table(make_experiment, make_csv_site):
 
 
 def test_cells_of_several_values(make_experiment, make_csv_site):
-    cells = ["nv|mel", "MM|mel", "", "none"]
+    cells = ["nv|mel", "MM|mel", " none", "none"]
     rows = [{"file": f"{i}.png", "label": cell, "split": "train"} for i, cell in enumerate(cells)]
     classes = {"naevus": ["nv"], "melanoma": ["mel", "MM"]}
     site = make_csv_site(rows, images=False, classes=classes, no_finding="none")
-    found = labels(make_experiment(data={**SECTION, "task": "multilabel"}), site)
-    assert [one[1] for one in found] == [(0, 1), (1,), (), ()]
+    experiment = make_experiment(data={**SECTION, "task": "multilabel"})
+    assert [one[1] for one in labels(experiment, site)] == [(0, 1), (1,), (), ()]
+    rows[2]["label"] = ""
+    with pytest.raises(UserError, match=r"column 'label' is empty; data.no_finding .* 'none' stands for .*: line 4\)"):
+        labels(experiment, make_csv_site(rows, images=False, classes=classes, no_finding="none"))
+    rows[3]["label"] = ""
+    assert [one[1] for one in labels(experiment, make_csv_site(rows, images=False, classes=classes))][2:] == [(), ()]
 
 
 def test_folders_and_published_labels(make_experiment, tmp_path):

@@ -237,11 +237,13 @@ def test_the_real_sites_of_ham10000_and_a_dirichlet_split_of_it(shared):
     from pt_peft.data.table import read_table
     from pt_peft.experiment.own_images import Columns, SiteData
     from pt_peft.experiment.sections import Data
+    from pt_peft.experiment.site import Site
 
     classes = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     columns = Columns(label="dx", group="lesion_id", site="site")
-    data, own = Data(source="site", classes=classes), SiteData(columns=columns)
-    items = read_table(shared / "ham10000_200x150" / "metadata.csv", data, own)
+    folder = shared / "ham10000_200x150"
+    own = SiteData(table=str(folder / "metadata.csv"), images=str(folder / "images.zip"), columns=columns)
+    items = read_table(Site(data=own), Data(source="site", classes=classes))
     names = [f"site-{index}" for index in range(20)]
     found = dealt(Partition(kind="dirichlet", alpha=0.3, min_images=50), items, names)
     assert sum(len(share) for share in found.values()) == len(items) == 10_015

@@ -95,7 +95,11 @@ def test_fed_isic2019_has_flambys_folds_and_centres(tmp_path):
         ("ham10000", None, "has no table HAM10000_metadata or HAM10000_metadata.csv"),
         ("fed_isic2019", ("7,5,test", "9,5,test"), "line 3: target '9', center '5' and fold 'test' should be 0 to 7"),
         ("fed_isic2019", ("0,3,train,", "0,3,val,"), "line 4: .* fold 'val' should be"),
-        ("fed_isic2019", ("ISIC_3", "ISIC_4"), "line 4: image 'ISIC_4' is not in any folder of"),
+        (
+            "fed_isic2019",
+            ("ISIC_", "ISIC_0"),
+            "has none of the 3 images that .*train_test_split lists",
+        ),
         ("fed_isic2019", ("target", "label"), "has no column 'target'; its columns are image, MEL"),
     ],
 )
@@ -114,14 +118,62 @@ def test_a_class_that_the_experiment_lacks(tmp_path):
         read_published(tmp_path, Data(source="site", classes=ISIC[:7]), SiteData(source="fed_isic2019"))
 
 
-def test_an_image_twice_in_table_or_folders(tmp_path):
+def test_an_image_twice_in_the_table(tmp_path):
     images(tmp_path / "images", "ISIC_1", "ISIC_2", "ISIC_3")
     (tmp_path / "train_test_split").write_text(FOLDS + FOLDS.splitlines()[1] + "\n")
-    with pytest.raises(UserError, match="line 5: image 'ISIC_1' is also in a row above"):
+    with pytest.raises(
+        UserError, match=r"1 of 4 rows .* a row above has the same image; .* \(first: 'ISIC_1' in line 5"
+    ):
         read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
-    images(tmp_path / "small", "ISIC_2")
-    with pytest.raises(UserError, match=r"image 'ISIC_2' is both 'images/ISIC_2.jpg' and 'small/ISIC_2.jpg'; keep one"):
-        read_published(tmp_path, Data(source="site", classes=ISIC), SiteData(source="fed_isic2019"))
+
+
+def test_copies_of_kaggle_are_left_out_and_other_images_of_a_name_refused(tmp_path, caplog):
+    part = "HAM10000_images_part_1"
+    images(tmp_path, f"{part}/{part}/ISIC_1", f"ham10000{part[8:]}/ISIC_1", f"{part}/{part}/ISIC_2", "masks/ISIC_9")
+    (tmp_path / "HAM10000_metadata.csv").mkdir()
+    table = tmp_path / "HAM10000_metadata.csv" / "HAM10000_metadata.csv"
+    table.write_text("lesion_id,image_id,dx\nHAM_1,ISIC_1,nv\nHAM_2,ISIC_2,mel\n")
+    data, own = Data(source="site", classes=HAM), SiteData(source="ham10000")
+    assert [item.file for item in read_published(tmp_path, data, own)] == [
+        f"{part}/{part}/ISIC_1.jpg",
+        f"{part}/{part}/ISIC_2.jpg",
+    ]
+    copies, unlisted = sorted(caplog.messages)[::-1]
+    assert "1 of 4 images are not taken: they are copies of others of their name (first: 'ham10000_images_pa" in copies
+    assert "1 of 4 images are not taken: no row of the tables has them (first: 'masks/ISIC_9.jpg')" in unlisted
+    Image.new("RGB", (8, 6), "blue").save(tmp_path / "masks" / "ISIC_2.jpg")
+    message = r"1 of 5 images .* have other content; keep one of them \(first: 'masks/ISIC_2.jpg' beside 'HAM10000_ima"
+    with pytest.raises(UserError, match=message):
+        read_published(tmp_path, data, own)
+
+
+def test_a_site_may_have_its_own_centre_alone(tmp_path, caplog):
+    rows = [line.replace("ISIC_1,", f"ISIC_{number},") for number in range(4, 8) for line in FOLDS.splitlines()[1:2]]
+    (tmp_path / "train_test_split").write_text(FOLDS + "\n".join(rows) + "\n")
+    images(tmp_path, "ISIC_2")
+    data, own = Data(source="site", classes=ISIC), SiteData(source="fed_isic2019")
+    assert [(item.file, item.site) for item in read_published(tmp_path, data, own)] == [("ISIC_2.jpg", "vienna_dias")]
+    (warning,) = caplog.messages
+    assert (
+        "6 of 7 rows are not taken: the site has no image of their centres (bcn_20000 5, rosendahl 1) (first: "
+        "'ISIC_1' in line 2, 'ISIC_3' in line 4, 'ISIC_4' in line 5, …)" in warning
+    )
+    with pytest.raises(UserError, match=r"6 of 7 rows .* not in any folder of .* is not 'pooled' in site.json \(first"):
+        read_published(tmp_path, data, own.model_copy(update={"pooled": True}))
+    images(tmp_path, "ISIC_5")  # a part of a centre
+    with pytest.raises(
+        UserError, match=r"4 of 7 rows are not taken: their images are not in any folder of .*'ISIC_1' in"
+    ):
+        read_published(tmp_path, data, own)
+
+
+def test_classes_that_are_left_out_are_counted(tmp_path, caplog):
+    images(tmp_path, "ISIC_1", "ISIC_2", "ISIC_3")
+    (tmp_path / "train_test_split").write_text(FOLDS)
+    own = SiteData(source="fed_isic2019", leave_out=("SCC", "MEL"))
+    (item,) = read_published(tmp_path, Data(source="site", classes=ISIC[1:7]), own)
+    assert item.values == ("NV",)
+    assert "data.leave_out of site.json leaves out 'MEL' in 1, 'SCC' in 1 of 3 rows" in caplog.text
 
 
 def test_a_table_with_tabs(tmp_path):

@@ -16,7 +16,6 @@ from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
-from pt_peft.experiment.own_images import Columns, SiteData
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
 
@@ -197,10 +196,10 @@ def test_ham10000_has_its_readme_counts_at_each_site(make_experiment, shared_dat
 
 
 def test_ham10000_lesions_stay_in_one_drawn_split(shared_data):
-    table = shared_data("ham10000_200x150") / "metadata.csv"
-    columns = Columns(label="dx", split=None, group="lesion_id", site="site")
+    site = ham10000_site(shared_data("ham10000_200x150"))
+    own = site.data.model_copy(update={"columns": site.data.columns.model_copy(update={"split": None})})
     data = Data(source="site", classes=HAM10000["classes"])
-    items = assign_splits(read_table(table, data, SiteData(columns=columns)), seed=0)
+    items = assign_splits(read_table(Site(data=own), data), seed=0)
     splits = {}
     for item in items:
         splits.setdefault(item.group, set()).add(item.split)

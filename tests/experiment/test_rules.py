@@ -185,6 +185,7 @@ def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
     sites = [
         SiteData.model_validate(dict(zip(OWN, values, strict=True))) for values in itertools.product(*OWN.values())
     ]
+    sites.append(SiteData.model_validate({"columns": {"label": None}, "uncertain": "ignore", "pooled": True}))
     seen, accepted, count = set(), 0, 0
     for job, own in itertools.product(jobs, sites):
         at_site = AtSite(job, own)

@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+import zipfile
 
 import numpy as np
 import peft
@@ -218,6 +219,28 @@ def test_predict_refuses(trained, tiny_weights, images, tmp_path, capsys):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     assert main(["predict", str(tmp_path / "bad.onnx"), *base[2:]]) == 1
     assert "is not an ONNX file of this project" in capsys.readouterr().err
+
+
+def test_predict_says_what_it_does_not_take(trained, tiny_weights, images, tmp_path, capsys):
+    run, _ = trained("linear_probe")
+    (images / "a.png").rename(images / "IM0001")
+    rows = predict(run, images, tmp_path / "folder.csv", "--backbone", tiny_weights)
+    assert [row["file"] for row in rows] == [str(images / name) for name in ("IM0001", "b.jpg", "deeper/c.png")]
+    warning = (
+        f"warning: {images}: 1 of 4 files are not taken: they are no images by name or content (first: 'notes.txt').\n"
+    )
+    assert warning in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "i.zip", "w") as archive:
+        for file in ("IM0001", "b.jpg", "deeper/c.png", "notes.txt"):
+            archive.write(images / file, file.replace("/", "\\"))
+    zipped = predict(run, tmp_path / "i.zip", tmp_path / "zip.csv", "--backbone", tiny_weights)
+    assert [row.pop("file") for row in zipped][2] == str(tmp_path / "i.zip" / "deeper\\c.png")
+    assert zipped == [{name: value for name, value in row.items() if name != "file"} for row in rows]
+    (images / "gone.png").symlink_to("/not/mounted/gone.png")
+    assert (
+        main(["predict", str(run), str(images), "--out", str(tmp_path / "p.csv"), "--backbone", str(tiny_weights)]) == 1
+    )
+    assert "1 of 5 files are not taken: they are links to what is not there" in capsys.readouterr().err
 
 
 def test_methods_are_listed(capsys):

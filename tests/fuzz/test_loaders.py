@@ -41,6 +41,7 @@ SITE = {
         "columns": {"label": "dx", "group": "patient"},
         "classes": {"melanoma": ["mel", "MM"], "naevus": []},
         "no_finding": "none",
+        "leave_out": ["unsure"],
         "pooled": True,
     },
     "backbone": "weights.safetensors",

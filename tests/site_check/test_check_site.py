@@ -148,13 +148,14 @@ def test_each_kind_of_bad_image(site, capsys):
     site.add("gone.png", b"")
     (site.folder / "gone.png").unlink()
     report = site.report(capsys)
-    assert kinds(report["errors"]) == {"unreadable image": 4}
-    examples = "\n".join(report["errors"][0]["examples"])
+    assert kinds(report["errors"]) == {"no such image": 1, "unreadable image": 3}
+    examples = "\n".join(example for error in report["errors"] for example in error["examples"])
     for name in (
         "'truncated.png' (train): ",
         "'empty.png' (train): ",
         "'text.jpg'",
-        "'gone.png' (train): there is no such file",
+        "1 of 29 rows are not taken: column 'file' should be the path of a file inside",
+        "(first: line 30 'gone.png')",
     ):
         assert name in examples
     warnings = kinds(report["warnings"])
@@ -188,7 +189,7 @@ def test_each_kind_of_bad_row(site, capsys):
         "group in two splits": 1,
         "unknown label": 1,
         "listed twice": 1,
-        "path": 1,
+        "no such image": 1,
         "unknown split": 1,
     }
     code, out, err = site.check(capsys, "--no-timing")
@@ -212,7 +213,10 @@ def test_copies(site, capsys):
 def test_splits_and_classes_that_are_empty(site, capsys):
     site.rows = [row for row in site.rows if row["split"] == "train" and row["label"] == "benign"]
     warnings = site.report(capsys)["warnings"]
-    assert kinds(warnings) == {"image without a row": 12, "empty split": 1, "class without images": 1}
+    assert kinds(warnings) == {"image without a row": 1, "empty split": 1, "class without images": 1}
+    (message,) = next(one["examples"] for one in warnings if one["kind"] == "image without a row")
+    assert "12 of 20 images are not taken: no row of " in message
+    assert message.endswith("table.csv has them (first: '1.png', '11.png', '13.png', …).")
 
 
 def test_images_unlike_what_the_backbone_knows(site, capsys):
@@ -264,6 +268,15 @@ def test_an_image_folder(site, capsys, tmp_path):
     assert kinds(report["errors"]) == {"unknown label": 1}
     assert not report["warnings"]
     assert sum(split["images"] for split in report["images"].values()) == 19
+    site.own["leave_out"] = ["unsure"]
+    (site.folder / "notes.txt").write_text("no image")
+    report = site.report(capsys)
+    assert not report["errors"]
+    assert kinds(report["warnings"]) == {"not taken": 1, "left out": 1}
+    (site.folder / "benign" / "gone.png").symlink_to("/not/mounted/gone.png")
+    report = site.report(capsys)
+    assert kinds(report["errors"]) == {"broken link": 1}
+    assert "(first: 'benign/gone.png')" in report["errors"][0]["examples"][0]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers import changed
+from pt_peft.data.items import NOT_KNOWN
 from pt_peft.data.site_data import ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
@@ -79,6 +80,34 @@ def test_several_labels(tiny):
     weights = sampling_weights(multilabel(tiny, imbalance="weighted_sampler"), MANY)
     assert weights is not None
     assert weights.tolist() == [0.5, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("imbalance", ["none", "weighted_loss"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_labels_that_are_not_known_are_masked(tiny, imbalance, smoothing):
+    """Irvin et al. 2019, U-Ignore: the sum over labels of 1[y != u] times the binary cross-entropy."""
+    images = np.array([[1, 0], [1, NOT_KNOWN], [0, 1], [0, 0], [NOT_KNOWN, NOT_KNOWN]], np.uint8)
+    experiment = multilabel(tiny, imbalance=imbalance, label_smoothing=smoothing)
+    logits = LOGITS[:3, :2].detach().requires_grad_()
+    targets = torch.tensor([[1, NOT_KNOWN], [NOT_KNOWN, 0], [0, 1]], dtype=torch.uint8)
+    loss = training_loss(experiment, images, CPU)(logits, targets)
+    positive, negative = logits.sigmoid().log(), (-logits).sigmoid().log()
+    soft = (targets == 1) * (1 - smoothing) + smoothing / 2
+    # Two images with and two without "a", one with and two without "b".
+    weight = torch.where(targets == 1, torch.tensor([1.0, 2.0]) if imbalance == "weighted_loss" else 1.0, 1.0)
+    each = -weight * (soft * positive + (1 - soft) * negative)
+    known = torch.tensor([[1, 0], [0, 1], [1, 1]])
+    assert torch.allclose(loss, (known * each).sum() / 6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[known == 0] == 0).all()
+    assert (gradient[known == 1] != 0).all()
+
+
+def test_an_image_is_sampled_by_the_labels_that_are_known(tiny):
+    images = np.array([[1, NOT_KNOWN], [1, 0], [NOT_KNOWN, 1]], np.uint8)
+    weights = sampling_weights(multilabel(tiny, imbalance="weighted_sampler"), images)
+    assert weights is not None
+    assert weights.tolist() == [0.5, 0.5, 1]
 
 
 @pytest.mark.parametrize(

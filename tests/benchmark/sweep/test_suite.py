@@ -11,7 +11,7 @@ from benchmark.sweep.records import ChoiceAxes, ChoiceRecord, TriedSettings
 from benchmark.sweep.suite import Images, Suite
 from benchmark.sweep.trials import Settings, best
 from helpers import ROOT
-from pt_peft.data.table import read_rows
+from pt_peft.data.delimited import read_rows
 from pt_peft.errors import UserError
 
 SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
