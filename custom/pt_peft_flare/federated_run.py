@@ -255,7 +255,8 @@ class FederatedRun:
         started = time.monotonic()
         task = self._task(AppConstants.TASK_TRAIN, number)
         results = self._collect(task, accept)
-        notes = server.finish_round(opened, len(results.reports) + len(results.left_out))
+        sites = {*results.reports, *results.left_out, *self.experiment.federation.sites}
+        notes = server.finish_round(opened, len(sites))
         finished = FinishedRound(
             number=number,
             reports=results.reports,

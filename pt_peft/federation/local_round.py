@@ -5,7 +5,7 @@ r"""The site's end of a round, independent of the transport.
 server's end.
 
 SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): with c_k the mean gradient of site k's last round and c the mean
-of all sites' c_k, each step's gradient g becomes
+of all sites' c_k by the aggregation's weights (`pt_peft.federation.control_variates`), each step's gradient g becomes
 
     g - c_k + c
 
