@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from benchmark.report.panels import Model, Panel
-from benchmark.report.statistics import Estimate, over_seeds
+from benchmark.report.intervals import Estimate, over_seeds
 from benchmark.sweep.records import CellRecord, Scalars, metric_of
 
 TARGET_SHARE = 0.95
