@@ -109,8 +109,8 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
 def _in_words(fit: Fit) -> str:
     others = fit.over_methods and in_brackets(fit.over_methods)
     return (
-        f"{fit.backbone}: {in_points(fit.slope.over_seeds)} points of {metric_name(fit.metric)} a decade of exchanged parameters, "
-        f"over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+        f"{fit.backbone}: {in_points(fit.slope.over_seeds)} points of {metric_name(fit.metric)} a decade of exchanged "
+        f"parameters, over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
         + (f" As if other methods had been chosen: {others}." if others else "")
     )
 
@@ -137,9 +137,7 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
         found.append(f"{_number(failed, 'cell')} of {failed + len(results.cells)} failed; see Failures.")
     fewest = min((len(by_seed) for panel in panels for by_seed in panel.cells.values()), default=None)
     if fewest == 1:
-        found.append(
-            "Some rows rest on one seed: they have no interval."
-        )
+        found.append("Some rows rest on one seed: they have no interval.")
     elif fewest is not None and fewest < FEW_SEEDS:
         found.append(f"Some rows rest on {fewest} seeds: intervals over fewer than {FEW_SEEDS} seeds say little.")
     for panel in panels:
@@ -165,8 +163,8 @@ def _methods(results: Results, replicates: int) -> str:
     tuned = "settings were chosen by the final validation metric" if results.choices else "nothing was tuned"
     return (
         f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. "
-        "Test metrics are computed on all sites' test images together. Intervals are Student's t over seeds, of which a "
-        "fold is one: of the metric, of the paired difference and of the slope of each seed; with one seed there is "
+        "Test metrics are computed on all sites' test images together. Intervals are Student's t over seeds, of which "
+        "a fold is one: of the metric, of the paired difference and of the slope of each seed; with one seed there is "
         "none. Slopes are ordinary least squares, in points (100 times the metric), against log10 of the parameters "
         "that a site sends in a round, head included, over all methods that send any and the seeds that all of them "
         "finished. The interval over seeds and methods takes the methods' distances from the line as random, as "
@@ -176,8 +174,8 @@ def _methods(results: Results, replicates: int) -> str:
         f"{GENERATOR_SEED}), the same draw for all models and seeds; metrics are recomputed from the stored logits. "
         "It is zero for folds, whose images differ: their spread has the images' part already. p values are of paired "
         "t tests over seeds, adjusted by Holm over all slopes of a metric, and over all differences of a metric in a "
-        "panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and "
-        "better in one. Worst site and spread (best less worst) are of the sites' balanced accuracy, over the "
+        "panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
+        "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced accuracy, over the "
         "classes that a site's test images have: a site with fewer classes starts higher. Wire bytes are raw "
         "tensors, all sites, all rounds, both directions."
     )

@@ -96,7 +96,7 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
     caption = (
         f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per "
         "decade and two 95 % intervals: over seeds, for these very methods; and over seeds and methods, as if "
-        "others had been chosen, of which so few points leave the slope wide. Bars: 95 % over seeds, cut off at the edge."
+        "others had been chosen: so few points leave the slope wide. Bars: 95 % over seeds, cut off at the edge."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 

@@ -142,8 +142,8 @@ class Partition(Strict):
     for each site (Hsu et al. 2019, arXiv:1909.06335); ``shards``: a few classes for each site; ``quantity``: the same
     mix of classes in very different numbers."""
     alpha: float = Field(default=0.5, gt=0, le=10_000)
-    """Concentration: of ``dirichlet`` for each site, where at 0.05 most classes are at one or two sites and at 100 sites
-    are nearly IID; of ``dirichlet_by_site`` for all classes together, where at 0.1 most sites have one class."""
+    """Concentration. ``dirichlet``: at 0.05 most classes are at one or two sites, at 100 sites are nearly IID.
+    ``dirichlet_by_site``, for all classes together: at 0.1 most sites have little but one class."""
     classes_per_site: int = Field(default=2, ge=1, le=1000)
     """Classes of a site under ``shards``."""
     exponent: float = Field(default=1.0, ge=0, le=10)
