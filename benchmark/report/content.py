@@ -172,12 +172,12 @@ def _methods(results: Results, replicates: int) -> str:
         "seeds share because they were tested on the same images: the mean covariance of two seeds' values over "
         f"{replicates:,} bootstrap draws of clusters of test images (lesions, patients; generator seed "
         f"{GENERATOR_SEED}), the same draw for all models and seeds; metrics are recomputed from the stored logits. "
-        "It is zero for folds, whose images differ: their spread has the images' part already. p values are of paired "
-        "t tests over seeds, adjusted by Holm over all slopes of a metric, and over all differences of a metric in a "
-        "panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
-        "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced accuracy, over the "
-        "classes that a site's test images have: a site with fewer classes starts higher. Wire bytes are raw "
-        "tensors, all sites, all rounds, both directions."
+        "It is zero for folds, whose images differ: their spread has the images' part already. p values are of paired"
+        " t tests over seeds, adjusted by Holm over all slopes of a metric, and over all differences of a metric in a"
+        " panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
+        "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced "
+        "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. Wire "
+        "bytes are raw tensors, all sites, all rounds, both directions."
     )
 
 

@@ -118,7 +118,7 @@ def resample(
     seeds = sorted(groups)
     clusters = np.unique(np.concatenate([groups[seed] for seed in seeds]))
     places = {seed: np.searchsorted(clusters, groups[seed]) for seed in seeds}
-    found = {model: np.empty((len(METRICS), len(seeds), replicates)) for model in models}
+    found: dict[ModelKey, Floats] = {model: np.empty((len(METRICS), len(seeds), replicates)) for model in models}
     step = max(16, CHUNK // len(clusters))
     for start in range(0, replicates, step):
         chunk = slice(start, min(start + step, replicates))

@@ -29,10 +29,10 @@ from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.training.trainer import LocalTrainer
 
 _OWN_CONTROL, _OWN_MODEL, _BEFORE = "own control/", "own model/", "before/"
-"""Prefixes of the keys under which a site keeps c_k and Ditto's model, and before those of `_SENT` what they were before
-the round."""
+"""Prefixes of the keys under which a site keeps c_k and Ditto's model; the third, before one of `_SENT`, of what that
+was before the round."""
 _SENT = (_OWN_CONTROL, transfer.UNSENT)
-"""Prefixes of the keys of what tells how far the server has come with the site's payloads: c_k, and what a codec lost."""
+"""Prefixes of the keys of what goes on from what the server has taken: c_k, and what a codec lost."""
 
 
 @dataclass(frozen=True)

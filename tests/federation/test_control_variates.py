@@ -93,7 +93,8 @@ def test_each_round_is_that_of_a_loop_that_knows_every_variate(weighting, tiny):
         seen |= set(there)
         x = np.average([ends[site] for site in there], axis=0, weights=[weigh[site] for site in there])
         # Nobody knows how many images a site has that has never answered.
-        known = {site: weigh[site] if site in seen else np.mean([weigh[one] for one in seen]) for site in sites}
+        unknown = float(np.mean([weigh[one] for one in seen]))
+        known = {site: float(weigh[site]) if site in seen else unknown for site in sites}
         c = np.average([own[site] for site in sites], axis=0, weights=[known[site] for site in sites])
         np.testing.assert_allclose(path[number], x, atol=2e-6)
     strength = {site: weigh[site] * np.array(CURVATURE[site]) for site in sites}
@@ -122,7 +123,7 @@ def test_a_site_whose_images_change_keeps_its_weight_in_c(tiny):
     found = server(tiny, "samples", 1)
     for number, (images, own, before) in enumerate(((30, 1.0, 0.0), (300, 2.0, 1.0))):
         opened = found.start_round(number)
-        opened.add("a", {X: np.zeros(1, np.float32), C: np.float32([own - before])}, images)
+        opened.add("a", {X: np.zeros(1, np.float32), C: np.array([own - before], np.float32)}, images)
         if not number:
             opened.add("b", {X: np.zeros(1, np.float32), C: np.zeros(1, np.float32)}, 10)
         found.finish_round(opened, 2)

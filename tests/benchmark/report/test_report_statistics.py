@@ -1,5 +1,7 @@
 """Weighted metrics against scikit-learn, slopes against numpy, intervals against what they should cover."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from report_suites import PARAMETERS, known, logits_of, scalars, write_suite
@@ -110,7 +112,8 @@ def test_what_seeds_share_widens_the_interval():
 
 def test_p_values_are_scipys():
     values = np.random.default_rng(0).normal(0.3, 1, 6)
-    assert p_value(values.tolist()) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    by_scipy: Any = ttest_1samp(values, 0)
+    assert p_value(values.tolist()) == pytest.approx(by_scipy.pvalue)
     assert p_value([0.1]) is None
     assert p_value([0.0, 0.0]) == 1
     assert p_value([0.1, 0.1]) == 0
@@ -131,7 +134,8 @@ def test_slope_is_numpys():
 def test_what_methods_share_is_what_least_squares_has_where_seeds_agree():
     x, off = np.arange(6.0), np.array([0.3, -1.0, 0.5, 0.9, -1.1, 0.4])
     found = known(shared_by_methods(x, np.repeat((2 * x + off)[:, None], 3, axis=1)))
-    assert found.variance == pytest.approx(linregress(x, 2 * x + off).stderr ** 2)
+    by_scipy: Any = linregress(x, 2 * x + off)
+    assert found.variance == pytest.approx(by_scipy.stderr**2)
     assert found.freedom == 4
     assert shared_by_methods(x[:2], np.zeros((2, 3))) is None
     noise = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])

@@ -130,11 +130,11 @@ def test_the_sites_sessions_are_equal_to_the_oracle(fields, absent, lora, site, 
     "fields", [SCAFFOLD, {"payload": INT8, **SCAFFOLD}, {"payload": INT8}], ids=["scaffold", "both", "int8"]
 )
 def test_a_result_that_the_server_did_not_take_is_as_if_it_had_not_been(fields, lora, site, sites, tmp_path):
-    """It came too late, twice in a row and again: the site goes on from the c_k, and the rest, that the server knows."""
+    """It came too late, twice in a row and again: the site goes on from the c_k and the rest that the server knows."""
     experiment = changed(lora, **fields, federation={"rounds": 6})
     missed = (("site-2", 1), ("site-2", 2), ("site-2", 4))
     expected = federate(make_trainer(experiment, site), sites, absent=missed).tensors
-    assert apart(InWorkers(experiment, site, tmp_path / "said").run(lost=missed, restarts=True), expected) <= 1e-6
+    assert apart(InWorkers(experiment, site, tmp_path).run(lost=missed, restarts=True), expected) <= 1e-6
 
 
 @pytest.mark.parametrize(
