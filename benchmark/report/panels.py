@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmark.oracle.predictions import Groups
 from benchmark.report.intervals import Estimate, Floats, Shared, over_seeds, p_value, shared_by_images
 from benchmark.report.results import Results
@@ -120,9 +122,9 @@ class Panel:
         clusters, meet = clusters_of(groups)
         if not meet:  # folds: each cluster is tested once, and the spread over folds has its part
             return Shared(0.0, clusters - 1)
-        replicates = self._replicates_of(groups)
-        row = METRICS.index(metric)
-        return shared_by_images(sum(weight * replicates[model][row] for model, weight in contrast.items()), clusters)
+        replicates, row = self._replicates_of(groups), METRICS.index(metric)
+        terms = [weight * replicates[model][row] for model, weight in contrast.items()]
+        return shared_by_images(np.sum(terms, axis=0), clusters)
 
     def _groups(self, seeds: tuple[int, ...]) -> dict[int, Groups] | None:
         """By seed, the group of each test image; None if one is unknown."""
