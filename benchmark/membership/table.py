@@ -2,8 +2,8 @@
 
 from benchmark.membership.audit import ALL
 from benchmark.report.blocks import NONE, Report, Section, Table, Value, count, in_points, text
+from benchmark.report.intervals import Estimate
 from benchmark.report.markdown import to_markdown
-from benchmark.report.statistics import Estimate
 
 _EXPLANATION = (
     "Means over targets with 95 % intervals (Student's t; targets share images, so they are approximate). Guessing has "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from benchmark.oracle.predictions import Predictions
+from benchmark.oracle.predictions import Predictions, group_numbers
 from pt_peft.data.items import SplitName
 from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.errors import UserError
@@ -37,18 +37,34 @@ def predict(
         model = starting_model(trainer, at_site_rank(trainer, name, tensors), kept.get(name, {}))
         return trainer.predict(model, getattr(sites[name], split))[0].numpy()
 
-    return joined({name: getattr(data, split) for name, data in sites.items()}, logits)
+    experiment = trainer.experiment
+    own = f"{experiment.seed} " if experiment.data.source == "lesions" else None
+    return joined({name: getattr(data, split) for name, data in sites.items()}, logits, own)
 
 
-def joined(splits: Mapping[str, ImageSplit], logits: Callable[[str], np.ndarray]) -> Predictions:
-    """The `logits` of every site in `splits` that has images. Raises UserError if none has."""
+def joined(
+    splits: Mapping[str, ImageSplit], logits: Callable[[str], np.ndarray], own: str | None = None
+) -> Predictions:
+    """Joins the predictions of several sites.
+
+    Args:
+        splits: images by site.
+        logits: computes those of a site.
+        own: what sets the images of sites that draw their own apart from those of another run; None if all sites take
+            theirs from one source.
+
+    Raises:
+        UserError: if no site has images.
+    """
     names = sorted(name for name, split in splits.items() if len(split))
     if not names:
         raise UserError("no site has images to evaluate on.")
     labels = [splits[name].labels for name in names]
+    groups = [group if own is None else f"{own}{name} {group}" for name in names for group in splits[name].groups]
     return Predictions(
         names,
         np.concatenate([logits(name) for name in names]),
         np.concatenate(labels),
         np.repeat(np.arange(len(names), dtype=np.uint16), [len(one) for one in labels]),
+        group_numbers(groups) if all(splits[name].groups for name in names) else None,
     )

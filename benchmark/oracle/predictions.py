@@ -2,9 +2,11 @@
 
 import base64
 import binascii
+import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy.typing as npt
 from pt_peft.experiment.sections import Task
 from pt_peft.training.metrics import Metrics, evaluate_predictions
 
-_KINDS = {"sites": "U", "logits": "f", "labels": "iu", "site": "iu"}
-"""Arrays of a packed file, and the kinds of numpy's dtypes that each may have."""
+Groups = npt.NDArray[np.uint64]
+_KINDS = {"sites": "U", "logits": "f", "labels": "iu", "site": "iu", "group": "u"}
+"""Arrays of a packed file, and the kinds of numpy's dtypes that each may have; files of earlier versions lack the
+last."""
 _DAMAGED = (
     OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, binascii.Error,
     zipfile.BadZipFile, zlib.error,
@@ -35,6 +39,9 @@ class Predictions:
     """int64 (N,), or uint8 (N,K) for ``multilabel``."""
     site: npt.NDArray[np.integer]
     """uint16 (N,), positions in `sites`."""
+    group: Groups | None = None
+    """(N,), `group_numbers` of the images' lesions or patients; images of one group, also of other runs, have the same.
+    None where they are not known."""
 
     def metrics(self, task: Task) -> dict[str, Any]:
         """Metrics of all images under ``pooled`` and of each site's under ``sites``, see `evaluate_predictions`."""
@@ -50,9 +57,12 @@ class Predictions:
         return evaluate_predictions(torch.from_numpy(self.logits[chosen]), torch.from_numpy(self.labels[chosen]), task)
 
     def pack(self) -> str:
-        """A compressed ``.npz`` of ``sites``, ``logits``, ``labels`` and ``site``, as base64 for a line of JSON."""
+        """A compressed ``.npz`` of the arrays, as base64 for a line of JSON."""
+        arrays = {"sites": np.array(self.sites), "logits": self.logits, "labels": self.labels, "site": self.site}
+        if self.group is not None:
+            arrays["group"] = self.group
         file = io.BytesIO()
-        np.savez_compressed(file, sites=np.array(self.sites), logits=self.logits, labels=self.labels, site=self.site)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
         return base64.b64encode(file.getvalue()).decode("ascii")
 
     @classmethod
@@ -65,7 +75,8 @@ class Predictions:
         for name, array in arrays.items():
             if array.dtype.kind not in _KINDS[name]:
                 raise ValueError(f"array '{name}' has dtype {array.dtype}")
-        found = cls(arrays["sites"].tolist(), arrays["logits"], arrays["labels"], arrays["site"])
+        group = arrays.get("group")
+        found = cls(arrays["sites"].tolist(), arrays["logits"], arrays["labels"], arrays["site"], group)
         found._check()
         return found
 
@@ -76,8 +87,12 @@ class Predictions:
             or not logits.size
             or labels.shape not in (logits.shape, logits.shape[:1])
             or site.shape != logits.shape[:1]
+            or (self.group is not None and self.group.shape != site.shape)
         ):
-            raise ValueError(f"logits {logits.shape}, labels {labels.shape} and site {site.shape} do not fit together")
+            group = "" if self.group is None else f", group {self.group.shape}"
+            raise ValueError(
+                f"logits {logits.shape}, labels {labels.shape}, site {site.shape}{group} do not fit together"
+            )
         highest = 1 if labels.ndim == 2 else logits.shape[1] - 1
         if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() > highest:
             raise ValueError(f"logits are not all finite, or labels are not within 0 to {highest}")
@@ -88,7 +103,12 @@ class Predictions:
 def _arrays(packed: bytes) -> dict[str, npt.NDArray[Any]]:
     """Reads the arrays of `_KINDS`. Raises one of `_DAMAGED`, also for what is no archive or holds another thing."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in _KINDS}
+        arrays = {name: file[name] for name in _KINDS if name != "group" or name in file}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise TypeError("a member is no array")
     return arrays
+
+
+def group_numbers(names: Iterable[str]) -> Groups:
+    """The first 64 bits of SHA-256 of each group's name: tells groups apart, and names none."""
+    return np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names], np.uint64)

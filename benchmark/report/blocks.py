@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from benchmark.report.statistics import Estimate
+from benchmark.report.intervals import Estimate
 
 NONE = "\N{EN DASH}"
 """Shown where there is no value."""
@@ -101,7 +101,23 @@ def points(estimate: Estimate | None) -> Value:
     return Value(NONE, None) if estimate is None else Value(in_points(estimate), estimate.value)
 
 
+def interval(estimate: Estimate | None) -> Value:
+    """The interval of a difference or slope, sorted by its lower end."""
+    return Value(NONE, None) if estimate is None else Value(in_brackets(estimate) or NONE, estimate.low)
+
+
+def probability(p: float | None) -> Value:
+    """A p value."""
+    if p is None:
+        return Value(NONE, None)
+    return Value(f"{p:.3f}" if p >= 0.001 else "< 0.001", p)
+
+
 def in_points(estimate: Estimate) -> str:
     """A signed value with its interval in brackets."""
-    interval = "" if estimate.low is None else f" [{estimate.low:+.1f}, {estimate.high:+.1f}]"
-    return f"{estimate.value:+.1f}{interval}"
+    return f"{estimate.value:+.1f} {in_brackets(estimate)}".rstrip()
+
+
+def in_brackets(estimate: Estimate) -> str:
+    """The interval in brackets; empty where there is none."""
+    return "" if estimate.low is None else f"[{estimate.low:+.1f}, {estimate.high:+.1f}]"

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
-from benchmark.report.panels import Model, Panel
-from benchmark.report.statistics import METRICS, Estimate, with_percentiles
+from benchmark.report.intervals import holm
+from benchmark.report.panels import Finding, Model, Panel
+from benchmark.report.statistics import METRICS
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Difference:
     first: str
     second: str
     method: str | None
-    by_metric: dict[str, Estimate | None]
+    by_metric: dict[str, Finding | None]
     seeds: tuple[int, ...]
 
 
@@ -34,19 +33,17 @@ def compare_backbones(panel: Panel) -> list[Difference]:
     return rows
 
 
+def adjusted(differences: list[Difference], metric: str) -> list[float | None]:
+    """The p value of each difference of one metric, adjusted by Holm: all of a panel's are one family."""
+    return holm([found.p if (found := one.by_metric[metric]) else None for one in differences])
+
+
 def _difference(panel: Panel, pair: tuple[str, str], methods: list[str], seeds: tuple[int, ...]) -> Difference:
-    sides = [[Model(backbone, method) for method in methods] for backbone in pair]
-    by_metric = {metric: _estimate(panel, sides, metric, seeds) for metric in METRICS}
+    points = 100 / len(methods)
+    contrast = {
+        Model(backbone, method): sign * points
+        for backbone, sign in zip(pair, (1, -1), strict=True)
+        for method in methods
+    }
+    by_metric = {metric: panel.found(contrast, metric, seeds) for metric in METRICS}
     return Difference(*pair, methods[0] if len(methods) == 1 else None, by_metric, seeds)
-
-
-def _estimate(panel: Panel, sides: list[list[Model]], metric: str, seeds: tuple[int, ...]) -> Estimate | None:
-    """First side less second, in points; None where the metric is undefined for a model."""
-    means, replicates = [], []
-    for models in sides:
-        values = [value for model in models if (value := panel.mean(model, metric, seeds)) is not None]
-        if len(values) < len(models):
-            return None
-        means.append(np.mean(values))
-        replicates.append(np.mean([panel.replicates(model, metric, seeds) for model in models], axis=0))
-    return with_percentiles(100 * float(means[0] - means[1]), 100 * (replicates[0] - replicates[1]))

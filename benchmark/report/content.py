@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 from benchmark.report.aggregations import aggregation_tables
-from benchmark.report.blocks import Block, Report, Section, in_points
+from benchmark.report.blocks import Block, Report, Section, in_brackets, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
 from benchmark.report.figures import (
@@ -19,10 +19,11 @@ from benchmark.report.figures import (
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit, main_panels
-from benchmark.report.statistics import GENERATOR_SEED
+from benchmark.report.statistics import FEWEST_SEEDS, GENERATOR_SEED
 from benchmark.report.tables import (
     comparison_table,
     failure_table,
+    image_table,
     main_table,
     provenance_table,
     slope_table,
@@ -89,7 +90,10 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
     for backbone in panel.backbones:
         models = panel.models(backbone)
         metric = next(iter(panel.cells[models[0]].values())).select_by
-        blocks += [main_table(panel, backbone, results.baselines), site_bars(panel, backbone)]
+        blocks.append(main_table(panel, backbone, results.baselines))
+        if images := image_table(panel, backbone):
+            blocks.append(images)
+        blocks.append(site_bars(panel, backbone))
         curves = learning_curves(panel, backbone, look)
         if curves:
             blocks.append(curves)
@@ -103,9 +107,11 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
 
 
 def _in_words(fit: Fit) -> str:
+    others = fit.over_methods and in_brackets(fit.over_methods)
     return (
-        f"{fit.backbone}: {in_points(fit.slope)} points of {metric_name(fit.metric)} a decade of exchanged parameters, "
-        f"over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+        f"{fit.backbone}: {in_points(fit.slope.over_seeds)} points of {metric_name(fit.metric)} a decade of exchanged "
+        f"parameters, over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+        + (f" As if other methods had been chosen: {others}." if others else "")
     )
 
 
@@ -131,10 +137,7 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
         found.append(f"{_number(failed, 'cell')} of {failed + len(results.cells)} failed; see Failures.")
     fewest = min((len(by_seed) for panel in panels for by_seed in panel.cells.values()), default=None)
     if fewest == 1:
-        found.append(
-            "Some rows rest on one seed: they have no interval over seeds, and bootstrap intervals of one seed cover "
-            "the test images alone."
-        )
+        found.append("Some rows rest on one seed: they have no interval.")
     elif fewest is not None and fewest < FEW_SEEDS:
         found.append(f"Some rows rest on {fewest} seeds: intervals over fewer than {FEW_SEEDS} seeds say little.")
     for panel in panels:
@@ -160,18 +163,21 @@ def _methods(results: Results, replicates: int) -> str:
     tuned = "settings were chosen by the final validation metric" if results.choices else "nothing was tuned"
     return (
         f"Nothing was chosen on test data: {tuned}, and every test value is that of the final round's aggregate. "
-        "Test metrics are computed on all sites' test images together. Tables give the mean over seeds ± Student's "
-        "95 % interval; with one seed there is none. Slopes are ordinary least squares of the mean over seeds, in "
-        "points (100 times the metric), against log10 of the parameters that a site sends in a round, head "
-        "included, over all methods that send any and the seeds that all of them finished. Slopes and differences "
-        f"have 95 % percentile intervals of {replicates:,} bootstrap replicates (generator seed {GENERATOR_SEED}): "
-        "seeds are drawn with replacement and, within each, test images, the same for all models, so that "
-        "differences are paired; metrics are recomputed from the stored logits. These intervals cover chance in "
-        "seeds and test images, not the choice of methods, and with few seeds they are too narrow. A method is on "
-        "the Pareto front if no other is at least as good in both balanced accuracy and exchanged parameters and "
-        "better in one. Worst site and spread (best less worst) are of the sites' balanced accuracy, over the "
-        "classes that a site's test images have: a site with fewer classes starts higher. Wire bytes are raw "
-        "tensors, all sites, all rounds, both directions."
+        "Test metrics are computed on all sites' test images together. Intervals are Student's t over seeds, of which "
+        "a fold is one: of the metric, of the paired difference and of the slope of each seed; with one seed there is "
+        "none. Slopes are ordinary least squares, in points (100 times the metric), against log10 of the parameters "
+        "that a site sends in a round, head included, over all methods that send any and the seeds that all of them "
+        "finished. The interval over seeds and methods takes the methods' distances from the line as random, as "
+        f"if others had been chosen. With {FEWEST_SEEDS} seeds or more, intervals over seeds and images add what the "
+        "seeds share because they were tested on the same images: the mean covariance of two seeds' values over "
+        f"{replicates:,} bootstrap draws of clusters of test images (lesions, patients; generator seed "
+        f"{GENERATOR_SEED}), the same draw for all models and seeds; metrics are recomputed from the stored logits. "
+        "It is zero for folds, whose images differ: their spread has the images' part already. p values are of paired"
+        " t tests over seeds, adjusted by Holm over all slopes of a metric, and over all differences of a metric in a"
+        " panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
+        "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced "
+        "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. Wire "
+        "bytes are raw tensors, all sites, all rounds, both directions."
     )
 
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from benchmark.report.intervals import Estimate, over_seeds
 from benchmark.report.panels import Model, Panel
-from benchmark.report.statistics import Estimate, over_seeds
 from benchmark.sweep.records import CellRecord, Scalars, metric_of
 
 TARGET_SHARE = 0.95

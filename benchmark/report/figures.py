@@ -12,13 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
-from benchmark.report.blocks import Figure, count, in_points, percent
+from benchmark.report.blocks import NONE, Figure, count, in_brackets, in_points, percent
 from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
+from benchmark.report.intervals import over_seeds
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
-from benchmark.report.statistics import METRICS, over_seeds
+from benchmark.report.statistics import METRICS
 from benchmark.report.svg import STYLE, Tooltips, to_svg
 from benchmark.sweep.records import ChoiceRecord, TriedSettings
 
@@ -62,7 +63,7 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
     labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
     tooltips = Tooltips()
     with rc_context(STYLE):
-        size = (max(6.0, 3.1 * len(columns)), (2.3 + 0.16 * len(backbones)) * len(rows) + 0.9)
+        size = (max(6.0, 3.1 * len(columns)), (2.3 + 0.32 * len(backbones)) * len(rows) + 0.9)
         canvas = Canvas(figsize=size, layout="constrained")
         grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey="row")
         for axes in grid.flat:
@@ -71,12 +72,12 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
             axes = grid[rows.index(panel.key[:2]), columns.index(panel.key.partition)]
             axes.set_visible(True)
             _scatter(axes, panel, metric, fits, look, tooltips)
-            axes.set_title(f"{panel.key.data}, {panel.key.partition}", pad=6 + 11 * len(panel.backbones))
+            axes.set_title(f"{panel.key.data}, {panel.key.partition}", pad=6 + 22 * len(panel.backbones))
             for line, backbone in enumerate(reversed(panel.backbones)):
                 axes.annotate(
                     _slope_text(_find(fits, panel, backbone, metric)),
                     (0, 1),
-                    (0, 5 + 11 * line),
+                    (0, 5 + 22 * line),
                     xycoords="axes fraction",
                     textcoords="offset points",
                     color=look.backbone[backbone],
@@ -94,7 +95,8 @@ def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "ba
         )
     caption = (
         f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per "
-        "decade and its 95 % bootstrap interval. Bars: 95 % over seeds, cut off at the edge."
+        "decade and two 95 % intervals: over seeds, for these very methods; and over seeds and methods, as if "
+        "others had been chosen: so few points leave the slope wide. Bars: 95 % over seeds, cut off at the edge."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 
@@ -116,8 +118,8 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
         grid[-1].set_xlabel(PARAMETERS)
         _name_methods(grid, panel)
     caption = (
-        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge; slopes "
-        "in points per decade."
+        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge. Slopes "
+        "in points per decade, with 95 % over seeds, and over seeds and methods."
     )
     name = _slug(*panel.key, "slopes")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
@@ -192,7 +194,7 @@ def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "bala
 
 def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_accuracy") -> Figure | None:
     """Differences between initial models with their intervals; None where none is defined."""
-    rows = [(one, found) for one in differences if (found := one.by_metric[metric])]
+    rows = [(one, found.over_seeds) for one in differences if (found := one.by_metric[metric])]
     if not rows:
         return None
     tooltips = Tooltips()
@@ -209,7 +211,7 @@ def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_
         axes.set_yticks(range(len(rows)), [_row_name(row) for row, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(f"difference in {metric_name(metric)} (points)")
-    caption = f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals."
+    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over seeds."
     name = _slug(*panel.key, "initial-models")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
@@ -332,7 +334,10 @@ def _find(fits: list[Fit], panel: Panel, backbone: str, metric: str) -> Fit | No
 
 
 def _slope_text(fit: Fit | None) -> str:
-    return f"{in_points(fit.slope)} points/decade" if fit else "no slope"
+    if fit is None:
+        return "no slope"
+    others = in_brackets(fit.over_methods) if fit.over_methods else ""
+    return f"{in_points(fit.slope.over_seeds)} points/decade\nover methods too: {others or NONE}"
 
 
 def _marker(marker: str, colour: str | Rgba, label: str) -> Line2D:

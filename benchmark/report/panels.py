@@ -1,13 +1,18 @@
 """Groups of cells that can be compared."""
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.oracle.predictions import Groups
+from benchmark.report.intervals import Estimate, Floats, Shared, over_seeds, p_value, shared_by_images
 from benchmark.report.results import Results
-from benchmark.report.statistics import METRICS, Estimate, Floats, WeightedMetrics, over_seeds, resample
+from benchmark.report.statistics import FEWEST_SEEDS, METRICS, WeightedMetrics, clusters_of, resample
 from benchmark.sweep.records import CellRecord, metric_of
 
 
@@ -28,6 +33,22 @@ class Model(NamedTuple):
 
     backbone: str
     method: str
+
+
+Contrast = Mapping[Model, float]
+"""A weighted sum of models' metrics, by its weights: a model's own, a difference, a slope."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A contrast with its intervals."""
+
+    over_seeds: Estimate
+    """Over seeds or folds."""
+    over_images: Estimate | None
+    """Over them and over test images; None over fewer than `FEWEST_SEEDS`, and where the images' groups are unknown."""
+    p: float | None
+    """Two-sided p that it is zero, of the t test over seeds; None for one seed."""
 
 
 class Panel:
@@ -74,20 +95,55 @@ class Panel:
         """Seeds that all `models` finished."""
         return tuple(sorted(set.intersection(*(set(self.cells[model]) for model in models)))) if models else ()
 
-    def mean(self, model: Model, metric: str, seeds: tuple[int, ...]) -> float | None:
-        """Mean pooled test metric over `seeds`; None where it is undefined for one, or without seeds."""
-        tested = self.tested(model, metric)
-        values = [value for seed in seeds if (value := tested[seed]) is not None]
-        return float(np.mean(values)) if values and len(values) == len(seeds) else None
+    def by_seed(self, contrast: Contrast, metric: str, seeds: tuple[int, ...]) -> list[float] | None:
+        """The contrast of pooled test metrics in each of the `seeds`; None where it is undefined in one, or without."""
+        tested = {model: self.tested(model, metric) for model in contrast}
+        terms = [
+            [weight * value for model, weight in contrast.items() if (value := tested[model][seed]) is not None]
+            for seed in seeds
+        ]
+        if not terms or any(len(one) < len(contrast) for one in terms):
+            return None
+        return [math.fsum(one) for one in terms]  # equal models differ by exactly nothing
 
-    def replicates(self, model: Model, metric: str, seeds: tuple[int, ...]) -> Floats:
-        """Bootstrap replicates float64 (R,) of `mean`, paired with those of the other models for the same `seeds`."""
+    def found(self, contrast: Contrast, metric: str, seeds: tuple[int, ...]) -> Finding | None:
+        """The mean over `seeds` of a contrast of pooled test metrics; None where it is undefined."""
+        values = self.by_seed(contrast, metric, seeds)
+        if values is None:
+            return None
+        shared = self._shared_by_images(contrast, metric, seeds)
+        return Finding(over_seeds(values), over_seeds(values, shared) if shared else None, p_value(values))
+
+    def _shared_by_images(self, contrast: Contrast, metric: str, seeds: tuple[int, ...]) -> Shared | None:
+        """What the `seeds` share as they were tested on the same images; None if no bootstrap is to be shown."""
+        groups = self._groups(seeds)
+        if len(seeds) < FEWEST_SEEDS or groups is None:
+            return None
+        clusters, meet = clusters_of(groups)
+        if not meet:  # folds: each cluster is tested once, and the spread over folds has its part
+            return Shared(0.0, clusters - 1)
+        replicates, row = self._replicates_of(groups), METRICS.index(metric)
+        terms = [weight * replicates[model][row] for model, weight in contrast.items()]
+        return shared_by_images(np.sum(terms, axis=0), clusters)
+
+    def _groups(self, seeds: tuple[int, ...]) -> dict[int, Groups] | None:
+        """By seed, the group of each test image; None if one is unknown."""
+        found: dict[int, Groups] = {}
+        for seed in seeds:
+            cell = next(cells[seed] for cells in self.cells.values() if seed in cells)
+            if cell.predictions.group is None:
+                return None
+            found[seed] = cell.predictions.group
+        return found
+
+    def _replicates_of(self, groups: Mapping[int, Groups]) -> dict[Model, Floats]:
+        """See `resample`, of all models that have all seeds of `groups`."""
+        seeds = tuple(groups)
         if seeds not in self._replicates:
             models = [one for one in self.cells if set(seeds) <= set(self.cells[one])]
             having = {one: {seed: self._metrics[one, seed] for seed in seeds} for one in models}
-            counts = {seed: len(self.cells[model][seed].predictions.labels) for seed in seeds}
-            self._replicates[seeds] = resample(having, counts, self._replicate_count)
-        return self._replicates[seeds][model][METRICS.index(metric)]
+            self._replicates[seeds] = resample(having, groups, self._replicate_count)
+        return self._replicates[seeds]
 
     @cached_property
     def _metrics(self) -> dict[tuple[Model, int], WeightedMetrics]:

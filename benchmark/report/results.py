@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import JsonValue
 
 from benchmark.report.statistics import METRICS, WeightedMetrics
@@ -84,16 +83,18 @@ def _check_axes(path: Path, cells: list[CellRecord | FailureRecord]) -> None:
 
 
 def _check_labels(path: Path, cells: list[CellRecord]) -> None:
-    """Checks that cells of one data, partition and seed were tested on the same labels."""
-    first: dict[tuple[str, str, str, int], tuple[str, npt.NDArray[np.integer]]] = {}
+    """Checks that cells of one data, partition and seed were tested on the same labels, of the same groups if known."""
+    first: dict[tuple[str, str, str, int], CellRecord] = {}
     for cell in cells:
-        axes, labels = cell.axes, cell.predictions.labels
-        other, expected = first.setdefault((axes.domain, axes.data, axes.partition, axes.seed), (cell.name, labels))
-        if not np.array_equal(labels, expected):
-            raise UserError(
-                f"{path}: the labels of '{cell.name}' are not those of '{other}', so the two were not tested on the "
-                "same images; rerun one of the two."
-            )
+        axes = cell.axes
+        other = first.setdefault((axes.domain, axes.data, axes.partition, axes.seed), cell)
+        one, expected = cell.predictions, other.predictions
+        for what, mine, wanted in (("labels", one.labels, expected.labels), ("groups", one.group, expected.group)):
+            if mine is not None and wanted is not None and not np.array_equal(mine, wanted):
+                raise UserError(
+                    f"{path}: the {what} of '{cell.name}' are not those of '{other.name}', so the two were not tested "
+                    "on the same images; rerun one of the two."
+                )
 
 
 def _check_metrics(path: Path, cell: CellRecord) -> None:

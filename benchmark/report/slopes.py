@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.report.panels import Panel, PanelKey
-from benchmark.report.statistics import METRICS, Estimate, least_squares_slopes, with_percentiles
+from benchmark.report.intervals import Estimate, holm, over_seeds, shared_by_methods
+from benchmark.report.panels import Finding, Panel, PanelKey
+from benchmark.report.statistics import METRICS
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,13 @@ class Fit:
     panel: PanelKey
     backbone: str
     metric: str
-    slope: Estimate
-    """Points per decade."""
+    slope: Finding
+    """Points per decade: the mean of each seed's own slope. Its intervals are for these very methods."""
+    over_methods: Estimate | None
+    """The same with an interval over seeds and methods, as if others had been chosen; None for two methods or one
+    seed."""
+    by_seed: tuple[float, ...]
+    """Each seed's own slope, in the order of `seeds`."""
     intercept: float
     """Points at one parameter."""
     smallest: int
@@ -28,7 +34,7 @@ class Fit:
 
     def points(self, parameters: float) -> float:
         """The line's height at so many exchanged parameters."""
-        return self.intercept + self.slope.value * float(np.log10(parameters))
+        return self.intercept + self.slope.over_seeds.value * float(np.log10(parameters))
 
     def entry(self, suite: str) -> dict[str, object]:
         """Fields in slopes.json."""
@@ -39,9 +45,11 @@ class Fit:
             "partition": self.panel.partition,
             "backbone": self.backbone,
             "metric": self.metric,
-            "slope_points_per_decade": self.slope.value,
-            "ci_low": self.slope.low,
-            "ci_high": self.slope.high,
+            "slope_points_per_decade": self.slope.over_seeds.value,
+            "slope_by_seed": list(self.by_seed),
+            "interval_over_seeds": _ends(self.slope.over_seeds),
+            "interval_over_seeds_and_methods": _ends(self.over_methods),
+            "interval_over_seeds_and_images": _ends(self.slope.over_images),
             "methods": list(self.methods),
             "seeds": list(self.seeds),
         }
@@ -54,31 +62,53 @@ def fit_all(panels: list[Panel]) -> list[Fit]:
 
 
 def fit(panel: Panel, backbone: str, metric: str) -> Fit | None:
-    """Fits a line by ordinary least squares through the methods that exchange something.
+    """Fits a line by ordinary least squares through the methods that exchange something, in each seed.
 
-    A method's value is the mean over the seeds that all of them finished. None where fewer than two sizes of method, no
-    common seed, or an undefined metric is left.
+    The seeds are those that all of the methods finished. None where fewer than two sizes of method, no common seed, or
+    an undefined metric is left.
     """
     models = [model for model in panel.models(backbone) if panel.exchanged[model]]
     seeds = panel.common_seeds(models)
-    values = [value for model in models if (value := panel.mean(model, metric, seeds)) is not None]
     sizes = [panel.exchanged[model] for model in models]
-    if len(set(sizes)) < 2 or len(values) < len(models):
+    if len(set(sizes)) < 2:
         return None
-    x, y = np.log10(sizes), 100 * np.array(values)
-    slope = float(least_squares_slopes(x, y[:, None])[0])
-    replicates = 100 * np.stack([panel.replicates(model, metric, seeds) for model in models])
+    x = np.log10(sizes)
+    centred = x - x.mean()
+    contrast = dict(zip(models, (100 * centred / (centred @ centred)).tolist(), strict=True))
+    by_seed, slope = panel.by_seed(contrast, metric, seeds), panel.found(contrast, metric, seeds)
+    if by_seed is None or slope is None:
+        return None
+    y = 100 * np.array([panel.by_seed({model: 1.0}, metric, seeds) for model in models])
+    shared = shared_by_methods(x, y) if len(seeds) > 1 else None
     return Fit(
         panel=panel.key,
         backbone=backbone,
         metric=metric,
-        slope=with_percentiles(slope, least_squares_slopes(x, replicates)),
-        intercept=float(y.mean() - slope * x.mean()),
+        slope=slope,
+        over_methods=over_seeds(by_seed, shared) if shared else None,
+        by_seed=tuple(by_seed),
+        intercept=float(y.mean() - slope.over_seeds.value * x.mean()),
         smallest=min(sizes),
         largest=max(sizes),
         methods=tuple(model.method for model in models),
         seeds=seeds,
     )
+
+
+def adjusted(fits: list[Fit]) -> list[float | None]:
+    """The p value of each fit's slope, adjusted by Holm: all fits of one metric are one family."""
+    found: list[float | None] = [None] * len(fits)
+    for metric in METRICS:
+        places = [place for place, one in enumerate(fits) if one.metric == metric]
+        for place, p in zip(places, holm([fits[place].slope.p for place in places]), strict=True):
+            found[place] = p
+    return found
+
+
+def _ends(estimate: Estimate | None) -> tuple[float, float] | None:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return estimate.low, estimate.high
 
 
 def main_panels(panels: list[Panel]) -> list[Panel]:

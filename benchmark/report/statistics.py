@@ -1,58 +1,25 @@
-"""Intervals over seeds, and metrics of many resamples of the test images at once."""
+"""Metrics of many resamples of the test images at once."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
-from scipy.stats import t
 
-Floats = npt.NDArray[np.floating]
+from benchmark.oracle.predictions import Groups
+from benchmark.report.intervals import Floats
+
 ModelKey = TypeVar("ModelKey", bound=Hashable)
+Weighted = Callable[[Floats], Floats]
+"""Metrics float64 (len(METRICS),R) under weights of the test images, float32 (N,R)."""
 METRICS = ("accuracy", "balanced_accuracy", "auroc")
-REPLICATES = 1000
-LEVEL = 0.95
+REPLICATES = 10_000
+FEWEST_SEEDS = 5
+"""No bootstrap is shown over fewer."""
 GENERATOR_SEED = 20240
 CHUNK = 2**16
 """Elements of the weight matrix at a time: it then fits into a processor's cache, which is four times as fast."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % confidence interval; `low` and `high` are None where only one value is known."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed, ± t(0.975, n - 1) s / sqrt(n) (Student 1908)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Estimate(mean)
-    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def with_percentiles(value: float, replicates: Floats) -> Estimate:
-    """`value` with the percentile interval of its bootstrap `replicates`, float (R,) (Efron 1979).
-
-    Replicates in which the value is undefined (nan) are left out.
-    """
-    known = replicates[~np.isnan(replicates)]
-    if not len(known):
-        return Estimate(value)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high))
-
-
-def least_squares_slopes(x: Floats, y: Floats) -> Floats:
-    """Slopes float64 (R,) of the ordinary least squares lines through `x` (M,) and each column of `y` (M,R)."""
-    centred = x - x.mean()
-    return centred @ y / (centred @ centred)
 
 
 class WeightedMetrics:
@@ -90,9 +57,10 @@ class WeightedMetrics:
         total = weights.sum(axis=0)
         answers, hits = (_sums(groups, weights) for groups in (self._answers, self._hits))
         with np.errstate(invalid="ignore"):
+            accuracy = self._right @ weights / total
             balanced = _mean_of_known(hits / answers, axis=1).mean(axis=0)
             areas = np.stack([roc(weights) for roc in self._roc])
-        return np.stack([self._right @ weights / total, balanced, _mean_of_known(areas, axis=0)])
+        return np.stack([accuracy, balanced, _mean_of_known(areas, axis=0)])
 
 
 class _Roc:
@@ -131,32 +99,41 @@ def _mean_of_known(values: Floats, axis: int) -> Floats:
 
 
 def resample(
-    models: Mapping[ModelKey, Mapping[int, WeightedMetrics]], counts: Mapping[int, int], replicates: int
+    models: Mapping[ModelKey, Mapping[int, Weighted]], groups: Mapping[int, Groups], replicates: int
 ) -> dict[ModelKey, Floats]:
-    """A two-stage paired bootstrap: draws seeds and, within each drawn seed, its test images, both with replacement.
+    """Draws the clusters of test images (lesions, patients) anew, with replacement (Efron 1979).
 
-    All models see the same draws, so that differences between them are paired.
+    A draw is the same for all models, so that differences between them are paired, and for all seeds: an image that
+    several seeds were tested on is drawn for all of them or for none.
 
     Args:
-        models: each model's metrics by seed, with all seeds of `counts`.
-        counts: test images by seed.
-        replicates: how many are drawn.
+        models: each model's metrics by seed, with all seeds of `groups`.
+        groups: by seed, the cluster of each test image.
+        replicates: R, how many are drawn.
 
     Returns:
-        For each model, float64 (len(METRICS), replicates): metrics averaged over the drawn seeds.
+        For each model, float64 (len(METRICS), K, R): its metrics with the images of each seed, in the order of seeds.
     """
     generator = np.random.default_rng(GENERATOR_SEED)
-    seeds = sorted(counts)
-    drawn = generator.integers(len(seeds), size=(len(seeds), replicates))
-    sums = {model: np.zeros((len(METRICS), replicates)) for model in models}
-    for index, seed in enumerate(seeds):
-        _, owners = np.nonzero(drawn == index)
-        images = counts[seed]
-        step = max(16, CHUNK // images)
-        for start in range(0, len(owners), step):
-            chunk = owners[start : start + step]
-            weights = generator.multinomial(images, np.full(images, 1 / images), size=len(chunk))
-            weights = np.ascontiguousarray(weights.T, dtype=np.float32)
+    seeds = sorted(groups)
+    clusters = np.unique(np.concatenate([groups[seed] for seed in seeds]))
+    places = {seed: np.searchsorted(clusters, groups[seed]) for seed in seeds}
+    found: dict[ModelKey, Floats] = {model: np.empty((len(METRICS), len(seeds), replicates)) for model in models}
+    step = max(16, CHUNK // len(clusters))
+    for start in range(0, replicates, step):
+        chunk = slice(start, min(start + step, replicates))
+        drawn = generator.multinomial(
+            len(clusters), np.full(len(clusters), 1 / len(clusters)), size=chunk.stop - chunk.start
+        ).astype(np.float32)
+        for index, seed in enumerate(seeds):
+            weights = np.ascontiguousarray(drawn[:, places[seed]].T)
             for model, by_seed in models.items():
-                np.add.at(sums[model].T, chunk, by_seed[seed](weights).T)  # a replicate may draw a seed twice
-    return {model: total / len(seeds) for model, total in sums.items()}
+                found[model][:, index, chunk] = by_seed[seed](weights)
+    return found
+
+
+def clusters_of(groups: Mapping[int, Groups]) -> tuple[int, bool]:
+    """How many clusters there are in all seeds' test images, and whether any is in two seeds or more."""
+    each = [np.unique(one) for one in groups.values()]
+    together = np.unique(np.concatenate(each))
+    return len(together), len(together) < sum(map(len, each))

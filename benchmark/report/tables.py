@@ -2,14 +2,27 @@
 
 from collections import Counter, defaultdict
 
-from benchmark.report.blocks import NONE, Table, Value, count, megabytes, percent, points, text
-from benchmark.report.comparisons import Difference
+from benchmark.report.blocks import (
+    NONE,
+    Table,
+    Value,
+    count,
+    interval,
+    megabytes,
+    percent,
+    points,
+    probability,
+    text,
+)
+from benchmark.report.comparisons import Difference, adjusted
 from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
-from benchmark.report.panels import Model, Panel, PanelKey
+from benchmark.report.intervals import Estimate, over_seeds
+from benchmark.report.panels import Model, Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
-from benchmark.report.statistics import METRICS, Estimate, over_seeds
+from benchmark.report.slopes import adjusted as adjusted_slopes
+from benchmark.report.statistics import METRICS
 from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of
 
 
@@ -48,6 +61,20 @@ def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> 
     return Table(f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over seeds", header, rows)
 
 
+def image_table(panel: Panel, backbone: str) -> Table | None:
+    """The methods' metrics with intervals that cover other test images too; None where no bootstrap is shown."""
+    rows = []
+    for model in panel.models(backbone):
+        seeds = tuple(panel.cells[model])
+        found = [panel.found({model: 1.0}, metric, seeds) for metric in METRICS]
+        if any(one and one.over_images for one in found):
+            shown = (percent(one.over_images if one else None) for one in found)
+            rows.append([text(model.method), *shown, count(len(seeds))])
+    header = ["method", *(f"{metric_name(metric)} (%)" for metric in METRICS), "seeds"]
+    caption = f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over seeds and test images"
+    return Table(caption, header, rows) if rows else None
+
+
 def pareto_front(panel: Panel, models: list[Model]) -> set[Model]:
     """Models that no other beats in exchanged parameters or mean balanced accuracy and equals in the other."""
     values = {
@@ -78,45 +105,51 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
 
 def slope_table(fits: list[Fit]) -> Table:
     """All fits, in points per decade."""
-    header = ["data", "domain", "partition", "aggregation", "backbone"]
-    header += [f"{metric_name(metric)} (points/decade)" for metric in METRICS] + ["methods", "seeds"]
-    rows: dict[tuple[PanelKey, str], dict[str, Fit]] = defaultdict(dict)
-    for fit in fits:
-        rows[fit.panel, fit.backbone][fit.metric] = fit
+    header = ["data", "domain", "partition", "aggregation", "backbone", "metric", "slope (points/decade)"]
+    header += ["over seeds and methods", "over seeds and images", "p (Holm)", "methods", "seeds"]
     return Table(
-        "Slopes against exchanged parameters, with 95 % bootstrap intervals",
+        "Slopes against exchanged parameters, with 95 % intervals over seeds",
         header,
         [
             [
-                text(panel.data),
-                text(panel.domain),
-                text(panel.partition),
-                text(panel.aggregation),
-                text(backbone),
-                *(points(by_metric[metric].slope if metric in by_metric else None) for metric in METRICS),
-                count(len(next(iter(by_metric.values())).methods)),
-                count(len(next(iter(by_metric.values())).seeds)),
+                text(one.panel.data),
+                text(one.panel.domain),
+                text(one.panel.partition),
+                text(one.panel.aggregation),
+                text(one.backbone),
+                text(metric_name(one.metric)),
+                points(one.slope.over_seeds),
+                interval(one.over_methods),
+                interval(one.slope.over_images),
+                probability(p),
+                count(len(one.methods)),
+                count(len(one.seeds)),
             ]
-            for (panel, backbone), by_metric in rows.items()
+            for one, p in zip(fits, adjusted_slopes(fits), strict=True)
         ],
     )
 
 
 def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
-    """Differences between initial models, by method."""
-    header = ["initial models", "method", *(f"{metric_name(metric)} (points)" for metric in METRICS), "seeds"]
-    rows = [
-        [
-            text(f"{one.first} \N{MINUS SIGN} {one.second}"),
-            text(one.method or "all methods"),
-            *(points(one.by_metric[metric]) for metric in METRICS),
-            count(len(one.seeds)),
-        ]
-        for one in differences
-    ]
-    return Table(
-        f"{panel.key}: differences between initial models, paired, with 95 % bootstrap intervals", header, rows
-    )
+    """Differences between initial models, by metric and method."""
+    header = ["initial models", "metric", "method", "difference (points)", "over seeds and images", "p (Holm)", "seeds"]
+    rows = []
+    for metric in METRICS:
+        for one, p in zip(differences, adjusted(differences, metric), strict=True):
+            found = one.by_metric[metric]
+            rows.append(
+                [
+                    text(f"{one.first} \N{MINUS SIGN} {one.second}"),
+                    text(metric_name(metric)),
+                    text(one.method or "all methods"),
+                    points(found.over_seeds if found else None),
+                    interval(found.over_images if found else None),
+                    probability(p),
+                    count(len(one.seeds)),
+                ]
+            )
+    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over seeds"
+    return Table(caption, header, rows)
 
 
 def tuning_table(choices: list[ChoiceRecord], metric: str) -> Table:

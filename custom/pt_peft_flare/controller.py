@@ -25,7 +25,7 @@ from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
 from pt_peft_flare.gate import Inbox
-from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STATUS, reason_of
+from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STATUS, TAKEN, reason_of
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
@@ -247,7 +247,7 @@ class PeftFedAvg(ModelController):
             start_round=0,
             current_round=task.round_number,
             total_rounds=task.rounds,
-            meta={SINCE: delivery.since},
+            meta={SINCE: delivery.since, TAKEN: delivery.taken},
         )
         self.send_model(
             task_name=task.name, data=model, targets=delivery.targets, timeout=task.timeout_s, callback=callback

@@ -52,6 +52,9 @@ class Delivery:
     payload: Tensors
     since: int
     """Number of finished rounds whose aggregate the targets are taken to hold already."""
+    taken: int | None = None
+    """Round of the targets' last result that was taken, -1 if none; None where a site keeps nothing that depends on
+    it."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class FederatedRun:
         self._best: _Best | None = None
         self._held: dict[str, int] = {}
         """By site the number of finished rounds whose aggregate it is known to hold, where tensors rotate."""
+        self._taken: dict[str, int] = {}
+        """By site the round of its last result that was taken."""
         self._other_code: dict[str, Code] = {}
         """What sites run that do not run the server's code."""
 
@@ -235,6 +240,7 @@ class FederatedRun:
             self._persist(BEST, left.best, best["rounds"], {"metrics": {"val": best["val"]}})
         self._server.take_over(left.tensors, left.rounds)
         self._server.optimizer.state = left.optimizer
+        self._taken = {site: one["round"] for one in left.record["rounds"] for site in one["sites"]}
         self._persist(FINAL, self._server.tensors, left.rounds, {})
         return left.rounds
 
@@ -249,13 +255,15 @@ class FederatedRun:
             site = result.meta["client_name"]
             self._check_code(site, report.code)
             opened.add(site, come(result.params), report.num_samples)
+            self._taken[site] = number
             bytes_out[site] = payload_bytes(result.params)
             return report
 
         started = time.monotonic()
         task = self._task(AppConstants.TASK_TRAIN, number)
         results = self._collect(task, accept)
-        notes = server.finish_round(opened, len(results.reports) + len(results.left_out))
+        sites = {*results.reports, *results.left_out, *self.experiment.federation.sites}
+        notes = server.finish_round(opened, len(sites))
         finished = FinishedRound(
             number=number,
             reports=results.reports,
@@ -291,13 +299,15 @@ class FederatedRun:
         sites = self._sites.present_sites(federation.silence_s)
         if len(sites) < federation.min_sites:
             sites = self._sites.site_names()  # some may come back while the round waits for them
-        alike: dict[tuple[int, int | None], list[str]] = {}  # sites that are sent the same
+        remembered = bool(self._exchange.control) or self.experiment.payload.up.remembers
+        alike: dict[tuple[int, int | None, int | None], list[str]] = {}  # sites that are sent the same
         for site in sites:
             # What a site holds does not matter where all tensors travel in every round.
-            alike.setdefault((self._held.get(site, 0), self._server.rank(site)), []).append(site)
+            taken = self._taken.get(site, -1) if remembered else None
+            alike.setdefault((self._held.get(site, 0), taken, self._server.rank(site)), []).append(site)
         deliveries = [
-            Delivery(targets, self._server.payload(targets[0], since, number), since)
-            for (since, _), targets in alike.items()
+            Delivery(targets, self._server.payload(targets[0], since, number), since, taken)
+            for (since, taken, _), targets in alike.items()
         ]
         return SiteTask(
             name, number, federation.rounds, federation.round_timeout_s, federation.silence_s, federation.min_sites,

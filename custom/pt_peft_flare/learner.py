@@ -28,7 +28,7 @@ from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.job_request import job_request
-from pt_peft_flare.messages import SINCE, TASKS, failure
+from pt_peft_flare.messages import SINCE, TAKEN, TASKS, failure
 from pt_peft_flare.result_filters import check_egress, check_privacy_filters
 from pt_peft_flare.run_context import (
     check_job,
@@ -201,7 +201,12 @@ class SiteJob:
         rounds = self.experiment.federation.rounds
         # Other workflows than ours, as FLARE's cross-site evaluation, name no round and send all there is.
         number: int | None = shareable.get_header(AppConstants.CURRENT_ROUND)
-        message = {"round": rounds if number is None else number, "since": dxo.get_meta_prop(SINCE), **fields}
+        message = {
+            "round": rounds if number is None else number,
+            "since": dxo.get_meta_prop(SINCE),
+            "taken": dxo.get_meta_prop(TAKEN),
+            **fields,
+        }
         tensors = cast(Tensors, come(dxo.data))  # which the worker checks
         if self.cipher:
             tensors = self._decrypted(self.cipher, tensors, message["round"], patience)

@@ -122,6 +122,7 @@ def describe(partition: Partition) -> str:
     """The title of the picture: the kind of partition and its options."""
     options = {
         "dirichlet": f", alpha {partition.alpha:g}",
+        "dirichlet_by_site": f", alpha {partition.alpha:g}",
         "quantity": f", exponent {partition.exponent:g}",
         "shards": f", {partition.classes_per_site} classes a site",
     }

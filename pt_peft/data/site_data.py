@@ -47,6 +47,8 @@ class ImageSplit:
     `pt_peft.data.items.NOT_KNOWN`."""
     cached: CachedAs | None = None
     """None for images that do not come from the cache."""
+    groups: tuple[str, ...] = ()
+    """Each image's group in its source, see `pt_peft.data.items.Item`; empty where it is not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,7 +100,8 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
         counts = split_counts(one.items, classes)["classes"]
         shown = ", ".join(f"{label} {count}" for label, count in counts.items())
         _logger.info("site %s, %s: %d images (%s)", name, split, len(labels), shown)
-        return ImageSplit(one.images, labels, CachedAs(one.entry, split, site.cache_gb))
+        groups = tuple(item.group for item in one.items)
+        return ImageSplit(one.images, labels, CachedAs(one.entry, split, site.cache_gb), groups)
 
     return SiteData(opened("train"), opened("val"), opened("test"))
 

@@ -118,6 +118,9 @@ def _knows_sites(data: SiteData) -> bool:
 
 
 _NO_OPINION = "components that a site of a smaller rank does not have would count as its opinion that they are zero"
+_COMPONENTS = (
+    "it makes LoRA's components anew in each round, so that what a site has kept of the old ones fits none of them"
+)
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
@@ -179,6 +182,19 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.aggregation.robust and e.training.control_variates,
     ),
     Rule(
+        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance'",
+        "control variates need weights that do not change from round to round",
+        lambda e: e.training.control_variates and _weighting(e) == "inverse_variance",
+    ),
+    Rule(
+        "training.control_variates", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
+        lambda e: e.training.control_variates and not e.aggregation.keeps_components,
+    ),
+    Rule(
+        "training.ditto", "0", "aggregation.name", "'lora_product'", _COMPONENTS,
+        lambda e: e.training.ditto > 0 and not e.aggregation.keeps_components,
+    ),
+    Rule(
         "federation.lora_ranks", "empty", "aggregation.name",
         "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'", _NO_OPINION,
         lambda e: bool(e.federation.lora_ranks) and e.aggregation.robust,
@@ -192,8 +208,7 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: bool(e.federation.lora_ranks) and _changes_server_model(e),
     ),
     Rule(
-        "payload.up.error_feedback", "false", "aggregation.name", "'lora_product'",
-        "it makes LoRA's components anew in each round, so that what a site has kept of the old ones fits none of them",
+        "payload.up.error_feedback", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
         lambda e: e.payload.up.remembers and not e.aggregation.keeps_components,
     ),
     Rule(

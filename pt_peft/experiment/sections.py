@@ -135,18 +135,21 @@ class FeatureShift(Strict):
 class Partition(Strict):
     """Which images each simulated site has, and how they look."""
 
-    kind: Literal["none", "iid", "natural", "dirichlet", "shards", "quantity"] = "none"
+    kind: Literal["none", "iid", "natural", "dirichlet", "dirichlet_by_site", "shards", "quantity"] = "none"
     """``none``: a site uses all its images (real federations, ``lesions``); ``iid``: equal random shares; ``natural``:
-    the images whose ``data.columns.site`` is the site's name; ``dirichlet``: label skew; ``shards``: a few classes for
-    each site; ``quantity``: the same mix of classes in very different numbers."""
+    the images whose ``data.columns.site`` is the site's name; ``dirichlet``: label skew, a draw for
+    each class (Yurochkin et al. 2019, arXiv:1905.12022); ``dirichlet_by_site``: label skew of sites of one size, a draw
+    for each site (Hsu et al. 2019, arXiv:1909.06335); ``shards``: a few classes for each site; ``quantity``: the same
+    mix of classes in very different numbers."""
     alpha: float = Field(default=0.5, gt=0, le=10_000)
-    """Concentration of ``dirichlet``: at 0.05 most classes are at one or two sites, at 100 sites are nearly IID."""
+    """Concentration. ``dirichlet``: at 0.05 most classes are at one or two sites, at 100 sites are nearly IID.
+    ``dirichlet_by_site``, for all classes together: at 0.1 most sites have little but one class."""
     classes_per_site: int = Field(default=2, ge=1, le=1000)
     """Classes of a site under ``shards``."""
     exponent: float = Field(default=1.0, ge=0, le=10)
     """Exponent of ``quantity``: the i-th site's size is proportional to i ** -exponent."""
     iid_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the images that the three skewed kinds deal equally, so that both are mixed."""
+    """Share of the images that the skewed kinds deal equally, so that both are mixed."""
     min_images: int = Field(default=1, ge=0, le=10**6)
     """Fewest training images of a site; the skewed kinds move as few as needed from the largest sites."""
     feature_shift: FeatureShift | None = None

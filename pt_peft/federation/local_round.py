@@ -5,7 +5,7 @@ r"""The site's end of a round, independent of the transport.
 server's end.
 
 SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378): with c_k the mean gradient of site k's last round and c the mean
-of all sites' c_k, each step's gradient g becomes
+of all sites' c_k by the aggregation's weights (`pt_peft.federation.control_variates`), each step's gradient g becomes
 
     g - c_k + c
 
@@ -28,8 +28,11 @@ from pt_peft.privacy.update_noise import noisy_update
 from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.training.trainer import LocalTrainer
 
-_OWN_CONTROL, _OWN_MODEL = "own control/", "own model/"
-"""Prefixes of the keys under which a site keeps c_k and Ditto's model."""
+_OWN_CONTROL, _OWN_MODEL, _BEFORE = "own control/", "own model/", "before/"
+"""Prefixes of the keys under which a site keeps c_k and Ditto's model; the third, before one of `_SENT`, of what that
+was before the round."""
+_SENT = (_OWN_CONTROL, transfer.UNSENT)
+"""Prefixes of the keys of what goes on from what the server has taken: c_k, and what a codec lost."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ def own_model(kept: Tensors) -> Tensors:
     return _below(kept, _OWN_MODEL)
 
 
+def without_last_round(kept: Tensors) -> Tensors:
+    """What a site keeps of its last round if the server has not taken the result.
+
+    The server still counts on the c_k before, and has not been sent what a codec had kept until then. The site's own
+    tensors go on from where they are.
+    """
+    others = {key: value for key, value in kept.items() if not key.startswith((*_SENT, _BEFORE))}
+    return {**others, **_below(kept, _BEFORE)}
+
+
 def local_round(
     trainer: LocalTrainer, site: str, split: ImageSplit, aggregate: Tensors, kept: Tensors, round_number: int
 ) -> LocalRound:
@@ -106,8 +119,8 @@ def local_round(
         draws = draws_for(privacy, trainer.experiment.seed, "client privacy", site, round_number)
         made = noisy_update(made, start, privacy.client, trainer.experiment.federation.min_sites, draws)
     if trainer.experiment.payload.changes:
-        before = {**trainer.initial, **start}
-        made = {key: np.asarray(value - before[key]) for key, value in made.items()}
+        start_of = {**trainer.initial, **start}
+        made = {key: np.asarray(value - start_of[key]) for key, value in made.items()}
     after = {key: result.tensors[key] for key in trainer.model.personal}
     if correction:
         mean = correction.mean_gradients()
@@ -119,7 +132,8 @@ def local_round(
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
     payload, unsent = transfer.encode_up(trainer.experiment, site, round_number, made, kept)
     loss = None if privacy.asked else result.loss
-    return LocalRound(payload, {**after, **unsent}, result.tensors, result.num_samples, loss)
+    before = {_BEFORE + key: value for key, value in kept.items() if key.startswith(_SENT)}
+    return LocalRound(payload, {**after, **unsent, **before}, result.tensors, result.num_samples, loss)
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

@@ -11,10 +11,10 @@ from pydantic import JsonValue
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.aggregation.base import Aggregator, SiteResult
 from pt_peft.exchange.aggregation.lora_deviation import LoraDeviation
-from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.federation.control_variates import ControlMean, RoundChanges
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.update_noise import NoisyMean
@@ -39,10 +39,15 @@ class FederationServer:
         self.optimizer = experiment.server_optimizer.start()
         self._experiment = experiment
         self._exchange = exchange
+        self._control = ControlMean()
 
     def rank(self, site: str) -> int | None:
         """The rank at which the site trains LoRA; None for the experiment's."""
         return self._experiment.federation.lora_ranks.get(site)
+
+    def control_weight(self, site: str, num_samples: int) -> int:
+        """The weight of the site's control variate, whose result of a round reports `num_samples` training images."""
+        return self._control.weight(site, self._experiment.aggregation.weight(num_samples))
 
     def exchange(self, site: str) -> Exchange:
         """What the site exchanges, at its own rank."""
@@ -63,10 +68,14 @@ class FederationServer:
 
     def state(self, finished_rounds: int) -> Tensors:
         """Selects the tensors that another server needs to go on after the finished rounds."""
-        return {key: self.tensors[key] for key in self._exchange.down(0, finished_rounds)}
+        state = {key: self.tensors[key] for key in self._exchange.down(0, finished_rounds)}
+        return {**state, **self._control.state()} if self._exchange.control else state
 
     def take_over(self, state: Tensors, finished_rounds: int) -> None:
         """Goes on from the `state` of another server. Raises TensorError if it is not a state of this experiment."""
+        if self._exchange.control:
+            self._control.take_over({key: value for key, value in state.items() if key not in self._exchange.specs})
+            state = {key: value for key, value in state.items() if key in self._exchange.specs}
         self.tensors = {**self.tensors, **check_tensors(state, self._exchange.down(0, finished_rounds))}
 
     def header(self) -> dict[str, JsonValue]:
@@ -93,9 +102,7 @@ class FederationServer:
         """
         step = self.optimizer.step(self.tensors, finished.aggregator.result())
         if self._exchange.control:
-            # Sites without a result keep their control variate: their change is zero.
-            share = finished.results / sites
-            step |= {key: self.tensors[key] + share * change for key, change in finished.control.result().items()}
+            step |= self._control.step(self.tensors, finished.control, sites)
         self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}
         if self._experiment.privacy.client:  # LoRA's deviation would tell of the updates without noise
             return privacy_note(self._experiment, finished.number)
@@ -113,10 +120,9 @@ class FederationRound:
     """A `Round` that decodes and checks the payloads of the sites."""
 
     def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
-        self.results = 0
         self.aggregator = _aggregator(experiment, server.tensors, number)
         self.deviation = LoraDeviation()
-        self.control = RunningMean(by_samples=False)
+        self.control = RoundChanges()
         self._server = server
         self._payload = experiment.payload
         self._exchange = exchange
@@ -150,8 +156,7 @@ class FederationRound:
         self.aggregator.add(result)
         self.deviation.add(result)
         if control:
-            self.control.add(SiteResult(site, control, num_samples))
-        self.results += 1
+            self.control.add(site, control, self._server.control_weight(site, num_samples))
 
     def _changed(self, site: str, changes: Tensors) -> Tensors:
         """Adds a site's changes to the server's own tensors, at the site's rank."""

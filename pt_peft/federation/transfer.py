@@ -10,7 +10,7 @@ from pt_peft.exchange.tensors import Array, Tensors, TensorSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.seeds import derive_seed
 
-_UNSENT = "unsent/"
+UNSENT = "unsent/"
 """Prefix of the keys under which a site keeps what its codec lost."""
 
 
@@ -60,7 +60,7 @@ def encode_up(
     tensors = lora_pairs.sliced(tensors, experiment.federation.lora_ranks.get(site))
     if not codec.remembers:
         return codec.encode(tensors, _draw(experiment, site, round_number)), {}
-    unsent = {key.removeprefix(_UNSENT): value for key, value in kept.items() if key.startswith(_UNSENT)}
+    unsent = {key.removeprefix(UNSENT): value for key, value in kept.items() if key.startswith(UNSENT)}
     # As arrays: numpy makes plain numbers of sums of tensors without axes.
     meant: Tensors = {
         key: np.asarray(value + unsent[key]) if key in unsent else value for key, value in tensors.items()
@@ -68,7 +68,7 @@ def encode_up(
     encoded = codec.encode(meant, _draw(experiment, site, round_number))
     read = codec.decode(encoded, _specs(meant))
     unsent |= {key: np.asarray(value - read[key]) for key, value in meant.items()}
-    return encoded, {_UNSENT + key: value for key, value in unsent.items()}
+    return encoded, {UNSENT + key: value for key, value in unsent.items()}
 
 
 def _draw(experiment: Experiment, site: str, round_number: int) -> Callable[[str], np.random.Generator]:

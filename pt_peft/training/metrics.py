@@ -46,7 +46,7 @@ class Metrics(ConfusionMetrics):
     auroc: float | None
     """Mean of ``class_auroc`` over the classes that have one; None where no class has."""
     ece: float
-    """Expected calibration error of the predicted class, or of all labels' answers, in 15 equal bins (Guo et al.
+    """Expected calibration error of the predicted class, or of all labels' answers, in 15 equal bins (a, b] (Guo et al.
     2017)."""
 
 
@@ -174,7 +174,10 @@ def _area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bo
 
 
 def _calibration_error(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
-    """The mean distance between confidence and accuracy over equal bins, weighted by their numbers of answers."""
-    bins = np.minimum((confidences * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    """The mean distance between confidence and accuracy over equal bins (a, b], weighted by their numbers of answers.
+
+    As Guo et al. 2017, arXiv:1706.04599; 0 is in the first bin.
+    """
+    bins = np.searchsorted(np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], confidences)
     gaps = np.bincount(bins, weights=confidences) - np.bincount(bins, weights=right)
     return float(np.abs(gaps).sum() / len(bins))

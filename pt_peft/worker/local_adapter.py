@@ -41,8 +41,8 @@ class LocalAdapter:
         """The model after the last training, and its header. Raises UserError if there is none."""
         return load_adapter(self._folder / LOCAL_ADAPTER)
 
-    def before(self, round_number: int) -> Tensors:
-        """The model after the last training before that round; empty if there is none.
+    def before(self, round_number: int) -> tuple[Tensors, int | None]:
+        """The model after the last training before that round, and that training's round; empty and None without one.
 
         A damaged file is skipped with a warning: the site goes on without what it kept, instead of being out of the
         job.
@@ -52,10 +52,10 @@ class LocalAdapter:
         usable = {path: number for path in paths if (number := _round(path)) is not None and number < round_number}
         for path in sorted(usable, key=lambda path: usable[path], reverse=True):
             try:
-                return load_adapter(path)[0]
+                return load_adapter(path)[0], usable[path]
             except UserError as error:
                 log.warning("%s It is skipped.", error)
-        return {}
+        return {}, None
 
 
 def _round(path: Path) -> int | None:

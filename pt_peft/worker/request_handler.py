@@ -17,7 +17,7 @@ from pt_peft.exchange.tensors import Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.federation import transfer
-from pt_peft.federation.local_round import local_round, own_model, starting_model
+from pt_peft.federation.local_round import local_round, own_model, starting_model, without_last_round
 from pt_peft.files import tree_bytes
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
@@ -125,7 +125,7 @@ class RequestHandler:
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
         self.site.limits.check_images(self.experiment, len(self._data.train))
-        kept = self._kept(number)
+        kept = self._kept(number, message.get("taken"))
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
         result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number)
@@ -188,10 +188,11 @@ class RequestHandler:
             save_adapter(self.run_dir / RECEIVED, rotating, {"rounds": round_number})
         return tensors
 
-    def _kept(self, round_number: int) -> Tensors:
-        """What the site kept to itself in the last training before that round."""
-        exchanged = self._trainer.exchange.specs
-        return {key: value for key, value in self.local_adapter.before(round_number).items() if key not in exchanged}
+    def _kept(self, round_number: int, taken: int | None = None) -> Tensors:
+        """What the site kept to itself in the last training before that round; `taken` as in `RoundStart`."""
+        state, trained = self.local_adapter.before(round_number)
+        kept = {key: value for key, value in state.items() if key not in self._trainer.exchange.specs}
+        return kept if taken in (None, trained) else without_last_round(kept)
 
     def _held(self, since: int, round_number: int) -> Tensors:
         """The rotating tensors of earlier rounds, as the site decoded them."""

@@ -1,6 +1,6 @@
 """What a user asks of a worker: the JSON parts of the requests."""
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Work(TypedDict):
@@ -35,6 +35,9 @@ class RoundStart(TypedDict):
     since: int | None
     """Number of finished rounds whose aggregate the site holds already; None for tensors that no codec has written and
     that hold everything."""
+    taken: NotRequired[int | None]
+    """Round of the site's last result that the server has taken, -1 if none; None or missing: that of its last
+    training."""
 
 
 class Evaluation(RoundStart):

@@ -16,8 +16,8 @@ from helpers import ROOT
 from pt_peft.data.feature_shift import SiteShift
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.partition import partition
-from pt_peft.data.partition.proportions import dirichlet
-from pt_peft.data.splits import assign_splits
+from pt_peft.data.partition.proportions import dirichlet, dirichlet_by_site
+from pt_peft.data.splits import assign_splits, shuffled
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import FeatureShift, Partition
 
@@ -138,6 +138,8 @@ SKEWED = [
     Partition(kind="dirichlet", alpha=0.05, min_images=0),
     Partition(kind="dirichlet", alpha=1e-4, min_images=0),
     Partition(kind="dirichlet", alpha=100.0, min_images=0, iid_share=0.5),
+    Partition(kind="dirichlet_by_site", alpha=0.1, min_images=0),
+    Partition(kind="dirichlet_by_site", alpha=1e-4, min_images=0),
     Partition(kind="shards", classes_per_site=3, min_images=0),
     Partition(kind="quantity", exponent=2.0, min_images=0),
 ]
@@ -196,10 +198,39 @@ def test_dirichlet_of_500_images_over_20_sites():
 def test_dirichlet_shares_have_the_distributions_moments():
     """Over many classes: mean 1/N and variance (N - 1) / (N² (N alpha + 1))."""
     for alpha in (0.05, 1.0, 20.0):
-        shares = dirichlet(Partition(kind="dirichlet", alpha=alpha), 4000, ["a", "b", "c", "d"], 0)
+        shares = dirichlet(Partition(kind="dirichlet", alpha=alpha), np.ones(4000), ["a", "b", "c", "d"], 0)
         variance = 3 / (16 * (4 * alpha + 1))
         assert np.allclose(shares.mean(axis=0), 0.25, atol=4 * np.sqrt(variance / 4000))
         assert np.allclose(shares.var(axis=0), variance, rtol=0.15)
+
+
+def test_dirichlet_by_site_has_sites_of_one_size_and_draws_mixes_with_the_distributions_moments():
+    """While no class runs out: of 400 sites the first to choose, whose mixes have mean p and variance p (1-p)/(a+1)."""
+    counts, names = np.array([5000.0, 3000.0, 2000.0, 0.0]), [f"site-{index}" for index in range(400)]
+    prior, size = counts / counts.sum(), counts.sum() / 400
+    for alpha in (0.1, 2.0, 1000.0):
+        settings = Partition(kind="dirichlet_by_site", alpha=alpha)
+        shares = dirichlet_by_site(settings, counts, names, 0)
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        taken = shares[:3] * counts[:3, None]
+        np.testing.assert_allclose(taken.sum(axis=0), size)
+        order = shuffled(names, 0, "partition", "dirichlet_by_site")
+        mixes = np.array([taken[:, names.index(name)] / size for name in order[:200]])
+        variance = prior[:3] * (1 - prior[:3]) / (alpha + 1)
+        assert np.allclose(mixes.mean(axis=0), prior[:3], atol=4 * np.sqrt(variance.max() / 200))
+        assert np.allclose(mixes.var(axis=0), variance, rtol=0.35)
+    assert np.median((taken / size).max(axis=0)) < 0.6, "nearly the mix of all"
+
+
+def test_dirichlet_by_site_of_images():
+    items = labelled([(1, "train")] * 600 + [(1, "test")] * 100, classes=10)
+    names = [f"site-{index}" for index in range(6)]
+    found = dealt(Partition(kind="dirichlet_by_site", alpha=0.5), items, names)
+    matrix = np.array([counts(share) for share in found.values()])
+    assert np.abs(matrix.sum(axis=1) - 100).max() <= 5, "whole images of each class"
+    assert np.median(matrix.max(axis=1)) > 30
+    test = np.array([counts(share, "test") for share in found.values()])
+    assert np.corrcoef(matrix.ravel(), test.ravel())[0, 1] > 0.8
 
 
 def test_shards_give_every_site_its_number_of_classes():

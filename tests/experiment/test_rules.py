@@ -25,7 +25,7 @@ CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where
 CHOICES = {
     "data.source": ["site"],
     "data.task": ["multilabel", "ordinal"],
-    "partition.kind": ["iid", "natural", "dirichlet", "shards", "quantity"],
+    "partition.kind": ["iid", "natural", "dirichlet", "dirichlet_by_site", "shards", "quantity"],
     "method.name": ["lora", "bitfit", "sba"],
     "training.label_smoothing": [0.1],
     "training.proximal": [0.1],

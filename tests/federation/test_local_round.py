@@ -144,6 +144,19 @@ def test_sites_of_smaller_rank(rule, lora, site, sites):
     assert specs[pair.b].shape == (96, 1)
 
 
+def test_products_of_more_components_than_the_layer_is_wide(lora, site, sites):
+    """Three rounds, with a site of a smaller rank: 40 components of a layer of 32 inputs."""
+    options = {"lora": {"rank": 40}}
+    experiment = changed(
+        lora, method={"options": options}, federation={"rounds": 3, "lora_ranks": {"site-1": 36}}
+    ).model_copy(update={"aggregation": LoraProduct(name="lora_product")})
+    final = federate(make_trainer(experiment, site), sites).tensors
+    pair = pairs(final)[0]
+    assert (final[pair.a].shape, final[pair.b].shape) == ((40, 32), (96, 40))
+    np.testing.assert_allclose(final[pair.a] @ final[pair.a].T, np.diag(np.arange(40) < 32), atol=1e-5)
+    assert final[pair.b].any()
+
+
 def test_a_frozen_factor_does_not_lend_its_other_components(lora, site, sites):
     experiment = changed(lora, method={"roles": {"*.lora_A": "frozen"}}, federation={"lora_ranks": {"site-1": 1}})
     result = local_round(

@@ -17,7 +17,6 @@ from benchmark.oracle.reference import federate, load_sites, make_trainer
 from faulty import faulty_job
 from helpers import ROOT, Run, assert_equal, changed, simulate
 from pt_peft.errors import UserError
-from pt_peft.exchange.aggregation.lora_product import LoraProduct
 from pt_peft.exchange.aggregation.trimmed_mean import TrimmedMean
 from pt_peft.exchange.server_optimizers.adaptive import FedAdam
 from pt_peft.exchange.tensors import payload_bytes
@@ -155,13 +154,13 @@ def test_other_ways_to_aggregate_are_equal_to_the_oracle_too(tiny, site, workspa
 
 
 def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_path):
-    """Products of mixed ranks, SCAFFOLD and Ditto at once. With one thread each task gets a new process at its site."""
+    """Mixed ranks, SCAFFOLD and Ditto at once. With one thread each task gets a new process at its site."""
     experiment = changed(
         tiny,
         training={"control_variates": True, "ditto": 0.1},
         method={"roles": {"*.prompts": "local"}},
         federation={"lora_ranks": {"site-1": 2}},
-    ).model_copy(update={"aggregation": LoraProduct(name="lora_product")})
+    )
     names = ["site-1", "site-2"]
     trainer, sites = make_trainer(experiment, site), load_sites(experiment, site, names)
     expected = federate(trainer, sites)

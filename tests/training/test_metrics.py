@@ -19,7 +19,7 @@ from sklearn.metrics import (
 )
 
 from helpers import ROOT
-from pt_peft.training.metrics import confusion_metrics, evaluate_predictions
+from pt_peft.training.metrics import _calibration_error, confusion_metrics, evaluate_predictions
 
 CLASSES = 5
 
@@ -60,6 +60,14 @@ def test_the_calibration_error_is_the_mean_gap_of_confidence_and_accuracy():
     bins = np.minimum((confidence * 15).astype(int), 14)
     gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
     assert evaluate_predictions(logits, labels)["ece"] == pytest.approx(sum(gaps), abs=1e-6)
+
+
+def test_a_confidence_between_two_bins_is_in_the_lower():
+    """Guo et al. 2017: bin m is ((m - 1) / M, m / M]. Answers of 3/15, 0.21 and 0 are in bins 3, 4 and 1."""
+    confidences, right = np.array([3 / 15, 0.21, 0.0]), np.array([False, True, True])
+    assert _calibration_error(confidences, right) == pytest.approx((0.2 + 0.79 + 1) / 3)
+    edges = np.linspace(0, 1, 16)[1:]
+    assert _calibration_error(edges, np.ones(15, bool)) == pytest.approx(np.mean(1 - edges))
 
 
 def test_one_class_alone_has_no_auroc():

@@ -3,6 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.partition.proportions import PROPORTIONS
 from pt_peft.data.splits import group_strata, shuffled
@@ -28,8 +30,8 @@ def deal(settings: Partition, items: Sequence[Item], sites: list[str], seed: int
         UserError: if there are too few training images for ``min_images`` at every site.
     """
     stratum = group_strata(items)
-    classes = 1 + max(stratum.values())
-    shares = PROPORTIONS[settings.kind](settings, classes, sites, seed)
+    counts = np.bincount([stratum[item.group] for item in items]).astype(np.float64)
+    shares = PROPORTIONS[settings.kind](settings, counts, sites, seed)
     shares = settings.iid_share / len(sites) + (1 - settings.iid_share) * shares
     groups: Groups = defaultdict(list)
     for item in items:

@@ -4,6 +4,7 @@ r"""The mean of LoRA's products (FlexLoRA, Bai et al. 2024, arXiv:2402.11505; HL
     B = Q_1 U_r S_r,    A = V_rᵀ Q_2ᵀ
 
 the best approximation of rank r, which is exact if mean(B A) has no greater rank. The product itself is never formed.
+No product has a rank above d_out or d_in: components of LoRA beyond that are zero.
 """
 
 from typing import ClassVar, Literal
@@ -20,8 +21,8 @@ from pt_peft.exchange.tensors import Tensors
 class LoraProduct(LoraRule):
     """The mean of the products, factored anew with the strongest component first.
 
-    Sites of smaller rank are sent the strongest components. All rows of A are orthonormal, also those that the product
-    does not need, so that every component goes on to learn.
+    Sites of smaller rank are sent the strongest components. The rows of A are orthonormal, also those that the product
+    does not need, so that every component goes on to learn; those beyond d_in are zero.
     """
 
     keeps_components: ClassVar[bool] = False
@@ -39,5 +40,10 @@ def refactored(pair: Pair, factors: Factors) -> Tensors:
     p, q = factors.product_mean()
     p_basis, p_triangle = np.linalg.qr(p)
     q_basis, q_triangle = np.linalg.qr(q.T)
-    left, strengths, right = np.linalg.svd(p_triangle @ q_triangle.T, full_matrices=False)
-    return {pair.a: (q_basis @ right[:rank].T).T, pair.b: p_basis @ (left[:, :rank] * strengths[:rank])}
+    left, strengths, right = np.linalg.svd(p_triangle @ q_triangle.T)
+    known = min(rank, len(strengths))
+    a, b = np.zeros(factors.a.shape[1:]), np.zeros(factors.b.shape[1:])
+    rows = (q_basis @ right[:rank].T).T
+    a[: len(rows)] = rows
+    b[:, :known] = p_basis @ (left[:, :known] * strengths[:known])
+    return {pair.a: a, pair.b: b}

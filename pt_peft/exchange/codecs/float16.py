@@ -15,8 +15,9 @@ LARGEST = 65504.0
 class Float16(Codec):
     """Two bytes a value.
 
-    A value is read within 2^-11 of itself, and one below 2^-14 within 2^-25 in absolute terms. A value that would round
-    beyond 65504 is an error, as it would become infinite.
+    A value of a magnitude of 2^-14 or more is read within 2^-11 of itself. The error of a smaller one is at most 2^-25
+    in absolute terms, which may be all of it. A value that would round beyond 65504 is an error, as it would become
+    infinite.
     """
 
     name: Literal["float16"]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from benchmark.oracle.predictions import Predictions
+from benchmark.oracle.predictions import Groups, Predictions, group_numbers
 from benchmark.sweep.engines import scalars as single_numbers
 from benchmark.sweep.records import (
     Axes,
@@ -85,10 +85,12 @@ def write_suite(
     tuning: bool = True,
     aggregations=("mean",),
     name: str = "paper",
+    same_images: bool = False,
 ) -> Path:
     """Writes all combinations to `path`, and returns it.
 
-    A panel is domain, data, partition and slope; a backbone is its name and middle accuracy.
+    A panel is domain, data, partition and slope; a backbone is its name and middle accuracy. Every seed has test images
+    of its own, as folds do, two of a lesion; with `same_images` all seeds have the same.
     """
     records: list[Record] = [SuiteRecord(name=name, suite={})]
     for domain, data, partition, slope in panels:
@@ -96,10 +98,13 @@ def write_suite(
             for aggregation in aggregations:
                 axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
                 for seed in seeds:
-                    labels = np.random.default_rng(seed).integers(4, size=images)
+                    drawn = 0 if same_images else seed
+                    labels = np.random.default_rng(drawn).integers(4, size=images)
+                    groups = group_numbers(f"{drawn} {image // 2}" for image in range(images))
                     for method in methods:
                         logits = logits_of(labels, accuracy_of(method, slope, middle), (axes, method, seed))
-                        records.append(finished_cell({**axes, "method": method, "seed": seed}, logits, labels))
+                        axes_here = {**axes, "method": method, "seed": seed}
+                        records.append(finished_cell(axes_here, logits, labels, groups=groups))
                     if baselines:
                         records.append(_baseline(axes, seed, labels))
                 if tuning:
@@ -127,7 +132,11 @@ def change(path: Path, alter: Callable[[dict[str, Any]], object], kind: str = "c
 
 
 def finished_cell(
-    axes: dict[str, Any], logits: np.ndarray, labels: np.ndarray, task: Task = "multiclass"
+    axes: dict[str, Any],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    task: Task = "multiclass",
+    groups: Groups | None = None,
 ) -> CellRecord:
     """One finished cell, with its predictions."""
     site = (np.arange(len(labels)) % len(SITES)).astype(np.uint16)
@@ -163,7 +172,7 @@ def finished_cell(
         peak_memory_bytes=10**9,
         verification=Verification(engine="flare", max_difference=3e-8) if axes["seed"] == 0 else None,
         provenance=PROVENANCE,
-        predictions=Predictions(list(SITES), logits, labels, site),
+        predictions=Predictions(list(SITES), logits, labels, site, groups),
     )
 
 

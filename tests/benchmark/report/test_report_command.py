@@ -41,10 +41,15 @@ def test_slopes_json(written, suite_panels):
     assert len(entries) == 2 * 2 * 3
     (entry,) = [e for e in entries if (e["data"], e["backbone"], e["metric"]) == ("ham10000", "lesions", "accuracy")]
     assert set(entry) == {
-        *("suite", "domain", "data", "partition", "backbone", "metric", "slope_points_per_decade", "ci_low", "ci_high"),
+        *("suite", "domain", "data", "partition", "backbone", "metric", "slope_points_per_decade", "slope_by_seed"),
+        *("interval_over_seeds", "interval_over_seeds_and_methods", "interval_over_seeds_and_images"),
         *("methods", "seeds"),
     }
-    assert entry["ci_low"] < 6 < entry["ci_high"]
+    low, high = entry["interval_over_seeds"]
+    assert low < 6 < high
+    assert entry["interval_over_seeds_and_methods"][0] <= low
+    assert entry["interval_over_seeds_and_images"] is None, "three seeds"
+    assert entry["slope_points_per_decade"] == pytest.approx(np.mean(entry["slope_by_seed"]))
     assert (entry["domain"], entry["partition"], entry["seeds"]) == ("out-of-domain", "natural", [0, 1, 2])
     assert sorted(entry["methods"]) == sorted(PARAMETERS)
 
@@ -85,6 +90,29 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"
     for file in re.findall(r"\]\(([^)]*)\)", markdown):
         assert (written / file).is_file()
+
+
+def test_five_seeds_on_the_same_images_have_intervals_over_images(tmp_path):
+    suite = write_suite(
+        tmp_path / "suite.jsonl",
+        methods=("lora", "full", "bitfit"),
+        seeds=range(5),
+        images=60,
+        baselines=False,
+        same_images=True,
+        backbones=(("imagenet", 0.55), ("lesions", 0.65)),
+    )
+    markdown = report(suite, tmp_path / "out")
+    table = rows_of(markdown, "lesions: test metrics, mean ± 95 % interval over seeds and test images")
+    assert list(table) == ["method", "bitfit", "lora", "full"]
+    assert all("±" in entry for row in list(table.values())[1:] for entry in row[:3])
+    assert "10,000 bootstrap draws of clusters" in markdown
+    slope = rows_of(markdown, "Slopes against exchanged parameters")["cifar10"]
+    assert re.fullmatch(r"[+-][\d.]+ \[[^]]+\]", slope[5])
+    assert all(re.fullmatch(r"\[[+-][\d.]+, [+-][\d.]+\]", entry) for entry in slope[6:8])
+    assert len(known(slopes(tmp_path / "out")[0]["interval_over_seeds_and_images"])) == 2
+    compared = known(re.search(r"differences between initial models.*\n\n((?:\|.*\n)+)", markdown))[1]
+    assert compared.count("\n") == 2 + 3 * 4, "three metrics of three methods, and of all"
 
 
 def test_csv_has_a_row_a_cell(written):

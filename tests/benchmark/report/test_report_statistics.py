@@ -1,24 +1,30 @@
 """Weighted metrics against scikit-learn, slopes against numpy, intervals against what they should cover."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from report_suites import PARAMETERS, known, logits_of, scalars, write_suite
 from scipy.special import softmax
+from scipy.stats import linregress, t, ttest_1samp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from benchmark.report.comparisons import compare_backbones
+from benchmark.oracle.predictions import group_numbers
+from benchmark.report.comparisons import adjusted, compare_backbones
+from benchmark.report.intervals import (
+    Estimate,
+    Shared,
+    holm,
+    over_seeds,
+    p_value,
+    shared_by_images,
+    shared_by_methods,
+    slopes_of,
+)
 from benchmark.report.panels import Model, panels
 from benchmark.report.results import read_results
 from benchmark.report.slopes import fit
-from benchmark.report.statistics import (
-    METRICS,
-    Estimate,
-    WeightedMetrics,
-    least_squares_slopes,
-    over_seeds,
-    resample,
-    with_percentiles,
-)
+from benchmark.report.statistics import METRICS, WeightedMetrics, resample
 
 CLASSES = 4
 
@@ -92,32 +98,95 @@ def test_intervals_over_seeds():
     assert over_seeds([0.5]).low is None
 
 
-def test_percentiles_leave_out_what_is_undefined():
-    found = with_percentiles(1.0, np.array([np.nan, *np.linspace(0, 2, 101)]))
-    assert (found.low, found.high) == (pytest.approx(0.05), pytest.approx(1.95))
-    assert with_percentiles(1.0, np.array([np.nan])).low is None
+def test_what_seeds_share_widens_the_interval():
+    alone = over_seeds([0.5, 0.6, 0.7])
+    found = over_seeds([0.5, 0.6, 0.7], Shared(0.02 / 3, 4))
+    assert known(alone.high) - 0.6 == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    assert found == alone, "6 degrees of freedom would make it narrower"
+    found = over_seeds([0.5, 0.6, 0.7], Shared(0.03, 4))
+    variance = 0.01 / 3 + 0.03
+    freedom = variance**2 / ((0.01 / 3) ** 2 / 2 + 0.03**2 / 4)
+    assert known(found.high) - 0.6 == pytest.approx(float(t.ppf(0.975, freedom)) * variance**0.5)
+    assert over_seeds([0.5, 0.6, 0.7], Shared(0.0, 4)) == alone
+
+
+def test_p_values_are_scipys():
+    values = np.random.default_rng(0).normal(0.3, 1, 6)
+    by_scipy: Any = ttest_1samp(values, 0)
+    assert p_value(values.tolist()) == pytest.approx(by_scipy.pvalue)
+    assert p_value([0.1]) is None
+    assert p_value([0.0, 0.0]) == 1
+    assert p_value([0.1, 0.1]) == 0
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, None, 0.7]) == [1.0, None, 1.0]
 
 
 def test_slope_is_numpys():
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=7), generator.normal(size=(7, 4))
-    np.testing.assert_allclose(least_squares_slopes(x, y), np.polyfit(x, y, 1)[0])
-    assert least_squares_slopes(np.array([3.0, 4.0, 5.0]), np.array([[10.0], [14.0], [18.0]])) == pytest.approx(4.0)
+    np.testing.assert_allclose(slopes_of(x, y), np.polyfit(x, y, 1)[0])
+    assert slopes_of(np.array([3.0, 4.0, 5.0]), np.array([[10.0], [14.0], [18.0]])) == pytest.approx(4.0)
 
 
-def test_resampling_is_repeatable_paired_and_centred():
+def test_what_methods_share_is_what_least_squares_has_where_seeds_agree():
+    x, off = np.arange(6.0), np.array([0.3, -1.0, 0.5, 0.9, -1.1, 0.4])
+    found = known(shared_by_methods(x, np.repeat((2 * x + off)[:, None], 3, axis=1)))
+    by_scipy: Any = linregress(x, 2 * x + off)
+    assert found.variance == pytest.approx(by_scipy.stderr**2)
+    assert found.freedom == 4
+    assert shared_by_methods(x[:2], np.zeros((2, 3))) is None
+    noise = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    assert known(shared_by_methods(x, np.stack([noise, -noise], axis=1))).variance == 0
+
+
+def test_what_images_share_is_the_covariance_of_two_seeds():
+    replicates = np.random.default_rng(0).multivariate_normal([0, 0, 0], np.eye(3) + 0.5, 2000).T
+    covariances = np.cov(replicates)
+    found = shared_by_images(np.hstack([replicates, np.full((3, 1), np.nan)]), 11)
+    assert found.variance == pytest.approx((covariances.sum() - np.trace(covariances)) / 6)
+    assert found.freedom == 10
+    assert shared_by_images(np.array([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]), 11).variance == 0
+
+
+def test_resampling_draws_clusters_for_all_seeds_and_models_at_once():
     labels = np.random.default_rng(0).integers(CLASSES, size=400)
     model = {seed: WeightedMetrics(logits_of(labels, 0.7, seed), labels) for seed in (0, 1)}
-    counts = {0: 400, 1: 400}
-    first = resample({"a": model, "b": model}, counts, 300)
-    np.testing.assert_array_equal(first["a"], first["b"])
-    np.testing.assert_array_equal(first["a"], resample({"a": model}, counts, 300)["a"])
-    everything = np.mean([one(np.ones((400, 1), np.float32))[:, 0] for one in model.values()], axis=0)
-    np.testing.assert_allclose(first["a"].mean(axis=1), everything, atol=0.01)
-    # With one seed, only the images vary: a binomial share.
-    share = model[0](np.ones((400, 1), np.float32))[0, 0]
-    alone = resample({"a": {0: model[0]}}, {0: 400}, 1000)["a"][0]
-    assert alone.std() == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.1)
+    alone = group_numbers(map(str, range(400)))
+    first = resample({"a": model, "b": {0: model[0], 1: model[0]}}, {0: alone, 1: alone}, 500)
+    np.testing.assert_array_equal(first["b"][:, 0], first["b"][:, 1])
+    np.testing.assert_array_equal(first["a"][:, 0], first["b"][:, 0])
+    np.testing.assert_array_equal(first["a"], resample({"a": model}, {0: alone, 1: alone}, 500)["a"])
+    ones = np.ones((400, 1), np.float32)
+    np.testing.assert_allclose(first["a"][:, 0].mean(axis=1), model[0](ones)[:, 0], atol=0.01)
+    share = model[0](ones)[0, 0]
+    assert first["a"][0, 0].std() == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.1)
+    # Four copies of each image are one cluster: a quarter of the images, twice the spread.
+    copies = WeightedMetrics(np.tile(logits_of(labels[:100], 0.7, 0), (4, 1)), np.tile(labels[:100], 4))
+    cluster = group_numbers(map(str, [*range(100)] * 4))
+    drawn = resample({"a": {0: copies}}, {0: cluster}, 500)["a"][0, 0]
+    share = copies(ones)[0, 0]
+    assert drawn.std() == pytest.approx((share * (1 - share) / 100) ** 0.5, rel=0.1)
+
+
+def test_a_bootstrap_is_shown_for_five_seeds_that_share_images(tmp_path):
+    """With three there is none; with five folds it says what t over folds says; with the same images it is wider."""
+    found = {}
+    for name, seeds, same in (("few", 3, True), ("folds", 5, False), ("same", 5, True)):
+        path = write_suite(
+            tmp_path / f"{name}.jsonl", methods=("lora", "full"), images=80, seeds=tuple(range(seeds)), same_images=same
+        )
+        (panel,) = panels(read_results(path), 400)
+        lora = Model("imagenet", "lora")
+        found[name] = known(panel.found({lora: 1.0}, "accuracy", tuple(range(seeds))))
+        assert found[name].over_seeds == panel.estimate(lora, "accuracy")
+    assert found["few"].over_images is None
+    assert found["folds"].over_images == found["folds"].over_seeds
+    narrow, wide = found["same"].over_seeds, known(found["same"].over_images)
+    assert wide.value == narrow.value
+    assert known(wide.high) >= known(narrow.high)
 
 
 def test_a_fit_is_a_line_through_the_means_and_covers_the_truth(suite_panels):
@@ -129,10 +198,13 @@ def test_a_fit_is_a_line_through_the_means_and_covers_the_truth(suite_panels):
                 for method in found.methods
             ]
             slope, intercept = np.polyfit(np.log10([PARAMETERS[method] for method in found.methods]), means, 1)
-            assert (found.slope.value, found.intercept) == (pytest.approx(slope), pytest.approx(intercept))
-            low, high = known(found.slope.low), known(found.slope.high)
-            assert low < truth < high
-            assert high - low < 6
+            estimate = found.slope.over_seeds
+            assert (estimate.value, found.intercept) == (pytest.approx(slope), pytest.approx(intercept))
+            assert over_seeds(found.by_seed) == estimate
+            assert known(estimate.low) < truth < known(estimate.high)
+            wide = known(found.over_methods)
+            assert known(wide.low) <= known(estimate.low)
+            assert known(wide.high) - known(wide.low) < 12
             assert found.points(10**4.5) == pytest.approx(60, abs=8)
             assert (found.methods, found.seeds) == (
                 tuple(sorted(PARAMETERS, key=lambda name: PARAMETERS[name])),
@@ -147,14 +219,17 @@ def test_identical_initial_models_differ_by_exactly_nothing(tmp_path):
     (panel,) = panels(read_results(path), 200)
     found = compare_backbones(panel)
     assert [row.method for row in found] == ["lora", "full", None]
-    assert all(one == Estimate(0, 0, 0) for row in found for one in row.by_metric.values())
+    assert all(known(one).over_seeds == Estimate(0, 0, 0) for row in found for one in row.by_metric.values())
+    assert adjusted(found, "accuracy") == [1, 1, 1]
 
 
 def test_a_better_initial_model_is_found_better(suite_panels):
     (*by_method, together) = compare_backbones(suite_panels[0])
     assert len(by_method) == len(PARAMETERS)
     assert (together.first, together.second, together.seeds) == ("imagenet", "lesions", (0, 1, 2))
-    difference = known(together.by_metric["balanced_accuracy"])
+    difference = known(together.by_metric["balanced_accuracy"]).over_seeds
     assert known(difference.low) < -10 < known(difference.high) < 0
-    by_hand = np.mean([known(row.by_metric["balanced_accuracy"]).value for row in by_method])
+    by_hand = np.mean([known(row.by_metric["balanced_accuracy"]).over_seeds.value for row in by_method])
     assert difference.value == pytest.approx(by_hand)
+    p = adjusted([*by_method, together], "balanced_accuracy")
+    assert 0 < known(p[-1]) < 0.05

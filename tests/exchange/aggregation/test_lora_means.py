@@ -83,6 +83,41 @@ def test_the_product_is_else_the_best_approximation():
         np.testing.assert_allclose(np.linalg.norm(after[B], axis=0), strengths[:RANK], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("d_out", "d_in"), [(30, 6), (6, 30), (6, 6), (30, 20)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_rank_above_the_layers_width_is_padded(d_out, d_in, count):
+    """No product has such a rank: all of them is kept, and as many rows of A as fit are orthonormal."""
+    rank, random = 8, np.random.default_rng(count)
+    results = [
+        SiteResult(f"site-{index}", {A: a.astype(np.float32), B: b.astype(np.float32)}, index + 1)
+        for index, (a, b) in enumerate(
+            (random.normal(size=(rank, d_in)), random.normal(size=(d_out, rank))) for _ in range(count)
+        )
+    ]
+    strengths = np.linalg.svd(mean_product(results), compute_uv=False)
+    after = aggregate({"name": "lora_product"}, results, results[0].tensors)
+    assert (after[A].shape, after[B].shape) == ((rank, d_in), (d_out, rank))
+    missed = np.linalg.norm(product(after) - mean_product(results))
+    assert missed == pytest.approx(np.sqrt(np.square(strengths[rank:]).sum()), abs=1e-4)
+    fitting = np.diag(np.arange(rank) < d_in).astype(float)
+    np.testing.assert_allclose(after[A] @ after[A].T, fitting, atol=1e-5)
+    if min(d_out, d_in) < rank:
+        assert missed < 1e-4
+        assert not after[B][:, min(d_out, d_in) :].any()
+
+
+@pytest.mark.parametrize("rule", [*RULES, {"name": "mean"}], ids=lambda rule: rule["name"])
+def test_every_rule_takes_a_rank_above_the_layers_width(rule):
+    random, shapes = np.random.default_rng(0), {A: (8, 6), B: (5, 8)}
+    results = [
+        SiteResult(name, {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}, images)
+        for name, images in (("a", 3), ("b", 1))
+    ]
+    after = aggregate(rule, results, {**results[0].tensors, R: np.zeros((5, 6), np.float32)})
+    assert {key: after[key].shape for key in shapes} == shapes
+    assert all(np.isfinite(value).all() for value in after.values())
+
+
 def test_no_component_of_the_product_dies():
     """Also where B is zero, as it is before the first step, A has something to learn with."""
     results = drawn(0, 3)

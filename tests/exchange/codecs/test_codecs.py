@@ -61,6 +61,21 @@ def test_float16(value):
     assert (error <= np.maximum(2**-11 * np.abs(value.astype(float)), 2**-25)).all()
 
 
+def test_float16_has_an_absolute_bound_below_its_smallest_normal_number():
+    """As numpy rounds: 2^-25 at most, which a relative bound would not allow."""
+    random = np.random.default_rng(0)
+    small = (2.0 ** random.uniform(-28, -14, 20_000)).astype(np.float32)
+    small = np.append(small, np.float32(2**-25))
+    read = there_and_back(codec("float16"), small)
+    np.testing.assert_array_equal(read, small.astype(np.float16).astype(np.float64))
+    error = np.abs(read - small)
+    assert error.max() == 2**-25
+    assert (error > 2**-11 * small).mean() > 0.5
+    large = (2.0 ** random.uniform(-14, 15, 20_000)).astype(np.float32)
+    relative = np.abs(there_and_back(codec("float16"), large) - large) / large
+    assert 0.9 * 2**-11 < relative.max() <= 2**-11
+
+
 @given(arrays(float(np.float32(3.389e38))))
 def test_bfloat16(value):
     error = np.abs(there_and_back(codec("bfloat16"), value) - value)

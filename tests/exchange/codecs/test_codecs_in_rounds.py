@@ -14,7 +14,7 @@ from pt_peft.federation.server import FederationServer
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.model.planned_exchange import CONTROL, initial_exchanged
 from pt_peft.worker.request_handler import RequestHandler
-from pt_peft.worker.requests import Evaluation, Opening
+from pt_peft.worker.requests import Evaluation, Opening, RoundStart
 
 NAMES = ["site-1", "site-2"]
 INT8 = {"up": {"name": "int8"}, "down": {"name": "int8"}}
@@ -69,8 +69,8 @@ class InWorkers:
         handler.open(opening, {})
         return handler
 
-    def run(self, absent=(), restarts=False):
-        held = dict.fromkeys(NAMES, 0)
+    def run(self, absent=(), restarts=False, lost=()):
+        held, taken = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, -1)
         for number in range(self.experiment.federation.rounds):
             opened = self.server.start_round(number)
             for name in NAMES:
@@ -82,9 +82,12 @@ class InWorkers:
                 payload = self.server.payload(name, held[name], number)
                 exchange, written = self.server.exchange(name), self.experiment.payload
                 assert specs_of(payload) == written.down.specs(exchange.down(held[name], number))
-                report, sent = self.handlers[name].train({"round": number, "since": held[name]}, payload)
+                message: RoundStart = {"round": number, "since": held[name], "taken": taken[name]}
+                report, sent = self.handlers[name].train(message, payload)
                 assert specs_of(sent) == written.up.specs(exchange.up(number))
-                opened.add(name, sent, report["num_samples"])
+                if (name, number) not in lost:
+                    opened.add(name, sent, report["num_samples"])
+                    taken[name] = number
                 held[name] = number
             self.server.finish_round(opened, len(NAMES))
         return {key: self.server.tensors[key] for key in self.exchange.changed(self.experiment.federation.rounds)}
@@ -121,6 +124,17 @@ def test_the_sites_sessions_are_equal_to_the_oracle(fields, absent, lora, site, 
         assert of_memory == {key for key in kept if key.startswith("unsent/")}
         assert bool(of_memory) == (experiment.payload.up.name != "float32")
         assert all(np.allclose(kept[key], expected.kept[name][key], atol=1e-6) for key in of_memory)
+
+
+@pytest.mark.parametrize(
+    "fields", [SCAFFOLD, {"payload": INT8, **SCAFFOLD}, {"payload": INT8}], ids=["scaffold", "both", "int8"]
+)
+def test_a_result_that_the_server_did_not_take_is_as_if_it_had_not_been(fields, lora, site, sites, tmp_path):
+    """It came too late, twice in a row and again: the site goes on from the c_k and the rest that the server knows."""
+    experiment = changed(lora, **fields, federation={"rounds": 6})
+    missed = (("site-2", 1), ("site-2", 2), ("site-2", 4))
+    expected = federate(make_trainer(experiment, site), sites, absent=missed).tensors
+    assert apart(InWorkers(experiment, site, tmp_path).run(lost=missed, restarts=True), expected) <= 1e-6
 
 
 @pytest.mark.parametrize(
