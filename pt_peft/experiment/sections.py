@@ -45,7 +45,7 @@ class Backbone(Strict):
     """Divides each channel after that."""
     allow_missing: tuple[Pattern, ...] = ()
     """Tensors that the weights file may lack, as patterns of timm's keys such as ``fc_norm.*``. The seed draws them,
-    the same at every site."""
+    the same at every site. None of the blocks or the patch embedding, and at most a tenth of the parameters."""
     allow_unused: tuple[Pattern, ...] = ()
     """Tensors of the weights file that may stay unused, as patterns of their names there. Heads always may."""
 
