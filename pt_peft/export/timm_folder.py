@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
     """Writes a folder that ``timm.create_model("local-dir:…", pretrained=True)`` loads.
 
-    If ``backbone.kwargs`` has an ``mlp_layer``, that class must be given to ``create_model`` too.
+    An ``mlp_layer`` in ``backbone.kwargs`` is a class to timm: who loads the folder gives it to ``create_model`` too.
 
     Args:
         adapter: the adapter file.
@@ -40,11 +40,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
         plain,
         str(out),
         model_config={"label_names": list(spec.classes)},
-        model_args={
-            "img_size": backbone.image_size,
-            # An MLP is a class to timm, which its JSON cannot name: who loads the folder does, as for Virchow2.
-            **{name: value for name, value in backbone.kwargs.items() if name != "mlp_layer"},
-        },
+        model_args={"img_size": backbone.image_size, **backbone.kwargs},
         safe_serialization=True,
         data_config={
             "input_size": (3, backbone.image_size, backbone.image_size),
