@@ -14,6 +14,8 @@ import nvflare.app_common.workflows.model_controller, nvflare.private.fed.app.si
 import nvflare.app_opt.tracking.tb.tb_receiver, nvflare.lighter.impl.cert, torch.utils.tensorboard, torch.func
 import nvflare.tool.job.job_cli, nvflare.fuel.flare_api.flare_api, peft.tuners.boft.layer
 
+LOGGERS = sorted(logging.getLogger().manager.loggerDict)
+
 def state():
     root = logging.getLogger()
     return {
@@ -28,8 +30,7 @@ def state():
         "warnings": list(warnings.filters),
         "show": warnings.showwarning,
         "logging": (root.level, list(root.handlers), root.manager.disable),
-        "loggers": {name: one.level for name, one in root.manager.loggerDict.items() if hasattr(one, "level")
-                    and not name.startswith("pt_peft")},
+        "loggers": [logging.getLogger(name).level for name in LOGGERS],
         "environment": dict(os.environ),
         "path": list(sys.path),
         "floats": numpy.geterr(),
@@ -60,7 +61,8 @@ from pt_peft.presets import demo
 from pt_peft.errors import UserError
 spec = demo("lora")[0].model
 for name in method_names():
-    model = build_model(spec.model_copy(update={"method": spec.method.model_copy(update={"name": name, "options": {}})}), None)
+    method = spec.method.model_copy(update={"name": name, "options": {}})
+    model = build_model(spec.model_copy(update={"method": method}), None)
     model.module(torch.zeros(1, 3, 64, 64)).sum().backward()
     try:
         model.merge()
