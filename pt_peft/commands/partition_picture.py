@@ -1,7 +1,7 @@
 """The picture of a partition."""
 
 # matplotlib does not annotate its keyword arguments:
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

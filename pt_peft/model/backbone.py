@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import Mlp, SwiGLU, SwiGLUPacked
+from timm.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
 from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError

@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from timm.layers import SwiGLUPacked
+from timm.layers.mlp import SwiGLUPacked
 
 from helpers import changed
 from pt_peft.__main__ import main

@@ -1,16 +1,20 @@
 """Pathology's foundation models, whose cards build them with classes: the same model from names in JSON."""
 
+from typing import cast
+
 import pytest
 import timm
 import torch
-from timm.layers import SwiGLUPacked
+from timm.layers.mlp import SwiGLUPacked
 from torch import nn
 
 from helpers import changed
+from pt_peft.errors import OutsideLimits
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.sections import Backbone
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import create_backbone
+from pt_peft.model.vit import ViT
 
 # As in their cards on Hugging Face, without img_size and num_classes.
 UNI2_H = {
@@ -49,7 +53,7 @@ def test_the_tensors_of_the_card(model):
 def test_the_outputs_of_the_card(model, tmp_path):
     name, kwargs = CARDS[model]
     kwargs = {**kwargs, **SMALL, "init_values": 1.0}
-    theirs = timm.create_model(name, num_classes=4, img_size=224, **kwargs, **CLASSES).eval()
+    theirs = cast(ViT, timm.create_model(name, num_classes=4, img_size=224, **kwargs, **CLASSES).eval())
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     ours = create_backbone(backbone(name, kwargs), 4, tmp_path / "pytorch_model.bin").eval()
     images = torch.randn(1, 3, 224, 224)
@@ -66,5 +70,7 @@ def test_methods_and_limits_take_them(method, tiny):
     experiment = changed(tiny, backbone={"kwargs": kwargs}, method={"name": method, "options": {}})
     model = build_model(experiment.model, None).module
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
-    allowed = {"methods": None, "min_train_images": None, "min_sites": None, "min_steps": None}
-    Limits(**allowed).check(experiment)
+    Limits(min_sites=None).check(experiment)
+    for name in ("dynamic_img_pad", "patch_drop_rate", "block_fn"):
+        with pytest.raises(OutsideLimits, match=f"'{name}' in backbone.kwargs"):
+            Limits(min_sites=None).check(changed(experiment, backbone={"kwargs": {**kwargs, name: 0.5}}))

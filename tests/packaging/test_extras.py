@@ -38,7 +38,7 @@ def imported(text):
         elif isinstance(node, ast.ImportFrom):
             yield (node.module or "").partition(".")[0]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_package":
-            yield from (one.value for one in node.args if isinstance(one, ast.Constant))
+            yield from (str(one.value) for one in node.args if isinstance(one, ast.Constant))
 
 
 def test_there_is_such_advice():
