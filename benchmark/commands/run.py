@@ -8,6 +8,7 @@ Example:
 """
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         options.cluster,
         lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes),
     )
-    print(f"finished: {path}; python -m benchmark report {path}")
+    print(f"finished: {path}; {shlex.join(('python', '-m', 'benchmark', 'report', str(path)))}")
 
 
 def parts(given: list[str], suite: "Suite") -> Mapping[str, set[str]]:

@@ -1,6 +1,7 @@
 """Runs a federation of three hospitals on this machine, each in its own processes, over mTLS."""
 
 import csv
+import shlex
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def demonstrate(folder: Path, port: int, rounds: int, embedded: bool) -> None:
             session.close()
     print(f"final adapter  {results / 'adapter.safetensors'}")
     print(f"metrics        {results / 'metrics.json'}")
-    print(f"curves         tensorboard --logdir {results / 'tb_events'}")
+    print(f"curves         {shlex.join(('tensorboard', '--logdir', str(results / 'tb_events')))}")
     for name in sites:
         print(f"ledger of {name:13} {federation.kit(name) / results.parent.name / 'egress.jsonl'}")
 
@@ -107,9 +108,9 @@ def _embedded() -> tuple[Experiment, dict[str, Site]]:
 
 def _check_site(federation: Federation, name: str, job: Path) -> None:
     site_file = federation.kit(name) / "local" / "site.json"
-    command = [sys.executable, "-m", "pt_peft", "check-site", str(site_file), str(job), "--name", name]
-    print(f"\n{name}: python -m pt_peft check-site {site_file} {job} --name {name}", flush=True)
-    if subprocess.run(command).returncode:
+    command = ["-m", "pt_peft", "check-site", str(site_file), str(job), "--name", name]
+    print(f"\n{name}: {shlex.join(('python', *command))}", flush=True)
+    if subprocess.run([sys.executable, *command]).returncode:
         raise UserError(f"{name}: check-site has found a mistake that must be mended first.")
 
 

@@ -35,6 +35,7 @@ from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
 from pt_peft_flare.signs_of_life import QUIET_S, SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import give_notice
+from pt_peft_flare.whole_paths import simulate_at_any_path
 from pt_peft_flare.wire import WireTensors, expect
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class PeftFedAvg(ModelController):
         if is_simulation(fl_ctx):
             quiet_console()
             hasten_simulation(fl_ctx)
+            simulate_at_any_path(fl_ctx)
             restart_killed_sites(self._give_up, lambda: self._over)
         else:
             self._inbox.watch(fl_ctx.get_engine().get_cell())

@@ -1,5 +1,6 @@
 """The rounds of a job at the server: what is sent, aggregated, recorded and kept."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -187,7 +188,7 @@ class FederatedRun:
         console.info("final adapter  %s", folder / self._file(FINAL))
         console.info("best adapter   %s", folder / self._file(BEST))
         console.info("metrics        %s", folder / FILE_NAME)
-        console.info("curves         tensorboard --logdir %s", folder / "tb_events")
+        console.info("curves         %s", shlex.join(("tensorboard", "--logdir", str(folder / "tb_events"))))
 
     def cleared(self, reason: Reason) -> Reason:
         """`reason`, which a site gives, without words that are not of this job's."""

@@ -119,6 +119,11 @@ SITE_START_FORK = Use(
     "sites' processes are started by a fork, in which one may hang if the server aggregates at that moment",
     ("nvflare.private.fed.app.simulator.simulator_runner:subprocess",),
 )
+SITE_START_WORDS = Use(
+    "the simulator joins the command that starts a site of paths that it does not quote; here they are",
+    "a workspace or a Python whose path has a blank or a quote cannot be simulated with",
+    ("nvflare.private.fed.app.simulator.simulator_runner:shlex",),
+)
 SITE_RESTARTS = Use(
     "the simulator takes a site whose process was killed for one that has finished; here it is started again",
     "a simulated site whose process is killed is waited for until the deadline of each round, or ends the simulation",
@@ -204,8 +209,8 @@ CERTIFICATES = Use(
     ),
 )
 KIT_FILES = Use(
-    "our builder edits resources.json.default, authorization.json.default, sub_start.sh and stop_fl.sh of FLARE's "
-    "kits, and sees then whether they have what it looks for",
+    "our builder edits resources.json.default, authorization.json.default, start.sh, sub_start.sh, stop_fl.sh and "
+    "fl_admin.sh of FLARE's kits, and sees then whether they have what it looks for",
     f"the kits cannot be made; nvflare=={KNOWN} would be right",
 )
 

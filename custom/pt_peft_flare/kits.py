@@ -117,6 +117,11 @@ forget() {
 forget "$WORKSPACE/daemon_pid.fl" "$DIR/sub_start.sh"
 forget "$WORKSPACE/pid.fl" " -m $WORKSPACE "
 """
+UNQUOTED = {
+    "start.sh": ("$DIR/sub_start.sh &", '"$DIR/sub_start.sh" &'),
+    "fl_admin.sh": ("$DIR/..", '"$DIR/.."'),
+}
+"""Words of FLARE's scripts that a blank in the path of a kit breaks, and what stands in their place."""
 CONNECTIONS = 1000
 """Most connections to the server at a time, with or without a key, each with a thread of its own. FLARE's own kits set
 no limit, and have a hundred threads: so many connections with one key shut all others out."""
@@ -210,6 +215,9 @@ class KitBuilder(Builder):
         sites = project.get_clients()
         for one in (server, *sites):
             _add_lines(Path(ctx.get_kit_dir(one)) / "sub_start.sh", DAEMON_LINE, STALE)
+            _quote(Path(ctx.get_kit_dir(one)) / "start.sh")
+        for person in project.get_admins():
+            _quote(Path(ctx.get_kit_dir(person)) / "fl_admin.sh")
         settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
         for client in sites:
             folder = Path(ctx.get_ws_dir(client))
@@ -299,6 +307,15 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise KIT_FILES.changed(f"{path.name} is not as expected ({error!r})") from None
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _quote(script: Path) -> None:
+    """Quotes what `UNQUOTED` has of `script`. Raises FlareChanged if it is not there."""
+    words, quoted = UNQUOTED[script.name]
+    text = script.read_text(encoding="utf-8") if script.is_file() else ""
+    if words not in text:
+        raise KIT_FILES.changed(f"{script.name} does not have '{words}'")
+    script.write_text(text.replace(words, quoted), encoding="utf-8")
 
 
 def _add_lines(script: Path, line: str, text: str) -> None:

@@ -30,10 +30,13 @@ BACKBONE_KWARGS = (
     *("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "init_values"),
     *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "final_norm", "fc_norm", "global_pool"),
     *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+    *("act_layer", "mlp_layer", "dynamic_img_size"),
 )
 """Arguments of timm's Vision Transformers that say what published weights are like, or how much is dropped out.
 
-Not among them are those that leave patches out (``patch_drop_rate``) or let the number of patches vary."""
+Not among them are those that leave patches out (``patch_drop_rate``) or make others of them (``dynamic_img_pad``). Of
+``act_layer`` and ``mlp_layer`` an experiment can name published ViTs' alone (`pt_peft.experiment.sections.LAYERS`), and
+``dynamic_img_size`` changes nothing."""
 QUORUM = 2
 """Results that a round must have, so that no aggregate is one site's."""
 GB = 10**9

@@ -24,6 +24,13 @@ SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
 FIXED_KWARGS = ("img_size", "num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable", "exportable")
 """Arguments of ``timm.create_model`` that may not be set: they follow from other fields, or read files of the site."""
 
+LAYERS = {
+    "act_layer": ("gelu", "gelu_tanh", "quick_gelu", "silu"),
+    "mlp_layer": ("Mlp", "SwiGLU", "SwiGLUPacked"),
+}
+"""Arguments of timm's Vision Transformers that are classes, and the names that they may have in JSON: what published
+weights were trained with. Other activations could make a gradient tell single images apart, as ReLU's zeros do."""
+
 MAX_DEPTH = 256
 """Most blocks of a backbone: a typing error would fill a site's memory."""
 
@@ -34,7 +41,9 @@ class Backbone(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
     """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``, which would reach out."""
     kwargs: dict[str, JsonValue] = Field(default={})
-    """Arguments passed on to ``timm.create_model``."""
+    """Arguments passed on to ``timm.create_model``. Two are classes, which have names here: ``act_layer`` (``gelu``,
+    ``gelu_tanh``, ``quick_gelu``, ``silu``) and ``mlp_layer`` (``Mlp``, ``SwiGLU``, ``SwiGLUPacked``, of timm's
+    layers). ``dynamic_img_size`` may be there and changes nothing, as all images have ``image_size``."""
     image_size: int = Field(ge=16, le=1024)
     """Side of the square input in pixels; position embeddings are resampled to it."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -45,7 +54,7 @@ class Backbone(Strict):
     """Divides each channel after that."""
     allow_missing: tuple[Pattern, ...] = ()
     """Tensors that the weights file may lack, as patterns of timm's keys such as ``fc_norm.*``. The seed draws them,
-    the same at every site."""
+    the same at every site. None of the blocks or the patch embedding, and at most a tenth of the parameters."""
     allow_unused: tuple[Pattern, ...] = ()
     """Tensors of the weights file that may stay unused, as patterns of their names there. Heads always may."""
 
@@ -55,6 +64,10 @@ class Backbone(Strict):
         for name in value:
             if name in FIXED_KWARGS or name.startswith("pretrained"):
                 raise ValueError(f"'{name}' may not be set here")
+            if name in LAYERS and value[name] not in LAYERS[name]:
+                raise ValueError(f"'{name}' is {value[name]!r}; {', '.join(LAYERS[name])} would be right")
+        if str(value.get("mlp_layer")).startswith("SwiGLU") and value.get("act_layer") != "silu":
+            raise ValueError(f"'mlp_layer' is {value['mlp_layer']!r}, whose 'act_layer' must be 'silu': timm's is gelu")
         depth = value.get("depth", 1)
         if not (isinstance(depth, int) and 1 <= depth <= MAX_DEPTH):
             raise ValueError(f"'depth' must be a number of blocks from 1 to {MAX_DEPTH}")

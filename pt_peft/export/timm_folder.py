@@ -21,6 +21,8 @@ WEIGHTS = "model.safetensors"
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
     """Writes a folder that ``timm.create_model("local-dir:…", pretrained=True)`` loads.
 
+    An ``mlp_layer`` in ``backbone.kwargs`` is a class to timm: who loads the folder gives it to ``create_model`` too.
+
     Args:
         adapter: the adapter file.
         weights: the backbone's file; None takes the embedded one.

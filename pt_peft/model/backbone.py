@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
 from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
@@ -16,6 +17,9 @@ from pt_peft.model.weights.loading import load_weights
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "backbone.safetensors"
 """The weights that the package holds; their description lies beside them as ``.json``."""
+
+_MLPS = {"Mlp": Mlp, "SwiGLU": SwiGLU, "SwiGLUPacked": SwiGLUPacked}
+"""The classes of the names in `pt_peft.experiment.sections.LAYERS`."""
 
 
 def weights_file(site: Site) -> Path:
@@ -100,6 +104,9 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
 def plain_model(backbone: Backbone, num_classes: int) -> ViT:
     """The timm model of `backbone` as timm itself makes it, with random tensors. Raises what timm raises."""
     kwargs: dict[str, Any] = {**backbone.kwargs, "img_size": backbone.image_size, "num_classes": num_classes}
+    kwargs.pop("dynamic_img_size", None)  # it would change the shape of the patches between layers, and nothing else
+    if "mlp_layer" in kwargs:  # timm knows activations by name, MLPs by class
+        kwargs["mlp_layer"] = _MLPS[kwargs["mlp_layer"]]
     return cast(ViT, timm.create_model(backbone.name, pretrained=False, **kwargs))
 
 

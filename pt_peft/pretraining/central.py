@@ -23,6 +23,7 @@ from pt_peft.experiment.sections import Partition
 from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.model.backbone import head_name, pinned_weights
+from pt_peft.model.torch_threads import torch_threads
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
@@ -56,12 +57,11 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     _check_output(out, described)
     source = pinned_weights(experiment.backbone, site)
     device = pick_device(site.device)
-    if site.threads:
-        torch.set_num_threads(site.threads)
     split = load_site_data(experiment.model_copy(update={"partition": Partition()}), site, NAME, [NAME]).train
     started = time.monotonic()
     losses = _Losses(recipe, len(split))
-    with losses.progress:
+    with losses.progress, torch_threads(site.threads):
+        threads = torch.get_num_threads()
         module = OBJECTIVES[recipe.objective](experiment, recipe, source, split, device, losses)
     head = head_name(module) + "."
     state = {
@@ -89,7 +89,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
             "data_sha256": data_digest(split),
             "seconds": round(time.monotonic() - started),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "versions": {"pt_peft": __version__, **versions(PACKAGES)},
             "machine": machine(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -17,6 +17,7 @@ from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
+from pt_peft.model.torch_threads import torch_threads
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.report import CacheCost, RoundCost
 from pt_peft.training.trainer import LocalTrainer, pick_device
@@ -85,7 +86,11 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
         OutsideLimits: if a round would send more bytes than the site allows.
     """
     weights = pinned_weights(experiment.backbone, site)
-    torch.set_num_threads(site.threads or os.cpu_count() or 1)
+    with torch_threads(site.threads or os.cpu_count()):
+        return _measured(experiment, site, name, weights, train, val)
+
+
+def _measured(experiment: Experiment, site: Site, name: str, weights: Path, train: int, val: int) -> RoundCost:
     trainer = LocalTrainer(experiment, weights, pick_device(site.device))
     exchange = trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
     nbytes = round_bytes(exchange, experiment.payload, 0, encrypted=experiment.encryption is not None)

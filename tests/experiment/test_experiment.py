@@ -90,6 +90,17 @@ def test_round_trip(tiny, tmp_path):
         ("backbone.kwargs", {"checkpoint_path": "/etc/passwd"}, r"'checkpoint_path' may not be set here"),
         ("backbone.kwargs", {"img_size": 64}, r"'img_size' may not be set here"),
         ("backbone.mean", [0.5, float("nan"), 0.5], r"'backbone.mean.1'"),
+        (
+            "backbone.kwargs",
+            {"mlp_layer": "os.system"},
+            r"'mlp_layer' is 'os.system'; Mlp, SwiGLU, SwiGLUPacked would be",
+        ),
+        (
+            "backbone.kwargs",
+            {"act_layer": ["silu"]},
+            r"'act_layer' is \['silu'\]; gelu, gelu_tanh, quick_gelu, silu would",
+        ),
+        ("backbone.kwargs", {"mlp_layer": "SwiGLUPacked"}, r"'SwiGLUPacked', whose 'act_layer' must be 'silu'"),
         ("backbone.kwargs", {"init_values": float("inf")}, r"'backbone.kwargs.init_values' is not a finite number"),
         ("method.options", {"lora": {"alpha": float("nan")}}, r"'method.options.lora.alpha' is not a finite number"),
         ("a\nb", 1, r"'a\\nb' is unknown"),

@@ -183,7 +183,7 @@ def thief(monkeypatch):
     return trained
 
 
-@pytest.mark.parametrize("key", ["patch_embed.proj.weight", "pos_embed", "cls_token"])
+@pytest.mark.parametrize("key", ["pos_embed", "cls_token"])
 def test_no_method_trains_embeddings_whatever_its_name_is(thief, key):
     thief.append(key)
     experiment = changed(demo(PEFT)[0], method={"name": "harmless"})
@@ -263,7 +263,7 @@ def lacking(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("key", ["patch_embed.proj.weight", "pos_embed", "cls_token"])
+@pytest.mark.parametrize("key", ["pos_embed", "cls_token"])
 def test_embeddings_that_are_not_in_the_weights(lacking, key):
     weights, experiment = lacking(key)
     error = refusal(experiment, Limits(), weights)

@@ -11,11 +11,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from timm.layers.mlp import SwiGLUPacked
 
 from helpers import changed
 from pt_peft.__main__ import main
 from pt_peft.commands.methods import list_methods
+from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.backbone import create_backbone
@@ -112,6 +114,22 @@ def test_the_timm_folder_is_timms_own(trained, tiny_weights, tmp_path):
     with torch.no_grad():
         assert torch.allclose(theirs(batch), model.module.eval()(batch), atol=1e-5)
     assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == ["a", "b", "c", "d"]
+
+
+def test_the_timm_folder_of_a_swiglu(tiny, tmp_path):
+    """timm's JSON cannot name the class: it is given as for the published model."""
+    kwargs = {**tiny.backbone.kwargs, "mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
+    weights = tmp_path / "w.safetensors"
+    experiment = changed(tiny, backbone={"kwargs": kwargs}, method={"name": "lora", "options": {}})
+    save_file(create_backbone(experiment.backbone, 4, None).state_dict(), weights)
+    experiment = changed(experiment, backbone={"sha256": sha256_of(weights)})
+    model = build_model(experiment.model, weights)
+    save_adapter(tmp_path / "a.safetensors", model.state(), adapter_header(experiment) | {"round": 2})
+    assert export(tmp_path / "a.safetensors", "timm", tmp_path / "timm", weights) == 0
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True, mlp_layer=SwiGLUPacked).eval()
+    batch = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(theirs(batch), model.module.eval()(batch), atol=1e-5)
 
 
 def test_an_adapter_of_drawn_blocks_alone(trained, tiny, tiny_weights, tmp_path):

@@ -7,6 +7,7 @@ Example:
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -64,9 +65,9 @@ def run(options: argparse.Namespace) -> None:
     if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
-    workspace = f" -w {options.workspace}" if options.workspace else ""
-    count = f" -t {named}" if named else f" -n {needed} -t {needed}"
-    print(f"nvflare simulator {options.out}{workspace}{count}")
+    workspace = ["-w", str(options.workspace)] if options.workspace else []
+    count = ["-t", str(named)] if named else ["-n", str(needed), "-t", str(needed)]
+    print(shlex.join(["nvflare", "simulator", str(options.out), *workspace, *count]))
     if experiment.data.source != "lesions" and not workspace:
         print(
             "note: the sites need a site.json that says what their images are: put it into DIR/local and add -w DIR; "

@@ -9,6 +9,7 @@ the name of a site that was started again. Only Linux can do this; elsewhere FLA
 
 import ctypes
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 def ending_with_us(command: str) -> str:
     """Makes of `command`, a shell's words, one whose process ends with this one."""
-    return f"{sys.executable} -m {__name__} {os.getpid()} {command}"
+    return f"{shlex.quote(sys.executable)} -m {__name__} {os.getpid()} {command}"
 
 
 def in_lasting_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

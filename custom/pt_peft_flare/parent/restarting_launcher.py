@@ -12,6 +12,7 @@ from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 
 from pt_peft_flare.flare_internals import RESTARTS
 from pt_peft_flare.parent.job_process import ending_with_us, in_lasting_thread
+from pt_peft_flare.whole_paths import quoted_job_command
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class RestartingJobLauncher(ClientProcessJobLauncher):
 
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
         """The words of the command that starts it."""
-        return ending_with_us(super().get_command(job_meta, fl_ctx))
+        return ending_with_us(quoted_job_command(super().get_command(job_meta, fl_ctx), fl_ctx))
 
 
 class RestartingHandle(JobHandleSpec):

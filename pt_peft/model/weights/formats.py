@@ -1,6 +1,5 @@
 """Weights files as mappings of names to tensors. Tensors are mapped, not copied, where the format allows it."""
 
-import argparse
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,27 @@ from pt_peft.errors import UserError
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Endings of files of `torch.save`; ``.tar`` is from ``.pth.tar``, which is a single file of `torch.save` too."""
 SUFFIXES = (".safetensors", *PICKLED, ".npz")
-"""Endings of weights files. ``.npz`` is read by `pt_peft.model.weights.npz`."""
+"""Endings of weights files, in any case. ``.npz`` is read by `pt_peft.model.weights.npz`."""
+
+
+class _Ignored:
+    """Stands for a record beside the weights. It takes whatever the file gives it, and does nothing."""
+
+    def __new__(cls, *content: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_IGNORED = (
+    "argparse.Namespace",
+    *(f"pathlib{module}.{kind}Path" for module in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
+    *("numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+"""Records that projects save beside the weights: arguments (MAE, DINO, timm), paths, and metrics of numpy, whose names
+changed with its version 2. Their own code is not run, as numpy's was not made for hostile files."""
 
 
 def read_file(path: Path) -> Mapping[Any, object]:
@@ -31,12 +50,13 @@ def read_file(path: Path) -> Mapping[Any, object]:
     Raises:
         UserError: if the file cannot be read, is damaged, or would have to run code to be read.
     """
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read as safetensors ({error}).") from None
-    if path.suffix in PICKLED:
+    if suffix in PICKLED:
         return _read_pickled(path)
     raise UserError(f"{path}: ends in '{path.suffix}'; {', '.join(SUFFIXES)} would be right.")
 
@@ -44,8 +64,7 @@ def read_file(path: Path) -> Mapping[Any, object]:
 def _read_pickled(path: Path) -> Mapping[Any, object]:
     mapped = _can_be_mapped(path)
     try:
-        # The training arguments that MAE, DINO and timm put beside the weights: a plain record, and timm allows it too.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
             content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         raise UserError(_refusal(path)) from None
@@ -73,9 +92,9 @@ def _can_be_mapped(path: Path) -> bool:
 
 def _refusal(path: Path) -> str:
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        found = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)}.difference(_IGNORED)
     except Exception:  # it looks into the same file
-        found = []
+        found = set[str]()
     named = f" ({', '.join(sorted(found)[:3])}{', …' if len(found) > 3 else ''})" if found else ""
     return (
         f"{path}: is not only tensors and plain containers{named}, and reading anything else could run code; the state "

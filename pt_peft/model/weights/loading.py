@@ -13,6 +13,7 @@ from pt_peft import reasons
 from pt_peft.errors import UserError, told_as
 from pt_peft.experiment.sections import Backbone
 from pt_peft.model.vit import ViT
+from pt_peft.model.weights import huggingface
 from pt_peft.model.weights.formats import read_file
 from pt_peft.model.weights.layouts import ANCHORS, Encoder, find_encoder
 from pt_peft.model.weights.npz import PATCHES as NPZ_PATCHES
@@ -20,10 +21,15 @@ from pt_peft.model.weights.npz import read_npz
 
 SHOWN = 12
 """Names that an error shows at most."""
-PRETEXT = ("head.", "head_dist.", "mask_token")
-"""Beginnings of the keys of heads and of masked pre-training, beside the model's own classifier."""
+PRETEXT = ("head.", "head_dist.", "mask_token", "pooler.dense.", "embeddings.position_ids")
+"""Beginnings of the keys of heads and of masked pre-training, beside the model's own classifier. The last two are of
+Hugging Face transformers, the second of them no weights."""
 PATCHES = "patch_embed.proj.weight"
 """Key of the patch embedding in a model."""
+MOST_MISSING = 0.1
+"""Largest share of a backbone's parameters that may be drawn from the seed: more is no pretrained backbone."""
+NEVER_MISSING = ("blocks.", PATCHES)
+"""Beginnings of the keys that a file must have."""
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +52,7 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bo
     Raises:
         UserError: if tensors are missing, left over, of a wrong shape or kind, or not finite; the message names them.
     """
-    if weights.suffix == ".npz":
+    if weights.suffix.lower() == ".npz":
         state, left_over, sizes = read_npz(weights, model)
         state = {key: _float32(value, f"{weights}: tensor '{key}'") for key, value in state.items()}
         names, in_file = {key: key for key in state}, state
@@ -67,10 +73,14 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bo
     }
     missing = [key for key in own if key not in fitting and not key.startswith(f"{head}.")]
     unused = {**{name: name for name in left_over}, **{names[key]: key for key in state if key not in own}}
+    encoder_size = sum(value.numel() for key, value in own.items() if not key.startswith(f"{head}."))
+    too_much = sum(own[key].numel() for key in missing) > MOST_MISSING * encoder_size
+    random = [key for key in missing if too_much or key.startswith(NEVER_MISSING)]
     _refuse(
         weights,
         backbone.name,
-        missing=[key for key in missing if not _any(backbone.allow_missing, key)],
+        random=bool(random),
+        missing=random or [key for key in missing if not _any(backbone.allow_missing, key)],
         left_over=[name for name, key in unused.items() if not _any(backbone.allow_unused, name, key)],
     )
     model.load_state_dict(_independent(fitting), strict=False, assign=True)
@@ -82,10 +92,13 @@ def _remapped(encoder: Encoder, model: ViT, name: str, weights: Path) -> tuple[d
     tensors = {
         key: _float32(value, f"{weights}: tensor '{encoder.names[key]}'") for key, value in encoder.tensors.items()
     }
-    full_names = {id(tensors[key]): full_name for key, full_name in encoder.names.items()}
+    names = encoder.names
+    if not tensors.keys().isdisjoint(huggingface.PATCHES):
+        tensors, names = _from_transformers(tensors, names, weights)
+    full_names = {id(tensors[key]): full_name for key, full_name in names.items()}
     remapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if remapping is None:
-        return tensors, encoder.names
+        return tensors, names
     options: dict[str, object] = {}
     if "adapt_layer_scale" in inspect.signature(remapping).parameters:
         options["adapt_layer_scale"] = (
@@ -97,7 +110,21 @@ def _remapped(encoder: Encoder, model: ViT, name: str, weights: Path) -> tuple[d
         state: dict[str, torch.Tensor] = remapping(dict(tensors), model, **options)
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(f"{weights}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
-    return state, {key: full_names.get(id(value)) or encoder.names.get(key, key) for key, value in state.items()}
+    return state, {key: full_names.get(id(value)) or names.get(key, key) for key, value in state.items()}
+
+
+def _from_transformers(
+    tensors: dict[str, torch.Tensor], names: dict[str, str], weights: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors that have the names of Hugging Face transformers by timm's key, and their full names in the file."""
+    try:
+        renamed = huggingface.as_timm(tensors)
+    except (RuntimeError, IndexError) as error:
+        raise UserError(f"{weights}: tensors do not fit one another ({' '.join(str(error).split())[:300]}).") from None
+    return (
+        {key: value for key, (value, _) in renamed.items()},
+        {key: " + ".join(names[name] for name in parts) for key, (_, parts) in renamed.items()},
+    )
 
 
 def _float32(value: torch.Tensor, where: str) -> torch.Tensor:
@@ -147,16 +174,31 @@ def _independent(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return independent
 
 
-def _refuse(weights: Path, name: str, *, missing: Sequence[str], left_over: Sequence[str]) -> None:
-    """Raises UserError unless both are empty."""
+def _refuse(weights: Path, name: str, *, random: bool, missing: Sequence[str], left_over: Sequence[str]) -> None:
+    """Raises UserError unless there is nothing missing or left over.
+
+    Args:
+        weights: the file.
+        name: the backbone's.
+        random: whether the backbone would be random without what is missing, so that no pattern may allow it.
+        missing: keys.
+        left_over: names in the file.
+    """
     found = [f"{what} {_shown(names)}" for what, names in (("missing", missing), ("left over", left_over)) if names]
-    if found:
-        fields = [field for field, names in (("allow_missing", missing), ("allow_unused", left_over)) if names]
-        raise UserError(
-            f"{weights}: does not fit the backbone {name}; {'; '.join(found)}. Weights of that backbone would be "
-            f"right, or patterns of these names in the experiment's field{'s' if len(fields) > 1 else ''} "
-            f"{' and '.join(f'backbone.{field}' for field in fields)}."
-        )
+    if not found:
+        return
+    fields = [field for field, names in (("allow_missing", missing), ("allow_unused", left_over)) if names]
+    remedy = (
+        ": the blocks and the patch embedding must be in the file whole, and of all parameters at least "
+        f"{1 - MOST_MISSING:.0%}, whatever backbone.allow_missing says."
+        if random
+        else f", or patterns of these names in the experiment's field{'s' if len(fields) > 1 else ''} "
+        f"{' and '.join(f'backbone.{field}' for field in fields)}."
+    )
+    raise UserError(
+        f"{weights}: does not fit the backbone {name}; {'; '.join(found)}. Weights of that backbone would be right"
+        f"{remedy}"
+    )
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -67,7 +67,60 @@ def compiled_and_parallel(state):
     return {"state_dict_ema": prefixed(state, "_orig_mod.module."), "state_dict": noise(state)}
 
 
-@pytest.mark.parametrize("layout", [dict, mae, dino, dino_side_by_side, moco_v3, open_clip, compiled_and_parallel])
+def wrapped_inside(state):
+    """As FSDP, checkpointing of activations and torch.compile, block by block, name tensors."""
+    inner = "blocks.\\1._fsdp_wrapped_module._checkpoint_wrapped_module._orig_mod."
+    return prefixed({re.sub(r"blocks\.(\d+)\.", inner, key): value for key, value in state.items()}, "_forward_module.")
+
+
+def optimizer_by_name(state):
+    """The state of an optimiser that has the names of the tensors."""
+    return {"optimizer": {"state": {"exp_avg": noise(state)}}, "net": {"module": state}}
+
+
+WRAPPERS = [
+    ("ema", "net"),
+    ("ema", "model"),
+    ("params_ema", "params"),
+    ("teacher", "student"),
+    ("backbone", "optimizer"),
+]
+WRAPPERS += [("model", "somebody's own"), ("somebody's own", None)]
+
+
+@pytest.mark.parametrize(("taken", "not_taken"), WRAPPERS)
+@pytest.mark.parametrize("as_prefix", [False, True])
+def test_wrappers(taken, not_taken, as_prefix, tmp_path):
+    """As entries of a checkpoint or as parts of names, alone or beside one that its authors do not evaluate."""
+    model = original()
+    state = model.state_dict()
+    both = {not_taken: noise(state), taken: state} if not_taken else {taken: state}
+    flat = {key: value for name, one in both.items() for key, value in prefixed(one, f"module.{name}.").items()}
+    torch.save(flat if as_prefix else {**both, "epoch": 3}, tmp_path / "w.pth")
+    assert same_features(load(tmp_path / "w.pth", allow_unused=["module.*"]), model)
+
+
+def test_two_encoders_in_entries_that_nobody_knows(tmp_path):
+    state = original().state_dict()
+    torch.save({"left": state, "right": {"deep": noise(state)}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds several image encoders \('left\.\*', 'right\.deep\.\*'\)"):
+        load(tmp_path / "w.pth")
+
+
+LAYOUTS = [
+    dict,
+    mae,
+    dino,
+    dino_side_by_side,
+    moco_v3,
+    open_clip,
+    compiled_and_parallel,
+    wrapped_inside,
+    optimizer_by_name,
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_of_others(layout, tmp_path):
     model = original()
     torch.save(layout(model.state_dict()), tmp_path / "w.pth")

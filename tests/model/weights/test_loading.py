@@ -1,16 +1,20 @@
 """Weights files: what they load to, and what is refused."""
 
+import argparse
 import os
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from random_models import PLAIN, SIZE, SMALL, load, original, prefixed, same_features
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pt_peft.errors import UserError
 from pt_peft.files import sha256_of
+from pt_peft.model.weights.formats import read_file
 
 
 @pytest.mark.parametrize(
@@ -40,14 +44,14 @@ def test_other_image_and_patch_sizes_as_timm_does_it(name, kwargs, tmp_path):
 
 def test_missing_and_left_over_by_name(tmp_path):
     state = dict(original().state_dict())
-    del state["blocks.1.norm2.bias"], state["norm.weight"]
+    del state["norm.bias"], state["norm.weight"]
     neck = {f"neck.{index}": torch.ones(3) for index in range(20)}
     state = {**prefixed(state, "backbone."), **neck, "backbone.extra": torch.ones(3)}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError) as caught:
         load(tmp_path / "w.pth")
     message = str(caught.value)
-    assert "missing 2 tensors (blocks.1.norm2.bias, norm.weight);" in message
+    assert "missing 2 tensors (norm.weight, norm.bias);" in message
     assert "left over 21 tensors (neck.0, neck.1," in message
     assert "neck.11 and 9 more)" in message
     assert "backbone.allow_missing and backbone.allow_unused" in message
@@ -56,10 +60,38 @@ def test_missing_and_left_over_by_name(tmp_path):
     ):
         load(tmp_path / "w.pth", allow_missing=["*norm*.*"], allow_unused=["neck.?", "neck.1?"])
     with pytest.raises(UserError, match=r"missing 1 tensor \(norm.weight\)\. .* field backbone.allow_missing"):
-        load(tmp_path / "w.pth", allow_missing=["blocks.1.*"], allow_unused=["neck.*", "extra"])
+        load(tmp_path / "w.pth", allow_missing=["*.bias"], allow_unused=["neck.*", "extra"])
     loaded = load(tmp_path / "w.pth", allow_missing=["*norm*.*"], allow_unused=["neck.*", "extra"]).state_dict()
     assert torch.equal(loaded["norm.weight"], torch.ones(48))
-    assert torch.equal(loaded["norm.bias"], state["backbone.norm.bias"])
+    assert torch.equal(loaded["blocks.1.norm2.bias"], state["backbone.blocks.1.norm2.bias"])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ("norm.weight", r"missing 42 tensors \(cls_token, pos_embed, "),
+        (
+            "(?!blocks.1.norm2.bias)",
+            r"missing 1 tensor \(blocks.1.norm2.bias\)\. Weights of that backbone would be right:",
+        ),
+        ("(?!patch_embed.proj.weight)", r"missing 1 tensor \(patch_embed.proj.weight\)"),
+        ("(?!attn_pool|norm)", r"missing 15 tensors \(norm.weight, .* of all parameters at least 90%"),
+    ],
+)
+def test_no_pattern_allows_random_weights(kept, message, suffix, tmp_path):
+    """Nothing of the blocks or the patch embedding is drawn from the seed, nor more than a tenth of the parameters."""
+    state = {key: value for key, value in original(global_pool="map").state_dict().items() if re.match(kept, key)}
+    path = tmp_path / f"w.{suffix}"
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    for allowed in ([], ["*"]):
+        with pytest.raises(UserError, match=message) as caught:
+            load(path, allow_missing=allowed, allow_unused=["*"], global_pool="map")
+        assert "patterns of these names" not in str(caught.value)
+    save_file(original(global_pool="map", depth=12).state_dict(), path := tmp_path / "deep.safetensors")
+    state = {key: value for key, value in load_file(path).items() if not key.startswith("attn_pool")}
+    save_file(state, path)  # a twelfth of it
+    load(path, allow_missing=["attn_pool.*"], global_pool="map", depth=12)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
@@ -165,6 +197,31 @@ def test_a_file_of_old_torch(tmp_path):
     model = original()
     torch.save(model.state_dict(), tmp_path / "w.pth.tar", _use_new_zipfile_serialization=False)
     assert same_features(load(tmp_path / "w.pth.tar"), model)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_records_beside_the_weights_are_not_run(old, tmp_path):
+    """Arguments, paths and numpy's metrics, which are no reason to refuse a file: nothing is made of them."""
+    model = original()
+    beside = {
+        "best_auroc": np.float64(0.9),
+        "epoch": np.int64(3),
+        "confusion": np.arange(4.0),
+        "args": argparse.Namespace(output_dir=Path("runs/1")),
+    }
+    path = tmp_path / "w.pth"
+    torch.save({**beside, "model": model.state_dict()}, path, _use_new_zipfile_serialization=not old)
+    assert same_features(load(path), model)
+    content = read_file(path)
+    assert {type(content[name]).__name__ for name in beside} == {"_Ignored"}
+
+
+@pytest.mark.parametrize("name", ["w.SAFETENSORS", "w.Pth", "w.PTH.TAR", "w.BIN"])
+def test_suffixes_in_any_case(name, tmp_path):
+    model = original()
+    path = tmp_path / name
+    save_file(model.state_dict(), path) if "SAFE" in name else torch.save(model.state_dict(), path)
+    assert same_features(load(path), model)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

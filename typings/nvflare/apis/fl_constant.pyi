@@ -23,6 +23,7 @@ class FLContextKey:
     JOB_BLOCK_REASON: str
     JOB_DEPLOY_DETAIL: str
     WORKSPACE_OBJECT: str
+    JOB_PROCESS_ARGS: str
 
 class ProcessType:
     SERVER_JOB: str

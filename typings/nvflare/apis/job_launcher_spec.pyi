@@ -3,6 +3,13 @@ from typing import Any
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
+class JobProcessArgs:
+    EXE_MODULE: str
+    WORKSPACE: str
+    STARTUP_DIR: str
+    APP_ROOT: str
+    OPTIONS: str
+
 class JobReturnCode:
     SUCCESS: int
     EXECUTION_ERROR: int

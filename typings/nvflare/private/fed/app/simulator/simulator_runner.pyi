@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 # The modules of these names, which we replace.
+shlex: Any
 subprocess: Any
 time: Any
 

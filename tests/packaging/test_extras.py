@@ -1,0 +1,61 @@
+"""What a message tells a user to install has all that was missing."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+
+import pytest
+
+from helpers import ROOT
+
+ADVICE = re.compile(r"pip install ['\"]?pt-peft\[(.+?)\]")
+FILES = {
+    path: path.read_text(encoding="utf-8")
+    for part in ("pt_peft", "custom", "benchmark")
+    for path in sorted((ROOT / part).rglob("*.py"))
+}
+RECOMMENDED_FOR = {ROOT / "benchmark" / "commands" / "report.py": (ROOT / "benchmark" / "report").glob("*.py")}
+"""Code that a file with advice runs, besides itself."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ADVICES = [(path, extra) for path, text in FILES.items() for extra in ADVICE.findall(text)]
+
+
+def distributions(requirements):
+    return {_normal(re.split(r"[\[<>=!~ ;]", one)[0]) for one in requirements}
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(text):
+    """Top-level modules that a file imports, also by name and late."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_package":
+            yield from (str(one.value) for one in node.args if isinstance(one, ast.Constant))
+
+
+def test_there_is_such_advice():
+    assert {extra for _, extra in ADVICES} >= {"onnx", "plots", "privacy", "benchmark"}
+
+
+@pytest.mark.parametrize(("path", "extra"), ADVICES, ids=lambda value: getattr(value, "name", value))
+def test_an_extra_has_all_that_it_is_recommended_for(path, extra):
+    assert extra in PROJECT["optional-dependencies"]
+    bought = distributions(PROJECT["dependencies"]) | distributions(PROJECT["optional-dependencies"][extra])
+    bought |= {need for one in bought for need in distributions(importlib.metadata.requires(one) or [])}
+    owners = importlib.metadata.packages_distributions()
+    needed = {module for one in (path, *RECOMMENDED_FOR.get(path, ())) for module in imported(FILES[one])}
+    for module in needed - set(sys.stdlib_module_names) - {"pt_peft", "pt_peft_flare", "benchmark"}:
+        assert {*map(_normal, owners.get(module, [module]))} & bought, f"{module} is not in pt-peft[{extra}]"
+
+
+def test_the_shell_keeps_the_brackets():
+    """zsh takes them for a pattern."""
+    assert not [path for path, text in FILES.items() if re.search(r"pip install pt-peft\[", text)]
