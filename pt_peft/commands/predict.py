@@ -24,6 +24,7 @@ from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
 if TYPE_CHECKING:
+    from pt_peft.experiment.preprocessing import Decoding
     from pt_peft.experiment.sections import ModelSpec
     from pt_peft.export.classifier import Classifier
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
     unreadable = 0
-    for batch in _batches(files, spec.backbone.image_size):
+    for batch in _batches(files, classifier.decoding):
         for failure in batch.failures:
             if not options.skip_unreadable:
                 raise UserError(f"{failure} --skip-unreadable would leave it out.")
@@ -143,8 +144,8 @@ class _Batch(NamedTuple):
     """What is wrong with the other files."""
 
 
-def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
-    """Decodes `files` to images of side `size`, pixels, `BATCH` files at a time."""
+def _batches(files: list[Path], decoding: Decoding) -> Iterator[_Batch]:
+    """Decodes `files`, `BATCH` of them at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
@@ -153,7 +154,7 @@ def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
         for start in range(0, len(files), BATCH):
             batch = _Batch([], [], [])
             paths = files[start : start + BATCH]
-            decoded = decode_files([str(path) for path in paths], _open_file, size, where="images")
+            decoded = decode_files([str(path) for path in paths], _open_file, decoding, where="images")
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, UserError):
                     batch.failures.append(str(image))

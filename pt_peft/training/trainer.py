@@ -20,7 +20,7 @@ from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
-from pt_peft.model.model_input import Normalisation, autocast
+from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.model.torch_random import seed_torch
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
@@ -33,12 +33,6 @@ from pt_peft.training.metrics import Metrics, evaluate_predictions
 
 EVALUATION_BATCH = 256
 """Images."""
-_FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "none": ((),),
-    "horizontal": ((), (3,)),
-    "all": ((), (3,), (2,), (2, 3)),
-}
-"""For each ``data.test_time_flips`` the axes of (B,3,S,S) that each of its views reverses."""
 
 
 @dataclass(frozen=True)
@@ -186,12 +180,11 @@ class LocalTrainer:
         self.model.module.eval()
         logits: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
-        flips = _FLIPS[self.experiment.data.test_time_flips]
-        inputs = self._with_features(split) if len(flips) == 1 else split
+        flips = self.experiment.data.test_time_flips
+        inputs = self._with_features(split) if flips == "none" else split
         logits_of = self._forward(inputs)
         for images, targets in batches(inputs, EVALUATION_BATCH, seed=None):
-            flipped = [logits_of(images.flip(axes)) for axes in flips]
-            logits.append(torch.stack(flipped).mean(dim=0).cpu())
+            logits.append(over_flips(logits_of, images, flips).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)
 
