@@ -104,8 +104,8 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
     if small:
         findings.warning(
             "enlarged images",
-            f"{small} of {len(probed)} images are smaller than the backbone's image_size {backbone.image_size} and will "
-            "be enlarged.",
+            f"{small} of {len(probed)} images are smaller than the backbone's image_size {backbone.image_size} and "
+            "will be enlarged.",
         )
     mean, std = _pixels(probed)
     seen_mean, seen_std = (mean - backbone.mean) / backbone.std, std / backbone.std

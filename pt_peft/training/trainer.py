@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from pydantic import JsonValue
 from torch import nn
 
 from pt_peft import reasons
+from pt_peft.code_key import code_key
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapted_model import build_model
-from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
+from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.model.torch_random import seed_torch
@@ -215,16 +215,18 @@ class LocalTrainer:
         return with_features(split, self._features_key(self._prefix), compute) or split
 
     def _features_key(self, prefix: FrozenPrefix) -> JsonValue:
-        """All that the features of an image depend on besides its pixels, which have a key of their own."""
-        backbone = self.experiment.backbone
+        """All that the features of an image depend on besides its pixels, which have a key of their own.
+
+        A method should leave the frozen prefix as it is, but a custom one may not: the key has its options and code.
+        """
+        cuda = self.device.type == "cuda"
+        methods = {one.__module__ for part in self.model.parts for one in (part.method.inject, type(part.config))}
         return {
-            "backbone": backbone.model_dump(mode="json"),  # with the weights' digest and the normalisation
-            "seed": self.experiment.seed if backbone.allow_missing else None,
+            "model": self.experiment.model.model_dump(mode="json"),  # with the weights' digest and the normalisation
             "blocks": prefix.blocks,
             "precision": self.experiment.training.precision,
-            "device": self.device.type,
-            "code": code_digest(),
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+            "device": torch.cuda.get_device_name(self.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+            "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.methods", *sorted(methods)),
         }
 
     def _batches(
