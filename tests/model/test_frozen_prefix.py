@@ -138,7 +138,6 @@ def test_each_model_and_each_split_has_its_own(tiny, cached_site):
         {"backbone": {"std": [0.4, 0.4, 0.4]}},
         {"backbone": {"allow_unused": ["x"]}},
         {"method": LAST},
-        {"method": {**PROBE, "roles": {"*": "frozen"}}},
         {"training": {"precision": "bfloat16"}},
     ],
 )
