@@ -78,11 +78,12 @@ def file_of(module: str) -> Path | None:
 def _places(package: str) -> list[str]:
     """The folders of a package, those included that it has added for itself."""
     parent, _, _ = package.rpartition(".")
-    added = list(getattr(sys.modules.get(package), "__path__", ()))
+    added: list[str] = list(getattr(sys.modules.get(package), "__path__", ()))
     if not parent and added:
         return added
     spec = PathFinder.find_spec(package, _places(parent) if parent else None)
-    return list(dict.fromkeys([*((spec and spec.submodule_search_locations) or ()), *added]))
+    found: list[str] = list((spec and spec.submodule_search_locations) or ())
+    return list(dict.fromkeys([*found, *added]))
 
 
 def _modules_in(package: str) -> Iterator[str]:

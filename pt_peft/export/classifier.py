@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
-from pt_peft.experiment.sections import ModelSpec
+from pt_peft.experiment.sections import ModelSpec, TestTimeFlips
 from pt_peft.model.model_input import Normalisation, over_flips
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
@@ -28,6 +28,8 @@ class Classifier:
 
 class FromImages(nn.Module):
     """Images float32 (B,3,S,S) in [0,1] → logits (B,K), as evaluation has them: normalised, averaged over flips."""
+
+    _flips: TestTimeFlips
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing):
         """In eval mode; `module` is a model of normalised images."""

@@ -5,13 +5,13 @@ import itertools
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
 from helpers import changed
 from pt_peft.__main__ import main
@@ -140,7 +140,9 @@ def predicted(monkeypatch, tiny_weights, tmp_path):
             arguments += ["--backbone", str(tiny_weights)]
         assert main(["predict", *arguments]) == 0
         with out.open() as file:
-            return (*(np.concatenate(part) for part in zip(*seen, strict=True)), list(csv.DictReader(file)))
+            rows = list(csv.DictReader(file))
+        images_seen, found = (np.concatenate(part) for part in zip(*seen, strict=True))
+        return images_seen, found, rows
 
     return run
 
@@ -241,7 +243,7 @@ def test_timms_own_transform_is_nearly_the_same(fit, shape, tiny):
     array = np.array(Image.effect_noise((shape[1] // 5, shape[0] // 5), 60).resize(shape[::-1]).convert("RGB"))
     preprocessing = of(tiny, fit=fit).preprocessing
     (ours,) = transform_arrays([array], preprocessing.decoding)
-    theirs = timm.data.create_transform(
+    theirs = cast(Any, create_transform)(
         (3, 32, 32), mean=preprocessing.mean, std=preprocessing.std, crop_pct=1.0, interpolation="bicubic",
         crop_mode=CROP_MODES[fit],
     )(Image.fromarray(array))  # fmt: skip

@@ -166,13 +166,18 @@ def test_what_was_kept_is_of_one_experiment_image_model_design_and_code(quick, t
     answers = Observed(np.ones(1, bool), np.ones((1, 1)), np.ones(1, bool), 1.0)
     Kept(tmp_path, design).write(subject, "images", 0, answers)
     other = Subject("a", changed(quick, seed=5), Site(), ("s1", "s2"))
-    asked = [(design, subject, "images", 0), (design, other, "images", 0), (design, subject, "others", 0)]
-    asked += [(design, subject, "images", 1), (Design(seed=1, shadows=4), subject, "images", 0)]
-    asked += [(Design(seed=0, shadows=8), subject, "images", 0)]  # goes on with what is there
-    found = [Kept(tmp_path, one).read(*what) is not None for one, *what in asked]
-    assert found == [True, False, False, False, False, True]
+
+    def is_there(design=design, subject=subject, images="images", model=0) -> bool:
+        return Kept(tmp_path, design).read(subject, images, model) is not None
+
+    assert is_there()
+    assert is_there(design=Design(seed=0, shadows=8)), "goes on with what is there"
+    assert not is_there(design=Design(seed=1, shadows=4))
+    assert not is_there(subject=other)
+    assert not is_there(images="others")
+    assert not is_there(model=1)
     monkeypatch.setattr(kept_module, "code_key", lambda *modules: "other")
-    assert Kept(tmp_path, design).read(subject, "images", 0) is None
+    assert not is_there()
 
 
 def test_more_shadows_go_on_with_the_models_that_are_there(audit, quick, tmp_path):
