@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.oracle.reference import greatest_difference
 from pt_peft.data.items import SPLITS
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft.worker.host_process import WorkerHost
@@ -24,6 +25,13 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     for name, value in fields.items():
         content[name] = {**(content[name] or {}), **value} if isinstance(value, dict) else value
     return Experiment.model_validate_json(json.dumps(content))
+
+
+def at_size(size: int, **fields) -> Decoding:
+    """The decoding to images of side `size`, pixels; keywords replace other fields."""
+    defaults = {"channels": "RGB", "intensity": "type", "fit": "pad", "pad_value": (0, 0, 0)}
+    resizing = {"interpolation": "bicubic", "antialias": True}
+    return Decoding.model_validate({**defaults, **resizing, "image_size": size, **fields})
 
 
 def split_counts(images) -> dict[str, int]:

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
+import grimp
 import pytest
 
 from helpers import ROOT
 from pt_peft import __version__, environment
-from pt_peft.environment import Code, own_code, source_digest
+from pt_peft.environment import METHOD_CODE, Code, own_code, source_digest
 from pt_peft.schema import parse
 
 PACKAGE = ROOT / "pt_peft"
@@ -70,3 +71,12 @@ def test_flares_parts_belong_to_it(monkeypatch):
     assert own_code().source != before.source
     monkeypatch.undo()
     own_code.cache_clear()
+
+
+def test_the_methods_code_is_all_that_planning_an_exchange_imports():
+    """But for what only words errors and writes files."""
+    graph = grimp.build_graph("pt_peft")
+    starts = {"pt_peft.model.planned_exchange", *graph.find_children("pt_peft.methods")}
+    reached = starts.union(*(graph.find_upstream_modules(start) for start in starts))
+    places = {module.split(".")[1] for module in reached}
+    assert places - {"errors", "files", "reasons"} == {name.removesuffix(".py") for name in METHOD_CODE}

@@ -85,7 +85,7 @@ def measure(experiment: Experiment, site: Site, name: str, names: Sequence[str])
         size = experiment.training.batch_size
         cached = _timed(lambda: sum(len(labels) for _, labels in batches(data.train, size, seed=0)))
         images = site_images(experiment, fresh, name, names)
-        decoded = _timed(lambda: sum(1 for _ in images.decoded("train", experiment.backbone.image_size)))
+        decoded = _timed(lambda: sum(1 for _ in images.decoded("train", experiment.preprocessing.decoding)))
         count = len(data.train) + len(data.val) + len(data.test)
     return count, {"cold": cold, "warm": warm, "pass from the cache": cached, "pass without it": decoded}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.membership.models import Design, Observed, Subject
+from pt_peft.code_key import code_key
 from pt_peft.data.site_data import SiteData
 from pt_peft.files import write_atomically
 
@@ -61,7 +62,9 @@ class Kept:
 
     def _identity(self, subject: Subject, images: str, model: int) -> str:
         """What a model's answers depend on: not the number of shadows, so that an audit with more shadows goes on."""
-        fields = {"experiment": subject.experiment.digest(), "images": images, "model": model, **asdict(self._design)}
+        code = code_key("benchmark.membership.models", "pt_peft.methods")
+        known = {"experiment": subject.experiment.digest(), "images": images, "code": code, "model": model}
+        fields = {**known, **asdict(self._design)}
         del fields["shadows"]
         return json.dumps(fields, sort_keys=True)
 

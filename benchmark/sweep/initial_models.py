@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
@@ -9,11 +10,12 @@ from filelock import FileLock
 from benchmark.sweep.cells import located
 from benchmark.sweep.suite import InitialModel, Sections, expanded, overlaid
 from pt_peft import schema
+from pt_peft.data.site_data import load_site_data
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
-from pt_peft.pretraining.central import pretrain
+from pt_peft.pretraining.central import NAME, data_digest, pretrain
 from pt_peft.pretraining.recipe import Recipe, default_rate
 
 
@@ -48,10 +50,12 @@ def initial_weights(name: str, model: InitialModel, defaults: Sections, cache: P
         "method": {"name": "full"},
     }
     experiment = schema.parse(Experiment, fields, f"suite: field 'backbones.{name}'")
-    table = sha256_of(Path(site.data.table)) if site.data.table else None
-    # Not the experiment's digest: each new field of experiments would change it, and cost hours of pre-training.
-    said = [experiment.backbone.model_dump(mode="json"), experiment.data.model_dump(mode="json"), site.data.meaning()]
-    key = json.dumps([experiment.seed, *said, repr(recipe), table], sort_keys=True)
+    # Images and labels by their content. Not the code, whose every change would cost hours of pre-training: the weights
+    # are no intermediate result, as all cells pin their digest, and the description beside them names the code.
+    images = data_digest(load_site_data(experiment, site, NAME, [NAME]).train)
+    data = experiment.data.model_dump(mode="json", include={"task", "classes", "augment"})
+    said = [experiment.seed, experiment.backbone.model_dump(mode="json", exclude_defaults=True), data, asdict(recipe)]
+    key = json.dumps([*said, images], sort_keys=True)
     path = cache / "backbones" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -4,7 +4,7 @@ The first line is the suite; then come the chosen settings and the runs. A run i
 failure of one of them.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BeforeValidator,
@@ -166,9 +166,16 @@ class RunProvenance(Strict):
 
 
 def with_defaults(experiment: object) -> object:
-    """A recorded `experiment` with defaults for fields that experiments have gained since; unchanged if not valid."""
+    """A recorded `experiment` with defaults for fields that experiments have gained since; unchanged if not valid.
+
+    Files were cropped before there was ``data.fit``, whose default is another.
+    """
+    said = cast(dict[str, Any], experiment) if isinstance(experiment, dict) else {}
+    data = said.get("data")
+    if isinstance(data, dict) and data.get("source") == "site":
+        said = {**said, "data": {"fit": "crop", **data}}
     try:
-        return parse(Experiment, experiment, "experiment").model_dump(mode="json")
+        return parse(Experiment, said, "experiment").model_dump(mode="json")
     except UserError:
         return experiment
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft.environment import method_digest
+from pt_peft.code_key import code_key
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
@@ -57,5 +57,6 @@ def _path(experiment: Experiment, site: Site) -> Path:
 
 def cache_key(experiment: Experiment) -> str:
     """SHA-256, in hex, over all that an exchange depends on: the experiment, the weights that it pins, the code."""
-    parts = (experiment.digest(), experiment.backbone.sha256, method_digest())
+    code = code_key("pt_peft.model.planned_exchange", "pt_peft.methods")
+    parts = (experiment.digest(), experiment.backbone.sha256, code)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,16 +1,14 @@
 """The methods: the table that ``python -m pt_peft methods`` prints, and a section for each from its record and docstring."""
 
-import hashlib
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pt_peft.methods
 from prose import markdown, row
-from pt_peft.environment import source_digest
+from pt_peft.code_key import code_key
 from pt_peft.commands.methods import list_methods
 from pt_peft.model.method import Hybrid, PeftMethod, get_method, method_names
 from schema_page import fields_of
@@ -86,15 +84,9 @@ def _module(record: PeftMethod) -> ModuleType:
 
 def _rows() -> list[dict[str, Any]]:
     """What `list_methods` finds, which takes half a minute and is kept for as long as the code is the same."""
-    file = CACHE / f"methods-{_digest()}.json"
+    code = code_key("pt_peft.commands.methods", "pt_peft.methods")
+    file = CACHE / f"methods-{BACKBONE}-{CLASSES}-{code[:16]}.json"
     if not file.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(list_methods(BACKBONE, None, CLASSES)), encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _digest() -> str:
-    state = hashlib.sha256("".join(version(name) for name in ("torch", "timm", "peft")).encode())
-    places = ("methods", "model", "exchange", "experiment", "commands")
-    state.update(source_digest(ROOT / "pt_peft", places).encode())
-    return state.hexdigest()[:16]

@@ -137,11 +137,16 @@ def _values_lines(values: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _looks_lines(looks: Looks) -> list[str]:
+    from pt_peft.site_check.report import FITTED
+
     sides = {"width": looks["width"], "height": looks["height"]}
     lines = [
         f"{name:<8}{side['smallest']} to {side['largest']} pixels, median {side['median']}"
         for name, side in sides.items()
     ]
+    fit = looks["fit"]
+    shares = f"{fit['mean']:.1%} {FITTED[fit['fit']]} on average, {fit['largest']:.1%} at most ('{fit['file']}')"
+    lines.append(f"fit     {fit['fit']}: {shares if fit['not_square'] else 'every image is square'}")
     lines.append("modes   " + ", ".join(f"{mode} {count}" for mode, count in looks["modes"].items()))
     low, high = looks["stored_range"]
     mean, std = (

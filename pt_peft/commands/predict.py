@@ -28,6 +28,7 @@ from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
 if TYPE_CHECKING:
+    from pt_peft.experiment.preprocessing import Decoding
     from pt_peft.experiment.sections import ModelSpec
     from pt_peft.export.classifier import Classifier
 
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
     unreadable = 0
-    for batch in _batches(files, spec.backbone.image_size):
+    for batch in _batches(files, classifier.decoding):
         for failure in batch.failures:
             if not options.skip_unreadable:
                 raise UserError(f"{failure} --skip-unreadable would leave it out.")
@@ -156,8 +157,8 @@ class _Batch(NamedTuple):
     """What is wrong with the other files."""
 
 
-def _batches(files: Mapping[str, tuple[Path, str]], size: int) -> Iterator[_Batch]:
-    """Decodes `files` to images of side `size`, pixels, `BATCH` files at a time."""
+def _batches(files: Mapping[str, tuple[Path, str]], decoding: Decoding) -> Iterator[_Batch]:
+    """Decodes `files`, `BATCH` of them at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
@@ -173,7 +174,7 @@ def _batches(files: Mapping[str, tuple[Path, str]], size: int) -> Iterator[_Batc
         for start in range(0, len(files), BATCH):
             batch = _Batch([], [], [])
             paths = paths_of_all[start : start + BATCH]
-            decoded = decode_files(paths, open_image, size, where="images")
+            decoded = decode_files(paths, open_image, decoding, where="images")
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, UserError):
                     batch.failures.append(str(image))

@@ -21,6 +21,7 @@ from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.pixel_code import pixel_code
 from pt_peft.data.pixels import SiteImages
 from pt_peft.errors import UserError
+from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.experiment.site import Site
 
 DESCRIPTION = "cache.json"
@@ -38,7 +39,7 @@ class Cached(NamedTuple):
     """The folder in the cache that holds the images."""
 
 
-def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitName, Cached]:
+def cached_images(site: Site, images: SiteImages, decoding: Decoding) -> Mapping[SplitName, Cached]:
     """The decoded images of each split, from the cache; they are decoded into it first if it lacks them.
 
     Any number of processes may ask for the same images at once: one decodes, the others wait for it.
@@ -46,22 +47,22 @@ def cached_images(site: Site, images: SiteImages, size: int) -> Mapping[SplitNam
     Args:
         site: the site, whose settings place and bound the cache.
         images: the site's images.
-        size: side of the decoded images, pixels.
+        decoding: how they become pixels.
 
     Raises:
         UserError: if the cache cannot be written, its limit or the disk is too small, or more images cannot be decoded
             than ``max_unreadable`` allows.
     """
-    key: JsonValue = {"images": images.key(), "image_size": size, "code": pixel_code()}
+    key: JsonValue = {"images": images.key(), "decoding": decoding.model_dump(mode="json"), "code": pixel_code()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = site.cache_folder()
     entry = folder / digest
-    opened = _open(entry, site, images, size)
+    opened = _open(entry, site, images, decoding.image_size)
     if opened is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{digest}.lock"):
-                opened = _open(entry, site, images, size) or _build(entry, site, images, size, key)
+                opened = _open(entry, site, images, decoding.image_size) or _build(entry, site, images, decoding, key)
         except OSError as error:
             raise UserError(
                 f"image cache {folder}: cannot be written ({error.strerror or error}); give it space and permission, "
@@ -94,14 +95,14 @@ def _open(entry: Path, site: Site, images: SiteImages, size: int) -> dict[SplitN
     return opened
 
 
-def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValue) -> dict[SplitName, Cached]:
+def _build(entry: Path, site: Site, images: SiteImages, decoding: Decoding, key: JsonValue) -> dict[SplitName, Cached]:
     """Decodes into a folder that then replaces `entry`. The caller holds the lock of the entry."""
-    total = sum(len(images.items(split)) for split in SPLITS)
+    total, size = sum(len(images.items(split)) for split in SPLITS), decoding.image_size
     start = time.perf_counter()
     unreadable = _Unreadable(total, site)
     with new_entry(entry, pixel_bytes(total, size), site.cache_gb) as (partial, held):
         _logger.info("preparing %d images of %d px in %s", total, size, entry)
-        names = {split: _write_split(partial, split, images, size, unreadable) for split in SPLITS}
+        names = {split: _write_split(partial, split, images, decoding, unreadable) for split in SPLITS}
         with synced(partial / DESCRIPTION) as file:
             file.write(json.dumps({"key": key, "unreadable": names}, indent=2).encode())
     gigabytes = (held + pixel_bytes(total, size)) / 1e9
@@ -112,7 +113,7 @@ def _build(entry: Path, site: Site, images: SiteImages, size: int, key: JsonValu
         gigabytes,
         site.cache_gb,
     )
-    opened = _open(entry, site, images, size)
+    opened = _open(entry, site, images, decoding.image_size)
     if opened is None:
         raise UserError(
             f"image cache {entry.parent}: another process has evicted the images at once; 'cache_gb' in site.json "
@@ -165,7 +166,9 @@ class _Unreadable:
         _logger.warning("%s It is left out: %s.", error, self._rule)
 
 
-def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, unreadable: _Unreadable) -> list[str]:
+def _write_split(
+    folder: Path, split: SplitName, images: SiteImages, decoding: Decoding, unreadable: _Unreadable
+) -> list[str]:
     """Writes the images of a split and returns the files that cannot be read.
 
     One image is in memory at a time. A full disk raises OSError; writing to a memory map it would be SIGBUS.
@@ -173,15 +176,15 @@ def _write_split(folder: Path, split: SplitName, images: SiteImages, size: int, 
     left_out: list[str] = []
     items = images.items(split)
     with synced(_file(folder, split)) as file:
-        _write_header(file, len(items), size)
-        for item, image in zip(items, images.decoded(split, size) if items else (), strict=True):
+        _write_header(file, len(items), decoding.image_size)
+        for item, image in zip(items, images.decoded(split, decoding) if items else (), strict=True):
             if isinstance(image, UserError):
                 unreadable.add(image)
                 left_out.append(item.file)
             else:
                 file.write(np.ascontiguousarray(image).data)
         file.seek(0)
-        _write_header(file, len(items) - len(left_out), size)
+        _write_header(file, len(items) - len(left_out), decoding.image_size)
     return left_out
 
 

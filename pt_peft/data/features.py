@@ -44,7 +44,7 @@ def with_features(split: ImageSplit, key: JsonValue, compute: Compute) -> Featur
     if split.cached is None or not len(split):
         return None
     images = hashlib.sha256((split.cached.entry / DESCRIPTION).read_bytes()).hexdigest()
-    whole: JsonValue = {"images": images, "split": split.cached.split, "features": key}
+    whole: JsonValue = {"images": images, "split": split.cached.split, "batch": BATCH, "features": key}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
     entry = split.cached.entry.with_name(digest)
     try:

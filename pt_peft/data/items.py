@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-Intensity = Literal["type", "image"]
-"""The values ``data.intensity`` that become 0 to 255 in an image of more than 8 bits: all of its type, or its own."""
 Labels = npt.NDArray[np.int64 | np.uint8]
 """Labels of N images as a loss takes them, see `targets`."""
 NOT_KNOWN = 255

@@ -2,63 +2,32 @@
 
 import hashlib
 from functools import cache
-from importlib import metadata
-from pathlib import Path
 
 from PIL import features
 
-from pt_peft.environment import source_digest
+from pt_peft.code_key import code_key, library_version
 
-MODULES = (
-    "data/archive.py",
-    "data/dicom.py",
-    "data/feature_shift.py",
-    "data/lesion_fields.py",
-    "data/lesion_patterns.py",
-    "data/lesions.py",
-    "data/npz.py",
-    "data/pixels.py",
-    "data/transforms.py",
-    "data/untracked.py",
-    "seeds.py",
-)
-"""The modules that pixels pass through, relative to the package. A test compares them with what `pixels` imports."""
+DECODERS = {
+    "cupy": "cupy",
+    "gdcm": "python-gdcm",
+    "jpeg_ls": "pyjpegls",
+    "libjpeg": "pylibjpeg-libjpeg",
+    "nvidia.nvimgcodec": "nvidia-nvimgcodec",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "pylibjpeg": "pylibjpeg",
+    "rle": "pylibjpeg-rle",
+}
+"""What pydicom and MONAI use where they find it, and the distributions of it: one that is installed later decodes what
+could not be read before."""
 
-PACKAGES = (
-    "monai",
-    "numpy",
-    "pillow",
-    "pydicom",
-    "pyjpegls",
-    "pylibjpeg",
-    "pylibjpeg-libjpeg",
-    "pylibjpeg-openjpeg",
-    "pylibjpeg-rle",
-    "python-gdcm",
-    "torch",
-    "torchvision",
-)
-"""Packages that decode or transform; those that are not installed count too, as pydicom uses any decoder it finds."""
-
-LIBRARIES = ("jpg", "jpg_2000", "libjpeg_turbo", "libtiff", "webp", "zlib")
+LIBRARIES = ("avif", "jpg", "jpg_2000", "libjpeg_turbo", "libtiff", "mozjpeg", "webp", "zlib", "zlib_ng")
 """Decoders within Pillow, which a system may replace."""
 
 
 @cache
 def pixel_code() -> str:
-    """SHA-256, in hex, over the modules, packages and libraries that pixels are computed with."""
-    versions = [f"{name} {_version(name)}" for name in PACKAGES]
-    versions += [f"{name} {features.version(name)}" for name in LIBRARIES]
-    return hashlib.sha256("\n".join([code_digest(Path(__file__).parents[1]), *versions]).encode()).hexdigest()
-
-
-def code_digest(package: Path) -> str:
-    """SHA-256, in hex, over the source of `MODULES` in the folder `package`."""
-    return source_digest(package, MODULES)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """SHA-256, in hex, over the source, the packages and the libraries that pixels are computed with."""
+    parts = [code_key("pt_peft.data.pixels")]
+    parts += [f"{module} {library_version(module, distribution)}" for module, distribution in DECODERS.items()]
+    parts += [f"{name} {features.version(name)}" for name in LIBRARIES]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from pt_peft.data import archive, npz
-from pt_peft.data.items import SPLITS, Intensity, Item, SplitName
+from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.errors import UserError
+from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.experiment.sections import Data, FeatureShift
 
 Image = npt.NDArray[np.uint8]
@@ -24,15 +25,15 @@ class SiteImages(Protocol):
     """One site's images."""
 
     def key(self) -> JsonValue:
-        """What the decoded images depend on, except the code and where the files lie. Cheap: decodes nothing."""
+        """Which images they are, wherever their files lie. Cheap: decodes nothing."""
         ...
 
     def items(self, split: SplitName) -> Sequence[Item]:
         """The images of `split`."""
         ...
 
-    def decoded(self, split: SplitName, size: int) -> Iterator[Image | UserError]:
-        """Yields each image of `items`, uint8 (3,`size`,`size`), or what is wrong with an image that cannot be read."""
+    def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image | UserError]:
+        """Yields each image of `items`, uint8 (3,S,S), or what is wrong with an image that cannot be read."""
         ...
 
 
@@ -59,10 +60,9 @@ class _Listed:
 class FileImages(_Listed):
     """Image files in a folder or zip archive."""
 
-    def __init__(self, items: Sequence[Item], images: Path, intensity: Intensity):
+    def __init__(self, items: Sequence[Item], images: Path):
         super().__init__(items)
         self._images = images
-        self._intensity: Intensity = intensity
 
     def key(self) -> JsonValue:
         """See `SiteImages`."""
@@ -71,16 +71,15 @@ class FileImages(_Listed):
             "source": "files",
             "rows": self._rows_digest(),
             "files": hashlib.sha256(stamps.encode()).hexdigest(),
-            "intensity": self._intensity,
         }
 
-    def decoded(self, split: SplitName, size: int) -> Iterator[Image | UserError]:
+    def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image | UserError]:
         """See `SiteImages`."""
         from pt_peft.data.transforms import decode_files
 
         files = [item.file for item in self._items[split]]
         with archive.open_archive(self._images) as open_image:
-            yield from decode_files(files, open_image, size, where=str(self._images), intensity=self._intensity)
+            yield from decode_files(files, open_image, decoding, where=str(self._images))
 
 
 class NpzImages(_Listed):
@@ -98,12 +97,12 @@ class NpzImages(_Listed):
             "file": [list(one) for one in archive.stamp(self._path, ())],
         }
 
-    def decoded(self, split: SplitName, size: int) -> Iterator[Image]:
+    def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image]:
         """See `SiteImages`."""
         from pt_peft.data.transforms import transform_arrays
 
         names = {item.file for item in self._items[split]}
-        return transform_arrays(npz.read_npz_images(self._path, split, names), size)
+        return transform_arrays(npz.read_npz_images(self._path, split, names), decoding)
 
 
 class _Drawn(TypedDict):
@@ -143,13 +142,13 @@ class LesionImages:
         files = [f"{split}/{index}" for index in range(len(labels))]
         return [Item(file, (int(label),), split, file) for file, label in zip(files, labels, strict=True)]
 
-    def decoded(self, split: SplitName, size: int) -> Iterator[Image]:
+    def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image]:
         """See `SiteImages`."""
         from pt_peft.data.lesions import draw_lesions
 
         drawn = self._drawn(split)
         if drawn["count"]:
-            yield from np.moveaxis(draw_lesions(**drawn, size=size)[0], -1, 1)
+            yield from np.moveaxis(draw_lesions(**drawn, size=decoding.image_size)[0], -1, 1)
 
     def _drawn(self, split: SplitName) -> _Drawn:
         return {
@@ -182,10 +181,10 @@ class ShiftedImages:
         """See `SiteImages`."""
         return self.images.items(split)
 
-    def decoded(self, split: SplitName, size: int) -> Iterator[Image | UserError]:
+    def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image | UserError]:
         """See `SiteImages`."""
         from pt_peft.data.feature_shift import SiteShift
 
         shifted = SiteShift(self.shift, self.seed, self.site)
-        for image in self.images.decoded(split, size):
+        for image in self.images.decoded(split, decoding):
             yield image if isinstance(image, UserError) else shifted(image)

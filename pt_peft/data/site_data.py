@@ -89,7 +89,7 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
         UserError: naming the file, field or row at fault.
     """
     images = site_images(experiment, site, name, names)
-    cached = cached_images(site, images, experiment.backbone.image_size)
+    cached = cached_images(site, images, experiment.preprocessing.decoding)
     if not cached["train"].items:
         raise UserError(f"site {name!r} has no training image that can be read.").told_as(reasons.NoImages())
     classes, multilabel = experiment.data.classes, experiment.data.task == "multilabel"

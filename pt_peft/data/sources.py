@@ -60,7 +60,7 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
-    return FileImages(items, site.existing("data.images"), data.intensity)
+    return FileImages(items, site.existing("data.images"))
 
 
 def _evaluated_as_known(items: Sequence[Item], name: str, report: Report) -> list[Item]:

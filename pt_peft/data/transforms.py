@@ -14,40 +14,60 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pt_peft.data.archive import OpenArchive
 from pt_peft.data.dicom import is_dicom, read_dicom
-from pt_peft.data.items import Intensity
 from pt_peft.data.untracked import untracked
 from pt_peft.errors import UserError
+from pt_peft.experiment.preprocessing import Decoding
+from pt_peft.experiment.sections import Intensity
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class ResizeShorterSide(Transform):
-    """uint8 (3,H,W) → (3,H',W') with min(H',W') = `size` and the aspect ratio kept.
-
-    Bicubic and antialiased, as timm's own evaluation transform. Of an image more than eight times as long as wide only
-    the middle is kept: a line of pixels would become millions, which the crop that follows would discard.
+class ToSquare(Transform):
+    """uint8 (3,H,W) → (3,S,S), by the experiment's ``data.fit``. A square image is resized, whatever it says.
 
     torch rather than MONAI's ``Resize``, which blurs in float32 before it samples: 8 ms against 0.4 ms for 200x150
     pixels, 3.4 s against 0.03 s for 2000x1500.
-
-    Args:
-        size: pixels.
     """
 
-    def __init__(self, size: int):
-        self._size = size
+    def __init__(self, decoding: Decoding):
+        self._decoding = decoding
+        self._crop = CenterSpatialCrop(roi_size=(decoding.image_size, decoding.image_size))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Maps uint8 (3,H,W) to uint8 (3,H',W')."""
-        longest = 8 * min(image.shape[1:])
-        for axis in (1, 2):
-            if (length := image.shape[axis]) > longest:
-                image = image.narrow(axis, (length - longest) // 2, longest)
-        sides = image.shape[1:]
-        target = [max(self._size, round(side * self._size / min(sides))) for side in sides]
-        if list(sides) == target:
+        """Maps uint8 (3,H,W) to uint8 (3,S,S)."""
+        size, fit = self._decoding.image_size, self._decoding.fit
+        if fit == "squash":
+            return self._resized(image, [size, size])
+        if fit == "pad":
+            longer = max(image.shape[1:])
+            return self._padded(self._resized(image, [max(1, round(side * size / longer)) for side in image.shape[1:]]))
+        image = _middle(image)
+        shorter = min(image.shape[1:])
+        return self._crop(self._resized(image, [max(size, round(side * size / shorter)) for side in image.shape[1:]]))
+
+    def _resized(self, image: torch.Tensor, sides: list[int]) -> torch.Tensor:
+        if list(image.shape[1:]) == sides:
             return image
-        return torch.nn.functional.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
+        how = self._decoding
+        return torch.nn.functional.interpolate(image[None], sides, mode=how.interpolation, antialias=how.antialias)[0]
+
+    def _padded(self, image: torch.Tensor) -> torch.Tensor:
+        """The image in the middle of a square of the pad value; an odd pixel goes to its right or below."""
+        size = self._decoding.image_size
+        height, width = image.shape[1:]
+        top, left = (size - height) // 2, (size - width) // 2
+        square = torch.tensor(self._decoding.pad_value, dtype=image.dtype)[:, None, None].repeat(1, size, size)
+        square[:, top : top + height, left : left + width] = image
+        return square
+
+
+def _middle(image: torch.Tensor) -> torch.Tensor:
+    """At most eight times as long as wide: a line of pixels would become millions, which a crop would discard."""
+    longest = 8 * min(image.shape[1:])
+    for axis in (1, 2):
+        if (length := image.shape[axis]) > longest:
+            image = image.narrow(axis, (length - longest) // 2, longest)
+    return image
 
 
 def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
@@ -84,22 +104,21 @@ def _stretched(values: npt.NDArray[np.number]) -> Pixels:
 
 
 def decode_files(
-    names: Sequence[str], open_image: OpenArchive, size: int, *, where: str, intensity: Intensity = "type"
+    names: Sequence[str], open_image: OpenArchive, decoding: Decoding, *, where: str
 ) -> Iterator[Pixels | UserError]:
-    """Yields each named image as uint8 (3,`size`,`size`), or what is wrong with it.
+    """Yields each named image as uint8 (3,S,S), or what is wrong with it.
 
     Args:
         names: the images' names in the archive.
         open_image: opens an image by its name.
-        size: side, pixels.
+        decoding: how they become pixels.
         where: the archive, for errors.
-        intensity: see `to_rgb`.
     """
-    to_square = _to_square(size, [EnsureChannelFirst(channel_dim=-1)])
+    to_square = Compose([EnsureChannelFirst(channel_dim=-1), ToSquare(decoding)])
     for name in names:
         try:
             with open_image(name) as stream:
-                rgb = np.array(to_rgb(stored_image(stream), intensity))
+                rgb = np.array(to_rgb(stored_image(stream), decoding.intensity))
             with untracked():
                 image = to_square(rgb)
         except Exception as error:  # decoders raise anything for a damaged file
@@ -128,15 +147,12 @@ def _unreadable(name: str, open_image: OpenArchive, where: str, error: Exception
     )
 
 
-def transform_arrays(arrays: Iterable[Pixels], size: int) -> Iterator[Pixels]:
-    """Yields each uint8 array, grey (H,W) or RGB (H,W,3), as uint8 (3,`size`,`size`)."""
-    grey = _to_square(size, [EnsureChannelFirst(channel_dim="no_channel"), RepeatChannel(repeats=3)])
-    rgb = _to_square(size, [EnsureChannelFirst(channel_dim=-1)])
+def transform_arrays(arrays: Iterable[Pixels], decoding: Decoding) -> Iterator[Pixels]:
+    """Yields each uint8 array, grey (H,W) or RGB (H,W,3), as uint8 (3,S,S)."""
+    to_square = ToSquare(decoding)
+    grey = Compose([EnsureChannelFirst(channel_dim="no_channel"), RepeatChannel(repeats=3), to_square])
+    rgb = Compose([EnsureChannelFirst(channel_dim=-1), to_square])
     for array in arrays:
         with untracked():
             image = grey(array) if array.ndim == 2 else rgb(array)
         yield image.numpy()
-
-
-def _to_square(size: int, to_channels: Sequence[EnsureChannelFirst | RepeatChannel]) -> Compose:
-    return Compose([*to_channels, ResizeShorterSide(size), CenterSpatialCrop(roi_size=(size, size))])

@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from pt_peft import schema
 from pt_peft.experiment.fields import ExperimentFields
+from pt_peft.experiment.preprocessing import Preprocessing, preprocessing_of
 from pt_peft.experiment.rules import RULES, broken
 from pt_peft.experiment.sections import ModelSpec
 
@@ -33,6 +34,11 @@ class Experiment(ExperimentFields):
         return ModelSpec(
             seed=self.seed, backbone=self.backbone, classes=self.data.classes, task=self.data.task, method=self.method
         )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its images become the model's input."""
+        return preprocessing_of(self.backbone, self.data)
 
     def to_json(self) -> str:
         """Indented JSON that `read` takes back, complete with defaults."""

@@ -16,6 +16,12 @@ Std = Annotated[float, Field(ge=1e-3, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Task = Literal["multiclass", "multilabel", "ordinal"]
 """``multiclass``: one class of several; ``multilabel``: any number of classes; ``ordinal``: one grade of an order."""
+Intensity = Literal["type", "image"]
+"""The values that become 0 to 255 in an image of more than 8 bits: all of its type, or the image's own."""
+Fit = Literal["pad", "crop", "squash"]
+"""How an image that is not square becomes so: filled up at its sides, cut, or with its sides in another proportion."""
+TestTimeFlips = Literal["none", "horizontal", "all"]
+"""The flips of an image over which evaluation averages its logits."""
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 """A pattern of names, with ``*``, ``?`` and ``[…]`` as in `fnmatch`."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]
@@ -88,7 +94,11 @@ class Data(Strict):
     and reports the metrics of graded labels besides."""
     classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs; for ``ordinal`` from the lowest grade to the highest."""
-    intensity: Literal["type", "image"] = "type"
+    fit: Fit = "pad"
+    """How an image that is not square becomes the model's square input: ``pad`` resizes its longer side and fills the
+    rest with the backbone's mean colour, so that nothing of it is lost; ``crop`` resizes its shorter side and keeps the
+    middle; ``squash`` resizes both sides, which distorts it. Square images are the same by all three."""
+    intensity: Intensity = "type"
     """How 16-bit grey images are scaled to 0 … 255: ``type`` maps the whole range of their type, ``image`` each image's
     own lowest to highest value (12-bit data in 16-bit files would else be nearly black)."""
     images_per_site: dict[Literal["train", "val", "test"], Images] = Field(
@@ -99,7 +109,7 @@ class Data(Strict):
     """Most images of a split that a site uses, drawn by the seed from all that it has; used by ``site``."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
-    test_time_flips: Literal["none", "horizontal", "all"] = "none"
+    test_time_flips: TestTimeFlips = "none"
     """Evaluation averages the logits of the image and its mirror image (``horizontal``), or of its four flips
     (``all``)."""
 

@@ -6,6 +6,7 @@ from typing import cast
 from pt_peft import schema
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.tensors import TensorError, check_tensors
+from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import Backbone, ModelSpec
 from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
@@ -75,6 +76,38 @@ def read_spec(header: object, source: Path) -> ModelSpec:
     if model is None:
         raise UserError(f"{source}: its header has no field 'model'; it was written by an older version.")
     return schema.parse(ModelSpec, model, f"{source}: header field 'model'")
+
+
+def read_preprocessing(header: object, spec: ModelSpec, source: Path) -> Preprocessing:
+    """How a header says that images become the model's input.
+
+    Args:
+        header: as `adapter_header` makes it, read from a file.
+        spec: the model that the header describes.
+        source: that file, for the error.
+
+    Raises:
+        UserError: if the header does not say it, or does not agree with itself.
+    """
+    said = cast(dict[object, object], header).get("preprocessing") if isinstance(header, dict) else None
+    if said is None:
+        raise UserError(
+            f"{source}: its header has no field 'preprocessing', so nobody knows how its images were scaled and cut; "
+            "an older version wrote it, and an adapter of this version would be right."
+        )
+    found = schema.parse(Preprocessing, said, f"{source}: header field 'preprocessing'")
+    backbone = spec.backbone
+    for name, value, right in (
+        ("decoding.image_size", found.decoding.image_size, backbone.image_size),
+        ("mean", found.mean, backbone.mean),
+        ("std", found.std, backbone.std),
+    ):
+        if value != right:
+            raise UserError(
+                f"{source}: header field 'preprocessing.{name}' is {value}, but 'model.backbone' has {right}; the same "
+                "would be right."
+            )
+    return found
 
 
 def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelSpec, Header]:

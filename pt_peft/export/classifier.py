@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pt_peft.experiment.sections import ModelSpec
-from pt_peft.model.model_input import Normalisation
+from pt_peft.experiment.preprocessing import Decoding, Preprocessing
+from pt_peft.experiment.sections import ModelSpec, TestTimeFlips
+from pt_peft.model.model_input import Normalisation, over_flips
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """Maps images float32 (B,3,S,S) in [0,1] to logits float32 (B,K), both on the CPU."""
@@ -18,33 +19,45 @@ class Classifier:
     """A trained model, from any of the formats."""
 
     spec: ModelSpec
-    """Classes, image size and normalisation."""
+    """Its classes and task."""
+    decoding: Decoding
+    """How files become images."""
     logits: Logits
-    """The model."""
+    """The rest: normalisation, model, and flips at test time."""
 
 
-def with_normalisation(module: nn.Module, spec: ModelSpec) -> nn.Module:
-    """A model of images in [0, 1], in eval mode.
+class FromImages(nn.Module):
+    """Images float32 (B,3,S,S) in [0,1] → logits (B,K), as evaluation has them: normalised, averaged over flips."""
 
-    Args:
-        module: a model of normalised images.
-        spec: has the normalisation.
-    """
-    return nn.Sequential(Normalisation(spec.backbone), module).eval()
+    _flips: TestTimeFlips
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing):
+        """In eval mode; `module` is a model of normalised images."""
+        super().__init__()
+        self._normalised = nn.Sequential(Normalisation(preprocessing), module)
+        self._flips = preprocessing.test_time_flips
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return over_flips(self._normalised, images, self._flips)
 
 
-def torch_classifier(module: nn.Module, spec: ModelSpec, device: torch.device) -> Classifier:
+def torch_classifier(
+    module: nn.Module, spec: ModelSpec, preprocessing: Preprocessing, device: torch.device
+) -> Classifier:
     """The classifier of a torch model.
 
     Args:
         module: a model of normalised images.
         spec: its description.
+        preprocessing: what comes before and after it.
         device: where it computes.
     """
-    whole = with_normalisation(module, spec).to(device)
+    whole = FromImages(module, preprocessing).to(device)
 
     @torch.inference_mode()
     def logits(images: torch.Tensor) -> torch.Tensor:
         return whole(images.to(device)).float().cpu()
 
-    return Classifier(spec, logits)
+    return Classifier(spec, preprocessing.decoding, logits)

@@ -83,13 +83,14 @@ def load(path: Path, weights: Path | None, device: torch.device = CPU) -> Classi
         return torch_classifier(*timm_folder.load(path), device)
     if path.is_file() and path.suffix.lower() == ".onnx":
         return onnx_file.load(path)
-    model, spec, _ = adapter.open_adapter(adapter.find_adapter(path), weights)
-    return torch_classifier(model.module, spec, device)
+    file = adapter.find_adapter(path)
+    model, spec, header = adapter.open_adapter(file, weights)
+    return torch_classifier(model.module, spec, adapter.read_preprocessing(header, spec, file), device)
 
 
 def _difference(expected: Classifier, exported: Classifier) -> tuple[float, float]:
     """The largest difference of a logit on random images, and the largest logit."""
-    size = expected.spec.backbone.image_size
+    size = expected.decoding.image_size
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     right = expected.logits(images)
     return float((right - exported.logits(images)).abs().max()), float(right.abs().max())

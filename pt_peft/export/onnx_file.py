@@ -12,14 +12,16 @@ from typing import Any, cast
 import torch
 
 from pt_peft.errors import UserError
-from pt_peft.export.adapter import open_adapter, read_spec
-from pt_peft.export.classifier import Classifier, with_normalisation
+from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
+from pt_peft.export.classifier import Classifier, FromImages
 
 HEADER_KEY = "pt_peft"
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
     """Writes an ONNX file: input ``images`` float32 (N,3,S,S) in [0,1], output ``logits`` float32 (N,K).
+
+    Normalisation and flips at test time are in the graph. What makes images of files is in the header alone.
 
     Args:
         adapter: the adapter file, whose header goes to the metadata.
@@ -37,12 +39,13 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
             model.merge()
         except UserError:  # the merge needs a bias that the backbone lacks: exported as it is
             model, spec, header = open_adapter(adapter, weights)
-    size = spec.backbone.image_size
+    preprocessing = read_preprocessing(header, spec, adapter)
+    size = preprocessing.decoding.image_size
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # of the exporter, about itself
             program = cast(Any, torch.onnx).export(  # whose types are incomplete
-                with_normalisation(model.module, spec),
+                FromImages(model.module, preprocessing),
                 (torch.rand(2, 3, size, size),),
                 input_names=["images"],
                 output_names=["logits"],
@@ -89,7 +92,8 @@ def load(path: Path) -> Classifier:
                 f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]})."
             ) from None
 
-    return Classifier(read_spec(header, path), logits)
+    spec = read_spec(header, path)
+    return Classifier(spec, read_preprocessing(header, spec, path).decoding, logits)
 
 
 def _package(name: str) -> Any:

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import UserError
+from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import ModelSpec
-from pt_peft.export.adapter import backbone_file, open_adapter, read_spec
+from pt_peft.export.adapter import backbone_file, open_adapter, read_preprocessing, read_spec
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
 from pt_peft.model.backbone import create_backbone, head_name, plain_model
 from pt_peft.model.hf_peft import QKV
@@ -54,7 +55,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
-def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
+def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Preprocessing]:
     """Loads a folder that `write` wrote.
 
     Args:
@@ -62,12 +63,14 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
         weights: the backbone's file; None takes the embedded one.
 
     Returns:
-        The model of normalised images, and its description.
+        The model of normalised images, its description, and what comes before and after it.
 
     Raises:
         UserError: if the folder is not one of `write`, is damaged, or the backbone is another.
     """
-    spec = read_spec(read_json(path / HEADER), path / HEADER)
+    header = read_json(path / HEADER)
+    spec = read_spec(header, path / HEADER)
+    preprocessing = read_preprocessing(header, spec, path / HEADER)
     if not (path / WEIGHTS).is_file():
         raise UserError(f"{path}: has no {WEIGHTS}.")  # peft would look for a pickle
     plain = _plain(spec, backbone_file(spec.backbone, weights))
@@ -90,7 +93,7 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec]:
         raise UserError(
             f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over)."
         )
-    return model, spec
+    return model, spec, preprocessing
 
 
 def _the_tuner(model: AdaptedModel, spec: ModelSpec) -> tuple[Part, peft.PeftConfig]:

@@ -9,13 +9,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.sections import ModelSpec
-from pt_peft.export.adapter import open_adapter, read_spec
+from pt_peft.experiment.preprocessing import Preprocessing
+from pt_peft.experiment.sections import Fit, ModelSpec
+from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
 from pt_peft.model.backbone import create_backbone
 from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
 WEIGHTS = "model.safetensors"
+CROP_MODES: dict[Fit, str] = {"pad": "border", "crop": "center", "squash": "squash"}
+"""timm's words for ``data.fit``. Its ``border`` fills with the mean colour too."""
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:
@@ -33,7 +36,8 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     """
     model, spec, header = open_adapter(adapter, weights)
     model.merge()
-    backbone = spec.backbone
+    backbone, preprocessing = spec.backbone, read_preprocessing(header, spec, adapter)
+    decoding = preprocessing.decoding
     plain = create_backbone(backbone, len(spec.classes), None)
     plain.load_state_dict(model.module.state_dict())
     timm.models.save_for_hf(  # pyright: ignore[reportUnknownMemberType]  # one of its types is bare
@@ -43,29 +47,32 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
         model_args={"img_size": backbone.image_size, **backbone.kwargs},
         safe_serialization=True,
         data_config={
-            "input_size": (3, backbone.image_size, backbone.image_size),
-            "mean": backbone.mean,
-            "std": backbone.std,
-            "interpolation": "bicubic",
+            "input_size": (3, decoding.image_size, decoding.image_size),
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "interpolation": decoding.interpolation,
             "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[decoding.fit],
         },
     )
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> tuple[nn.Module, ModelSpec]:
+def load(path: Path) -> tuple[nn.Module, ModelSpec, Preprocessing]:
     """Loads a folder that `write` wrote.
 
     Returns:
-        The model of normalised images, and its description.
+        The model of normalised images, its description, and what comes before and after it.
 
     Raises:
         UserError: if the folder is not one of `write`, or is damaged.
     """
-    spec = read_spec(read_json(path / HEADER), path / HEADER)
+    header = read_json(path / HEADER)
+    spec = read_spec(header, path / HEADER)
+    preprocessing = read_preprocessing(header, spec, path / HEADER)
     model = create_backbone(spec.backbone, len(spec.classes), None)
     try:
         model.load_state_dict(load_file(path / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path / WEIGHTS}: cannot be loaded ({' '.join(str(error).split())[:300]}).") from None
-    return model, spec
+    return model, spec, preprocessing

@@ -17,13 +17,15 @@ from pt_peft.files import write_atomically
 HEADER_KEY = "pt_peft"
 """Key of the header in the metadata of safetensors."""
 Header = dict[str, Any]
-"""The header of an adapter file: JSON. Under ``model`` is a `ModelSpec`; each writer adds fields of its own."""
+"""The header of an adapter file: JSON. ``model`` is a `ModelSpec`, ``preprocessing`` a `Preprocessing`; writers add
+fields of its own."""
 
 
 def adapter_header(experiment: Experiment) -> Header:
     """The fields that every adapter file of `experiment` has in its header."""
     return {
         "model": experiment.model.model_dump(mode="json"),
+        "preprocessing": experiment.preprocessing.model_dump(mode="json"),
         "experiment": experiment.name,
         "experiment_sha256": experiment.digest(),
         "version": __version__,

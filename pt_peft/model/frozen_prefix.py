@@ -4,8 +4,6 @@ A linear probe is frozen up to its head, adapters in the last k of L blocks up t
 keeps the outputs of the frozen part (the *features*), and training and evaluation go on from there.
 """
 
-import functools
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -16,7 +14,6 @@ from timm.layers.patch_dropout import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from pt_peft.environment import source_digest
 from pt_peft.model.adapted_model import AdaptedModel
 from pt_peft.model.library_internals import has_forward_hooks
 from pt_peft.model.model_input import Normalisation, Precision, autocast
@@ -122,16 +119,3 @@ def _is_random(module: nn.Module) -> bool:
     """Whether `module` draws random numbers in training."""
     rates = (getattr(module, name, 0) for name in ("p", "drop_prob", "prob"))
     return isinstance(module, _RANDOM) and any(isinstance(rate, float) and rate > 0 for rate in rates)
-
-
-@functools.cache
-def code_digest(package: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the source that features depend on, in hex: all of `pt_peft.model` and its `weights`, and the seeds.
-
-    The seed draws those tensors of the backbone that its file may lack. Methods have no part in it: what they change
-    lies behind the frozen prefix.
-
-    Args:
-        package: folder of `pt_peft`.
-    """
-    return source_digest(package, ("model", "seeds.py"))

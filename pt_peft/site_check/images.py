@@ -10,17 +10,17 @@ from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_count
 from pt_peft.data.label_values import class_of_value
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
-from pt_peft.experiment.sections import Data
+from pt_peft.experiment.sections import Data, Fit
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.probe import Probe
-from pt_peft.site_check.report import Looks, Spread
+from pt_peft.site_check.report import FITTED, Fitted, Looks, Spread
 
 Values = npt.NDArray[np.float64]
 
 SMALLEST_SIDE = 16
 """Pixels; smaller images are reported."""
 LONGEST_RATIO = 2.0
-"""Ratio of the sides; of a longer image the centre crop removes more than half."""
+"""Ratio of the sides; of the model's input a longer image fills less than half."""
 FAR_MEAN, LOW_STD = 2.0, 0.2
 """Limits of the pixels that the backbone receives; it was trained on a mean near 0 and a standard deviation near 1."""
 
@@ -88,12 +88,8 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
     """Sizes and intensities of the images; warns where they do not suit the experiment's backbone."""
     backbone = experiment.backbone
     for item, one in probed:
-        short, long = sorted((one.width, one.height))
-        size = f"'{item.file}' is {one.width} x {one.height} pixels"
-        if short < SMALLEST_SIDE:
-            findings.warning("tiny image", f"{size}.")
-        elif long > LONGEST_RATIO * short:
-            findings.warning("long image", f"{size}; only its central square is used.")
+        if min(one.width, one.height) < SMALLEST_SIDE:
+            findings.warning("tiny image", f"'{item.file}' is {one.width} x {one.height} pixels.")
         if one.low == one.high:
             findings.warning("blank image", f"every pixel of '{item.file}' is {one.low:g}.")
         elif _is_16_bit(one) and experiment.data.intensity == "type" and one.high < 2**13:
@@ -103,12 +99,12 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
                 "data.intensity 'image' would take its own range.",
             )
     sides = np.array([[one.width, one.height] for _, one in probed])
-    short = sides.min(axis=1)
-    small = int((short < backbone.image_size).sum())
+    resized = sides.max(axis=1) if experiment.data.fit == "pad" else sides.min(axis=1)
+    small = int((resized < backbone.image_size).sum())
     if small:
         findings.warning(
             "enlarged images",
-            f"{small} of {len(probed)} images have a side below the backbone's image_size {backbone.image_size} and "
+            f"{small} of {len(probed)} images are smaller than the backbone's image_size {backbone.image_size} and "
             "will be enlarged.",
         )
     mean, std = _pixels(probed)
@@ -122,6 +118,7 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
     return {
         "width": _spread(sides[:, 0]),
         "height": _spread(sides[:, 1]),
+        "fit": _check_fit(experiment.data.fit, probed, findings),
         "modes": dict(Counter(one.mode for _, one in probed).most_common()),
         "stored_range": [min(one.low for _, one in probed), max(one.high for _, one in probed)],
         "mean": [round(float(value), 4) for value in mean],
@@ -129,6 +126,34 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
         "normalised_mean": [round(float(value), 4) for value in seen_mean],
         "normalised_std": [round(float(value), 4) for value in seen_std],
     }
+
+
+def _check_fit(fit: Fit, probed: Probed, findings: Findings) -> Fitted:
+    """What ``data.fit`` makes of the images' area; warns of what is lost, and of images that fill too little."""
+    shares = [1 - min(one.width, one.height) / max(one.width, one.height) for _, one in probed]
+    largest = max(shares)
+    file = probed[shares.index(largest)][0].file
+    found: Fitted = {
+        "fit": fit,
+        "not_square": sum(share > 0 for share in shares),
+        "mean": round(sum(shares) / len(shares), 4),
+        "largest": round(largest, 4),
+        "file": file,
+    }
+    long = sum(share > 1 - 1 / LONGEST_RATIO for share in shares)
+    if fit == "crop" and largest:
+        findings.warning(
+            "cut images",
+            f"data.fit 'crop' cuts away {found['mean']:.1%} of an image's area on average, and {largest:.1%} of "
+            f"'{file}'; 'pad' would keep all of it.",
+        )
+    elif long:
+        findings.warning(
+            "long images",
+            f"{long} of {len(probed)} images are more than {LONGEST_RATIO:g} times as long as wide: with data.fit "
+            f"'{fit}' {largest:.1%} {FITTED[fit]} ('{file}').",
+        )
+    return found
 
 
 def _pixels(probed: Probed) -> tuple[Values, Values]:

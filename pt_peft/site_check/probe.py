@@ -16,9 +16,10 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pt_peft.data import archive, npz
-from pt_peft.data.items import SPLITS, Intensity, Item
+from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.transforms import stored_image, to_rgb
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Intensity
 from pt_peft.experiment.site import Site
 
 

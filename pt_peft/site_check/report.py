@@ -5,6 +5,7 @@ from typing import TypedDict
 from pydantic import JsonValue
 
 from pt_peft.data.items import SplitCounts, SplitName
+from pt_peft.experiment.sections import Fit
 
 
 class Spread(TypedDict):
@@ -15,11 +16,34 @@ class Spread(TypedDict):
     largest: int
 
 
+class Fitted(TypedDict):
+    """What ``data.fit`` makes of the images' area."""
+
+    fit: Fit
+    not_square: int
+    """Number of images whose sides differ."""
+    mean: float
+    """Mean over all images of the share of an image's area that is lost (``crop``), of the share of the model's input
+    that is filled up (``pad``), or of its longer side's length that is squeezed out (``squash``)."""
+    largest: float
+    file: str
+    """The image with the largest share."""
+
+
+FITTED: dict[Fit, str] = {
+    "pad": "of the model's input is filled up",
+    "crop": "of an image's area is cut away",
+    "squash": "of the longer side's length is squeezed out",
+}
+"""What the shares of `Fitted` are of, in words."""
+
+
 class Looks(TypedDict):
     """Sizes and intensities of the images that can be read."""
 
     width: Spread
     height: Spread
+    fit: Fitted
     modes: dict[str, int]
     """Number of images of each Pillow mode, the most frequent first."""
     stored_range: list[float]

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from pydantic import JsonValue
 from torch import nn
 
 from pt_peft import reasons
+from pt_peft.code_key import code_key
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapted_model import build_model
-from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
-from pt_peft.model.model_input import Normalisation, autocast
+from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
+from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.model.torch_random import seed_torch
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
@@ -33,12 +33,6 @@ from pt_peft.training.metrics import Metrics, evaluate_predictions
 
 EVALUATION_BATCH = 256
 """Images."""
-_FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "none": ((),),
-    "horizontal": ((), (3,)),
-    "all": ((), (3,), (2,), (2, 3)),
-}
-"""For each ``data.test_time_flips`` the axes of (B,3,S,S) that each of its views reverses."""
 
 
 @dataclass(frozen=True)
@@ -186,12 +180,11 @@ class LocalTrainer:
         self.model.module.eval()
         logits: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
-        flips = _FLIPS[self.experiment.data.test_time_flips]
-        inputs = self._with_features(split) if len(flips) == 1 else split
+        flips = self.experiment.data.test_time_flips
+        inputs = self._with_features(split) if flips == "none" else split
         logits_of = self._forward(inputs)
         for images, targets in batches(inputs, EVALUATION_BATCH, seed=None):
-            flipped = [logits_of(images.flip(axes)) for axes in flips]
-            logits.append(torch.stack(flipped).mean(dim=0).cpu())
+            logits.append(over_flips(logits_of, images, flips).cpu())
             labels.append(targets)
         return torch.cat(logits), torch.cat(labels)
 
@@ -222,16 +215,18 @@ class LocalTrainer:
         return with_features(split, self._features_key(self._prefix), compute) or split
 
     def _features_key(self, prefix: FrozenPrefix) -> JsonValue:
-        """All that the features of an image depend on besides its pixels, which have a key of their own."""
-        backbone = self.experiment.backbone
+        """All that the features of an image depend on besides its pixels, which have a key of their own.
+
+        A method should leave the frozen prefix as it is, but a custom one may not: the key has its options and code.
+        """
+        cuda = self.device.type == "cuda"
+        methods = {one.__module__ for part in self.model.parts for one in (part.method.inject, type(part.config))}
         return {
-            "backbone": backbone.model_dump(mode="json"),  # with the weights' digest and the normalisation
-            "seed": self.experiment.seed if backbone.allow_missing else None,
+            "model": self.experiment.model.model_dump(mode="json"),  # with the weights' digest and the normalisation
             "blocks": prefix.blocks,
             "precision": self.experiment.training.precision,
-            "device": self.device.type,
-            "code": code_digest(),
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+            "device": torch.cuda.get_device_name(self.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+            "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.methods", *sorted(methods)),
         }
 
     def _batches(

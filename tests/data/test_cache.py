@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, at_size
 from pt_peft.data import cache, cache_space
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
@@ -34,15 +34,16 @@ class Counted:
     def items(self, split):
         return [Item(f"{split}/{index}", (index % 2,), split, f"{index}") for index in range(self._counts[split])]
 
-    def decoded(self, split, size):
+    def decoded(self, split, decoding):
         self.decodings += 1
+        size = decoding.image_size
         for index, item in enumerate(self.items(split)):
             broken = item.file in self._unreadable
             yield UserError(f"image '{item.file}' is broken.") if broken else np.full((3, size, size), index, np.uint8)
 
 
 def cached_arrays(folder, images, size, **settings):
-    return cached_images(Site(cache=str(folder), **settings), images, size)
+    return cached_images(Site(cache=str(folder), **settings), images, at_size(size))
 
 
 def test_cold_then_warm(tmp_path):
@@ -127,23 +128,25 @@ from pathlib import Path
 import numpy as np
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
+from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.experiment.site import Site
 
 class Slow:
     def key(self): return "slow"
     def items(self, split): return [Item(f"{i}", (0,), split, f"{i}") for i in range(3 if split == "train" else 0)]
-    def decoded(self, split, size):
+    def decoded(self, split, decoding):
         print("decoding")
+        size = decoding.image_size
         for index in range(3):
             time.sleep(0.3)
             yield np.full((3, size, size), index, np.uint8)
 
-print(cached_images(Site(cache=sys.argv[1]), Slow(), 16)["train"].images.sum())
+print(cached_images(Site(cache=sys.argv[1]), Slow(), Decoding.model_validate_json(sys.argv[2]))["train"].images.sum())
 """
 
 
 def test_of_two_processes_one_builds_and_both_read(tmp_path):
-    command = [sys.executable, "-c", BUILDER, str(tmp_path)]
+    command = [sys.executable, "-c", BUILDER, str(tmp_path), at_size(16).model_dump_json()]
     builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     outputs = [builder.communicate(timeout=60)[0].split() for builder in builders]
     assert sorted(outputs, key=len) == [["2304"], ["decoding", "2304"]]

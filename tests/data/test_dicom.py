@@ -8,6 +8,7 @@ from decoding import good
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from helpers import at_size
 from pt_peft.data.dicom import is_dicom, read_dicom
 from pt_peft.data.transforms import decode_files
 from pt_peft.errors import UserError
@@ -111,7 +112,7 @@ def test_palette():
 def test_through_the_pipeline(tmp_path):
     pixels = (RAMP * 4095).round().astype(np.uint16)
     (tmp_path / "a.dcm").write_bytes(made(pixels, "MONOCHROME1", 12))
-    (image,) = good(decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), 8, where="folder"))
+    (image,) = good(decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), at_size(8), where="folder"))
     assert image.shape == (3, 8, 8)
     assert np.array_equal(image[0], image[2])
     assert np.abs(image[0] - (255 - 255 * RAMP)).max() <= 1
@@ -134,6 +135,6 @@ def test_through_the_pipeline(tmp_path):
 )
 def test_what_cannot_be_read_is_named(content, reason, tmp_path):
     (tmp_path / "a.dcm").write_bytes(content())
-    (error,) = decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), 8, where="folder")
+    (error,) = decode_files(["a.dcm"], lambda name: (tmp_path / name).open("rb"), at_size(8), where="folder")
     assert isinstance(error, UserError)
     assert f"image 'a.dcm' cannot be decoded ({reason}" in str(error)

@@ -1,89 +1,78 @@
-"""What a cached image depends on besides its file."""
+"""What a cached image depends on besides its file: the code is `code_key`'s, and decoders may come and go."""
 
-import ast
-import shutil
+import importlib
+import re
+import sys
 from importlib import metadata
 
 import pytest
 from PIL import features
+from pydicom.pixels import decoders
 
-from helpers import ROOT
+from pt_peft import code_key
 from pt_peft.data import pixel_code
 
-PACKAGE = ROOT / "pt_peft"
-NO_PIXELS = {
-    "data/__init__.py",
-    "data/items.py",
-    "data/label_values.py",
-    "data/problems.py",
-    "errors.py",
-    "__init__.py",
-}
-"""Modules that `pixels` imports but through which no pixel passes. Values of ``experiment`` are in the cache's key."""
+
+@pytest.fixture(autouse=True)
+def _new_process():
+    yield
+    code_key.code_key.cache_clear()
+    pixel_code.pixel_code.cache_clear()
 
 
-def imported(module: str) -> set[str]:
-    """The modules of the package that `module` imports, in functions too."""
-    found = set()
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pt_peft":
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "pt_peft"]
-        else:
-            continue
-        for name in names:
-            path = "/".join(name.split(".")[1:])
-            found |= {one for one in (f"{path}.py", f"{path}/__init__.py") if (PACKAGE / one).is_file()}
-    return found
+def fresh() -> str:
+    code_key.code_key.cache_clear()
+    pixel_code.pixel_code.cache_clear()
+    importlib.invalidate_caches()
+    return pixel_code.pixel_code()
 
 
-def test_the_modules_are_those_that_pixels_imports():
-    reached, new = set(), {"data/pixels.py"}
-    while new:
-        reached |= new
-        wanted = {one for module in new for one in imported(module) if not one.startswith("experiment/")}
-        new = wanted - reached - NO_PIXELS
-    assert reached == set(pixel_code.MODULES)
-
-
-@pytest.fixture
-def package(tmp_path):
-    return shutil.copytree(PACKAGE, tmp_path / "pt_peft", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-
-
-@pytest.mark.parametrize("module", pixel_code.MODULES)
-def test_a_module_that_makes_pixels_changes_the_code(package, module):
-    before = pixel_code.code_digest(package)
-    assert before == pixel_code.code_digest(PACKAGE)
-    with open(package / module, "a") as file:
-        file.write("\nVALUE = 1\n")
-    assert pixel_code.code_digest(package) != before
-
-
-@pytest.mark.parametrize("module", ["medmnist.py", "partition/even.py", "splits.py", "table.py", "augmentation.py"])
-def test_another_module_does_not(package, module):
-    before = pixel_code.code_digest(package)
-    with open(package / "data" / module, "a") as file:
-        file.write("\nVALUE = 1\n")
-    assert pixel_code.code_digest(package) == before
-
-
-@pytest.mark.parametrize("name", ["pillow", "torchvision", "python-gdcm"])
+@pytest.mark.parametrize("name", ["pillow", "monai", "pydicom", "torch", *pixel_code.DECODERS.values()])
 def test_the_version_of_a_package_changes_the_code(monkeypatch, name):
-    before = pixel_code.pixel_code()
+    before = fresh()
     version = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda package: "0.0" if package == name else version(package))
-    pixel_code.pixel_code.cache_clear()
-    assert pixel_code.pixel_code() != before
+    monkeypatch.setattr(code_key, "version", lambda package: "0.0" if package == name else version(package))
+    assert fresh() != before
     monkeypatch.undo()
-    pixel_code.pixel_code.cache_clear()
-    assert pixel_code.pixel_code() == before
+    assert fresh() == before
 
 
-def test_the_version_of_a_library_changes_the_code(monkeypatch):
-    before = pixel_code.pixel_code()
-    monkeypatch.setattr(features, "version", lambda library: "0.0")
-    pixel_code.pixel_code.cache_clear()
-    assert pixel_code.pixel_code() != before
-    pixel_code.pixel_code.cache_clear()
+@pytest.mark.parametrize("module", pixel_code.DECODERS)
+def test_a_decoder_that_appears_without_a_distribution_changes_the_code(monkeypatch, tmp_path, module):
+    """As GDCM from a system's own packages."""
+
+    def missing(package):
+        raise metadata.PackageNotFoundError(package)
+
+    names = set(pixel_code.DECODERS.values())
+    version = metadata.version
+    monkeypatch.setattr(code_key, "version", lambda name: missing(name) if name in names else version(name))
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == module.partition(".")[0]]:
+        monkeypatch.delitem(sys.modules, loaded)
+    before = fresh()
+    file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    after = fresh()
+    file.write_text("VERSION = 2\n")
+    assert len({before, after, fresh()}) == 3
+
+
+@pytest.mark.parametrize("library", pixel_code.LIBRARIES)
+def test_the_version_of_a_library_changes_the_code(monkeypatch, library):
+    before = fresh()
+    version = features.version
+    monkeypatch.setattr(features, "version", lambda name: "0.0" if name == library else version(name))
+    assert fresh() != before
+
+
+def test_the_decoders_are_all_that_pydicom_and_pillow_know():
+    found = [value for name, value in vars(decoders).items() if name.endswith("Decoder")]
+    wanted = " ".join(line for one in found for line in one.missing_dependencies)
+    named = set(re.findall(r"(?:requires|and) ([a-z0-9-]+)", wanted)) - {"numpy"}
+    assert {"python-gdcm" if name == "gdcm" else name for name in named} <= set(pixel_code.DECODERS.values())
+    assert {plugin for one in found for plugin in one.available_plugins} <= {
+        "gdcm", "pillow", "pydicom", "pyjpegls", "pylibjpeg", "0.8.0+nvimgcodec",
+    }  # fmt: skip
+    assert set(features.codecs) <= set(pixel_code.LIBRARIES)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers import at_size
 from pt_peft.data.published import read_published
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
@@ -40,7 +41,7 @@ def test_ham10000(tmp_path, make_experiment):
     site = Site.model_validate({"data": {"source": "ham10000", "images": str(tmp_path), "pooled": True}})
     mine = site_images(experiment, site, "vidir_modern", ["vidir_modern", "rosendahl"])
     assert [item.file[-10:] for item in mine.items("train")] == ["ISIC_1.jpg", "ISIC_2.jpg"]
-    assert len(list(mine.decoded("train", 16))) == 2
+    assert len(list(mine.decoded("train", at_size(16)))) == 2
 
 
 def test_isic2019(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from decoding import good
 from PIL import Image
 
-from helpers import split_counts
+from helpers import at_size, split_counts
 from pt_peft.data.items import SPLITS
 from pt_peft.data.sources import site_images
 from pt_peft.data.table import read_table
@@ -27,14 +27,14 @@ def found(experiment, site):
 
 
 def failures(images, split) -> list[str]:
-    return [str(image) for image in images.decoded(split, 16) if isinstance(image, UserError)]
+    return [str(image) for image in images.decoded(split, at_size(16)) if isinstance(image, UserError)]
 
 
 def test_counts_and_labels_of_a_table(make_experiment, make_csv_site, rows):
     images = found(make_experiment(), make_csv_site(rows))
     assert split_counts(images) == {"train": 6, "val": 2, "test": 2}
     assert [item.labels for item in images.items("val")] == [(0,), (1,)]
-    assert [tuple(image[:, 8, 8]) for image in good(images.decoded("val", 16))] == [(255, 0, 0), (0, 0, 255)]
+    assert [tuple(image[:, 8, 8]) for image in good(images.decoded("val", at_size(16)))] == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_a_table_without_splits_gets_them_drawn(make_experiment, make_csv_site, rows):
@@ -159,8 +159,8 @@ def zipped(site, path, leave_out=()):
 
 def test_a_zip_gives_what_the_folder_gives(make_experiment, make_csv_site, rows, tmp_path):
     site = make_csv_site(rows)
-    folder = list(found(make_experiment(), site).decoded("test", 16))
-    archive = list(found(make_experiment(), zipped(site, tmp_path / "images.zip")).decoded("test", 16))
+    folder = list(found(make_experiment(), site).decoded("test", at_size(16)))
+    archive = list(found(make_experiment(), zipped(site, tmp_path / "images.zip")).decoded("test", at_size(16)))
     for expected, image in zip(folder, archive, strict=True):
         np.testing.assert_array_equal(image, expected)
 
@@ -177,7 +177,7 @@ def test_something_else_than_a_zip(make_experiment, make_csv_site, rows, tmp_pat
     site = make_csv_site(rows)
     site = site.model_copy(update={"data": site.data.model_copy(update={"images": str(other)})})
     with pytest.raises(UserError, match=r"images\.rar: is neither a folder nor a readable zip archive"):
-        next(found(make_experiment(), site).decoded("train", 16))
+        next(found(make_experiment(), site).decoded("train", at_size(16)))
 
 
 @pytest.mark.parametrize("damage", ["text", "cut off"])
@@ -193,7 +193,7 @@ def test_a_corrupt_image_is_named(make_experiment, make_csv_site, rows, tmp_path
 def test_counts_and_pixels_of_an_npz(make_experiment, make_npz_site):
     images = found(make_experiment(data=NPZ), make_npz_site())
     assert split_counts(images) == {"train": 4, "val": 4, "test": 4}
-    decoded = list(images.decoded("train", 8))
+    decoded = list(images.decoded("train", at_size(8)))
     assert [item.labels for item in images.items("train")] == [(0,), (1,), (0,), (1,)]
     expected = np.arange(64, 128, dtype=np.uint8).reshape(8, 8)
     np.testing.assert_array_equal(decoded[1], np.stack([expected] * 3))
@@ -204,7 +204,7 @@ def test_an_npz_without_validation_images_keeps_its_splits(make_experiment, make
     images = found(make_experiment(data=NPZ), site)
     assert split_counts(images)["val"] == 0
     for split in SPLITS:
-        assert len(list(images.decoded(split, 8))) == split_counts(images)[split]
+        assert len(list(images.decoded(split, at_size(8)))) == split_counts(images)[split]
 
 
 def test_rgb_npz_and_iid_shares(make_experiment, make_npz_site):
@@ -213,7 +213,7 @@ def test_rgb_npz_and_iid_shares(make_experiment, make_npz_site):
     experiment = make_experiment(data=NPZ, partition={"kind": "iid"})
     shares = [site_images(experiment, site, name, ["a", "b"]) for name in "ab"]
     assert [split_counts(share)["train"] for share in shares] == [2, 2]
-    decoded = [image.tobytes() for share in shares for image in good(share.decoded("train", 8))]
+    decoded = [image.tobytes() for share in shares for image in good(share.decoded("train", at_size(8)))]
     assert sorted(decoded) == sorted(np.moveaxis(image, -1, 0).tobytes() for image in rgb)
 
 
@@ -261,7 +261,7 @@ def test_damaged_pixels_are_named(make_experiment, make_npz_site, tmp_path):
         for name, data in members.items():
             archive.writestr(name, data[:-64] if name == "train_images.npy" else data)
     with pytest.raises(UserError, match=re.escape("train_images[3] has 0 of its 64 bytes")):
-        list(images.decoded("train", 8))
+        list(images.decoded("train", at_size(8)))
 
 
 def test_a_data_location_that_is_not_set(make_experiment, make_npz_site):

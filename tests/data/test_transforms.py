@@ -9,18 +9,23 @@ import torch
 from decoding import good
 from PIL import Image
 
+from helpers import at_size
 from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation
 from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
 from pt_peft.experiment.sections import Data
 
 
-def decoded(image: Image.Image, size: int, format: str = "PNG", **save) -> np.ndarray:
+def decoded(image: Image.Image, size: int, format: str = "PNG", fit: str = "pad", **save) -> np.ndarray:
     stream = io.BytesIO()
     image.save(stream, format, **save)
-    (array,) = good(decode_files(["image"], lambda name: io.BytesIO(stream.getvalue()), size, where="test"))
+    decoding = at_size(size, fit=fit)
+    (array,) = good(decode_files(["image"], lambda name: io.BytesIO(stream.getvalue()), decoding, where="test"))
     assert array.shape == (3, size, size)
     assert array.dtype == np.uint8
     return array
+
+
+FITS = get_args(Data.model_fields["fit"].annotation)
 
 
 def quadrants(width: int, height: int) -> Image.Image:
@@ -41,9 +46,10 @@ def assert_upright(array: np.ndarray) -> None:
     assert tuple(array[:, high, high]) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("shape", [(64, 64), (96, 64), (64, 96), (32, 32), (20, 24)])
-def test_images_are_neither_transposed_nor_mirrored(shape):
-    assert_upright(decoded(quadrants(*shape), 32))
+def test_images_are_neither_transposed_nor_mirrored(shape, fit):
+    assert_upright(decoded(quadrants(*shape), 32, fit=fit))
 
 
 def test_the_exif_orientation_is_respected():
@@ -85,24 +91,66 @@ def test_pixels_of_unknown_range_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(200, 150), (150, 200)])
-def test_the_shorter_side_is_resized_with_antialiasing_and_the_centre_kept(shape):
+def test_a_crop_resizes_the_shorter_side_with_antialiasing_and_keeps_the_centre(shape):
     image = Image.effect_noise(shape, 80).convert("RGB")
     width, height = (round(side * 48 / min(shape)) for side in shape)
     left, top = (width - 48) // 2, (height - 48) // 2
     expected = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 48, top + 48))
-    difference = np.moveaxis(np.asarray(expected), -1, 0).astype(int) - decoded(image, 48)
+    difference = np.moveaxis(np.asarray(expected), -1, 0).astype(int) - decoded(image, 48, fit="crop")
     assert abs(difference).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(200, 150), (150, 200), (30, 20), (48, 47)])
+def test_a_pad_resizes_the_longer_side_and_fills_the_rest(shape):
+    image = Image.effect_noise(shape, 80).convert("RGB")
+    width, height = (round(side * 48 / max(shape)) for side in shape)
+    left, top = (48 - width) // 2, (48 - height) // 2
+    array = good(transform_arrays([np.array(image)], at_size(48, pad_value=(1, 2, 3))))[0]
+    inside = np.zeros((48, 48), bool)
+    inside[top : top + height, left : left + width] = True
+    for channel, value in zip(array, (1, 2, 3), strict=True):
+        assert (channel[~inside] == value).all()
+    resized = np.moveaxis(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), -1, 0).astype(int)
+    assert abs(resized - array[:, top : top + height, left : left + width]).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(200, 150), (30, 40)])
+def test_a_squash_resizes_both_sides(shape):
+    image = Image.effect_noise(shape, 80).convert("RGB")
+    expected = np.moveaxis(np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC)), -1, 0).astype(int)
+    assert abs(expected - decoded(image, 48, fit="squash")).max() <= 2
+
+
+@pytest.mark.parametrize("side", [20, 32, 77])
+def test_a_square_image_is_the_same_by_all(side):
+    """And as torch resizes it, bit for bit."""
+    array = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    stacked = torch.from_numpy(np.moveaxis(array, -1, 0).copy())[None]
+    expected = torch.nn.functional.interpolate(stacked, (32, 32), mode="bicubic", antialias=True)[0].numpy()
+    for fit in FITS:
+        np.testing.assert_array_equal(decoded(Image.fromarray(array), 32, fit=fit), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3, 2)])
+@pytest.mark.parametrize("fit", FITS)
+def test_lines_of_pixels(fit, shape):
+    """No image becomes larger than it has to, and no side vanishes; ``crop`` keeps the middle alone."""
+    array = np.zeros((*shape, 3), np.uint8)
+    array[-(shape[0] // 3 + 1) :, -(shape[1] // 3 + 1) :] = 255
+    (image,) = transform_arrays([array], at_size(16, fit=fit))
+    assert image.shape == (3, 16, 16)
+    assert (image.max() == 0) == (fit == "crop" and 5000 in shape)
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 3), (16, 16), (16, 16, 3)])
 def test_arrays_go_the_same_way_as_files(shape):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    (transformed,) = transform_arrays([array], 16)
+    (transformed,) = transform_arrays([array], at_size(16))
     np.testing.assert_array_equal(transformed, decoded(Image.fromarray(array), 16))
 
 
 def test_no_arrays():
-    assert list(transform_arrays([], 16)) == []
+    assert list(transform_arrays([], at_size(16))) == []
 
 
 def test_every_augmentation_of_the_schema_exists():

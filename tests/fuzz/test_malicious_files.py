@@ -10,6 +10,7 @@ import pytest
 import torch
 from nvflare.apis.fl_context import FLContext
 
+from helpers import at_size
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Item
 from pt_peft.errors import UserError
@@ -74,17 +75,17 @@ class Images:
     def items(self, split):
         return [Item(name, (0,), split, name) for name in "ab"] if split == "train" else []
 
-    def decoded(self, split, size):
-        return iter([np.full((3, size, size), 7, np.uint8) for _ in "ab"])
+    def decoded(self, split, decoding):
+        return iter([np.full((3, decoding.image_size, decoding.image_size), 7, np.uint8) for _ in "ab"])
 
 
 @pytest.mark.parametrize("as_npy", [True, False])
 def test_image_cache(tmp_path, trace, as_npy):
     site = Site(cache=str(tmp_path / "cache"))
-    cached_images(site, Images(), 8)
+    cached_images(site, Images(), at_size(8))
     path = next((tmp_path / "cache").rglob("train_images.npy"))
     if as_npy:
         np.save(path, np.array([Program(trace), None], dtype=object))
     else:
         path.write_bytes(pickle.dumps(Program(trace)))
-    assert (cached_images(site, Images(), 8)["train"].images == 7).all()
+    assert (cached_images(site, Images(), at_size(8))["train"].images == 7).all()

@@ -1,18 +1,24 @@
 """What the frozen part of a model makes of images is computed once, and training from there is the same training."""
 
+import importlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import pt_peft
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from helpers import ROOT, changed
+from pt_peft.code_key import code_key
 from pt_peft.data import features
 from pt_peft.data.site_data import SiteData
+from pt_peft.model import method as method_module
 from pt_peft.model.adapted_model import build_model
-from pt_peft.model.frozen_prefix import FrozenPrefix, code_digest, frozen_prefix
+from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 
 NAMES = ["site-1", "site-2"]
 LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}
@@ -126,33 +132,85 @@ def test_each_model_and_each_split_has_its_own(tiny, cached_site):
 
 
 @pytest.mark.parametrize(
-    ("changed_file", "changes"),
+    "fields",
     [
-        ("model/weights/npz.py", True),
-        ("model/frozen_prefix.py", True),
-        ("seeds.py", True),
-        ("commands/export.py", False),
-        ("training/trainer.py", False),
-        ("methods/lora.py", False),
+        {"seed": 1},
+        {"backbone": {"std": [0.4, 0.4, 0.4]}},
+        {"backbone": {"allow_unused": ["x"]}},
+        {"method": LAST},
+        {"training": {"precision": "bfloat16"}},
     ],
 )
-def test_the_key_changes_with_the_code_that_features_depend_on(changed_file, changes, tmp_path):
+def test_the_key_holds_what_the_experiment_says_of_the_model(tiny, cached_site, fields):
+    keys = [key_of(make_trainer(changed(tiny, **{"method": PROBE, **one}), cached_site)) for one in ({}, fields)]
+    assert keys[0] != keys[1]
+
+
+def test_the_key_holds_how_it_is_computed(tiny, cached_site, monkeypatch):
+    trainer = make_trainer(changed(tiny, method=PROBE), cached_site)
+    before = key_of(trainer)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 9)
+    threads = key_of(trainer)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: device.type)
+    trainer.device = torch.device("cuda")
+    assert len({before, threads, key_of(trainer)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("methods/linear_probe.py", True),
+        ("model/vit.py", True),
+        ("data/table.py", False),
+        ("commands/export.py", False),
+    ],
+)
+def test_the_key_holds_the_code(tiny, cached_site, tmp_path, monkeypatch, file, changes):
+    trainer = make_trainer(changed(tiny, method=PROBE), cached_site)
+    before = key_of(trainer)
     shutil.copytree(ROOT / "pt_peft", tmp_path / "pt_peft", ignore=shutil.ignore_patterns("__pycache__"))
-    package = tmp_path / "pt_peft"
-    assert code_digest.__wrapped__(package) == code_digest()
-    (package / changed_file).write_text((package / changed_file).read_text() + "# changed\n")
-    assert (code_digest.__wrapped__(package) != code_digest()) == changes
+    monkeypatch.setattr(pt_peft, "__path__", [str(tmp_path / "pt_peft")])
+    assert key_of(trainer) == before
+    (tmp_path / "pt_peft" / file).write_text((tmp_path / "pt_peft" / file).read_text() + "# changed\n")
+    assert (key_of(trainer) != before) == changes
 
 
-def test_other_code_or_versions_have_other_features(tiny, cached_site, monkeypatch):
-    experiment = changed(tiny, method=PROBE, data=PLAIN)
-    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
-    for count, name in enumerate(("", "code_digest", "torch.__version__", "timm.__version__"), start=1):
-        if name:
-            value = (lambda: "other") if name == "code_digest" else "other"
-            monkeypatch.setattr(f"pt_peft.training.trainer.{name}", value)
-        trainer.predict(trainer.initial, sites["site-1"].val)
-        assert len(kept(cached_site)) == count, name
+CUSTOM = """
+from pt_peft.model.method import PeftMethod
+from pt_peft.schema import Strict
+
+
+def inject(model, config):
+    # Changes the frozen part, which it should not; trains nothing but the head.
+    model.blocks[0].register_forward_hook(lambda block, args, tokens: tokens * 2)
+
+
+METHOD = PeftMethod(
+    name="custom", summary="", paper="", config=Strict, inject=inject, identity_at_start=False, merge=None,
+    learning_rate=1e-3,
+)
+"""
+
+
+def test_the_key_holds_a_custom_method_in_another_folder(tiny, cached_site, tmp_path, monkeypatch):
+    """Changed at the same version, and none of the package's files."""
+    (tmp_path / "a_labs_method.py").write_text(CUSTOM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(method_module._REGISTRY, "custom", importlib.import_module("a_labs_method").METHOD)
+    trainer = make_trainer(changed(tiny, method={"name": "custom", "options": {}}), cached_site)
+    before = key_of(trainer)
+    (tmp_path / "a_labs_method.py").write_text(CUSTOM.replace("* 2", "* 3"))
+    assert key_of(trainer) != before
+
+
+def key_of(trainer) -> str:
+    """The key of the features, as in a new process."""
+    code_key.cache_clear()
+    importlib.invalidate_caches()
+    try:
+        return json.dumps(trainer._features_key(trainer._prefix), sort_keys=True)
+    finally:
+        code_key.cache_clear()
 
 
 def test_a_cache_that_is_too_small_costs_time_alone(tiny, cached_site, caplog):

@@ -131,6 +131,34 @@ def test_what_privacy_will_cost(site, capsys, tiny):
     assert f"privacy epsilon {expected:.3g} at delta 1e-05 for 2 round(s)" in out
 
 
+@pytest.mark.parametrize(
+    ("fit", "words", "warnings"),
+    [
+        ("pad", "of the model's input is filled up", {}),
+        ("crop", "of an image's area is cut away", {"cut images": 1}),
+        ("squash", "of the longer side's length is squeezed out", {}),
+    ],
+)
+def test_what_becomes_of_images_that_are_not_square(site, capsys, fit, words, warnings):
+    """Twenty of 48 x 40 pixels, two square ones, and one of 3:2."""
+    for index in range(2):
+        site.add(f"square{index}.png", Image.new("RGB", (40, 40), (index, 200, 90)))
+    site.add("wide.png", Image.linear_gradient("L").resize((60, 40)))
+    site.data |= {"fit": fit}
+    report = site.report(capsys)
+    mean = (20 * (1 - 40 / 48) + 1 / 3) / 23
+    shares = {"mean": round(mean, 4), "largest": 0.3333, "file": "wide.png"}
+    assert report["looks"]["fit"] == {"fit": fit, "not_square": 21, **shares}
+    assert {kind: count for kind, count in kinds(report["warnings"]).items() if "blank" not in kind} == warnings
+    if warnings:
+        assert report["warnings"][-1]["examples"] == [
+            f"data.fit 'crop' cuts away {mean:.1%} of an image's area on average, and 33.3% of 'wide.png'; 'pad' would "
+            "keep all of it."
+        ]
+    _, out, _ = site.check(capsys, "--no-timing")
+    assert f"fit     {fit}: {mean:.1%} {words} on average, 33.3% at most ('wide.png')" in out
+
+
 def test_each_kind_of_bad_image(site, capsys):
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     good = site.folder / "whole.png"
@@ -161,7 +189,7 @@ def test_each_kind_of_bad_image(site, capsys):
     warnings = kinds(report["warnings"])
     # One pixel is blank as well.
     assert warnings == {
-        "long image": 1,
+        "long images": 1,
         "tiny image": 1,
         "dark 16-bit image": 1,
         "blank image": 1,

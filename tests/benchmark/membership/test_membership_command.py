@@ -13,9 +13,12 @@ from filelock import FileLock
 from PIL import Image
 
 from benchmark.__main__ import main
-from benchmark.membership.models import observe
+from benchmark.membership import kept as kept_module
+from benchmark.membership.kept import Kept
+from benchmark.membership.models import Design, Observed, Subject, observe
 from benchmark.report.blocks import NONE
 from helpers import ROOT, changed
+from pt_peft.experiment.site import Site
 from pt_peft.presets import demo
 
 STILL = {"learning_rate": 1e-12, "local_epochs": 1}
@@ -155,6 +158,26 @@ def test_what_is_there_is_used_and_what_is_stale_or_damaged_is_not(audit, quick,
         assert before.items() <= stamps(out).items()
         assert len(stamps(out)) == len(before) + MODELS
         assert read(out)["audits"][0]["attacks"] != result["audits"][0]["attacks"]
+
+
+def test_what_was_kept_is_of_one_experiment_image_model_design_and_code(quick, tmp_path, monkeypatch):
+    subject = Subject("a", quick, Site(), ("s1", "s2"))
+    design = Design(seed=0, shadows=4)
+    answers = Observed(np.ones(1, bool), np.ones((1, 1)), np.ones(1, bool), 1.0)
+    Kept(tmp_path, design).write(subject, "images", 0, answers)
+    other = Subject("a", changed(quick, seed=5), Site(), ("s1", "s2"))
+
+    def is_there(design=design, subject=subject, images="images", model=0) -> bool:
+        return Kept(tmp_path, design).read(subject, images, model) is not None
+
+    assert is_there()
+    assert is_there(design=Design(seed=0, shadows=8)), "goes on with what is there"
+    assert not is_there(design=Design(seed=1, shadows=4))
+    assert not is_there(subject=other)
+    assert not is_there(images="others")
+    assert not is_there(model=1)
+    monkeypatch.setattr(kept_module, "code_key", lambda *modules: "other")
+    assert not is_there()
 
 
 def test_more_shadows_go_on_with_the_models_that_are_there(audit, quick, tmp_path):

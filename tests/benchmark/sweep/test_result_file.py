@@ -36,6 +36,7 @@ from benchmark.sweep.records import (
     TriedSettings,
     Validation,
     Verification,
+    with_defaults,
 )
 from benchmark.sweep.result_file import ResultFile, read
 from benchmark.sweep.suite import Suite
@@ -181,6 +182,18 @@ def test_fields_that_experiments_have_gained_since_have_their_defaults(path):
     path.write_text(path.read_text().replace(line, json.dumps(record)))
     assert read(path).runs["cell"].experiment == KNOWN["experiment"]
     assert read(path).runs["cell"].site_data == KNOWN["site_data"]
+
+
+@pytest.mark.parametrize(("source", "meant"), [("site", "crop"), ("lesions", "pad")])
+def test_files_were_cropped_before_there_was_a_field_that_says_so(source, meant):
+    fields = demo("lora")[0].model_dump(mode="json")
+    del fields["data"]["fit"]
+    found = with_defaults({**fields, "data": {**fields["data"], "source": source}})
+    assert isinstance(found, dict)
+    assert found["data"]["fit"] == meant
+    said = {**fields, "data": {**fields["data"], "source": source, "fit": "squash"}}
+    assert with_defaults(said) == said
+    assert with_defaults({"data": 3}) == {"data": 3}
 
 
 def test_a_run_on_images_of_another_meaning_is_not_finished(path):
