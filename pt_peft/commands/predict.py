@@ -14,7 +14,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
 if TYPE_CHECKING:
+    from pt_peft.experiment.own_images import Frames
     from pt_peft.experiment.sections import ModelSpec
     from pt_peft.export.classifier import Classifier
 
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the model runs; 'auto' takes a GPU if there is one (default: %(default)s)",
     )
     parser.add_argument(
+        "--frames",
+        type=_frames,
+        help="the image in files of several frames or pages: a number, counted from 0, or 'all' if each frame is one "
+        "(as data.frames of site.json; default: such files are refused)",
+    )
+    parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, with a warning each"
     )
 
@@ -64,20 +71,37 @@ def run(options: argparse.Namespace) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
     unreadable = 0
-    for batch in _batches(files, spec.backbone.image_size):
+    names = _names(files, options.frames)
+    for batch in _batches(names, spec.backbone.image_size, options.frames):
         for failure in batch.failures:
             if not options.skip_unreadable:
                 raise UserError(f"{failure} --skip-unreadable would leave it out.")
             print(f"warning: {failure}", file=sys.stderr)
         unreadable += len(batch.failures)
-        if batch.files:
-            for path, row in zip(batch.files, probabilities(classifier, np.stack(batch.images)), strict=True):
-                writer.writerow([path, prediction(spec, row), *(f"{value:.6f}" for value in row)])
-    if unreadable == len(files):
+        if batch.names:
+            for name, row in zip(batch.names, probabilities(classifier, np.stack(batch.images)), strict=True):
+                writer.writerow([name, prediction(spec, row), *(f"{value:.6f}" for value in row)])
+    if unreadable == len(names):
         raise UserError("none of the images can be decoded.")
     # File names that are not UTF-8 keep their bytes.
     write_atomically(options.out, table.getvalue().encode("utf-8", "surrogateescape"))
-    print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
+    print(f"{options.out}: {len(names) - unreadable} images, {unreadable} left out")
+
+
+def _frames(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
+    return int(text)
+
+
+def _names(files: list[Path], frames: Frames) -> list[str]:
+    """The names of the images in `files`: of each frame if `frames` is ``all``."""
+    from pt_peft.data.frames import file_frames
+
+    names = [str(path) for path in files]
+    return [frame for name in names for frame in file_frames(name, _open_file)[0]] if frames == "all" else names
 
 
 def find_images(given: list[Path]) -> list[Path]:
@@ -133,32 +157,32 @@ def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
 
 
 class _Batch(NamedTuple):
-    """A batch of files, decoded."""
+    """A batch of images, decoded."""
 
-    files: list[Path]
-    """The files that can be read."""
+    names: list[str]
+    """The images that can be read."""
     images: list[npt.NDArray[np.uint8]]
     """Their images, uint8 (3,S,S)."""
     failures: list[str]
-    """What is wrong with the other files."""
+    """What is wrong with the other images."""
 
 
-def _batches(files: list[Path], size: int) -> Iterator[_Batch]:
-    """Decodes `files` to images of side `size`, pixels, `BATCH` files at a time."""
+def _batches(names: list[str], size: int, frames: Frames) -> Iterator[_Batch]:
+    """Decodes the named images to side `size`, pixels, `BATCH` at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
 
-    with tqdm(total=len(files), unit="image", disable=None) as progress:
-        for start in range(0, len(files), BATCH):
+    with tqdm(total=len(names), unit="image", disable=None) as progress:
+        for start in range(0, len(names), BATCH):
             batch = _Batch([], [], [])
-            paths = files[start : start + BATCH]
-            decoded = decode_files([str(path) for path in paths], _open_file, size, where="images")
-            for path, image in zip(paths, decoded, strict=True):
+            some = names[start : start + BATCH]
+            decoded = decode_files(some, _open_file, size, where="images", frames=frames)
+            for name, image in zip(some, decoded, strict=True):
                 if isinstance(image, UserError):
                     batch.failures.append(str(image))
                 else:
-                    batch.files.append(path)
+                    batch.names.append(name)
                     batch.images.append(image)
                 progress.update()
             yield batch

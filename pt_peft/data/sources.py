@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pt_peft.data import npz
+from pt_peft.data.frames import each_frame
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
 from pt_peft.data.partition import partition
@@ -48,13 +49,15 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if data.source == "lesions":
         return LesionImages(data, experiment.seed, name)
     items = listed_items(experiment, site, report)
+    if site.data.frames == "all" and site.data.source != "npz":
+        items = each_frame(items, site.existing("data.images"))
     if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
-    return FileImages(items, site.existing("data.images"), data.intensity)
+    return FileImages(items, site.existing("data.images"), data.intensity, site.data.frames)
 
 
 def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> list[Item]:

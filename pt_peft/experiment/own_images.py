@@ -11,6 +11,8 @@ from pt_peft.schema import Strict
 PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
 """Data sets that are read in their published layouts, see `pt_peft.data.published`."""
 
+Frames = Annotated[int, Field(ge=0, lt=2**31)] | Literal["all"] | None
+"""The values of ``data.frames``."""
 Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 """A path of the operating system."""
 LOCATIONS = ("images", "table", "npz")
@@ -57,6 +59,10 @@ class SiteData(Strict):
     name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0."""
     no_finding: Name | None = None
     """The site's value for images of no class, for ``multilabel``; an empty cell says the same."""
+    frames: Frames = None
+    """What is the image in a file of several frames or pages (DICOM, TIFF, GIF …): its number, counted from 0, or
+    ``all`` if each frame is an image of its own, with the label of its file. They are named ``<file>#<frame>`` and stay
+    in one split; where no group is known, DICOM's patient ID is the group. Null refuses such files."""
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
     own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""
