@@ -64,7 +64,7 @@ def table(entries: np.ndarray, first: int, bits: int, vr: str = "US") -> Dataset
 
 
 def shown(content: bytes, frame: int | None = None, remarks: list[str] | None = None) -> np.ndarray:
-    """What the product displays of a file; the kinds of its remarks are added to `remarks`, without it there are none."""
+    """What the product displays of a file. Its remarks are added to `remarks`; without it there must be none."""
     stream = io.BytesIO(content)
     assert is_dicom(stream)
     said: list[str] = []
