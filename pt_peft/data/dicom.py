@@ -5,7 +5,7 @@ Importing this module imports pydicom: import it where images are decoded.
 
 import logging
 from importlib.util import find_spec
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,22 @@ _SHORT = tuple(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Photometric interpretations that pydicom gives as RGB."""
 
-_GDCM, _OPENJPEG = ("python-gdcm", "gdcm"), ("pylibjpeg-openjpeg", "openjpeg")
+
+class _Decoder(NamedTuple):
+    """A package that decodes pixels, which pydicom uses if it is installed."""
+
+    package: str
+    module: str
+    """The module of the package that tells whether it is installed."""
+    source: str = "pip install 'pt-peft[dicom]' has it"
+    """Where it comes from, in words."""
+
+
+_GDCM, _OPENJPEG = _Decoder("python-gdcm", "gdcm"), _Decoder("pylibjpeg-openjpeg", "openjpeg")
 DECODERS = {
-    uid.JPEGExtended12Bit: ("pylibjpeg-libjpeg (GPL)", "libjpeg"),
+    uid.JPEGExtended12Bit: _Decoder(
+        "pylibjpeg-libjpeg", "libjpeg", "pip install pylibjpeg pylibjpeg-libjpeg, whose licence is the GPL"
+    ),
     uid.JPEGLossless: _GDCM,
     uid.JPEGLosslessSV1: _GDCM,
     uid.JPEGLSLossless: _GDCM,
@@ -42,8 +55,8 @@ DECODERS = {
     uid.HTJ2KLosslessRPCL: _OPENJPEG,
     uid.HTJ2K: _OPENJPEG,
 }
-"""By transfer syntax, the package, and its module, that decodes what pydicom and Pillow do not: of JPEG Extended, more
-than 8 bits; of JPEG 2000, some."""
+"""By transfer syntax, what decodes the pixels that pydicom and Pillow do not: of JPEG Extended, more than 8 bits; of
+JPEG 2000, some."""
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs the traceback of every decoder that it tries
 
@@ -152,16 +165,17 @@ def _why_not_decoded(syntax: uid.UID, bits: int, error: Exception) -> str:
     """What keeps pixels from being decoded, with the package that would decode them, if it is not installed."""
     if not syntax.is_compressed:
         return f"has pixels that cannot be read ({_short(error)})"
-    package, module = (None, "") if syntax == uid.JPEGExtended12Bit and bits == 8 else DECODERS.get(syntax, (None, ""))
-    missing = package if package and find_spec(module) is None else None
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
         return f"is compressed as {syntax.name}, which pydicom does not decode; save its frames as images first"
-    if missing and not available:
-        return f"is compressed as {syntax.name}; install the package {missing}, which decodes it"
-    hint = f"; the package {missing}, which is not installed, may decode it" if missing else ""
-    return f"is compressed as {syntax.name}, and its pixels cannot be decoded ({_short(error)}){hint}"
+    why = f"is compressed as {syntax.name}"
+    if available:
+        why += f", and its pixels cannot be decoded ({_short(error)})"
+    decoder = None if syntax == uid.JPEGExtended12Bit and bits == 8 else DECODERS.get(syntax)
+    if decoder is None or find_spec(decoder.module):
+        return why
+    return f"{why}; the package '{decoder.package}' is not installed, which decodes it: {decoder.source}"
 
 
 def _short(error: Exception) -> str:
