@@ -129,12 +129,21 @@ def read_dicom(stream: BinaryIO, frame: int | None = None, remark: Remark = log_
         if photometric in ("MONOCHROME1", "MONOCHROME2"):
             return Image.fromarray(displayed(stored, data, index, remark))
         if photometric in _COLOURS and stored.shape[2:] == (3,):
-            return Image.fromarray((stored * (255 / (2**data.BitsStored - 1))).round().astype(np.uint8))
+            return Image.fromarray(_scaled(stored, int(data.BitsStored), remark))
         raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
     except ValueError:
         raise
     except Exception as error:  # pydicom raises anything for a damaged file
         raise ValueError(f"is not a readable DICOM image ({_short(error)})") from None
+
+
+def _scaled(colours: npt.NDArray[Any], bits: int, remark: Remark) -> npt.NDArray[np.uint8]:
+    """Colours of `bits` bits, from 0 to 255."""
+    used = int(colours.max()).bit_length()
+    if bits > 8 and used < bits:
+        bright = 255 >> (bits - used)
+        remark("dark DICOM colours", f"uses {used} of its {bits} bits, so that it is at most {bright} of 255 bright")
+    return (colours * (255 / (2**bits - 1))).round().astype(np.uint8)
 
 
 def _decoded(data: Dataset, frame: int) -> npt.NDArray[Any]:

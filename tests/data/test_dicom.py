@@ -5,11 +5,11 @@ import io
 import numpy as np
 import pytest
 from decoding import good
-from dicom_files import REAL, made, shown, table
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG4HP41, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_files import REAL, made, shown, table
 from pt_peft.data import dicom
 from pt_peft.data.dicom import is_dicom
 from pt_peft.data.transforms import decode_files
@@ -70,6 +70,9 @@ def test_colour():
 def test_colours_of_less_than_8_bits_and_of_more():
     assert shown(made(np.full((2, 2, 3), 15, np.uint8), "RGB", 5))[0, 0, 0] == 123  # 255 x 15 / 31
     assert shown(made(np.full((2, 2, 3), 2048, np.uint16), "RGB", 12))[0, 0, 0] == 128
+    remarks: list[str] = []
+    assert shown(made(np.full((2, 2, 3), 4095, np.uint16), "RGB", 16), remarks=remarks)[0, 0, 0] == 16
+    assert remarks == ["dark DICOM colours: uses 12 of its 16 bits, so that it is at most 15 of 255 bright"]
 
 
 @pytest.mark.parametrize("photometric", ["YBR_PARTIAL_422", "HSV", "MONOCHROME3"])
