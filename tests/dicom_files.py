@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -16,7 +17,7 @@ REAL = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def made(
-    pixels: np.ndarray, photometric: str, bits: int, *, syntax: UID = ExplicitVRLittleEndian, **attributes
+    pixels: np.ndarray, photometric: str, bits: int, *, syntax: UID = ExplicitVRLittleEndian, **attributes: Any
 ) -> bytes:
     """A DICOM file of `pixels` (H,W) or (H,W,3), after the frames if there are ``NumberOfFrames``.
 

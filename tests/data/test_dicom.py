@@ -1,6 +1,7 @@
 """DICOM images made with pydicom, in every photometric and depth that is read."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,8 +85,8 @@ def test_colours_that_nobody_converts_are_refused(photometric):
 NAMES = ("Red", "Green", "Blue")
 
 
-def palette(first: int, count: int, bits: int, *tables: bytes, segmented: str = "") -> dict[str, object]:
-    attributes: dict[str, object] = {f"{name}PaletteColorLookupTableDescriptor": [count, first, bits] for name in NAMES}
+def palette(first: int, count: int, bits: int, *tables: bytes, segmented: str = "") -> dict[str, Any]:
+    attributes: dict[str, Any] = {f"{name}PaletteColorLookupTableDescriptor": [count, first, bits] for name in NAMES}
     data = {f"{segmented}{name}PaletteColorLookupTableData": one for name, one in zip(NAMES, tables, strict=True)}
     return attributes | data
 
@@ -216,7 +217,7 @@ def test_a_decoder_that_is_not_installed_is_named(name, package, monkeypatch):
     monkeypatch.setattr(dicom, "pixel_array", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("x " * 500)))
     monkeypatch.setattr(dicom, "get_decoder", lambda syntax: type("Decoder", (), {"is_available": False}))
     content = (REAL / name).read_bytes()
-    (error,) = decode_files([name], lambda _: io.BytesIO(content), 8, where="folder")
+    (error,) = decode_files([name], lambda name: io.BytesIO(content), 8, where="folder")
     reason = f"; the package '{package}' is not installed, which decodes it: pip install 'pt-peft[dicom]' has it"
     assert f"{reason})" in str(error)
     assert str(probe(content, "type")).endswith(reason)
@@ -227,7 +228,7 @@ def test_the_decoder_of_12_bit_jpeg_is_named_and_not_cut(name):
     content = (REAL / name).read_bytes()
     reason = "; the package 'pylibjpeg-libjpeg' is not installed, which decodes it: pip install pylibjpeg "
     reason += "pylibjpeg-libjpeg, whose licence is the GPL"
-    (error,) = decode_files([name], lambda _: io.BytesIO(content), 8, where="folder")
+    (error,) = decode_files([name], lambda name: io.BytesIO(content), 8, where="folder")
     assert reason in str(error)
     assert str(probe(content, "type")).endswith(reason)
 

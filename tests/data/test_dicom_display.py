@@ -1,10 +1,13 @@
 """Grey values of DICOM images, against the steps of PS3.3 worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from dicom_files import item, made, shown, table
 from pydicom.dataelem import DataElement
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from dicom_files import item, made, shown, table
 
 GREY = "MONOCHROME2"
 FIVE = np.array([[0, 1000, 2000, 3000, 4000]], np.uint16)
@@ -12,7 +15,9 @@ OWN_RANGE = [0, 64, 128, 191, 255]
 """`FIVE` from its lowest to its highest value: 255 times 0, 1/4, 1/2 (127.5, to the even number), 3/4 and 1."""
 
 
-def row(pixels: np.ndarray, photometric=GREY, bits=12, *, remarks=None, frame=None, **attributes) -> list[int]:
+def row(
+    pixels: np.ndarray, photometric: Any = GREY, bits: Any = 12, *, remarks=None, frame=None, **attributes
+) -> list[int]:
     return shown(made(pixels, photometric, bits, **attributes), frame, remarks)[0].tolist()
 
 

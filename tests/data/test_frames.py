@@ -1,14 +1,15 @@
 """``data.frames`` of `site.json`: files of several frames as images."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 from decoding import good
-from dicom_files import made
 from PIL import Image
 from pydantic import ValidationError
 
+from dicom_files import made
 from pt_peft.data.frames import located
 from pt_peft.data.sources import site_images
 from pt_peft.experiment.own_images import SiteData
@@ -16,7 +17,7 @@ from pt_peft.experiment.own_images import SiteData
 
 def dicom(patient: str | None, count: int) -> bytes:
     frames = np.stack([np.full((20, 20), 40 * frame, np.uint8) for frame in range(count)])
-    more = {} if patient is None else {"PatientID": patient}
+    more: dict[str, Any] = {} if patient is None else {"PatientID": patient}
     return made(frames, "MONOCHROME2", 8, NumberOfFrames=count, WindowCenter=128, WindowWidth=256, **more)
 
 

@@ -61,7 +61,7 @@ def test_a_thumbnail_or_a_mask_of_a_tiff_is_no_page(kind):
 
 def test_the_previews_of_a_phones_jpeg_are_no_frames():
     stream = stack("MPO")
-    assert Image.open(stream).n_frames == 3
+    assert getattr(Image.open(stream), "n_frames", 1) == 3
     assert values(stream) == 10
 
 
