@@ -95,7 +95,7 @@ def upright(image: Image.Image, remark: Remark = log_remark) -> Image.Image:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The image on black where it is transparent, as padding is black; colours that nobody sees do not appear.
+    """The image on black, as nothing looks in medical images, where it is transparent; hidden colours do not appear.
 
     Returns:
         The image itself if nothing of it can be transparent; else an image of mode RGBA.
