@@ -13,21 +13,22 @@ import csv
 import io
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pt_peft.data.archive import open_archive
+from pt_peft.data.archive import OpenArchive, open_archive
 from pt_peft.data.listing import listed_files
 from pt_peft.data.problems import Level
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
 
 if TYPE_CHECKING:
+    from pt_peft.experiment.own_images import Frames
     from pt_peft.experiment.preprocessing import Decoding
     from pt_peft.experiment.sections import ModelSpec
     from pt_peft.export.classifier import Classifier
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the model runs; 'auto' takes a GPU if there is one (default: %(default)s)",
     )
     parser.add_argument(
+        "--frames",
+        type=_frames,
+        help="the image in files of several frames or pages: a number, counted from 0, or 'all' if each frame is one "
+        "(as data.frames of site.json; default: such files are refused)",
+    )
+    parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that cannot be decoded, with a warning each"
     )
 
@@ -69,20 +76,52 @@ def run(options: argparse.Namespace) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
     unreadable = 0
-    for batch in _batches(files, classifier.decoding):
-        for failure in batch.failures:
-            if not options.skip_unreadable:
-                raise UserError(f"{failure} --skip-unreadable would leave it out.")
-            print(f"warning: {failure}", file=sys.stderr)
-        unreadable += len(batch.failures)
-        if batch.files:
-            for path, row in zip(batch.files, probabilities(classifier, np.stack(batch.images)), strict=True):
-                writer.writerow([path, prediction(spec, row), *(f"{value:.6f}" for value in row)])
-    if unreadable == len(files):
+    with _opened(files) as open_image:
+        names = _names(files, open_image, options.frames)
+        for batch in _batches(names, open_image, classifier.decoding, options.frames):
+            for failure in batch.failures:
+                if not options.skip_unreadable:
+                    raise UserError(f"{failure} --skip-unreadable would leave it out.")
+                print(f"warning: {failure}", file=sys.stderr)
+            unreadable += len(batch.failures)
+            if batch.names:
+                for name, row in zip(batch.names, probabilities(classifier, np.stack(batch.images)), strict=True):
+                    writer.writerow([name, prediction(spec, row), *(f"{value:.6f}" for value in row)])
+    if unreadable == len(names):
         raise UserError("none of the images can be decoded.")
     # File names that are not UTF-8 keep their bytes.
     write_atomically(options.out, table.getvalue().encode("utf-8", "surrogateescape"))
-    print(f"{options.out}: {len(files) - unreadable} images, {unreadable} left out")
+    print(f"{options.out}: {len(names) - unreadable} images, {unreadable} left out")
+
+
+def _frames(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
+    return int(text)
+
+
+@contextmanager
+def _opened(files: Mapping[str, tuple[Path, str]]) -> Generator[OpenArchive]:
+    """Opens the folders and archives of `files`. Yields what opens a file by its path."""
+    with ExitStack() as stack:
+        archives = {path: stack.enter_context(open_archive(path)) for path in {path for path, _ in files.values()}}
+
+        def open_image(name: str) -> BinaryIO:
+            archive, inside = files[name]
+            return archives[archive](inside)
+
+        yield open_image
+
+
+def _names(files: Iterable[str], open_image: OpenArchive, frames: Frames) -> list[str]:
+    """The names of the images in `files`: of each frame if `frames` is ``all``."""
+    from pt_peft.data.frames import file_frames
+
+    if frames != "all":
+        return list(files)
+    return [frame for file in files for frame in file_frames(file, open_image)[0]]
 
 
 def find_images(given: list[Path]) -> dict[str, tuple[Path, str]]:
@@ -147,39 +186,32 @@ def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
 
 
 class _Batch(NamedTuple):
-    """A batch of files, decoded."""
+    """A batch of images, decoded."""
 
-    files: list[str]
-    """The files that can be read."""
+    names: list[str]
+    """The images that can be read."""
     images: list[npt.NDArray[np.uint8]]
     """Their images, uint8 (3,S,S)."""
     failures: list[str]
-    """What is wrong with the other files."""
+    """What is wrong with the other images."""
 
 
-def _batches(files: Mapping[str, tuple[Path, str]], decoding: Decoding) -> Iterator[_Batch]:
-    """Decodes `files`, `BATCH` of them at a time."""
+def _batches(names: list[str], open_image: OpenArchive, decoding: Decoding, frames: Frames) -> Iterator[_Batch]:
+    """Decodes the named images, `BATCH` at a time."""
     from tqdm import tqdm
 
     from pt_peft.data.transforms import decode_files
 
-    paths_of_all = list(files)
-    with tqdm(total=len(files), unit="image", disable=None) as progress, ExitStack() as opened:
-        archives = {path: opened.enter_context(open_archive(path)) for path in {path for path, _ in files.values()}}
-
-        def open_image(name: str) -> BinaryIO:
-            archive, inside = files[name]
-            return archives[archive](inside)
-
-        for start in range(0, len(files), BATCH):
+    with tqdm(total=len(names), unit="image", disable=None) as progress:
+        for start in range(0, len(names), BATCH):
             batch = _Batch([], [], [])
-            paths = paths_of_all[start : start + BATCH]
-            decoded = decode_files(paths, open_image, decoding, where="images")
-            for path, image in zip(paths, decoded, strict=True):
+            some = names[start : start + BATCH]
+            decoded = decode_files(some, open_image, decoding, where="images", frames=frames)
+            for name, image in zip(some, decoded, strict=True):
                 if isinstance(image, UserError):
                     batch.failures.append(str(image))
                 else:
-                    batch.files.append(path)
+                    batch.names.append(name)
                     batch.images.append(image)
                 progress.update()
             yield batch

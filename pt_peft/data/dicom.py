@@ -1,77 +1,191 @@
-"""Single-frame DICOM images as 8-bit pictures, through pydicom.
+"""DICOM images as 8-bit pictures: pydicom decodes the pixels, `dicom_display` shows them.
 
 Importing this module imports pydicom: import it where images are decoded.
 """
 
-from typing import Any, BinaryIO
+import logging
+from importlib.util import find_spec
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image
-from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom import Dataset, uid
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
+
+from pt_peft.data.dicom_display import coloured, displayed
+from pt_peft.data.frames import chosen
+from pt_peft.data.problems import Remark, log_remark
 
 MAGIC = b"DICM"
 """Bytes 128 to 131 of a DICOM file (PS3.10 section 7.1)."""
+_LONG = tuple(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations with a length of 32 bits (PS3.5 section 7.1.2)."""
+_SHORT = tuple(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+"""Value representations with a length of 16 bits."""
+
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Photometric interpretations that pydicom gives as RGB."""
+
+
+class _Decoder(NamedTuple):
+    """A package that decodes pixels, which pydicom uses if it is installed."""
+
+    package: str
+    module: str
+    """The module of the package that tells whether it is installed."""
+    source: str = "pip install 'pt-peft[dicom]' has it"
+    """Where it comes from, in words."""
+
+
+_GDCM, _OPENJPEG = _Decoder("python-gdcm", "gdcm"), _Decoder("pylibjpeg-openjpeg", "openjpeg")
+DECODERS = {
+    uid.JPEGExtended12Bit: _Decoder(
+        "pylibjpeg-libjpeg", "libjpeg", "pip install pylibjpeg pylibjpeg-libjpeg, whose licence is the GPL"
+    ),
+    uid.JPEGLossless: _GDCM,
+    uid.JPEGLosslessSV1: _GDCM,
+    uid.JPEGLSLossless: _GDCM,
+    uid.JPEGLSNearLossless: _GDCM,
+    uid.JPEG2000Lossless: _OPENJPEG,
+    uid.JPEG2000: _OPENJPEG,
+    uid.HTJ2KLossless: _OPENJPEG,
+    uid.HTJ2KLosslessRPCL: _OPENJPEG,
+    uid.HTJ2K: _OPENJPEG,
+}
+"""By transfer syntax, what decodes the pixels that pydicom and Pillow do not: of JPEG Extended, more than 8 bits; of
+JPEG 2000, some."""
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs the traceback of every decoder that it tries
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """Whether the file is DICOM; leaves the position at the start."""
-    head = stream.read(132)
+    """Whether the file is DICOM, with a preamble or without one; leaves the position at the start.
+
+    A file without a preamble begins with two elements of the file meta information (group 0002) or of the data set
+    (group 0008), as older devices and exports of a PACS write it.
+    """
+    head = stream.read(256)
     stream.seek(0)
-    return head[128:] == MAGIC
+    if head[128:132] == MAGIC:
+        return True
+    first = _element(head, 0)
+    second = first and _element(head, first[1])
+    return bool(first and second and first[0] < second[0])
 
 
-def read_dicom(stream: BinaryIO) -> Image.Image:
-    """The image as it is meant to be displayed, mode L or RGB.
+def _element(head: bytes, start: int) -> tuple[int, int] | None:
+    """Tag and end of the data element at `start`; None if there is none of group 0002 or 0008."""
+    vr = head[start + 4 : start + 6]
+    explicit = vr in _SHORT or vr in _LONG
+    order = "big" if explicit and head[start] == 0 else "little"  # implicit VR is little endian (PS3.5 section 10.1)
 
-    Grey values pass the modality LUT (rescale slope and intercept), then the VOI LUT or the first window (PS3.3
-    C.11.2). The range of the window becomes 0 to 255; without a window, the range of the image's own values without
-    padding. MONOCHROME1 is inverted. Palettes are looked up, YBR is converted to RGB.
+    def number(place: int, length: int) -> int:
+        return int.from_bytes(head[start + place : start + place + length], order)
+
+    if len(head) < start + 12 or number(0, 2) not in (0x0002, 0x0008):
+        return None
+    place, width = (8, 4) if vr in _LONG else (6, 2) if explicit else (4, 4)
+    return number(0, 2) << 16 | number(2, 2), start + place + width + number(place, width)
+
+
+def read_header(stream: BinaryIO) -> Dataset:
+    """The data set without its pixels."""
+    return pydicom.dcmread(stream, force=True, stop_before_pixels=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+def frame_count(data: Dataset) -> int:
+    """The number of frames, 1 where the data set does not say. Raises ValueError if it is no number."""
+    try:
+        return int(data.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"has a NumberOfFrames that is no number ({error})") from None
+
+
+def read_dicom(stream: BinaryIO, frame: int | None = None, remark: Remark = log_remark) -> Image.Image:
+    """An image as it is meant to be displayed, mode L or RGB.
+
+    Grey values: see `pt_peft.data.dicom_display.displayed`. Palettes are looked up, YBR is converted to RGB.
 
     Args:
         stream: the file.
+        frame: the frame, counted from 0; None: the only one.
+        remark: takes what the file says of its display and has no meaning.
 
     Raises:
-        ValueError: for several frames, an unknown photometric interpretation, or pixels that cannot be decoded.
+        ValueError: if there is no such frame, for colours that are not known, or for pixels that cannot be decoded.
     """
     try:
-        data = pydicom.dcmread(stream)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike in its signature
-        if int(data.get("NumberOfFrames") or 1) != 1:
-            raise ValueError(f"has {data.NumberOfFrames} frames; single-frame images are supported")
-        photometric = data.PhotometricInterpretation
-        pixels = pixel_array(data)  # converts YBR to RGB
-    except (InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ValueError(f"is not a readable DICOM image ({' '.join(str(error).split())[:200]})") from None
-    if photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, data)
-        return Image.fromarray((pixels >> (8 * pixels.itemsize - 8)).astype(np.uint8))
-    if photometric in ("MONOCHROME1", "MONOCHROME2"):
-        grey = _displayed(pixels, data)
-        return Image.fromarray(255 - grey if photometric == "MONOCHROME1" else grey)
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and (photometric == "RGB" or photometric.startswith("YBR")):
-        return Image.fromarray((pixels >> max(0, data.BitsStored - 8)).astype(np.uint8))
-    raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
+        data = pydicom.dcmread(stream, force=True)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
+        index = chosen(frame, frame_count(data))
+        stored = _decoded(data, index)
+        photometric = str(data.PhotometricInterpretation)
+        if photometric == "PALETTE COLOR":
+            return Image.fromarray(coloured(stored, data))
+        if data.get("PixelPresentation") in ("COLOR", "MIXED"):
+            raise ValueError("has colours among its grey values (PS3.3 C.7.6.19), which are not supported")
+        if photometric in ("MONOCHROME1", "MONOCHROME2"):
+            return Image.fromarray(displayed(stored, data, index, remark))
+        if photometric in _COLOURS and stored.shape[2:] == (3,):
+            return Image.fromarray(_scaled(stored, int(data.BitsStored), remark))
+        raise ValueError(f"has photometric interpretation {photometric}, which is not supported")
+    except ValueError:
+        raise
+    except Exception as error:  # pydicom raises anything for a damaged file
+        raise ValueError(f"is not a readable DICOM image ({_short(error)})") from None
 
 
-def _displayed(pixels: npt.NDArray[Any], data: Dataset) -> npt.NDArray[np.uint8]:
-    """Grey values as displayed, uint8 of the shape of `pixels`, before any inversion."""
-    values = apply_modality_lut(pixels, data)
-    if data.get("VOILUTSequence"):
-        shown = apply_voi_lut(values, data).astype(np.float64)
-        low, high = 0.0, 2.0 ** data.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
-        shown = apply_voi_lut(values, data, prefer_lut=False).astype(np.float64)
-        centre, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
-        # Values far outside of the window become the ends of its range.
-        low, high = apply_voi_lut(np.array([centre - 100 * width, centre + 100 * width]), data, prefer_lut=False)
-    else:
-        shown = values.astype(np.float64)
-        padding = data.get("PixelPaddingValue")
-        image = shown[pixels != padding] if padding is not None else shown
-        low, high = (image.min(), image.max()) if image.size else (shown.min(), shown.max())
-    scaled = (shown - low) / max(high - low, np.finfo(np.float64).tiny)
-    return (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8)
+def _scaled(colours: npt.NDArray[Any], bits: int, remark: Remark) -> npt.NDArray[np.uint8]:
+    """Colours of `bits` bits, from 0 to 255."""
+    used = int(colours.max()).bit_length()
+    if bits > 8 and used < bits:
+        bright = 255 >> (bits - used)
+        remark("dark DICOM colours", f"uses {used} of its {bits} bits, so that it is at most {bright} of 255 bright")
+    return (colours * (255 / (2**bits - 1))).round().astype(np.uint8)
+
+
+def _decoded(data: Dataset, frame: int) -> npt.NDArray[Any]:
+    """The stored values of a frame, (H,W) or RGB (H,W,3)."""
+    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        kind = uid.UID(str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")).name
+        raise ValueError(f"is a DICOM object without pixels ({kind or 'of no SOP class'})")
+    if "PhotometricInterpretation" not in data:
+        raise ValueError("has no PhotometricInterpretation, so that its values have no meaning")
+    if not data.file_meta.get("TransferSyntaxUID"):  # no file meta information
+        implicit, little = data.original_encoding
+        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+    syntax: uid.UID = data.file_meta.TransferSyntaxUID
+    allocated, bits = int(data.get("BitsAllocated") or 0), int(data.get("BitsStored") or 0)
+    unused_below = int(data.get("HighBit") or 0) + 1 - bits
+    try:
+        if unused_below <= 0 or syntax.is_compressed:
+            return pixel_array(data, index=frame)
+        # PS3.5 section 8.1.1: the value ends at HighBit, which pydicom takes to be the highest bit of BitsStored.
+        words = pixel_array(data, index=frame, correct_unused_bits=False)
+        return words << (allocated - bits - unused_below) >> (allocated - bits)
+    except Exception as error:
+        raise ValueError(_why_not_decoded(syntax, bits, error)) from None
+
+
+def _why_not_decoded(syntax: uid.UID, bits: int, error: Exception) -> str:
+    """What keeps pixels from being decoded, with the package that would decode them, if it is not installed."""
+    if not syntax.is_compressed:
+        return f"has pixels that cannot be read ({_short(error)})"
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        return f"is compressed as {syntax.name}, which pydicom does not decode; save its frames as images first"
+    why = f"is compressed as {syntax.name}"
+    if available:
+        why += f", and its pixels cannot be decoded ({_short(error)})"
+    decoder = None if syntax == uid.JPEGExtended12Bit and bits == 8 else DECODERS.get(syntax)
+    if decoder is None or find_spec(decoder.module):
+        return why
+    return f"{why}; the package '{decoder.package}' is not installed, which decodes it: {decoder.source}"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

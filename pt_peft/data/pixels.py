@@ -12,8 +12,10 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from pt_peft.data import archive, npz
+from pt_peft.data.frames import located
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import Frames
 from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.experiment.sections import Data, FeatureShift
 
@@ -60,17 +62,20 @@ class _Listed:
 class FileImages(_Listed):
     """Image files in a folder or zip archive."""
 
-    def __init__(self, items: Sequence[Item], images: Path):
+    def __init__(self, items: Sequence[Item], images: Path, frames: Frames):
         super().__init__(items)
         self._images = images
+        self._frames: Frames = frames
 
     def key(self) -> JsonValue:
         """See `SiteImages`."""
-        stamps = json.dumps(archive.stamp(self._images, self._files()))
+        files = dict.fromkeys(located(name, self._frames)[0] for name in self._files())
+        stamps = json.dumps(archive.stamp(self._images, list(files)))
         return {
             "source": "files",
             "rows": self._rows_digest(),
             "files": hashlib.sha256(stamps.encode()).hexdigest(),
+            "frames": self._frames,
         }
 
     def decoded(self, split: SplitName, decoding: Decoding) -> Iterator[Image | UserError]:
@@ -79,7 +84,7 @@ class FileImages(_Listed):
 
         files = [item.file for item in self._items[split]]
         with archive.open_archive(self._images) as open_image:
-            yield from decode_files(files, open_image, decoding, where=str(self._images))
+            yield from decode_files(files, open_image, decoding, where=str(self._images), frames=self._frames)
 
 
 class NpzImages(_Listed):

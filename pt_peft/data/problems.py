@@ -28,6 +28,23 @@ class Report(Protocol):
         """
 
 
+class Remark(Protocol):
+    """Takes what is odd about an image that is read nevertheless."""
+
+    def __call__(self, kind: str, what: str) -> None:
+        """Takes one remark.
+
+        Args:
+            kind: the sort of oddity, in a few words that name no value.
+            what: what the image has and what becomes of it, to be read after its name: "has a window …".
+        """
+
+
+def log_remark(kind: str, what: str) -> None:
+    """Logs a remark on an image whose name is not known."""
+    _logger.warning("%s: an image %s", kind, what)
+
+
 def stop(kind: str, message: str, level: Level = "error") -> None:
     """Logs a warning. Raises UserError for an error."""
     if level == "error":

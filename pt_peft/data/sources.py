@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pt_peft.data import npz
+from pt_peft.data.frames import each_frame
 from pt_peft.data.groups import grouped
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
@@ -51,6 +52,8 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if data.source == "lesions":
         return LesionImages(data, experiment.seed, name)
     items = listed_items(experiment, site, report)
+    if site.data.frames == "all" and site.data.source != "npz":
+        items = each_frame(items, site.existing("data.images"))
     if site.data.source != "npz":  # whose splits are the published ones
         items = assign_splits(items, experiment.seed)
     if experiment.partition.kind == "natural":
@@ -60,7 +63,7 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     items = at_most(data.max_images_per_site, items, experiment.seed, name)
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
-    return FileImages(items, site.existing("data.images"))
+    return FileImages(items, site.existing("data.images"), site.data.frames)
 
 
 def _evaluated_as_known(items: Sequence[Item], name: str, report: Report) -> list[Item]:

@@ -3,23 +3,30 @@
 Importing this module imports MONAI (seconds): import it where images are decoded, not where cached images are read.
 """
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from monai.transforms import CenterSpatialCrop, Compose, EnsureChannelFirst, RepeatChannel, Transform
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pt_peft.data.archive import OpenArchive
-from pt_peft.data.dicom import is_dicom, read_dicom
+from pt_peft.data.frames import located
+from pt_peft.data.problems import Remark, log_remark
+from pt_peft.data.stored import opaque, stored_image, upright
 from pt_peft.data.untracked import untracked
 from pt_peft.errors import UserError
+from pt_peft.experiment.own_images import Frames
 from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.experiment.sections import Intensity
 
 Pixels = npt.NDArray[np.uint8]
+_logger = logging.getLogger(__name__)
+LONGEST = 1000
+"""Characters of a decoder's message that are shown."""
 
 
 class ToSquare(Transform):
@@ -70,18 +77,21 @@ def _middle(image: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
-    """The image upright (EXIF orientation) and in mode RGB: grey repeated, palette looked up, alpha dropped.
+def to_rgb(image: Image.Image, intensity: Intensity = "type", remark: Remark = log_remark) -> Image.Image:
+    """The image upright (EXIF orientation), on black where it is transparent, and in mode RGB.
+
+    Grey is repeated, palettes are looked up.
 
     Args:
         image: any image of Pillow's.
         intensity: what becomes 0 to 255 of more than 8 bits a pixel: the upper 8 of 16 bits (``type``), or the range
             from the image's lowest to its highest value (``image``).
+        remark: takes what is odd about the image.
 
     Raises:
         ValueError: for 32-bit images with ``type``, whose range is not known.
     """
-    image = ImageOps.exif_transpose(image)
+    image = opaque(upright(image, remark))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if intensity == "image":
@@ -90,8 +100,6 @@ def to_rgb(image: Image.Image, intensity: Intensity = "type") -> Image.Image:
             raise ValueError(f"mode {image.mode!r} has 32 bits a pixel; data.intensity 'image' would take it")
         else:  # convert() would clip everything above 255 to white
             image = Image.fromarray((values >> 8).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
     return image.convert("RGB")
 
 
@@ -104,46 +112,50 @@ def _stretched(values: npt.NDArray[np.number]) -> Pixels:
 
 
 def decode_files(
-    names: Sequence[str], open_image: OpenArchive, decoding: Decoding, *, where: str
+    names: Sequence[str], open_image: OpenArchive, decoding: Decoding, *, where: str, frames: Frames = None
 ) -> Iterator[Pixels | UserError]:
-    """Yields each named image as uint8 (3,S,S), or what is wrong with it.
+    """Yields each named image as uint8 (3,S,S), or what is wrong with it; logs what is odd, a line a kind.
 
     Args:
         names: the images' names in the archive.
         open_image: opens an image by its name.
         decoding: how they become pixels.
         where: the archive, for errors.
+        frames: what the names mean, see `pt_peft.data.frames.located`.
     """
+    remarks: defaultdict[str, list[str]] = defaultdict(list)
     to_square = Compose([EnsureChannelFirst(channel_dim=-1), ToSquare(decoding)])
     for name in names:
+
+        def remark(kind: str, what: str, name: str = name) -> None:
+            remarks[kind].append(f"'{name}' {what}")
+
+        file, frame = located(name, frames)
         try:
-            with open_image(name) as stream:
-                rgb = np.array(to_rgb(stored_image(stream), decoding.intensity))
+            with open_image(file) as stream:
+                rgb = np.array(to_rgb(stored_image(stream, frame, remark), decoding.intensity, remark))
             with untracked():
                 image = to_square(rgb)
         except Exception as error:  # decoders raise anything for a damaged file
-            yield _unreadable(name, open_image, where, error)
+            yield _unreadable(name, file, open_image, where, error)
         else:
             yield image.numpy()
+    for kind, found in remarks.items():
+        _logger.warning("%s: %s: %d of %d images (first: %s)", where, kind, len(found), len(names), found[0])
 
 
-def stored_image(stream: BinaryIO) -> Image.Image:
-    """The image of a file as stored, or as DICOM displays it. Raises any error of the decoder."""
-    return read_dicom(stream) if is_dicom(stream) else Image.open(stream)
-
-
-def _unreadable(name: str, open_image: OpenArchive, where: str, error: Exception) -> UserError:
+def _unreadable(name: str, file: str, open_image: OpenArchive, where: str, error: Exception) -> UserError:
     """What is wrong with the image, for whose decoding `error` was raised."""
     try:
-        open_image(name).close()
+        open_image(file).close()
     except (KeyError, FileNotFoundError):
         return UserError(f"{where}: has no image '{name}', which the table lists.")
     except Exception as cause:  # encrypted, of an unknown compression, damaged, not a file …
         return UserError(f"{where}: image '{name}' cannot be read ({cause}).")
-    reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())[:200]})"
+    reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())[:LONGEST]})"
     return UserError(
         f"{where}: image '{name}' cannot be decoded{reason}; it should be a whole PNG, JPEG, TIFF or BMP of 8 or 16 "
-        "bits, or a single-frame DICOM image."
+        "bits, or a DICOM image."
     )
 
 

@@ -12,6 +12,8 @@ from pt_peft.schema import Strict
 PUBLISHED = ("ham10000", "isic2019", "fed_isic2019")
 """Data sets that are read in their published layouts, see `pt_peft.data.published`."""
 
+Frames = Annotated[int, Field(ge=0, lt=2**31)] | Literal["all"] | None
+"""The values of ``data.frames``."""
 Location = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 """A path of the operating system."""
 
@@ -88,6 +90,10 @@ class SiteData(Strict):
     """Regular expression (Python's ``re``) that finds an image's patient in its path inside the folder or zip archive,
     as its group ``(?P<group>…)``: ``^[^/]+/(?P<group>[^/]+)/`` takes the folder below the class. For ``image_folder``,
     and for ``csv`` without ``columns.group``; it must be found in every path."""
+    frames: Frames = None
+    """What is the image in a file of several frames or pages (DICOM, TIFF, GIF …): its number, counted from 0, or
+    ``all`` if each frame is an image of its own, with the label of its file. They are named ``<file>#<frame>`` and stay
+    in one split; where no group is known, DICOM's patient ID is the group. Null refuses such files."""
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
     own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""

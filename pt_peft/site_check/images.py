@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
+from pt_peft.data.items import SPLITS, Intensity, Item, SplitCounts, SplitName, split_counts
 from pt_peft.data.label_values import class_of_value
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
@@ -92,12 +92,19 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
             findings.warning("tiny image", f"'{item.file}' is {one.width} x {one.height} pixels.")
         if one.low == one.high:
             findings.warning("blank image", f"every pixel of '{item.file}' is {one.low:g}.")
-        elif _is_16_bit(one) and experiment.data.intensity == "type" and one.high < 2**13:
+        elif unused := _unused_bits(one, experiment.data.intensity):
+            advice = (
+                "data.intensity 'image' would take its own range"
+                if one.mode.startswith("I;16")
+                else "save it with 8 bits a channel, scaled"
+            )
             findings.warning(
                 "dark 16-bit image",
-                f"'{item.file}' goes from {one.low:g} to {one.high:g} of 65535, so it will be nearly black; "
-                "data.intensity 'image' would take its own range.",
+                f"'{item.file}' uses {16 - unused} of its 16 bits, so that it is at most {255 >> unused} of 255 "
+                f"bright; {advice}.",
             )
+        for kind, what in one.remarks:
+            findings.warning(kind, f"'{item.file}' {what}.")
     sides = np.array([[one.width, one.height] for _, one in probed])
     resized = sides.max(axis=1) if experiment.data.fit == "pad" else sides.min(axis=1)
     small = int((resized < backbone.image_size).sum())
@@ -163,8 +170,13 @@ def _pixels(probed: Probed) -> tuple[Values, Values]:
     return mean, np.sqrt((stds**2 + (means - mean) ** 2).mean(axis=0))
 
 
-def _is_16_bit(one: Probe) -> bool:
-    return one.mode.startswith("I;16")
+def _unused_bits(one: Probe, intensity: Intensity) -> int:
+    """How many of the upper bits of 16 no value of the image uses, where they make it darker; else 0."""
+    grey = one.mode.startswith("I;16")
+    if not one.deep or (grey and intensity == "image"):
+        return 0
+    # Of colours, Pillow reads the upper 8 bits alone.
+    return (16 if grey else 8) - int(one.high).bit_length()
 
 
 def _spread(values: npt.NDArray[np.int64]) -> Spread:

@@ -261,6 +261,34 @@ def test_predict_says_what_it_does_not_take(trained, tiny_weights, images, tmp_p
     assert "1 of 5 files are not taken: they are links to what is not there" in capsys.readouterr().err
 
 
+def test_predict_of_files_of_several_frames(trained, tiny_weights, images, tmp_path, capsys):
+    run, _ = trained("linear_probe")
+    generator = np.random.default_rng(3)
+    pages = [Image.fromarray(generator.integers(0, 256, (32, 32), dtype=np.uint8)) for _ in range(2)]
+    pages[0].save(images / "pages.tif", save_all=True, append_images=pages[1:])
+    alone = tmp_path / "second.png"
+    pages[1].save(alone)
+    weights = ("--backbone", tiny_weights)
+    base = ["predict", str(run), str(images), "--out", str(tmp_path / "p.csv"), *map(str, weights)]
+    assert main(base) == 1
+    assert "has 2 frames or pages; data.frames in site.json (--frames of predict) says which" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*base, "--frames", "second"])
+    assert "'second' is neither a number nor 'all'" in capsys.readouterr().err
+    (expected,) = predict(run, alone, tmp_path / "alone.csv", *weights)
+    (one,) = predict(run, images / "pages.tif", tmp_path / "one.csv", *weights, "--frames", 1)
+    assert one["p_a"] == expected["p_a"]
+    rows = predict(run, images, tmp_path / "all.csv", *weights, "--frames", "all")
+    assert [row["file"].removeprefix(f"{images}/") for row in rows] == [
+        "a.png#0",
+        "b.jpg#0",
+        "deeper/c.png#0",
+        "pages.tif#0",
+        "pages.tif#1",
+    ]
+    assert rows[-1]["p_a"] == expected["p_a"]
+
+
 def test_methods_are_listed(capsys):
     assert main(["methods", "--backbone", "vit_tiny_patch16_224", "--classes", "7", "--json"]) == 0
     rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)}

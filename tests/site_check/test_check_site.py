@@ -2,12 +2,15 @@
 
 import csv
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dicom_files import made
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
 from pt_peft.experiment.limits import Limits
@@ -195,7 +198,9 @@ def test_each_kind_of_bad_image(site, capsys):
         "blank image": 1,
         "enlarged images": 1,
     }
-    assert "'twelve_bits.png' goes from 0 to 4095 of 65535" in json.dumps(report["warnings"])
+    assert "'twelve_bits.png' uses 12 of its 16 bits, so that it is at most 15 of 255 bright" in json.dumps(
+        report["warnings"]
+    )
     assert report["looks"]["modes"]["CMYK"] == 1
     assert report["looks"]["stored_range"] == [0, 4095]
     # Few enough, and the site goes on without them.
@@ -203,6 +208,66 @@ def test_each_kind_of_bad_image(site, capsys):
     report = site.report(capsys)
     assert not report["errors"]
     assert kinds(report["warnings"])["unreadable image"] == 4
+
+
+@pytest.mark.parametrize(("bits", "bright"), [(8, 0), (9, 1), (12, 15), (14, 63), (15, 127), (16, None)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_bits_in_use(site, capsys, bits, bright, colour):
+    """A file of 16 bits whose values use fewer is as much darker."""
+    grey = np.linspace(0, 2**bits - 1, 1600).reshape(40, 40).astype(np.uint16)
+    site.add("deep.png", _png_16(np.stack([grey] * 3, axis=-1)) if colour else Image.fromarray(grey))
+    found = {one["kind"]: one["examples"] for one in site.report(capsys)["warnings"]}
+    advice = "save it with 8 bits a channel, scaled" if colour else "data.intensity 'image' would take its own range"
+    if colour and bits == 8:  # of which Pillow reads nothing
+        assert found == {"blank image": ["every pixel of 'deep.png' is 0."]}
+    elif bright is None:
+        assert not found
+    else:
+        (example,) = found["dark 16-bit image"]
+        assert (
+            example == f"'deep.png' uses {bits} of its 16 bits, so that it is at most {bright} of 255 bright; {advice}."
+        )
+        site.data = site.data | {"intensity": "image"}
+        assert ("dark 16-bit image" in kinds(site.report(capsys)["warnings"])) == colour
+
+
+def _png_16(pixels: np.ndarray) -> bytes:
+    """An RGB PNG of 16 bits a channel, which Pillow does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, content) for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def test_what_is_odd_about_dicom_is_a_warning(site, capsys):
+    pixels = np.random.default_rng(2).integers(0, 4096, (40, 40)).astype(np.uint16)
+    site.add("odd", made(pixels, "MONOCHROME2", 12, WindowCenter=5, WindowWidth=0))
+    report = site.report(capsys)
+    (warning,) = report["warnings"]
+    assert warning["kind"] == "DICOM window that has no meaning"
+    assert warning["examples"] == [
+        "'odd' has a LINEAR window of centre/width 5/0; the range of its own values is shown instead."
+    ]
+
+
+def test_files_of_several_frames(site, capsys):
+    frames = np.random.default_rng(2).integers(0, 256, (3, 40, 40), dtype=np.uint8)
+    site.add("run.dcm", made(frames, "MONOCHROME2", 8, NumberOfFrames=3))
+    (error,) = site.report(capsys)["errors"]
+    assert error["examples"][0].startswith("'run.dcm' (train): has 3 frames or pages; data.frames in site.json")
+    before = site.own
+    for value, images in ((0, 17), ("all", 19)):
+        site.own = before | {"frames": value}
+        report = site.report(capsys)
+        assert report["images"]["train"]["images"] == images
+        assert not report["errors"]
+        assert not report["warnings"]  # the frames of a file are not the same image twice
 
 
 def test_each_kind_of_bad_row(site, capsys):
