@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pt_peft.data.items import SPLITS, Intensity, Item, SplitCounts, SplitName, split_counts
+from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
 from pt_peft.data.label_values import class_of_value
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
