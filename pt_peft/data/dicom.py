@@ -4,6 +4,8 @@ Importing this module imports pydicom: import it where images are decoded.
 """
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
@@ -57,8 +59,6 @@ DECODERS = {
 }
 """By transfer syntax, what decodes the pixels that pydicom and Pillow do not: of JPEG Extended, more than 8 bits; of
 JPEG 2000, some."""
-
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs the traceback of every decoder that it tries
 
 
 def is_dicom(stream: BinaryIO) -> bool:
@@ -161,13 +161,26 @@ def _decoded(data: Dataset, frame: int) -> npt.NDArray[Any]:
     allocated, bits = int(data.get("BitsAllocated") or 0), int(data.get("BitsStored") or 0)
     unused_below = int(data.get("HighBit") or 0) + 1 - bits
     try:
-        if unused_below <= 0 or syntax.is_compressed:
-            return pixel_array(data, index=frame)
-        # PS3.5 section 8.1.1: the value ends at HighBit, which pydicom takes to be the highest bit of BitsStored.
-        words = pixel_array(data, index=frame, correct_unused_bits=False)
-        return words << (allocated - bits - unused_below) >> (allocated - bits)
+        with _quiet():
+            if unused_below <= 0 or syntax.is_compressed:
+                return pixel_array(data, index=frame)
+            # PS3.5 section 8.1.1: the value ends at HighBit, which pydicom takes to be the highest bit of BitsStored.
+            words = pixel_array(data, index=frame, correct_unused_bits=False)
+            return words << (allocated - bits - unused_below) >> (allocated - bits)
     except Exception as error:
         raise ValueError(_why_not_decoded(syntax, bits, error)) from None
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keeps the traceback of every decoder that pydicom tries out of the log."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _why_not_decoded(syntax: uid.UID, bits: int, error: Exception) -> str:

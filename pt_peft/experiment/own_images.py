@@ -76,7 +76,7 @@ class SiteData(Strict):
     """The site's values that mean a class of the experiment: ``{"melanoma": ["mel", "MM"]}``. They stand in the label
     column, name the sub-folders, or are numbers of labels in an ``npz``. A class that is not listed is meant by its own
     name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0."""
-    leave_out: tuple[Name, ...] = ()
+    leave_out: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
     stay."""
     no_finding: Name | None = None

@@ -10,7 +10,7 @@ from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_count
 from pt_peft.data.label_values import class_of_value
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
-from pt_peft.experiment.sections import Data, Fit
+from pt_peft.experiment.sections import Data, Fit, Intensity
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.probe import Probe
 from pt_peft.site_check.report import FITTED, Fitted, Looks, Spread

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dicom_files import made
+from helpers import at_size
 from pt_peft.data.frames import located
 from pt_peft.data.sources import site_images
 from pt_peft.experiment.own_images import SiteData
@@ -57,9 +58,9 @@ def test_each_frame_is_an_image(make):
     images = make("all")
     assert [item.file for item in images.items("train")] == ["a1#0", "a1#1", "a1#2", "a2#0", "n#0", "n#1"]
     assert [item.labels for item in images.items("train")] == [(0,)] * 3 + [(1,)] + [(0,)] * 2
-    assert [image[0, 8, 8] for image in good(images.decoded("train", 16))] == [0, 40, 80, 0, 0, 40]
-    assert [image[0, 8, 8] for image in good(images.decoded("val", 16))] == [100, 200]
-    (error,) = images.decoded("test", 16)
+    assert [image[0, 8, 8] for image in good(images.decoded("train", at_size(16)))] == [0, 40, 80, 0, 0, 40]
+    assert [image[0, 8, 8] for image in good(images.decoded("val", at_size(16)))] == [100, 200]
+    (error,) = images.decoded("test", at_size(16))
     assert "image 'x.png#0' cannot be decoded" in str(error)
 
 
@@ -73,13 +74,15 @@ def test_the_frames_of_a_file_are_a_group_and_the_files_of_a_patient(make):
 def test_one_frame_of_each_file(make):
     images = make(1)
     assert [item.file for item in images.items("train")] == ["a1", "a2", "n"]
-    first, none, last = images.decoded("train", 16)
+    first, none, last = images.decoded("train", at_size(16))
     assert first[0, 8, 8] == last[0, 8, 8] == 40
     assert "image 'a2' cannot be decoded (has 1 frame(s) or page(s), counted from 0; there is no 1" in str(none)
 
 
 def test_several_frames_are_refused_by_default(make):
-    assert [str(error).split("(")[1][:23] for error in make(None).decoded("val", 16)] == ["has 2 frames or pages; "]
+    assert [str(error).split("(")[1][:23] for error in make(None).decoded("val", at_size(16))] == [
+        "has 2 frames or pages; "
+    ]
 
 
 def test_the_frames_are_part_of_what_the_cache_is_keyed_by(make):

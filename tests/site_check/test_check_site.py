@@ -361,7 +361,7 @@ def test_an_image_folder(site, capsys, tmp_path):
     assert kinds(report["errors"]) == {"unknown label": 1}
     assert not report["warnings"]
     assert sum(split["images"] for split in report["images"].values()) == 19
-    site.own["leave_out"] = ["unsure"]
+    site.own |= {"leave_out": ["unsure"]}
     (site.folder / "notes.txt").write_text("no image")
     report = site.report(capsys)
     assert not report["errors"]

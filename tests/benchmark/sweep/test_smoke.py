@@ -28,6 +28,7 @@ def test_smoke(tmp_path):
     for entry in json.loads((out / "slopes.json").read_text()):
         values = [100 * (metric_of(cell.final.test.pooled, entry["metric"]) or 0) for cell in cells]
         assert np.isclose(entry["slope_points_per_decade"], np.polyfit(sizes, values, 1)[0])
-        assert entry["ci_low"] <= entry["slope_points_per_decade"] <= entry["ci_high"]
+        low, high = entry["interval_over_seeds"] or (-np.inf, np.inf)
+        assert low <= entry["slope_points_per_decade"] <= high
     assert "linear\\_probe" in (out / "report.md").read_text()
     assert "<svg" in (out / "report.html").read_text()
