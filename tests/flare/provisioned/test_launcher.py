@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobReturnCode
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
@@ -144,5 +145,7 @@ def test_both_launchers_start_processes_that_end_with_them(monkeypatch):
     for launcher in (RestartingJobLauncher(), ServerJobLauncher()):
         base: Any = type(launcher).__mro__[1]
         monkeypatch.setattr(base, "get_command", lambda self, job_meta, fl_ctx: "python -m job")
-        words = launcher.get_command({}, FLContext()).split()
+        fl_ctx = FLContext()
+        fl_ctx.set_prop(FLContextKey.JOB_PROCESS_ARGS, {}, private=True, sticky=False)
+        words = launcher.get_command({}, fl_ctx).split()
         assert words[1:] == ["-m", "pt_peft_flare.parent.job_process", str(os.getpid()), "python", "-m", "job"]
