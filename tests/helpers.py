@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from benchmark.oracle.reference import greatest_difference
 from pt_peft.data.items import SPLITS
@@ -13,6 +14,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft_flare.flare_internals import SIMULATION
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "jobs"
@@ -24,6 +26,12 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     for name, value in fields.items():
         content[name] = {**(content[name] or {}), **value} if isinstance(value, dict) else value
     return Experiment.model_validate_json(json.dumps(content))
+
+
+def simulated(workspace: SimpleNamespace) -> SimpleNamespace:
+    """FLARE's engine at a simulated site, with nothing but a workspace."""
+    module, _, name = SIMULATION.names[0].partition(":")
+    return type(name, (SimpleNamespace,), {"__module__": module, "__qualname__": name})(get_workspace=lambda: workspace)
 
 
 def split_counts(images) -> dict[str, int]:
