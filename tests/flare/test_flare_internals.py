@@ -251,7 +251,8 @@ def test_without_its_names_no_job_manager_starts(monkeypatch, tmp_path):
 
 
 def test_without_its_names_a_simulation_is_none(monkeypatch):
-    fl_ctx: Any = SimpleNamespace(get_engine=lambda: simulated(SimpleNamespace()))
+    engine = simulated(SimpleNamespace())
+    fl_ctx: Any = SimpleNamespace(get_engine=lambda: engine)
     assert is_simulation(fl_ctx)
     monkeypatch.setattr(internals.SIMULATION, "names", ())
     assert not is_simulation(fl_ctx)
