@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportMissingTypeStubs=false
 """What a lead writes in meta.json, by FLARE's own commands, store and deployer on a folder of this test's."""
 
 import json

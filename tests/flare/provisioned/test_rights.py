@@ -112,7 +112,7 @@ def test_commands_about_the_network_are_the_admins(scope, role, may):
 def test_what_the_server_tells_a_job_nobody_says_in_its_place(topic, may, role):
     """By FLARE's own register of commands; it asks for the right `app_command` alone, which a lead has on its jobs."""
     ran, said = [], []
-    register = ServerCommandRegister(None)
+    register: Any = ServerCommandRegister(None)  # pyright: ignore[reportCallIssue]
     command = CommandSpec("app_command", "", "", lambda conn, args: ran.append(args))
     register.register_module_spec(CommandModuleSpec("job_mgmt", [command]))
     register.add_filter(OperatorsOnly())
