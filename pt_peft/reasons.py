@@ -175,6 +175,13 @@ class ExperimentInvalid(Reason):
     says = "the site cannot run the job's experiment{field}; its log says why"
 
 
+class NotAClone(Reason):
+    """The job says that it continues another one, and is no clone of it."""
+
+    code: Literal["not_a_clone"] = "not_a_clone"
+    says = "the job says that it was cloned from another one, and has not its experiment"
+
+
 class NotFinite(Reason):
     """The training gave a loss or a tensor that is not finite."""
 
@@ -293,6 +300,7 @@ SiteReason = (
     | NoImages
     | SiteSettings
     | ExperimentInvalid
+    | NotAClone
     | NotFinite
     | Payload
     | MissedRounds

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from benchmark.oracle.reference import greatest_difference
 from pt_peft.data.items import SPLITS
@@ -14,6 +15,7 @@ from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft_flare.flare_internals import SIMULATION
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "jobs"
@@ -32,6 +34,12 @@ def at_size(size: int, **fields) -> Decoding:
     defaults = {"channels": "RGB", "intensity": "type", "fit": "pad", "pad_value": (0, 0, 0)}
     resizing = {"interpolation": "bicubic", "antialias": True}
     return Decoding.model_validate({**defaults, **resizing, "image_size": size, **fields})
+
+
+def simulated(workspace: SimpleNamespace) -> SimpleNamespace:
+    """FLARE's engine at a simulated site, with nothing but a workspace."""
+    module, _, name = SIMULATION.names[0].partition(":")
+    return type(name, (SimpleNamespace,), {"__module__": module, "__qualname__": name})(get_workspace=lambda: workspace)
 
 
 def split_counts(images) -> dict[str, int]:

@@ -94,6 +94,15 @@ def _is_set_by_constructor(owner: object, name: str) -> bool:
 
 # The simulator
 
+_SIMULATOR = "nvflare.private.fed.simulator"
+SIMULATION = Use(
+    "whether a process is the simulator's is told by its engine, which no job can choose",
+    "a simulation counts as a federation, whose sites have the default limits",
+    (
+        f"{_SIMULATOR}.simulator_app_runner:SimulatorClientRunManager",
+        f"{_SIMULATOR}.simulator_server:SimulatorServerEngine",
+    ),
+)
 END_WITHOUT_TORCH = Use(
     "at the end of a job FLARE imports torch to end downloads of torch tensors; ours travel as arrays",
     "the end of a job imports torch, which takes seconds and hundreds of megabytes",
@@ -314,6 +323,19 @@ DELETE_RUN = Use(
     "FLARE deletes what a job has left at a site, its ledger too, when the lead deletes the job; here it stays",
     "a lead that deletes a job deletes the sites' ledgers of it",
     ("nvflare.private.fed.client.client_engine:ClientEngine.delete_run(self, job_id)",),
+)
+JOB_META = Use(
+    "FLARE takes a lead's words in meta.json for its own, and names folders by them; here they are looked at before",
+    f"the server's own folders cannot be protected from leads; nvflare=={KNOWN} would be right",
+    (
+        "nvflare.apis.event_type:EventType.SUBMIT_JOB",
+        "nvflare.apis.fl_constant:FLContextKey.JOB_BLOCK_REASON",
+        "nvflare.apis.fl_constant:FLContextKey.JOB_META",
+        "nvflare.apis.impl.job_def_manager:SimpleJobDefManager.get_app(self, job, app_name, fl_ctx)",
+        "nvflare.apis.impl.job_def_manager:SimpleJobDefManager.update_meta(self, jid, meta, fl_ctx)",
+        "nvflare.private.fed.utils.app_deployer:AppDeployer.deploy"
+        "(self, workspace, job_id, job_meta, app_name, app_data, fl_ctx)",
+    ),
 )
 JOB_SIGNATURES = Use(
     "FLARE signs a job with the key of the person who submits it; a site reads who that was",

@@ -92,6 +92,8 @@ FATAL = (ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB
 """Return codes of a result at which FLARE ends the job."""
 QUIET_S = 1.0
 """Seconds between two lines in the log about messages of one peer."""
+STREAMS = 100
+"""Most messages of a site to one process that have begun and not ended; ours have one or two at a time."""
 STALE_S = 300.0
 """FLARE gives a message up whose next piece has not come for so long."""
 
@@ -170,7 +172,7 @@ class Inbox:
         self._closed = False
         self._reject: Callable[[Message, StreamError], None] = _nothing
         self._lock = threading.Lock()
-        self._open: dict[str, dict[object, tuple[float, int]]] = {}
+        self._open: dict[str, dict[int, tuple[float, int]]] = {}
         """By site and stream that has not ended: when its last piece came, and the bytes so far."""
 
     def expect(self, body: int, data: int) -> None:
@@ -222,15 +224,19 @@ class Inbox:
             return "a message that does not say how many bytes it has"
         site = _root(message.get_header(MessageHeaderKey.ORIGIN))
         stream = message.get_header(StreamHeaderKey.STREAM_ID)
+        if not isinstance(stream, int):
+            return f"stream {_shown(stream)}; a number would be right"
         now = time.monotonic()
         with self._lock:
             pieces = self._open.setdefault(site, {})
             if message.get_header(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL:
                 pieces.pop(stream, None)
                 return None
-            pieces[stream] = (now, nbytes + pieces.get(stream, (now, 0))[1])
             for old in [key for key, (last, _) in pieces.items() if now - last > STALE_S]:
                 del pieces[old]
+            if stream not in pieces and len(pieces) >= STREAMS:
+                return f"messages that have begun and not ended are {len(pieces)} already; no more would be right"
+            pieces[stream] = (now, nbytes + pieces.get(stream, (now, 0))[1])
             total, most = sum(one for _, one in pieces.values()), 2 * (self._result_body + self._result) + FRAME_BYTES
             if total <= most:
                 return None

@@ -5,19 +5,24 @@ from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, ProcessType, SiteType
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
+from nvflare.apis.job_def import JobMetaKey, is_valid_job_id
 
 from pt_peft import reasons
-from pt_peft.errors import told_as
+from pt_peft.errors import UserError, told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft_flare.flare_internals import SIMULATION
 from pt_peft_flare.job_request import ROOT_CA, Deployment, Submitter, app_of, deployment_of, submitter_of
+
+EXPERIMENT = "experiment.json"
+"""File in the job's ``app/config``."""
 
 
 def is_simulation(fl_ctx: FLContext) -> bool:
-    """Whether this process belongs to FLARE's simulator."""
-    return fl_ctx.get_job_id() == "simulate_job"
+    """Whether this process belongs to FLARE's simulator. A job cannot say so: it may have any name."""
+    engine = type(fl_ctx.get_engine())
+    return f"{engine.__module__}:{engine.__qualname__}" in SIMULATION.names
 
 
 def is_simulated_site(fl_ctx: FLContext) -> bool:
@@ -38,7 +43,7 @@ def run_dir(fl_ctx: FLContext) -> Path:
 def read_experiment(fl_ctx: FLContext) -> Experiment:
     """The job's ``app/config/experiment.json``. Raises UserError."""
     with told_as(reasons.ExperimentInvalid()):
-        return Experiment.read(config_folder(fl_ctx) / "experiment.json")
+        return Experiment.read(config_folder(fl_ctx) / EXPERIMENT)
 
 
 def config_folder(fl_ctx: FLContext) -> Path:
@@ -102,8 +107,39 @@ def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:
-    """The job that this one was cloned from (``nvflare job clone``), if it was."""
-    return _job_meta(fl_ctx).get(JobMetaKey.CLONED_FROM.value)
+    """The id of the job that this one was cloned from (``nvflare job clone``), if it was.
+
+    Raises:
+        UserError: if the server names something else than a job.
+    """
+    earlier = _job_meta(fl_ctx).get(JobMetaKey.CLONED_FROM.value)
+    if earlier is not None and not is_valid_job_id(earlier):
+        raise UserError(f"the job's cloned_from is {earlier!r}; the id of a job would be right.").told_as(
+            reasons.NotAClone()
+        )
+    return earlier
+
+
+def continued_dir(fl_ctx: FLContext) -> Path | None:
+    """The folder at this site of the job that this one was cloned from; None if there is no such job.
+
+    A clone has the very experiment of the other job: one that has not would be given tensors that were to stay here.
+
+    Raises:
+        UserError: if the job is no clone of the one that the server names.
+    """
+    earlier = cloned_from(fl_ctx)
+    if earlier is None:
+        return None
+    workspace = fl_ctx.get_engine().get_workspace()
+    theirs = Path(workspace.get_app_config_dir(earlier)) / EXPERIMENT
+    if not theirs.exists():  # the site was not in it
+        return None
+    if theirs.read_bytes() != (config_folder(fl_ctx) / EXPERIMENT).read_bytes():
+        raise UserError(f"the job has another {EXPERIMENT} than {earlier}, which it was cloned from.").told_as(
+            reasons.NotAClone()
+        )
+    return Path(workspace.get_run_dir(earlier))
 
 
 def _clients(meta: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from pt_peft.worker.host_lookup import HOSTS
 from pt_peft.worker.requests import Opening, Work
 from pt_peft.worker.turns import usable_cores
 from pt_peft_flare.run_context import (
-    cloned_from,
+    continued_dir,
     is_simulated_site,
     is_simulation,
     read_experiment,
@@ -74,13 +74,13 @@ class RespawningWorker:
         self._folder = folder
         self._announcement = simulated_server_dir(fl_ctx) / ANNOUNCEMENT if is_simulated_site(fl_ctx) else None
         self._work = _work(experiment, site)
-        earlier = cloned_from(fl_ctx)
+        earlier = continued_dir(fl_ctx)
         self._opening: Opening = {
             **self._work,
             "name": fl_ctx.get_identity_name(),
             "names": site_names(fl_ctx, experiment),
             "run_dir": str(folder),
-            "continues": str(folder.with_name(earlier)) if earlier else None,
+            "continues": str(earlier) if earlier else None,
             # One thread in a simulation: results then do not depend on how many sites run at once.
             "threads": site.threads or (1 if is_simulation(fl_ctx) else usable_cores()),
         }

@@ -19,7 +19,7 @@ from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.private.fed.app.simulator import simulator_runner
 
-from helpers import ROOT
+from helpers import ROOT, simulated
 from pt_peft_flare import flare_internals as internals
 from pt_peft_flare import kits, short_waits
 from pt_peft_flare.controller import PeftFedAvg
@@ -27,12 +27,14 @@ from pt_peft_flare.federated_run import SiteTask
 from pt_peft_flare.flare_internals import KNOWN, USES, FlareChanged, Use
 from pt_peft_flare.job_request import submitter_of
 from pt_peft_flare.parent.interrupted_jobs import InterruptedJobs
+from pt_peft_flare.parent.job_manager import JobManager
 from pt_peft_flare.parent.operator_commands import OperatorCommands
 from pt_peft_flare.parent.outcomes import Outcomes
 from pt_peft_flare.parent.rejoin import Rejoin
 from pt_peft_flare.parent.restarting_launcher import RestartingJobLauncher
 from pt_peft_flare.parent.shut_out import ShutOut
 from pt_peft_flare.parent.site_jobs import SiteJobs
+from pt_peft_flare.run_context import is_simulation
 from pt_peft_flare.signs_of_life import SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
 from pt_peft_flare.task_notice import ignore_early_notices
@@ -240,6 +242,20 @@ def test_without_its_names_a_component_of_the_parent_does_nothing(component, lab
     fl_ctx: Any = SimpleNamespace()  # which has nothing that it could use
     component().handle_event(EventType.SYSTEM_START, fl_ctx)
     assert USES[label].otherwise in caplog.text
+
+
+def test_without_its_names_no_job_manager_starts(monkeypatch, tmp_path):
+    lose(monkeypatch, internals.JOB_META)
+    with pytest.raises(FlareChanged, match="folders cannot be protected from leads"):
+        JobManager(str(tmp_path)).handle_event(EventType.SYSTEM_START, FLContext())
+
+
+def test_without_its_names_a_simulation_is_none(monkeypatch):
+    engine = simulated(SimpleNamespace())
+    fl_ctx: Any = SimpleNamespace(get_engine=lambda: engine)
+    assert is_simulation(fl_ctx)
+    monkeypatch.setattr(internals.SIMULATION, "names", ())
+    assert not is_simulation(fl_ctx)
 
 
 def test_without_its_name_a_jobs_submitter_is_whom_the_server_names(monkeypatch, tmp_path, caplog):

@@ -190,6 +190,28 @@ def test_messages_that_never_end_are_bounded_together(inbox):
     assert not begins(22)
 
 
+def test_messages_without_a_byte_that_never_end_are_bounded_in_number(inbox, monkeypatch):
+    def begins(stream):
+        return passes(inbox, piece(sequence=0, size=0, stream_id=stream))
+
+    assert [stream for stream in range(2 * gate.STREAMS) if begins(stream)] == list(range(gate.STREAMS))
+    assert begins(0), "a message that has begun goes on"
+    other = piece(sequence=0, size=0, stream_id=1)
+    other.headers[MessageHeaderKey.ORIGIN] = f"hospital-2.{JOB}"
+    assert passes(inbox, other), "another site's are others"
+    assert passes(inbox, piece(sequence=1, stream_id=0, data_type=StreamDataType.FINAL))
+    assert begins(1000)
+    assert not begins(1001)
+    later = gate.time.monotonic() + gate.STALE_S + 1
+    monkeypatch.setattr(gate.time, "monotonic", lambda: later)
+    assert begins(1001)
+
+
+@pytest.mark.parametrize("stream", [[1], {}, None, "one", 1.5])
+def test_a_stream_has_a_number(stream, inbox):
+    assert not passes(inbox, piece(sequence=0, size=0, stream_id=stream))
+
+
 def test_at_the_end_of_the_job_nothing_is_waited_for(inbox, monkeypatch):
     """FLARE waits five minutes for the next piece of a message, and does not end before."""
     stopped = []

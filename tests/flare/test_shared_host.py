@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from nvflare.apis.fl_constant import ProcessType
 
+from helpers import simulated
 from pt_peft.errors import UserError
 from pt_peft.worker.host_lookup import HOST_VARIABLE, HOSTS
 from pt_peft_flare import site_worker as workers
@@ -19,9 +20,9 @@ from pt_peft_flare.site_worker import ANNOUNCEMENT, RespawningWorker, close_host
 def site_ctx(tmp_path, monkeypatch):
     """What FLARE tells a component of a simulated site."""
     monkeypatch.delenv(HOST_VARIABLE, raising=False)
-    workspace = SimpleNamespace(get_run_dir=lambda job: str(tmp_path / "site-1" / job))
+    engine = simulated(SimpleNamespace(get_run_dir=lambda job: str(tmp_path / "site-1" / job)))
     yield SimpleNamespace(
-        get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
+        get_engine=lambda: engine,
         get_job_id=lambda: "simulate_job",
         get_identity_name=lambda: "site-1",
         get_process_type=lambda: ProcessType.CLIENT_JOB,

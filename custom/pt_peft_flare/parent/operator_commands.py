@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from nvflare.apis.fl_constant import AdminCommandNames
 from nvflare.fuel.hci.conn import Connection
 from nvflare.fuel.hci.proto import MetaStatusValue, make_meta
 from nvflare.fuel.hci.server.constants import ConnProps
 from nvflare.fuel.hci.server.reg import CommandFilter
 
 from pt_peft_flare.flare_internals import OPERATOR_COMMANDS
+from pt_peft_flare.messages import STATUS, printable
 from pt_peft_flare.parent.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -16,10 +18,16 @@ if TYPE_CHECKING:
 SCOPE = "cellnet"
 """FLARE's commands about its network: processes and settings of sites, tests of speed, stress."""
 OPERATOR = "project_admin"
+ASKED_BY_PEOPLE = (STATUS,)
+"""Topics of FLARE's `app_command` that people may send to a job. The server itself sends the others."""
 
 
 class OperatorCommands(Watcher):
-    """Refuses the hidden commands of `SCOPE`, for which FLARE asks no right, to all but a project admin."""
+    """Refuses commands for which FLARE asks no right, or not enough.
+
+    The hidden ones of `SCOPE` are a project admin's. What the server tells a job, such as that a site is shut out of
+    it, nobody may say in its place.
+    """
 
     def __init__(self, interval_s: float = 0.1) -> None:
         """Looks every `interval_s` seconds whether the server takes commands already."""
@@ -39,8 +47,11 @@ class OperatorsOnly(CommandFilter):
         """Whether the command may run; if not, the person is told."""
         entry = conn.get_prop(ConnProps.CMD_ENTRY)
         role = conn.get_prop(ConnProps.USER_ROLE)
-        if entry.scope.name != SCOPE or role == OPERATOR:
+        if entry.scope.name == SCOPE and role != OPERATOR:
+            reason = f"'{entry.name}' is for a {OPERATOR}, not for a {role}"
+        elif entry.name == AdminCommandNames.APP_COMMAND and len(args) == 3 and args[2] not in ASKED_BY_PEOPLE:
+            reason = f"topic {printable(args[2])!r} is not for people; {', '.join(ASKED_BY_PEOPLE)} is"
+        else:
             return True
-        reason = f"'{entry.name}' is for a {OPERATOR}, not for a {role}"
         conn.append_error(reason, meta=make_meta(MetaStatusValue.NOT_AUTHORIZED, reason))
         return False

@@ -13,6 +13,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
 from pt_peft_flare.flare_internals import DELETE_RUN
+from pt_peft_flare.parent.job_meta import problem_of_stored
 
 if TYPE_CHECKING:
     from nvflare.private.fed.client.client_engine import ClientEngine
@@ -25,6 +26,7 @@ SHUTS_DOWN = "the site is shutting down"
 class SiteJobs(AppDeployer, FLComponent):
     """Deploys jobs at a site, in FLARE's place; runs in the site's parent process.
 
+    - A job gets a folder of its own, and none that the site has for another purpose.
     - A site that is to shut down takes no job any more. It would be killed in the middle of it.
     - What a job has left at a site stays there: its ledger above all. FLARE deletes it when the job is deployed again
       (a site that was restarted joins its job), and whenever the lead deletes the job.
@@ -51,6 +53,8 @@ class SiteJobs(AppDeployer, FLComponent):
         """Deploys the app of a job. Returns why that cannot be, or nothing."""
         if shuts_down(workspace):
             return SHUTS_DOWN
+        if problem := problem_of_stored(job_id, job_meta):
+            return problem
         run_dir = Path(workspace.get_run_dir(job_id))
         app = Path(workspace.get_app_dir(job_id)).name
         with tempfile.TemporaryDirectory(prefix=".kept-", dir=run_dir.parent) as folder:

@@ -1,12 +1,15 @@
 """What each role may do, by FLARE's own table of commands and its own evaluator."""
 
 import json
+import uuid
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nvflare.fuel.f3.cellnet.net_manager import NetManager
+from nvflare.fuel.hci.reg import CommandModuleSpec, CommandSpec
 from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.hci.server.reg import ServerCommandRegister
 from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.private.fed.server.server_cmd_modules import ServerCommandModules
 from nvflare.security.security import COMMAND_CATEGORIES, FLAuthorizer
@@ -14,6 +17,7 @@ from nvflare.security.security import COMMAND_CATEGORIES, FLAuthorizer
 from benchmark.federation.provisioned import Federation
 from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import KitBuilder
+from pt_peft_flare.messages import SITES_CHANGED, SITES_SHUT_OUT, STATUS
 from pt_peft_flare.parent.operator_commands import SCOPE, OperatorsOnly
 
 SERVER, HOSPITAL, OTHER = "consortium", "hospital_1", "hospital_2"
@@ -101,6 +105,25 @@ def test_commands_about_the_network_are_the_admins(scope, role, may):
     )
     assert OperatorsOnly().pre_command(conn, ["stress"]) == may
     assert said == ([] if may else [f"'stress' is for a project_admin, not for a {role}"])
+
+
+@pytest.mark.parametrize("role", ["lead", "project_admin"])
+@pytest.mark.parametrize(("topic", "may"), [(STATUS, True), (SITES_SHUT_OUT, False), (SITES_CHANGED, False)])
+def test_what_the_server_tells_a_job_nobody_says_in_its_place(topic, may, role):
+    """By FLARE's own register of commands; it asks for the right `app_command` alone, which a lead has on its jobs."""
+    ran, said = [], []
+    register: Any = ServerCommandRegister(None)  # pyright: ignore[reportCallIssue]
+    command = CommandSpec("app_command", "", "", lambda conn, args: ran.append(args))
+    register.register_module_spec(CommandModuleSpec("job_mgmt", [command]))
+    register.add_filter(OperatorsOnly())
+    register.finalize()
+    props: dict[str, Any] = {ConnProps.USER_ROLE: role}
+    conn: Any = SimpleNamespace(
+        get_prop=props.get, set_prop=props.__setitem__, append_error=lambda text, meta: said.append(text)
+    )
+    register.process_command(conn, f"app_command {uuid.uuid4()} {topic}")
+    assert len(ran) == may
+    assert said == ([] if may else [f"topic '{topic}' is not for people; {STATUS} is"])
 
 
 def test_flare_asks_no_right_for_commands_about_the_network():

@@ -22,6 +22,8 @@ from pt_peft.experiment.site import Site
 from pt_peft_flare.kits import DESCRIPTORS
 from pt_peft_flare.parent.site_jobs import SHUTDOWN, SHUTS_DOWN, SiteJobs
 
+JOB = "0c40f2d4-0000-4000-8000-000000000000"
+
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
@@ -40,27 +42,27 @@ def app(content: str) -> bytes:
 
 
 def deploy(workspace, content="{}"):
-    return SiteJobs().deploy(workspace, "job", {"name": "one"}, "app", app(content), FLContext())
+    return SiteJobs().deploy(workspace, JOB, {"job_id": JOB}, "app", app(content), FLContext())
 
 
 def test_what_a_job_has_left_outlives_its_next_deployment(workspace, tmp_path):
     assert not deploy(workspace, "first")
-    (tmp_path / "job" / "egress.jsonl").write_text("what left\n")
-    (tmp_path / "job" / "app_hospital-1" / "old").touch()
+    (tmp_path / JOB / "egress.jsonl").write_text("what left\n")
+    (tmp_path / JOB / "app_hospital-1" / "old").touch()
     assert not deploy(workspace, "second")
-    assert (tmp_path / "job" / "egress.jsonl").read_text() == "what left\n"
-    assert (tmp_path / "job" / "app_hospital-1" / "config" / "experiment.json").read_text() == "second"
-    assert not (tmp_path / "job" / "app_hospital-1" / "old").exists()
-    assert json.loads((tmp_path / "job" / "meta.json").read_text()) == {"name": "one"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "local", "startup"]
+    assert (tmp_path / JOB / "egress.jsonl").read_text() == "what left\n"
+    assert (tmp_path / JOB / "app_hospital-1" / "config" / "experiment.json").read_text() == "second"
+    assert not (tmp_path / JOB / "app_hospital-1" / "old").exists()
+    assert json.loads((tmp_path / JOB / "meta.json").read_text()) == {"job_id": JOB}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [JOB, "local", "startup"]
 
 
 def test_a_deployment_that_fails_leaves_the_ledger(workspace, tmp_path, monkeypatch):
     deploy(workspace)
-    (tmp_path / "job" / "egress.jsonl").write_text("what left\n")
+    (tmp_path / JOB / "egress.jsonl").write_text("what left\n")
     monkeypatch.setattr(AppAuthzService, "validate_app", lambda path: ("no", {}))
     assert deploy(workspace) == "no"
-    assert (tmp_path / "job" / "egress.jsonl").read_text() == "what left\n"
+    assert (tmp_path / JOB / "egress.jsonl").read_text() == "what left\n"
 
 
 def test_the_server_deletes_nothing_at_a_site():

@@ -1,3 +1,6 @@
 class AppValidator:
     def __init__(self) -> None: ...
     def validate(self, app_folder: str) -> tuple[str, dict[str, object]]: ...
+
+class AppValidationKey:
+    BYOC: str

@@ -7,3 +7,4 @@ class EventType:
     BEFORE_PULL_TASK: str
     BEFORE_CHECK_RESOURCE_MANAGER: str
     JOB_DEPLOYED: str
+    SUBMIT_JOB: str

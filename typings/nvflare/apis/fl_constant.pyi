@@ -51,3 +51,6 @@ class SiteType:
 class FLMetaKey:
     INITIAL_METRICS: str
     NUM_STEPS_CURRENT_ROUND: str
+
+class AdminCommandNames:
+    APP_COMMAND: str

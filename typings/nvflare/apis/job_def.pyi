@@ -9,6 +9,8 @@ class RunStatus(StrEnum):
     FINISHED_ABNORMAL = "FINISHED:ABNORMAL"
 
 class JobMetaKey(StrEnum):
+    JOB_ID = "job_id"
+    STUDY = "study"
     JOB_CLIENTS = "job_clients"
     CLONED_FROM = "cloned_from"
     DEPLOY_MAP = "deploy_map"
@@ -20,3 +22,5 @@ class Job:
     meta: dict[str, Any]
     def get_application(self, app_name: str, fl_ctx: FLContext) -> bytes: ...
     def get_resource_requirements(self) -> dict[str, dict[str, Any]]: ...
+
+def is_valid_job_id(jid: object) -> bool: ...

@@ -1,0 +1,2 @@
+class Constant:
+    FLOWER_PREDEPLOYED: str
