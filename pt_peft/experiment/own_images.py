@@ -59,7 +59,8 @@ class SiteData(Strict):
     """The site's value for images of no class, for ``multilabel``; an empty cell says the same."""
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
-    own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""
+    own uses all of its images as they are, and refuses a job that would deal them out, take a part of them or change
+    how they look."""
 
     def located(self, place: Callable[[str], str]) -> Self:
         """With `place` of each path instead of the path."""
