@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from pt_peft.experiment.sections import Name
 from pt_peft.schema import Strict
@@ -32,6 +32,13 @@ class Columns(Strict):
     site: Name | None = None
     """Column with the site an image comes from, for ``partition.kind = natural``."""
 
+    @field_validator("label")
+    @classmethod
+    def _no_file(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("file"):
+            raise ValueError("a column of its own would be right: 'columns.file' is the same")
+        return value
+
 
 class SiteData(Strict):
     """The site's own images: where they lie, and what their labels mean. A job names classes and can change none of it.
@@ -51,7 +58,7 @@ class SiteData(Strict):
     """MedMNIST-style ``.npz``, for ``npz``."""
     columns: Columns = Columns()
     """Columns of the table; used by ``csv``."""
-    classes: dict[Name, tuple[Name, ...]] = Field(default={})
+    classes: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(default={})
     """The site's values that mean a class of the experiment: ``{"melanoma": ["mel", "MM"]}``. They stand in the label
     column, name the sub-folders, or are numbers of labels in an ``npz``. A class that is not listed is meant by its own
     name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0."""
