@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmark.federation.lead import Lead
 from benchmark.federation.network import Host, Network
 from benchmark.federation.provisioned import Federation
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 
 SERVER = "server"
@@ -34,7 +35,8 @@ class Lab:
             sites: names of the sites.
             absent: those of them whose hosts are not switched on.
         """
-        settings = Site(threads=1, cache=str(folder / "cache"))
+        # So that a run can be compared with a plain loop.
+        settings = Site(threads=1, cache=str(folder / "cache"), limits=Limits(secret_draws=False))
         self.federation = Federation(folder, dict.fromkeys(sites, settings), PORT, host=DNS_NAME)
         self.network = Network(folder, SERVER, sites, PORT, DNS_NAME)
         present = [name for name in sites if name not in absent]

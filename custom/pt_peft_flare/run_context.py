@@ -83,7 +83,7 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
     """
     experiment, meta = read_experiment(fl_ctx), _job_meta(fl_ctx)
     site.limits.check(experiment)
-    site.limits.check_deployment(_clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
+    site.limits.check_deployment(experiment, _clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
     return experiment
 
 

@@ -18,6 +18,7 @@ from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft.torch_random import generator
 
 if TYPE_CHECKING:
     from pt_peft.data.augmentation import Augmentation
@@ -131,11 +132,10 @@ def batches(
     if seed is None:
         sampler = SequentialSampler(places)
     else:
-        generator = torch.Generator().manual_seed(seed)
         if weights is None:
-            sampler = RandomSampler(places, generator=generator)
+            sampler = RandomSampler(places, generator=generator(seed))
         else:
-            sampler = WeightedRandomSampler(weights.tolist(), len(split), generator=generator)
+            sampler = WeightedRandomSampler(weights.tolist(), len(split), generator=generator(seed))
         augmentation = _augmentation(augment, seed)
     for chosen in BatchSampler(sampler, batch_size, drop_last=False):
         labels = torch.as_tensor(split.labels[chosen])

@@ -28,13 +28,14 @@ METHODS = (
 """The methods that come with this package, but for `FULL`."""
 BACKBONE_KWARGS = (
     *("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "init_values"),
-    *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "final_norm", "fc_norm", "global_pool"),
-    *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+    *("class_token", "reg_tokens", "no_embed_class", "pre_norm"),
     *("act_layer", "mlp_layer", "dynamic_img_size"),
 )
-"""Arguments of timm's Vision Transformers that say what published weights are like, or how much is dropped out.
+"""Arguments of timm's Vision Transformers whose values show in the tensors of a weights file, which then refuse others;
+and ``num_heads``, without which no size but a published one can be said.
 
-Not among them are those that leave patches out (``patch_drop_rate``) or make others of them (``dynamic_img_pad``). Of
+Not among them are those that change what pinned weights compute and leave no trace in them: rates of dropout, of which
+1 makes every block the identity, norms that can be left out, pooling, and what lets the number of patches vary. Of
 ``act_layer`` and ``mlp_layer`` an experiment can name published ViTs' alone (`pt_peft.experiment.sections.LAYERS`), and
 ``dynamic_img_size`` changes nothing."""
 QUORUM = 2
@@ -67,24 +68,35 @@ class Limits(Strict):
     """Fewest training images of a round, after all that makes them fewer: partition, ``data.images_per_site``,
     ``data.max_images_per_site``."""
     min_steps: int | None = Field(default=2, ge=1)
-    """Fewest steps of the optimiser between two looks at the model: what one step changes is a gradient."""
+    """Fewest steps of the optimiser between two looks at the model: what one step changes is a gradient. With a tiny
+    learning rate all steps are taken at the same point, and AdamW's are functions of the gradients there: more steps
+    blur only what they move."""
     min_sites: int | None = Field(default=2, ge=1)
-    """Fewest sites that the job is deployed to, by FLARE's word, all with the same app. 3 is better: of two sites each
-    can tell the other's update from the mean. ``federation.min_sites``, the quorum, which the lead has signed, must be
-    2 at least where this is 2 or more: no round is then one site's alone, and three sites can spare one."""
+    """Fewest sites that take part in the job: it is deployed to them, by FLARE's word, all with the same app, and they
+    are in ``federation.sites`` if that names any. 3 is better: of two sites each can tell the other's update from the
+    mean. ``federation.min_sites``, the quorum, which the lead has signed, must be 2 at least where this is 2 or more:
+    no round is then one site's alone, and three sites can spare one. With ``federation.lora_ranks`` the same holds for
+    the sites that train all components that any site trains."""
     min_evaluated_images: int | None = Field(default=10, ge=1)
     """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
     control_variates: bool | None = False
     """Whether ``training.control_variates`` is allowed: they are mean gradients, as no optimiser has changed them."""
-    pinned_embeddings: bool | None = True
-    """Whether what makes tokens of images must be the weights file's: the patch embedding in its own patch size and
-    width, the position embedding, class and register tokens. No job then trains, replaces or redraws them; only
-    ``full`` trains them, where ``methods`` lists it. Vectors that all patches share, such as the bias of the patch
-    embedding, may train."""
+    pinned_backbone: bool | None = True
+    """Whether the backbone must be that of the weights file: all its tensors but the classifier are in the file, the
+    patch embedding in its own patch size, and none in the file stays unused but heads (``backbone.allow_missing`` and
+    ``allow_unused`` excuse nothing then). What makes tokens of images does not train: the patch embedding, the position
+    embedding, class and register tokens; only ``full`` trains them, where ``methods`` lists it. Vectors that all
+    patches share, such as the bias of the patch embedding, may train. ``backbone.mean`` and ``std`` are free: they are
+    the same map of each number of a pixel for all images, and mix no two of them."""
     min_patches: int | None = Field(default=16, ge=1)
     """Fewest patches of an image: the embedding of a single patch could hold all of it."""
     backbone_kwargs: Names | None = BACKBONE_KWARGS
     """Names that ``backbone.kwargs`` may have."""
+    secret_draws: bool | None = True
+    """Whether the site draws from randomness of its own what its training leaves to chance: the order of images,
+    augmentation, dropout, weighted sampling, all noise. Nobody else then knows which image was in which step, or what
+    of it was masked. If false, the experiment's seed, which everybody has, draws them, and a run can be repeated bit by
+    bit: for simulations and tests."""
     backbones: Annotated[tuple[Digest, ...], Field(strict=False)] | None = None
     """SHA-256 of the weights files that a job may use."""
     max_epsilon: float | None = Field(default=None, gt=0)
@@ -154,16 +166,28 @@ class Limits(Strict):
                 allowed = f"epsilon at most {self.max_epsilon:g} is asked for, by noise of the site's own"
                 raise _refused("max_epsilon", asked, allowed)
 
-    def check_deployment(self, sites: Collection[str], apps: int) -> None:
-        """Raises OutsideLimits if a job is deployed to too few sites, or to some of them as another app.
+    def check_deployment(self, experiment: Experiment, sites: Collection[str], apps: int) -> None:
+        """Raises OutsideLimits if too few sites take part in a job or in a part of its model, or with different apps.
 
         Args:
+            experiment: the job's.
             sites: names of the sites that the job is deployed to.
             apps: number of the job's apps: with several, the sites or the server may have different experiments.
         """
+        federation = experiment.federation
         _at_least("min_sites", len(sites), self.min_sites, "a job that is deployed to {} site(s)")
+        taking_part = {site for site in sites if site in (federation.sites or sites)}
+        _at_least("min_sites", len(taking_part), self.min_sites, "a job in which {} of its sites take part")
         if self.min_sites is not None and self.min_sites > 1 and apps != 1:
             raise _refused("min_sites", f"a job of {apps} apps", "allowed: 1")
+        if self.min_sites is None or not federation.lora_ranks:
+            return
+        ranks = [federation.lora_ranks.get(site, math.inf) for site in taking_part]
+        fewer = sum(rank < max(ranks) for rank in ranks)
+        what = "components of federation.lora_ranks that {} site(s) train"
+        _at_least("min_sites", len(ranks) - fewer, self.min_sites, what)
+        # The others may be all of those that a round lacks.
+        _at_least("min_sites", federation.min_sites - fewer, min(self.min_sites, QUORUM), f"{what} in a round")
 
     def check_footprint(self, found: Footprint) -> None:
         """Raises OutsideLimits if a model has too few patches or takes too much memory to train."""
@@ -175,28 +199,34 @@ class Limits(Strict):
         if self.max_memory_gb is not None and nbytes > self.max_memory_gb * GB:
             raise _refused("max_memory_gb", f"{_gb(nbytes)} GB of memory", f"allowed: {self.max_memory_gb:g}")
 
-    def check_embeddings(self, redrawn: Collection[str], same_size: bool) -> None:
-        """Raises OutsideLimits if what makes tokens of images is not the weights file's.
+    def check_backbone(self, missing: Collection[str], left_over: Collection[str], same_patches: bool) -> None:
+        """Raises OutsideLimits if the backbone is not that of the weights file.
 
         Args:
-            redrawn: keys of the embeddings (`is_embedding`) that the file does not have.
-            same_size: whether the file's patches have the model's size, so that their embedding was not resampled.
+            missing: the model's tensors that the file does not have.
+            left_over: the file's tensors that the model does not have.
+            same_patches: whether the file's patches have the model's size, so that their embedding was not resampled.
         """
-        if self.pinned_embeddings:
-            for key in redrawn:
-                raise _refused("pinned_embeddings", f"tensor '{key}' from the seed", "allowed: from the weights file")
-            if not same_size:
-                raise _refused("pinned_embeddings", "another patch size", "allowed: that of the weights file")
+        if not self.pinned_backbone:
+            return
+        for key in missing:
+            raise _refused("pinned_backbone", f"tensor '{key}' from the seed", "allowed: from the weights file")
+        for key in left_over:
+            raise _refused(
+                "pinned_backbone", f"a model without tensor '{key}'", "allowed: with all of the weights file"
+            )
+        if not same_patches:
+            raise _refused("pinned_backbone", "another patch size", "allowed: that of the weights file")
 
     def check_exchange(self, experiment: Experiment, exchange: Exchange) -> None:
         """Raises OutsideLimits if embeddings would train and travel: their gradients hold images, patch by patch."""
         listed = self.methods is not None and FULL in self.methods and FULL in experiment.method.name.split("+")
-        if not self.pinned_embeddings or listed:
+        if not self.pinned_backbone or listed:
             return
         for key, spec in exchange.specs.items():
             if is_embedding(key.rpartition("/")[2], spec.shape):
                 raise _refused(
-                    "pinned_embeddings", f"training of tensor '{key}'", "allowed: by method full, where it is listed"
+                    "pinned_backbone", f"training of tensor '{key}'", "allowed: by method full, where it is listed"
                 )
 
     def check_images(self, experiment: Experiment, images: int) -> None:

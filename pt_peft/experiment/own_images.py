@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from pt_peft.experiment.sections import Name
 from pt_peft.schema import Strict
@@ -52,6 +52,13 @@ class Columns(Strict):
     site: Name | None = None
     """Column with the site an image comes from, for ``partition.kind = natural``."""
 
+    @field_validator("label")
+    @classmethod
+    def _no_file(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("file"):
+            raise ValueError("a column of its own would be right: 'columns.file' is the same")
+        return value
+
 
 class SiteData(Strict):
     """The site's own images: where they lie, and what their labels mean. A job names classes and can change none of it.
@@ -72,7 +79,7 @@ class SiteData(Strict):
     """MedMNIST-style ``.npz``, for ``npz``."""
     columns: Columns = Columns()
     """Columns of the table; used by ``csv``."""
-    classes: dict[Name, tuple[Name, ...]] = Field(default={})
+    classes: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(default={})
     """The site's values that mean a class of the experiment: ``{"melanoma": ["mel", "MM"]}``. They stand in the label
     column, name the sub-folders, or are numbers of labels in an ``npz``. A class that is not listed is meant by its own
     name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0."""
@@ -96,7 +103,8 @@ class SiteData(Strict):
     in one split; where no group is known, DICOM's patient ID is the group. Null refuses such files."""
     pooled: bool = False
     """Whether simulated sites share these images, so that the experiment's ``partition`` deals them out. A site of its
-    own uses all of its images as they are, and refuses a job that would deal them out or change how they look."""
+    own uses all of its images as they are, and refuses a job that would deal them out, take a part of them or change
+    how they look."""
 
     @model_validator(mode="after")
     def _fields_of_one_layout(self) -> Self:

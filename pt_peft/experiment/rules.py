@@ -282,6 +282,11 @@ SITE_RULES: tuple[Rule[AtSite], ...] = (
         lambda s: s.experiment.partition.feature_shift is not None and not s.data.pooled,
     ),
     Rule(
+        "data.pooled", "true", "data.max_images_per_site", "set",
+        "a site of its own uses all that it has, and what two jobs count tells of an image that only one of them takes",
+        lambda s: bool(s.experiment.data.max_images_per_site) and not s.data.pooled,
+    ),
+    Rule(
         "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",
         "the site of each image must be known",
         lambda s: s.experiment.partition.kind == "natural" and not _knows_sites(s.data),

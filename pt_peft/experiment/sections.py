@@ -6,7 +6,16 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from pt_peft.schema import Strict
 
@@ -39,6 +48,21 @@ weights were trained with. Other activations could make a gradient tell single i
 
 MAX_DEPTH = 256
 """Most blocks of a backbone: a typing error would fill a site's memory."""
+_SWITCHES = ("qkv_bias", "qk_norm", "class_token", "no_embed_class", "pre_norm", "final_norm", "fc_norm")
+_KWARGS: dict[str, tuple[object, str]] = {
+    "depth": (Annotated[int, Field(ge=1, le=MAX_DEPTH)], f"a number of blocks from 1 to {MAX_DEPTH}"),
+    **dict.fromkeys(("patch_size", "embed_dim", "num_heads"), (PositiveInt, "a whole number of 1 or more")),
+    "reg_tokens": (NonNegativeInt, "a whole number of 0 or more"),
+    "mlp_ratio": (PositiveFloat, "a number above 0"),
+    "init_values": (PositiveFloat | None, "a number above 0, or null"),
+    **dict.fromkeys(_SWITCHES, (bool, "true or false")),
+    "global_pool": (Literal["token", "avg", "avgmax", "max", "map"], "'token', 'avg', 'avgmax', 'max' or 'map'"),
+    **dict.fromkeys(
+        [f"{what}drop_rate" for what in ("", "pos_", "proj_", "attn_", "patch_")] + ["drop_path_rate"],
+        (Annotated[float, Field(ge=0, lt=1)], "a number from 0 to below 1"),
+    ),
+}
+"""Arguments that several architectures of timm take: the type, which timm itself does not check, and its name."""
 
 
 class Backbone(Strict):
@@ -60,7 +84,8 @@ class Backbone(Strict):
     """Divides each channel after that."""
     allow_missing: tuple[Pattern, ...] = ()
     """Tensors that the weights file may lack, as patterns of timm's keys such as ``fc_norm.*``. The seed draws them,
-    the same at every site. None of the blocks or the patch embedding, and at most a tenth of the parameters."""
+    the same at every site. None of the blocks or the patch embedding, and at most a tenth of the parameters. A
+    site refuses them unless its `limits.pinned_backbone` is false, and so it does unused ones."""
     allow_unused: tuple[Pattern, ...] = ()
     """Tensors of the weights file that may stay unused, as patterns of their names there. Heads always may."""
 
@@ -72,11 +97,14 @@ class Backbone(Strict):
                 raise ValueError(f"'{name}' may not be set here")
             if name in LAYERS and value[name] not in LAYERS[name]:
                 raise ValueError(f"'{name}' is {value[name]!r}; {', '.join(LAYERS[name])} would be right")
+            if name in _KWARGS:
+                kind, named = _KWARGS[name]
+                try:
+                    TypeAdapter(kind).validate_python(value[name], strict=True)
+                except ValidationError:
+                    raise ValueError(f"'{name}' must be {named}") from None
         if str(value.get("mlp_layer")).startswith("SwiGLU") and value.get("act_layer") != "silu":
             raise ValueError(f"'mlp_layer' is {value['mlp_layer']!r}, whose 'act_layer' must be 'silu': timm's is gelu")
-        depth = value.get("depth", 1)
-        if not (isinstance(depth, int) and 1 <= depth <= MAX_DEPTH):
-            raise ValueError(f"'depth' must be a number of blocks from 1 to {MAX_DEPTH}")
         return value
 
 
@@ -106,7 +134,8 @@ class Data(Strict):
     )
     """Images that a site draws in each split; used by ``lesions``."""
     max_images_per_site: dict[Literal["train", "val", "test"], Images] = Field(default={})
-    """Most images of a split that a site uses, drawn by the seed from all that it has; used by ``site``."""
+    """Most images of a split that a simulated site uses, drawn by the seed from its share; used by ``site``. A site
+    refuses it unless its `site.json` says ``pooled``."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
     test_time_flips: TestTimeFlips = "none"

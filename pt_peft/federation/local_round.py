@@ -85,7 +85,14 @@ def without_last_round(kept: Tensors) -> Tensors:
 
 
 def local_round(
-    trainer: LocalTrainer, site: str, split: ImageSplit, aggregate: Tensors, kept: Tensors, round_number: int
+    trainer: LocalTrainer,
+    site: str,
+    split: ImageSplit,
+    aggregate: Tensors,
+    kept: Tensors,
+    round_number: int,
+    *,
+    secret: bool = False,
 ) -> LocalRound:
     """Trains a site for one round.
 
@@ -96,6 +103,7 @@ def local_round(
         aggregate: the server's tensors, as in `starting_model`.
         kept: what the site kept from its last round, as in `starting_model`.
         round_number: counted from 0.
+        secret: whether all draws are the site's own, see `LocalTrainer.train`.
 
     Raises:
         UserError, TensorError: as `LocalTrainer.train` and `transfer.encode_up` do.
@@ -110,13 +118,12 @@ def local_round(
         own_control = _below(kept, _OWN_CONTROL) or {key: np.zeros_like(start[key]) for key in pulled}
         shift = {key: aggregate[CONTROL + key] - value for key, value in own_control.items()}
         correction = Correction(shift)
-    result = trainer.train(
-        site, split, start, round_number, adjust=[*([correction.attach] if correction else []), *pull, *limit]
-    )
+    adjust = [*([correction.attach] if correction else []), *pull, *limit]
+    result = trainer.train(site, split, start, round_number, adjust=adjust, secret=secret)
     made = {key: result.tensors[key] for key in pulled}
     privacy = trainer.experiment.privacy
     if privacy.client and privacy.client.where == "sites":
-        draws = draws_for(privacy, trainer.experiment.seed, "client privacy", site, round_number)
+        draws = draws_for(privacy, trainer.experiment.seed, "client privacy", site, round_number, secret=secret)
         made = noisy_update(made, start, privacy.client, trainer.experiment.federation.min_sites, draws)
     if trainer.experiment.payload.changes:
         start_of = {**trainer.initial, **start}
@@ -128,7 +135,8 @@ def local_round(
         after |= {_OWN_CONTROL + key: value for key, value in mean.items()}
     if training.ditto:
         towards = partial(Pull, training.ditto, keys=pulled, towards=start)
-        own = trainer.train(site, split, {**start, **own_model(kept)}, round_number, adjust=[towards, *limit])
+        began = {**start, **own_model(kept)}
+        own = trainer.train(site, split, began, round_number, adjust=[towards, *limit], secret=secret)
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
     payload, unsent = transfer.encode_up(trainer.experiment, site, round_number, made, kept)
     loss = None if privacy.asked else result.loss

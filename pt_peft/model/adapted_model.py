@@ -18,10 +18,10 @@ from pt_peft.exchange.tensors import Tensors, TensorSpec
 from pt_peft.experiment.sections import ModelSpec, Role
 from pt_peft.model.backbone import create_backbone, freeze, head_name
 from pt_peft.model.method import PeftMethod, components
-from pt_peft.model.torch_random import cpu_generator_restored, seed_torch
 from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
 from pt_peft.seeds import derive_seed
+from pt_peft.torch_random import cpu_generator_restored, seed_torch
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.model_input import Normalisation, autocast
-from pt_peft.model.torch_random import cpu_generator_restored, seed_torch
 from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
+from pt_peft.torch_random import cpu_generator_restored, seed_torch
 
 DECODER_DEPTH = 4
 """Blocks; the paper has 8, and finds one to be nearly as good for fine-tuning (its table 1a)."""

@@ -1,4 +1,4 @@
-"""The random numbers of noise and of the choice of images. Imports no torch.
+"""The random numbers of noise, and of what training leaves to chance. Imports no torch.
 
 What can be computed from the experiment's seed protects nobody. Secret draws are the operating system's random bytes:
 no seed exists that could leak, and draws that were seen tell nothing of others.
@@ -28,7 +28,7 @@ class Draws:
 
     def seed(self) -> int:
         """A seed below 2^63, for a generator whose numbers need not be hard to predict from one another."""
-        return int(self.uniform(1)[0] * 2**63)
+        return int.from_bytes(os.urandom(8)) >> 1
 
 
 class PublicDraws(Draws):
@@ -41,8 +41,12 @@ class PublicDraws(Draws):
         """Uniform numbers, float64 (count,), in [0, 1)."""
         return self._generator.random(count)
 
+    def seed(self) -> int:
+        """A seed below 2^63."""
+        return int(self._generator.integers(2**63))
 
-def draws_for(privacy: Privacy, seed: int, purpose: str, *path: str | int) -> Draws:
+
+def draws_for(privacy: Privacy, seed: int, purpose: str, *path: str | int, secret: bool = False) -> Draws:
     """The draws that ``privacy.randomness`` asks for.
 
     Args:
@@ -50,5 +54,20 @@ def draws_for(privacy: Privacy, seed: int, purpose: str, *path: str | int) -> Dr
         seed: the experiment's, used only for ``insecure_from_public_seed``, as are the following.
         purpose: what is drawn, see `derive_seed`.
         *path: what tells these draws from others of the purpose.
+        secret: whether they are secret whatever the settings say.
     """
-    return Draws() if privacy.randomness == "secret" else PublicDraws(derive_seed(seed, purpose, *path))
+    if secret or privacy.randomness == "secret":
+        return Draws()
+    return PublicDraws(derive_seed(seed, purpose, *path))
+
+
+def training_seed(seed: int, purpose: str, *path: str | int, secret: bool) -> int:
+    """The seed of what training leaves to chance.
+
+    Args:
+        seed: the experiment's, used unless the seed is secret, as are the following.
+        purpose: what is drawn, see `derive_seed`.
+        *path: what tells this draw from others of the purpose.
+        secret: whether it is the site's alone, by ``limits.secret_draws``: 63 random bits.
+    """
+    return Draws().seed() if secret else derive_seed(seed, purpose, *path)

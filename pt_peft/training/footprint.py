@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from pt_peft import reasons
 from pt_peft.errors import UserError, told_as
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.limits import Footprint, Limits, is_embedding
+from pt_peft.experiment.limits import Footprint, Limits
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import create_backbone, head_name
 from pt_peft.model.vit import ViT
@@ -39,7 +39,7 @@ def check_model(experiment: Experiment, limits: Limits, weights: Callable[[], Pa
     Args:
         experiment: the job's.
         limits: the site's.
-        weights: finds the backbone's file, from which its embeddings must come; None where nobody needs it.
+        weights: finds the backbone's file, from which its tensors must come; None where nobody needs it.
         trains: whether the model is to train or evaluate here; if not, its tensors alone count.
 
     Raises:
@@ -52,19 +52,20 @@ def check_model(experiment: Experiment, limits: Limits, weights: Callable[[], Pa
     spec = experiment.model
     backbone = _on_meta(lambda: create_backbone(spec.backbone, len(spec.classes), None))
     limits.check_memory(_nbytes(backbone))
+    if trains:
+        limits.check_footprint(footprint(backbone, experiment, "meta"))
+    if weights is not None:
+        _check_backbone(backbone, experiment, limits, weights())
     try:
         model = _on_meta(lambda: build_model(spec, None))
         found = footprint(model.module, experiment, "meta")
     except (UserError, NotImplementedError):  # some tuners look at values
-        limits.check_footprint(footprint(backbone, experiment, "meta"))
         model = build_model(spec, None)
         found = footprint(model.module, experiment, "cpu")
     limits.check_exchange(experiment, model.exchange(experiment.federation.rounds))
     limits.check_memory(_nbytes(model.module))
     if trains:
         limits.check_footprint(found)
-    if weights is not None:
-        _check_embeddings(backbone, experiment, limits, weights())
 
 
 def footprint(module: ViT, experiment: Experiment, device: str) -> Footprint:
@@ -110,13 +111,11 @@ def _nbytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _check_embeddings(backbone: ViT, experiment: Experiment, limits: Limits, weights: Path) -> None:
-    """Asks `limits` whether the embeddings of `backbone`, on the meta device, come from the file. Loads it."""
+def _check_backbone(backbone: ViT, experiment: Experiment, limits: Limits, weights: Path) -> None:
+    """Asks `limits` whether `backbone`, on the meta device, is that of the file. Loads it."""
     with told_as(reasons.Backbone()):
-        same_size = load_weights(backbone, weights, experiment.backbone, head_name(backbone))
-    state = backbone.state_dict()
-    redrawn = [key for key, value in state.items() if value.is_meta and is_embedding(key, tuple(value.shape))]
-    limits.check_embeddings(redrawn, same_size)
+        fit = load_weights(backbone, weights, experiment.backbone, head_name(backbone))
+    limits.check_backbone(fit.missing, fit.left_over, fit.same_patches)
 
 
 def _copied(module: ViT, device: str) -> ViT:

@@ -22,11 +22,10 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
-from pt_peft.model.torch_random import seed_torch
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
-from pt_peft.privacy.draws import Draws, draws_for
+from pt_peft.privacy.draws import Draws, draws_for, training_seed
 from pt_peft.privacy.plan import sampling_rate
-from pt_peft.seeds import derive_seed
+from pt_peft.torch_random import seed_torch
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
 from pt_peft.training.metrics import Metrics, evaluate_predictions
@@ -88,16 +87,20 @@ class LocalTrainer:
         round_number: int,
         on_step: Callable[[torch.Tensor], None] = lambda loss: None,
         adjust: Iterable[Adjustment] = (),
+        *,
+        secret: bool = False,
     ) -> TrainingResult:
         """Trains ``training.local_epochs`` epochs from `tensors` on.
 
         Args:
-            site: its name; seeds shuffling, augmentation and dropout together with the round.
+            site: its name; seeds shuffling, augmentation and dropout together with the round, unless `secret`.
             split: its training images, one or more.
             tensors: the start, by canonical key; a tensor that is not given has its `initial` value.
             round_number: counted from 0; also places the learning-rate schedule and chooses the tensors that train.
             on_step: called with the loss of each step; never called with ``privacy.sample``.
             adjust: adjustments of each step's gradients, in this order.
+            secret: whether all draws are secret, by ``limits.secret_draws`` of the site. If not, the same call gives
+                the same result, bit for bit, unless the experiment asks for secret noise.
 
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
@@ -117,7 +120,9 @@ class LocalTrainer:
         loss_of = training_loss(self.experiment, split.labels, self.device)
         draws = gradients = None
         if sample := self.experiment.privacy.sample:
-            draws = draws_for(self.experiment.privacy, self.experiment.seed, "sample privacy", site, round_number)
+            draws = draws_for(
+                self.experiment.privacy, self.experiment.seed, "sample privacy", site, round_number, secret=secret
+            )
             gradients = PrivateGradients(self.model.module, training_now, sample, training.batch_size, draws)
         steps_per_round = math.ceil(len(split) / training.batch_size) * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
@@ -125,7 +130,11 @@ class LocalTrainer:
         losses: list[torch.Tensor] = []
         self.model.module.train()
         for epoch in range(training.local_epochs):
-            drawn = self._drawn_batches(split, draws) if draws else self._batches(inputs, site, round_number, epoch)
+            drawn = (
+                self._drawn_batches(split, draws)
+                if draws
+                else self._batches(inputs, site, round_number, epoch, secret=secret)
+            )
             for images, labels in drawn:
                 if training.schedule == "cosine":
                     factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
@@ -230,13 +239,13 @@ class LocalTrainer:
         }
 
     def _batches(
-        self, split: ImageSplit | FeatureSplit, site: str, round_number: int, epoch: int
+        self, split: ImageSplit | FeatureSplit, site: str, round_number: int, epoch: int, *, secret: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch; also seeds its dropout."""
         seed, augment = self.experiment.seed, self.experiment.data.augment
-        seed_torch(derive_seed(seed, "dropout", site, round_number, epoch))
+        seed_torch(training_seed(seed, "dropout", site, round_number, epoch, secret=secret))
         weights = sampling_weights(self.experiment, split.labels)
-        shuffle = derive_seed(seed, "shuffle", site, round_number, epoch)
+        shuffle = training_seed(seed, "shuffle", site, round_number, epoch, secret=secret)
         batch_size = self.experiment.training.batch_size
         return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights)
 

@@ -128,7 +128,8 @@ class RequestHandler:
         kept = self._kept(number, message.get("taken"))
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
-        result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number)
+        secret = self.site.limits.secret_draws is True
+        result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret)
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
         self.local_adapter.save({**_with_keys(result.state, changed), **result.kept}, header)

@@ -167,6 +167,10 @@ ROWS = [
         ({"partition": {"kind": "shards", "classes_per_site": 1}}, "'data.pooled' must be true with partition.kind"),
         ({"partition": {"kind": "iid"}}, "'data.pooled' must be true with partition.kind 'iid'"),
         ({"partition": {"kind": "dirichlet", "alpha": 0.01}}, "'data.pooled' must be true with partition.kind"),
+        (
+            {"data": SECTION | {"max_images_per_site": {"val": 1}}},
+            "'data.pooled' must be true with data.max_images_per_site",
+        ),
         ({"partition": {"feature_shift": {"blur": 2.0}}}, "'data.pooled' must be true with partition.feature_shift"),
     ],
 )

@@ -20,7 +20,7 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import EMBEDDED
 from pt_peft.model.method import PeftMethod, method_names, nothing_to_merge
 from pt_peft.model.planned_exchange import planned_exchange
-from pt_peft.presets import committed_methods, demo, embedded_backbone
+from pt_peft.presets import committed_methods, demo, embedded_backbone, override
 from pt_peft.schema import Strict, parse
 from pt_peft.training.footprint import check_model, footprint
 from pt_peft.worker.request_handler import RequestHandler
@@ -37,6 +37,20 @@ HOLE = {
     "federation": {"rounds": 1, "min_sites": 1, "sites": ["a"]},
 }
 """What rebuilt an image exactly: one image, in one patch, all of the model, mean gradients, one site."""
+NAMES = ("naevus", "melanoma", "basal_cell_carcinoma", "dermatofibroma", *(f"none {index}" for index in range(96)))
+DROPOUT = {
+    "backbone": {
+        "image_size": 32,
+        "kwargs": {**KWARGS, "depth": 1, "global_pool": "avg", "final_norm": False, "fc_norm": False}
+        | {"proj_drop_rate": 0.99, "pos_drop_rate": 0.8},
+        "allow_unused": ["norm.*", "blocks.*"],
+    },
+    "data": {"classes": NAMES, "images_per_site": {"train": 50, "val": 16, "test": 16}, "augment": []},
+    "training": {"batch_size": 4096, "local_epochs": 2, "learning_rate": 1e-4, "head_learning_rate": 1e-4},
+    "federation": {"rounds": 1000, "sites": ["a", "b", "c"]},
+}
+"""What rebuilt images of a rare class among fifty by known masks of dropout: the head sees patches that no block has
+changed, each round another known part of them."""
 PEFT = "lora"
 """Accepted by default; what differs from it in one point is refused by that point."""
 
@@ -44,7 +58,7 @@ PEFT = "lora"
 def ask(experiment, limits, weights=EMBEDDED, sites=SITES, apps=1):
     """All that a site asks its limits before it trains."""
     limits.check(experiment)
-    limits.check_deployment(sites, apps)
+    limits.check_deployment(experiment, sites, apps)
     check_model(experiment, limits, lambda: weights, trains=True)
     limits.check_images(experiment, experiment.data.images_per_site["train"])
 
@@ -77,7 +91,7 @@ def test_published_backbones_are_allowed(name, size):
     "field",
     [
         *("methods", "min_train_images", "min_steps", "min_sites", "control_variates", "min_patches"),
-        "pinned_embeddings",
+        "pinned_backbone",
     ],
 )
 def test_each_of_these_alone_refuses_the_job_that_rebuilt_an_image(field):
@@ -86,6 +100,99 @@ def test_each_of_these_alone_refuses_the_job_that_rebuilt_an_image(field):
     assert refusal(hole, alone, sites=("a",)).field == field
     assert refusal(hole, Limits(), sites=("a",)).field == "methods"
     ask(hole, Limits.open(), sites=("a",))
+
+
+@pytest.mark.parametrize("field", ["backbone_kwargs", "pinned_backbone"])
+def test_each_of_these_alone_refuses_the_job_that_knew_the_masks(field):
+    """The third mend, `secret_draws`, lets it run and blurs it: see `test_secret_draws`."""
+    job, sites = changed(demo("linear_probe")[0], **DROPOUT), ("a", "b", "c")
+    alone = Limits.open().model_copy(update={field: getattr(Limits(), field)})
+    assert refusal(job, alone, sites=sites).field == field
+    assert refusal(job, Limits(min_sites=3), sites=sites).field == "backbone_kwargs"
+    both = Limits().model_copy(update={"backbone_kwargs": None, "pinned_backbone": None})
+    ask(job, both, sites=sites)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "asked"),
+    [
+        ({"drop_rate": 0.1}, "'drop_rate' in backbone.kwargs"),
+        ({"final_norm": False}, "'final_norm' in backbone.kwargs"),
+        ({"fc_norm": True}, "'fc_norm' in backbone.kwargs"),
+        ({"global_pool": "avg"}, "'global_pool' in backbone.kwargs"),
+        ({"depth": 5}, "a model without tensor 'blocks.5."),
+        ({"depth": 7}, "tensor 'blocks.6."),
+        ({"qkv_bias": False}, "a model without tensor 'blocks.0.attn.qkv.bias'"),
+        ({"qk_norm": True}, "tensor 'blocks.0.attn.q_norm.weight' from the seed"),
+        ({"init_values": 1e-5}, "tensor 'blocks.0.ls1.gamma' from the seed"),
+        ({"pre_norm": True}, "tensor 'norm_pre.weight' from the seed"),
+    ],
+)
+def test_what_pinned_weights_compute_is_pinned(kwargs, asked):
+    excused = {"kwargs": {**KWARGS, **kwargs}, "allow_missing": ["*"], "allow_unused": ["*"]}
+    job = changed(demo(PEFT)[0], backbone=excused)
+    assert refusal(job, Limits()).asked.startswith(asked)
+    ask(job, Limits(backbone_kwargs=None, pinned_backbone=None))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"patch_size": [1, 64]}, "'patch_size' must be a whole number of 1 or more"),
+        ({"depth": True}, "'depth' must be a number of blocks from 1 to 256"),
+        ({"mlp_ratio": "4"}, "'mlp_ratio' must be a number above 0"),
+        ({"qkv_bias": {"a": 1}}, "'qkv_bias' must be true or false"),
+        ({"global_pool": ""}, "'global_pool' must be 'token'"),
+        ({"global_pool": None}, "'global_pool' must be 'token'"),
+        ({"pos_drop_rate": 1.0}, "'pos_drop_rate' must be a number from 0 to below 1"),
+    ],
+)
+def test_types_of_arguments(kwargs, named):
+    with pytest.raises(UserError, match=named):
+        override(demo(PEFT)[0], [f"backbone.kwargs={json.dumps({**KWARGS, **kwargs})}"])
+
+
+def test_patches_of_another_shape_and_the_same_size(tmp_path):
+    """timm resamples them, so that the model's would not be the file's."""
+    state = load_file(EMBEDDED)
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].reshape(96, 3, 4, 16).contiguous()
+    weights = tmp_path / "weights.safetensors"
+    save_file(state, weights)
+    job = changed(demo(PEFT)[0], backbone={"sha256": sha256_of(weights)})
+    assert refusal(job, Limits(), weights).asked == "another patch size"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "quorum", "limit", "asked"),
+    [
+        ({"b": 1, "c": 1}, 3, 2, "components of federation.lora_ranks that 1 site(s) train"),
+        ({"b": 1, "c": 1}, 3, 3, "components of federation.lora_ranks that 1 site(s) train"),
+        ({"c": 1}, 2, 2, "components of federation.lora_ranks that 1 site(s) train in a round"),
+        ({"c": 1}, 3, 3, "components of federation.lora_ranks that 2 site(s) train"),
+        ({"a": 2, "b": 2, "c": 1}, 3, 2, None),
+        ({"a": 3, "b": 2, "c": 1}, 3, 2, "components of federation.lora_ranks that 1 site(s) train"),
+        ({"c": 1}, 3, 2, None),
+        ({"b": 1, "c": 1}, 3, None, None),
+        ({"b": 1, "c": 1}, 3, 1, None),
+    ],
+)
+def test_components_that_too_few_sites_train(ranks, quorum, limit, asked):
+    """What one site alone trains is read off the mean."""
+    federation = {"lora_ranks": ranks, "min_sites": quorum, "sites": ["a", "b", "c"]}
+    job, limits = changed(demo(PEFT)[0], federation=federation), Limits(min_sites=limit)
+    if asked is None:
+        limits.check_deployment(job, ("a", "b", "c"), 1)
+        return
+    with pytest.raises(OutsideLimits) as error:
+        limits.check_deployment(job, ("a", "b", "c"), 1)
+    assert (error.value.field, error.value.asked) == ("min_sites", asked)
+
+
+def test_sites_that_the_job_leaves_out_do_not_count():
+    job = changed(demo(PEFT)[0], federation={"sites": ["a", "b"]})
+    Limits(min_sites=2).check_deployment(job, ("a", "b", "c"), 1)
+    with pytest.raises(OutsideLimits, match="a job in which 2 of its sites take part; allowed: at least 3"):
+        Limits(min_sites=3).check_deployment(job, ("a", "b", "c"), 1)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +211,7 @@ def test_each_of_these_alone_refuses_the_job_that_rebuilt_an_image(field):
         ("min_patches", "images of 1 patch(es); allowed: at least 16", ONE_PATCH),
         ("min_patches", "images of 4 patch(es)", {"backbone": {"kwargs": {**KWARGS, "patch_size": 32}}}),
         (
-            "pinned_embeddings",
+            "pinned_backbone",
             "another patch size; allowed: that of the weights file",
             {"backbone": {"kwargs": {**KWARGS, "patch_size": 16}}},
         ),
@@ -113,7 +220,7 @@ def test_each_of_these_alone_refuses_the_job_that_rebuilt_an_image(field):
             "'patch_drop_rate' in backbone.kwargs",
             {"backbone": {"kwargs": {**KWARGS, "patch_drop_rate": 0.98}}},
         ),
-        ("pinned_embeddings", "tensor 'patch_embed.frame_columns'", {"method": {"name": "pixel_prompt"}}),
+        ("pinned_backbone", "tensor 'patch_embed.frame_columns'", {"method": {"name": "pixel_prompt"}}),
         ("max_rounds", "1001 rounds; allowed: 1000", {"federation": {"rounds": 1001}}),
         ("max_local_epochs", "101 local epochs; allowed: 100", {"training": {"local_epochs": 101}}),
         (
@@ -189,10 +296,10 @@ def test_no_method_trains_embeddings_whatever_its_name_is(thief, key):
     experiment = changed(demo(PEFT)[0], method={"name": "harmless"})
     limits = Limits(methods=("harmless",))
     error = refusal(experiment, limits)
-    assert (error.field, error.asked) == ("pinned_embeddings", f"training of tensor '{key}'")
+    assert (error.field, error.asked) == ("pinned_backbone", f"training of tensor '{key}'")
     for role in ("local", "frozen"):  # what does not leave may train
         ask(changed(experiment, method={"roles": {key: role}}), limits)
-    ask(experiment, Limits(methods=("harmless",), pinned_embeddings=None))
+    ask(experiment, Limits(methods=("harmless",), pinned_backbone=None))
     exchange = planned_exchange(
         build_model(experiment.model, None), changed(experiment, training={"control_variates": True})
     )
@@ -204,8 +311,8 @@ def test_no_method_trains_embeddings_whatever_its_name_is(thief, key):
 def test_full_trains_embeddings_only_where_it_is_listed():
     full = demo("full")[0]
     ask(full, Limits(methods=("full", "lora")))
-    assert refusal(full, Limits(methods=None)).field == "pinned_embeddings"
-    ask(full, Limits(methods=None, pinned_embeddings=None))
+    assert refusal(full, Limits(methods=None)).field == "pinned_backbone"
+    ask(full, Limits(methods=None, pinned_backbone=None))
     frozen = {"roles": {"patch_embed.*": "frozen", "pos_embed": "frozen", "cls_token": "frozen"}}
     assert refusal(changed(full, method=frozen), Limits()).field == "methods"
 
@@ -267,9 +374,11 @@ def lacking(tmp_path):
 def test_embeddings_that_are_not_in_the_weights(lacking, key):
     weights, experiment = lacking(key)
     error = refusal(experiment, Limits(), weights)
-    assert (error.field, error.asked) == ("pinned_embeddings", f"tensor '{key}' from the seed")
-    ask(experiment, Limits(pinned_embeddings=None), weights)
+    assert (error.field, error.asked) == ("pinned_backbone", f"tensor '{key}' from the seed")
+    ask(experiment, Limits(pinned_backbone=None), weights)
     weights, experiment = lacking("norm.weight", "patch_embed.proj.bias")
+    assert refusal(experiment, Limits(), weights).field == "pinned_backbone"
+    weights, experiment = lacking("head.weight", "head.bias")
     ask(experiment, Limits(), weights)
 
 

@@ -177,10 +177,14 @@ OWN = {
 def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
     """Of all that a site may have and a lead may ask."""
     jobs = [
-        changed(tiny, data={"source": "site", "task": task}, partition={"kind": kind, "feature_shift": shift})
+        changed(
+            tiny,
+            data={"source": "site", "task": task, "max_images_per_site": most},
+            partition={"kind": kind, "feature_shift": shift},
+        )
         for task in ("multiclass", "multilabel")
         for kind in ("none", "iid", "natural")
-        for shift in (None, {"blur": 1.0})
+        for shift, most in ((None, {}), ({"blur": 1.0}, {}), (None, {"val": 10}))
     ]
     sites = [
         SiteData.model_validate(dict(zip(OWN, values, strict=True))) for values in itertools.product(*OWN.values())
@@ -192,7 +196,8 @@ def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
         rule, count = broken(SITE_RULES, at_site), count + 1
         if rule is None:
             accepted += 1
-            assert own.pooled or (job.partition.kind == "none" and job.partition.feature_shift is None)
+            untouched = job.partition.kind == "none" and job.partition.feature_shift is None
+            assert own.pooled or (untouched and not job.data.max_images_per_site)
         else:
             seen.add(said(f"test: {rule.message(at_site)}."))
     assert seen == {(rule.field, rule.given) for rule in SITE_RULES}

@@ -158,7 +158,7 @@ def _computed(
         if site:
             site.limits.check(experiment)
             if there:
-                site.limits.check_deployment(there, len(meta["deploy_map"]))
+                site.limits.check_deployment(experiment, there, len(meta["deploy_map"]))
         exchange = (site and cached_exchange(experiment, site)) or _planned(experiment)
         if site:
             from pt_peft.data.items import SPLITS

@@ -2,8 +2,10 @@
 
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -34,8 +36,20 @@ NEVER_MISSING = ("blocks.", PATCHES)
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How far a weights file and a model are alike, but for their heads."""
+
+    missing: tuple[str, ...]
+    """The model's tensors that the file does not have, which the experiment excuses."""
+    left_over: tuple[str, ...]
+    """The file's tensors that the model does not have, which the experiment excuses."""
+    same_patches: bool
+    """Whether the file's patch embedding is of the model's patch size, so that it was not resampled."""
+
+
 @told_as(reasons.Backbone())
-def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bool:
+def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> Fit:
     """Loads an image encoder into all of a model but its head.
 
     Tensors that the file has in the right type become the model's without a copy, see `read_file`.
@@ -46,14 +60,11 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bo
         backbone: what the model was made from, with the exceptions from strictness.
         head: path of the classifier in the model.
 
-    Returns:
-        Whether the file's patch embedding is of the model's patch size, so that it was not resampled.
-
     Raises:
         UserError: if tensors are missing, left over, of a wrong shape or kind, or not finite; the message names them.
     """
     if weights.suffix.lower() == ".npz":
-        state, left_over, sizes = read_npz(weights, model)
+        state, left_over, shapes = read_npz(weights, model)
         state = {key: _float32(value, f"{weights}: tensor '{key}'") for key, value in state.items()}
         names, in_file = {key: key for key in state}, state
     else:
@@ -62,7 +73,7 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bo
             _logger.info("%s: left out %s", weights, _shown(encoder.left_out))
         state, names = _remapped(encoder, model, backbone.name, weights)
         in_file, left_over = encoder.tensors, encoder.left_over
-        sizes = {name: value.numel() for name, value in encoder.tensors.items()}
+        shapes = {name: tuple(value.shape) for name, value in encoder.tensors.items()}
     pretext = (f"{head}.", *PRETEXT)
     state = {key: value for key, value in state.items() if not key.startswith(pretext)}
     own = model.state_dict()
@@ -84,7 +95,15 @@ def load_weights(model: ViT, weights: Path, backbone: Backbone, head: str) -> bo
         left_over=[name for name, key in unused.items() if not _any(backbone.allow_unused, name, key)],
     )
     model.load_state_dict(_independent(fitting), strict=False, assign=True)
-    return any(size == own[PATCHES].numel() for name, size in sizes.items() if name.endswith((*ANCHORS, NPZ_PATCHES)))
+    in_files = _shapes_in_files(own[PATCHES])
+    patches = [shape for name, shape in shapes.items() if name.endswith((*ANCHORS, NPZ_PATCHES))]
+    return Fit(tuple(missing), tuple(unused), any(shape in in_files for shape in patches))
+
+
+def _shapes_in_files(patches: torch.Tensor) -> set[tuple[int, ...]]:
+    """The shapes in which files have a model's patch embedding (D,3,H,W): that, flat (D,3HW), and JAX's (H,W,3,D)."""
+    shape = tuple(patches.shape)
+    return {shape, (shape[0], math.prod(shape[1:])), (*shape[2:], *reversed(shape[:2]))}
 
 
 def _remapped(encoder: Encoder, model: ViT, name: str, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

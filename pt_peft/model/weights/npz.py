@@ -1,6 +1,5 @@
 """The published ``.npz`` of Google's ViTs (AugReg, SigLIP), read by timm's own loader, by numpy without pickle."""
 
-import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ _BESIDE = re.compile(r"(opt/target/|params/(img/)?)?(head|pre_logits)/.*|opt/sta
 """Names of heads, of the optimiser's state and of the text tower."""
 
 
-def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str, ...], dict[str, int]]:
+def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str, ...], dict[str, tuple[int, ...]]]:
     """Reads the file `path` for `model`, and leaves the model's own tensors as they are.
 
     Returns:
         The tensors by timm's key, with position embeddings resampled, the names of arrays that are left over, and the
-        number of values of each array.
+        shape of each array.
 
     Raises:
         UserError: if the file is no such ``.npz``, or an array is missing or does not fit.
@@ -56,7 +55,7 @@ def read_npz(path: Path, model: ViT) -> tuple[dict[str, torch.Tensor], tuple[str
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(f"{path}: does not fit the backbone ({' '.join(str(error).split())[:300]}).") from None
     left_over = tuple(name for name, shape in shapes.items() if not _used(name, shape, model))
-    return collector.state, left_over, {name: math.prod(shape) for name, shape in shapes.items()}
+    return collector.state, left_over, shapes
 
 
 def _used(name: str, shape: tuple[int, ...], model: ViT) -> bool:

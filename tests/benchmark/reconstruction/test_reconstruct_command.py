@@ -63,7 +63,7 @@ def test_the_hole_is_found(reconstruct):
 
 
 @pytest.mark.parametrize(
-    "field", ["methods", "control_variates", "min_train_images", "min_steps", "min_patches", "pinned_embeddings"]
+    "field", ["methods", "control_variates", "min_train_images", "min_steps", "min_patches", "pinned_backbone"]
 )
 def test_the_hole_is_refused_by_each_default_limit_alone(field):
     experiment = override(preset("full")[0], list(HOLE))

@@ -16,8 +16,8 @@ from pt_peft.experiment.site import Site
 from pt_peft.presets import demo
 
 SITES = ("hospital-1", "hospital-2", "hospital-3")
-FEW_IMAGES = Limits(min_train_images=16, methods=(*METHODS, FULL))
-"""The defaults, but for jobs that take seconds, and for full fine-tuning."""
+FEW_IMAGES = Limits(min_train_images=16, methods=(*METHODS, FULL), secret_draws=False)
+"""The defaults, but for jobs that take seconds, for full fine-tuning, and for comparison with the oracle."""
 TAMPERED = Path(__file__).parent / "tampered"
 
 

@@ -222,7 +222,7 @@ def test_augreg_npz(tmp_path):
     for patch_size, same in ((8, True), (16, False)):  # a kernel of another size is resampled
         other = original(patch_size=patch_size, image_size=4 * patch_size)
         backbone = Backbone(name=PLAIN, image_size=4 * patch_size, sha256="0" * 64)
-        assert load_weights(other, tmp_path / "w.npz", backbone, "head") == same
+        assert load_weights(other, tmp_path / "w.npz", backbone, "head").same_patches == same
     # Its loader, asked for fewer blocks, leaves the others unread, and stretches an array that is too short.
     with pytest.raises(
         UserError, match=r"left over 16 tensors \(Transformer/encoderblock_1/LayerNorm_0/scale, .* and 4 more"
