@@ -65,7 +65,9 @@ def progress(record: Record, rounds: int, now: Mapping[str, str], sent: Mapping[
         "continued_rounds": len(finished) - len(own),
         "rounds": rounds,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
-        "sites": {name: _site_progress(name, record, own, what, sent.get(name, 0)) for name, what in sorted(now.items())},
+        "sites": {
+            name: _site_progress(name, record, own, what, sent.get(name, 0)) for name, what in sorted(now.items())
+        },
     }
 
 
