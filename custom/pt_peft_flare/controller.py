@@ -112,8 +112,9 @@ class PeftFedAvg(ModelController):
 
     def _count(self, fl_ctx: FLContext) -> None:
         """Counts a payload that goes to a site now, for the first time or again."""
-        site, payload = fl_ctx.get_peer_context(), from_shareable(fl_ctx.get_prop(FLContextKey.TASK_DATA)).data
-        self._sent[site.get_identity_name()] += payload_bytes(payload)
+        if site := fl_ctx.get_peer_context():
+            payload = from_shareable(fl_ctx.get_prop(FLContextKey.TASK_DATA)).data
+            self._sent[site.get_identity_name()] += payload_bytes(payload)
 
     def _give_up(self, site: str) -> None:
         self._out[site] = reasons.KilledTooOften()
