@@ -59,7 +59,7 @@ class Lab:
     def shut_down(self, name: str) -> None:
         """Ends a host after its engineer has stopped what runs there."""
         script = self.federation.kit(name) / "startup" / "stop_fl.sh"
-        self.hosts[name].run(f"bash {script}", "y")
+        self.hosts[name].run(f"bash {script} --yes")
         deadline = time.monotonic() + STOP_S
         while self.federation.processes(name) and time.monotonic() < deadline:
             time.sleep(0.2)

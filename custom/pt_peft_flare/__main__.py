@@ -1,4 +1,4 @@
-"""The command line of a federation's lead: ``python -m pt_peft_flare COMMAND``.
+"""The command line of a federation's lead and of its sites: ``python -m pt_peft_flare COMMAND``.
 
 ``nvflare job download`` fetches the results of a job; ``nvflare job clone`` resumes one that was interrupted.
 """
@@ -6,13 +6,14 @@
 import sys
 
 from pt_peft.commands.dispatch import Command, command, dispatch
-from pt_peft_flare.commands import contexts, decrypt, job, show_job, status, submit
+from pt_peft_flare.commands import contexts, decrypt, job, ledger, show_job, status, submit
 
 COMMANDS: dict[str, Command] = {
     "job": job,
     "show-job": show_job,
     "submit": submit,
     "status": status,
+    "ledger": ledger,
     "decrypt": decrypt,
     "contexts": contexts,
 }

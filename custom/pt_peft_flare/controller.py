@@ -1,11 +1,13 @@
 """FLARE's controller of a job: hands tasks to the sites and their results to the run."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedTopic, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.shareable import Shareable
@@ -15,7 +17,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 
 from pt_peft import reasons
 from pt_peft.errors import UserError
-from pt_peft.exchange.tensors import TensorError
+from pt_peft.exchange.tensors import TensorError, payload_bytes
 from pt_peft.federation.reports import report_bytes
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
@@ -75,6 +77,8 @@ class PeftFedAvg(ModelController):
         self._out: dict[str, Reason] = {}
         """Sites that cannot answer any more, with the reason."""
         self._over = False
+        self._sent: Counter[str] = Counter()
+        """Bytes of the payloads that each site was sent, raw tensors only."""
 
     def set_communicator(self, communicator: WFCommServer) -> None:
         """Takes FLARE's communicator, whose end imports no torch."""
@@ -84,7 +88,9 @@ class PeftFedAvg(ModelController):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Prepares the process when the job starts."""
         super().handle_event(event_type, fl_ctx)
-        if event_type == EventType.ABOUT_TO_END_RUN:
+        if event_type == EventType.AFTER_TASK_DATA_FILTER:
+            self._count(fl_ctx)
+        elif event_type == EventType.ABOUT_TO_END_RUN:
             self._over = True
         elif event_type == EventType.END_RUN and not is_simulation(fl_ctx):
             self._inbox.close()
@@ -105,6 +111,12 @@ class PeftFedAvg(ModelController):
         engine.register_app_command(SITES_CHANGED, self._sites_changed)
         engine.register_app_command(SITES_SHUT_OUT, self._shut_out)
         engine.register_app_command(STATUS, self._status)
+
+    def _count(self, fl_ctx: FLContext) -> None:
+        """Counts a payload that goes to a site now, for the first time or again."""
+        if site := fl_ctx.get_peer_context():
+            payload = from_shareable(fl_ctx.get_prop(FLContextKey.TASK_DATA)).data
+            self._sent[site.get_identity_name()] += payload_bytes(payload)
 
     def _give_up(self, site: str) -> None:
         self._out[site] = reasons.KilledTooOften()
@@ -136,7 +148,8 @@ class PeftFedAvg(ModelController):
             return {}
         record, federation = self._run.record.content, self._run.experiment.federation
         sites = {*self.site_names(), *record["sites"], *federation.sites}
-        return cast(dict[str, Any], progress(record, federation.rounds, {site: self._doing(site) for site in sites}))
+        doing = {site: self._doing(site) for site in sites}
+        return cast(dict[str, Any], progress(record, federation.rounds, doing, self._sent))
 
     def _doing(self, site: str) -> str:
         """What a site does now, in a few words."""

@@ -18,7 +18,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
+from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
@@ -249,6 +249,7 @@ class FederatedRun:
         server = self._server
         before = server.tensors
         bytes_out: dict[str, int] = {}
+        digests: dict[str, str] = {}
         opened = server.start_round(number)
 
         def accept(result: FLModel) -> TrainingReport:
@@ -257,7 +258,7 @@ class FederatedRun:
             self._check_code(site, report.code)
             opened.add(site, come(result.params), report.num_samples)
             self._taken[site] = number
-            bytes_out[site] = payload_bytes(result.params)
+            bytes_out[site], digests[site] = payload_bytes(result.params), payload_sha256(result.params)
             return report
 
         started = time.monotonic()
@@ -271,6 +272,7 @@ class FederatedRun:
             left_out=results.left_out,
             bytes_in={site: payload_bytes(one.payload) for one in task.deliveries for site in one.targets},
             bytes_out=bytes_out,
+            digests=digests,
             shares=opened.shares,
             seconds=time.monotonic() - started,
             notes=notes,

@@ -296,9 +296,25 @@ SHUT_OUT = Use(
         f"{_SERVER}.client_manager",
         f"{_ENGINE}.send_app_command(self, job_id, topic, cmd_data, timeout)",
         f"{_CLIENTS}.is_client_disabled(self, client_name)",
+        f"{_CLIENTS}.disabled_clients",
+        f"{_SERVER}.admin_server",
+        "nvflare.fuel.hci.server.hci:AdminServer.cmd_reg",
+        "nvflare.fuel.hci.server.reg:ServerCommandRegister.add_filter(self, cmd_filter)",
+        "nvflare.fuel.hci.server.reg:CommandFilter.post_command(self, conn, args)",
+        "nvflare.apis.fl_constant:AdminCommandNames.CHECK_STATUS",
         f"{_CLIENTS}.get_clients(self)",
         f"{_CLIENTS}.set_clients(self, clients)",
         "nvflare.apis.fl_constant:RunProcessKey.PARTICIPANTS",
+    ),
+)
+SHUT_OUT_NOTICE = Use(
+    "FLARE's log at a site that is shut out does not say so; ours does",
+    "the log of a site that is shut out says that its heartbeat fails, and not why",
+    (
+        "nvflare.private.fed.client.client_engine:ClientEngine.get_cell(self)",
+        "nvflare.fuel.f3.cellnet.cell:Cell.core_cell",
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.add_incoming_reply_filter(self, channel, topic, cb, args, kwargs)",
+        "nvflare.apis.event_type:EventType.SYSTEM_BOOTSTRAP",
     ),
 )
 INTERRUPTED_JOBS = Use(

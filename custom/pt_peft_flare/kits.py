@@ -40,7 +40,11 @@ REPLACED_AT_SERVER = {
     "process_launcher": "pt_peft_flare.parent.server_launcher.ServerJobLauncher",
 }
 """Classes that stand in place of FLARE's and take their arguments."""
-SITE_COMPONENTS = {"process_launcher": LAUNCHER, "app_deployer": "pt_peft_flare.parent.site_jobs.SiteJobs"}
+SITE_COMPONENTS = {
+    "process_launcher": LAUNCHER,
+    "app_deployer": "pt_peft_flare.parent.site_jobs.SiteJobs",
+    "shut_out_notice": "pt_peft_flare.parent.shut_out_notice.ShutOutNotice",
+}
 
 RIGHTS: dict[str, dict[str, str]] = {
     # Runs the federation: who may be in it, and its processes. May stop and end any job.
@@ -165,6 +169,18 @@ if [[ "$(ulimit -Sn)" != unlimited && "$(ulimit -Sn)" -lt 65536 ]]; then
   ulimit -Sn 65536 2> /dev/null || ulimit -Sn "$(ulimit -Hn)" 2> /dev/null || true
 fi
 """
+ASKS = ('echo "Please use FL admin console', "read -n1 -p")
+"""Beginnings of the first and the last line of a site's ``stop_fl.sh`` that `ASK` stands in place of."""
+ASK = """\
+  echo "This site takes no job from now on. It ends within seconds, and the processes of its jobs with it."
+  echo "Jobs that run go on without it if they have enough other sites. start.sh starts it again."
+  if [[ "$1" == --yes ]]; then
+    answer=y
+  else
+    read -n1 -p "Stop it (y/N)? " answer
+  fi
+"""
+"""FLARE's script calls itself the last resort, and cannot be run without a terminal."""
 SHUTDOWN_LINE = 'touch "$WORKSPACE/shutdown.fl"'
 """The line of a site's ``stop_fl.sh`` after which `UNTIL_STOPPED` goes."""
 UNTIL_STOPPED = """\
@@ -222,7 +238,9 @@ class KitBuilder(Builder):
         for client in sites:
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)
-            _add_lines(Path(ctx.get_kit_dir(client)) / "stop_fl.sh", SHUTDOWN_LINE, UNTIL_STOPPED)
+            stop = Path(ctx.get_kit_dir(client)) / "stop_fl.sh"
+            _replace_lines(stop, *ASKS, ASK)
+            _add_lines(stop, SHUTDOWN_LINE, UNTIL_STOPPED)
             write_atomically(folder / "local" / "site.json", (json.dumps(settings) + "\n").encode())
 
         self._add_grpc(project, ctx)
@@ -320,12 +338,32 @@ def _quote(script: Path) -> None:
 
 def _add_lines(script: Path, line: str, text: str) -> None:
     """Adds `text` after the first line that begins as `line`. Raises FlareChanged if there is none."""
+    lines = _lines(script)
+    lines.insert(_place(script, lines, line) + 1, text)
+    script.write_text("".join(lines), encoding="utf-8")
+
+
+def _replace_lines(script: Path, first: str, last: str, text: str) -> None:
+    """Puts `text` in place of the lines from one that begins as `first` to one that begins as `last`.
+
+    Raises:
+        FlareChanged: if there are no such lines.
+    """
+    lines = _lines(script)
+    lines[_place(script, lines, first) : _place(script, lines, last) + 1] = [text]
+    script.write_text("".join(lines), encoding="utf-8")
+
+
+def _lines(script: Path) -> list[str]:
     try:
-        lines = script.read_text(encoding="utf-8").splitlines(keepends=True)
+        return script.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise KIT_FILES.changed(f"{script.name} cannot be read ({error.strerror})") from None
+
+
+def _place(script: Path, lines: list[str], line: str) -> int:
+    """Index of the first of `lines` that begins as `line`. Raises FlareChanged if there is none."""
     places = [number for number, one in enumerate(lines) if one.strip().startswith(line)]
     if not places:
         raise KIT_FILES.changed(f"{script.name} has no line '{line}'")
-    lines.insert(places[0] + 1, text)
-    script.write_text("".join(lines), encoding="utf-8")
+    return places[0]

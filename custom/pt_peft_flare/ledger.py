@@ -3,6 +3,7 @@
 Before them stands what the job asks of the site.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
 from pt_peft_flare.job_request import JobRequest
 
@@ -71,7 +73,30 @@ def append(folder: Path, entry: Entry) -> None:
         OSError: if it cannot be written; the payload must then not leave.
     """
     line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
-    with open(folder / FILE_NAME, "a", encoding="utf-8") as file:
-        file.write(line)
+    with open(folder / FILE_NAME, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a power cut has cut the last line off
+                line = "\n" + line
+        file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def read(path: Path) -> tuple[list[Entry], int]:
+    """The lines of a ledger, and the number of those that were cut off.
+
+    Raises:
+        UserError: if it cannot be read, or has no line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    entries: list[Entry] = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    if not entries:
+        raise UserError(f"{path}: is no ledger of a site: it has no line of JSON.")
+    return entries, len(lines) - len(entries)

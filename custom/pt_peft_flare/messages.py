@@ -17,6 +17,8 @@ SITES_CHANGED = "pt_peft.sites_changed"
 """FLARE app command to a job's process: the sites that take part, or their tokens, have changed."""
 SITES_SHUT_OUT = "pt_peft.sites_shut_out"
 """FLARE app command to a job's process: these ``sites`` may take no further part."""
+SHUT_OUT_SITES = "pt_peft.shut_out"
+"""In what the server answers FLARE's command ``check_status``: the sites that an admin has shut out."""
 STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far is it?"""
 MAX_ANSWER = 500

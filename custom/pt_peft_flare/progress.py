@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TypedDict
 
-from pt_peft_flare.run_record import Record
+from pt_peft_flare.run_record import Record, RoundEntry
 
 
 class SiteProgress(TypedDict):
@@ -15,11 +15,11 @@ class SiteProgress(TypedDict):
     version: str | None
     """Of the package at the site, by its last report, with ``other code`` if that is not the server's; null before."""
     rounds: int
-    """Number of rounds it took part in."""
+    """Number of rounds of this job that it took part in."""
     bytes_in: int
-    """Bytes of the payloads down, raw tensors only."""
+    """Bytes of the payloads that it was sent in this job so far, raw tensors only."""
     bytes_out: int
-    """Bytes of the payloads up, raw tensors only."""
+    """Bytes of its payloads that were counted in this job, raw tensors only."""
 
 
 class Progress(TypedDict):
@@ -30,39 +30,54 @@ class Progress(TypedDict):
     experiment: str
     """Its name."""
     finished_rounds: int
+    continues: str | None
+    """The job whose rounds come first."""
+    continued_rounds: int
+    """Number of the finished rounds that were done in jobs which this one continues."""
     rounds: int
     seconds_left: float | None
-    """None before the first round has ended."""
+    """By the last rounds; None before the second round of this job has ended, as every process starts up in the
+    first."""
     sites: dict[str, SiteProgress]
 
 
-def progress(record: Record, rounds: int, now: Mapping[str, str]) -> Progress:
+LAST = 5
+"""Rounds by which the next ones are judged."""
+
+
+def progress(record: Record, rounds: int, now: Mapping[str, str], sent: Mapping[str, int]) -> Progress:
     """Tells how far a job is.
 
     Args:
         record: the content of its ``metrics.json``.
         rounds: number of all its rounds.
         now: what each of its sites does, see `SiteProgress`.
+        sent: bytes of the payloads that each site was sent in this job; none for a site that is not named.
     """
     finished = record["rounds"]
-    seconds = [one["seconds"] for one in finished]
+    own = [one for one in finished if one["job"] == record["job"]]
+    seconds = [one["seconds"] for one in own[1:][-LAST:]]
     return {
         "time": time.time(),
         "experiment": record["experiment"]["name"],
         "finished_rounds": len(finished),
+        "continues": record["continues"],
+        "continued_rounds": len(finished) - len(own),
         "rounds": rounds,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
-        "sites": {name: _site_progress(name, record, what) for name, what in sorted(now.items())},
+        "sites": {
+            name: _site_progress(name, record, own, what, sent.get(name, 0)) for name, what in sorted(now.items())
+        },
     }
 
 
-def _site_progress(name: str, record: Record, now: str) -> SiteProgress:
-    reports = [one["sites"][name] for one in record["rounds"] if name in one["sites"]]
+def _site_progress(name: str, record: Record, own: list[RoundEntry], now: str, sent: int) -> SiteProgress:
+    reports = [one["sites"][name] for one in own if name in one["sites"]]
     code = reports[-1]["code"] if reports else None
     return {
         "now": now,
         "version": code and code["version"] + ("" if code == record["code"] else f", other code {code['source']}"),
         "rounds": len(reports),
-        "bytes_in": sum(report["bytes_in"] for report in reports),
+        "bytes_in": sent,
         "bytes_out": sum(report["bytes_out"] for report in reports),
     }

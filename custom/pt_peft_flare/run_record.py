@@ -40,10 +40,12 @@ class RoundEntry(TypedDict):
 
     round: int
     """From 0."""
+    job: str
+    """In which it was done: this one, or one that it continues."""
     seconds: float
     sites: dict[str, dict[str, Any]]
-    """By site its `TrainingReport`, with ``bytes_in``, ``bytes_out`` and ``share``: its part in the aggregate, 0 … 1,
-    null where the rule gives sites none."""
+    """By site its `TrainingReport`, with ``bytes_in``, ``bytes_out``, ``sha256`` of what it sent, as its ledger has it,
+    and ``share``: its part in the aggregate, 0 … 1, null where the rule gives sites none."""
     left_out: dict[str, dict[str, JsonValue]]
     """By site why: the ``code`` and fields of a `pt_peft.reasons.Reason`, and the ``sentence``."""
     val_at_start: Summary | None
@@ -98,6 +100,8 @@ class FinishedRound:
     """Bytes of the payload down, raw tensors only, by site."""
     bytes_out: Mapping[str, int]
     """Bytes of the payload up, raw tensors only, by site."""
+    digests: Mapping[str, str]
+    """`payload_sha256` of the payload up as it came, by site."""
     shares: Mapping[str, float]
     """Share of each site in the aggregate; empty where sites have none."""
     seconds: float
@@ -186,12 +190,14 @@ class RunRecord:
                 **report.model_dump(mode="json"),
                 "bytes_in": finished.bytes_in[site],
                 "bytes_out": finished.bytes_out[site],
+                "sha256": finished.digests[site],
                 "share": finished.shares.get(site),
             }
             for site, report in sorted(finished.reports.items())
         }
         entry = {
             "round": finished.number,
+            "job": self._record["job"],
             "seconds": round(finished.seconds, 3),
             "sites": sites,
             "left_out": _left_out(finished.left_out),

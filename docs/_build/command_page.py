@@ -23,7 +23,7 @@ right; a wrong argument with exit code 2.
 | program | for whom |
 |---|---|
 | [`python -m pt_peft`](#pt_peft) | sites and researchers; no FLARE |
-| [`python -m pt_peft_flare`](#pt_peft_flare) | the lead of a federation |
+| [`python -m pt_peft_flare`](#pt_peft_flare) | the lead of a federation; `show-job` and `ledger` its sites |
 | [`python -m benchmark`](#benchmark) | the benchmark; in a clone of the repository |
 | [`python -m benchmark.…`](#measurements) | single measurements; in a clone of the repository |
 """

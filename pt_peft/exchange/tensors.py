@@ -104,10 +104,13 @@ def payload_bytes(payload: Mapping[str, Sized]) -> int:
 
 
 def payload_sha256(tensors: Mapping[str, Array]) -> str:
-    """SHA-256 in hex over key, dtype, shape and bytes of each tensor, in the order of their keys."""
+    """SHA-256 in hex over key, dtype, shape and bytes of each tensor, in the order of their keys.
+
+    Key, dtype and shape are UTF-8 as Python prints them, each followed by a zero byte; the bytes are row-major.
+    """
     digest = hashlib.sha256()
     for key in sorted(tensors):
-        value = np.ascontiguousarray(tensors[key])
+        value = np.asarray(tensors[key], order="C")  # `ascontiguousarray` would give a number an axis
         digest.update(f"{key}\0{value.dtype}\0{value.shape}\0".encode())
         digest.update(value.data)
     return digest.hexdigest()

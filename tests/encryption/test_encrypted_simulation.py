@@ -104,6 +104,8 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
             assert FEWEST_BYTES <= line["tensor_bytes"] / len(layout.keys) <= MOST_BYTES
             assert len(line["sha256"]) == 64
             assert line["tensor_bytes"] == run.metrics["rounds"][line["round"]]["sites"][name]["bytes_out"]
+        folder = run.workspace / name / "simulate_job"
+        assert main(["ledger", str(folder), "--verify", str(run.server / "metrics.json")]) == 0
         held_back = [line["held_back"] for line in lines if "held_back" in line]
         words = ("not just 1 ciphertexts; not allowed: 'blocks", "decrypt to nothing") if name == "site-2" else ()
         assert len(held_back) == len(words)

@@ -28,6 +28,7 @@ from pt_peft.federation.local_round import at_site_rank, own_model, starting_mod
 from pt_peft.files import sha256_of
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft_flare.__main__ import main
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 
@@ -133,6 +134,12 @@ def test_the_record_adds_up(finished):
     assert "| federated lora_vpt |" in table(result)
 
 
+def test_the_server_counts_what_the_ledgers_say(finished):
+    for name in ("site-1", "site-2"):
+        folder = finished.workspace / name / "simulate_job"
+        assert main(["ledger", str(folder), "--verify", str(finished.server / "metrics.json")]) == 0
+
+
 @pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "3"])
 def test_equal_to_the_oracle_whatever_the_number_of_threads(threads, tiny, site, shared_host, tmp_path):
     names = ["site-1", "site-2", "site-3"]
@@ -219,6 +226,9 @@ def test_rounded_payloads_are_equal_to_the_oracle_too(threads, tiny, site, works
         unsent = {key: value for key, value in expected.kept[name].items() if key.startswith("unsent/")}
         assert unsent
         assert all(np.allclose(kept[key], value, atol=1e-6) for key, value in unsent.items())
+
+        folder = run.workspace / name / "simulate_job"
+        assert main(["ledger", str(folder), "--verify", str(run.server / "metrics.json")]) == 0
 
     # What the sites have evaluated is what they were sent of the final adapter.
     read = codec.decode(codec.encode(expected.tensors), trainer.exchange.up(0))

@@ -9,14 +9,19 @@ import json
 import time
 from typing import Any, TypedDict, cast
 
+from nvflare.apis.job_def import JobMetaKey
 from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
 from nvflare.fuel.flare_api.flare_api import Session
 
 from pt_peft_flare.admin_session import add_kit, connected
-from pt_peft_flare.messages import STATUS
+from pt_peft_flare.messages import SHUT_OUT_SITES, STATUS, one_line
+from pt_peft_flare.parent.job_manager import REASON
+from pt_peft_flare.parent.refusals import refusals
 from pt_peft_flare.progress import Progress, SiteProgress
 
 RUNNING = "RUNNING"
+CHECK_SERVER = "check_status server"
+"""FLARE's command; `pt_peft_flare.parent.shut_out` adds to its answer."""
 
 
 class LastSeen(TypedDict):
@@ -27,14 +32,20 @@ class LastSeen(TypedDict):
 
 
 class JobState(TypedDict, total=False):
-    """A job; all but ``status`` only while it runs. The fields are those of `pt_peft_flare.progress.Progress`."""
+    """A job; most only while it runs. Those fields are those of `pt_peft_flare.progress.Progress`."""
 
     status: str | None
     """FLARE's word."""
+    reason: str
+    """Why it failed."""
+    sites_refused: dict[str, str]
+    """Of a job that has ended, the sites (or ``server``) that did not take it when it started, with their reasons."""
     refused: str
     """Why the job's process does not answer this person."""
     experiment: str
     finished_rounds: int
+    continues: str | None
+    continued_rounds: int
     rounds: int
     seconds_left: float | None
     sites: dict[str, SiteProgress]
@@ -45,6 +56,8 @@ class Status(TypedDict):
 
     sites: dict[str, LastSeen]
     """Connected sites, by name."""
+    shut_out: list[str]
+    """Sites that an admin has shut out."""
     jobs: dict[str, JobState]
     """Jobs, by id."""
 
@@ -66,11 +79,13 @@ def run(options: argparse.Namespace) -> None:
 def status(session: Session, job: str | None) -> Status:
     """Asks for the connected sites, and for `job` or all jobs that run."""
     clients = session.get_system_info().client_info
+    shut_out = session.do_command(CHECK_SERVER).get("meta", {}).get(SHUT_OUT_SITES, [])
     ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
     answers = {one: _job(session, one) for one in ids}
     now = max((one.pop("time") for one in answers.values() if "time" in one), default=time.time())
     return {
         "sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients},
+        "shut_out": shut_out,
         "jobs": cast(dict[str, JobState], answers),
     }
 
@@ -79,13 +94,21 @@ def _job(session: Session, job: str) -> dict[str, Any]:
     """The fields of `JobState`, and the server's ``time`` if it tells it."""
     state = session.get_job_status(job)
     if state != RUNNING:
-        return {"status": state}
+        return {"status": state, **(_why(session, job) if str(state).startswith("FINISHED") else {})}
     try:
         return {"status": state, **session.do_app_command(job, STATUS, {})}
     except (JobNotRunning, NoReply, InternalError):  # its process is not ready yet, or about to end
         return {"status": session.get_job_status(job)}
     except AuthorizationError:
         return {"status": state, "refused": "only people who may stop it may see more"}
+
+
+def _why(session: Session, job: str) -> dict[str, Any]:
+    """What the metadata of a job that has ended says of failures."""
+    meta = session.get_job_meta(job)
+    refused = refusals(meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value) or [])
+    reason = meta.get(REASON)
+    return ({"reason": reason} if reason else {}) | ({"sites_refused": refused} if refused else {})
 
 
 def table(found: Status) -> str:
@@ -95,6 +118,9 @@ def table(found: Status) -> str:
     seen = {name: f"{site['last_seen_s']:.0f} s ago" for name, site in found["sites"].items()}
     for job, one in found["jobs"].items():
         lines.append(f"{job}  {one.get('status')}  {_how_far(one)}")
+        lines += [
+            f"  {name:20} did not take the job: {one_line(why)}" for name, why in one.get("sites_refused", {}).items()
+        ]
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
             lines.append(
@@ -105,6 +131,7 @@ def table(found: Status) -> str:
     if not found["jobs"]:
         lines.append("no job is running")
     lines += [f"  {name:20} connected, seen {when}" for name, when in seen.items() if name not in working]
+    lines += [f"  {name:20} shut out by an admin, until 'nvflare system enable-client'" for name in found["shut_out"]]
     return "\n".join(lines)
 
 
@@ -113,7 +140,7 @@ def _how_far(job: JobState) -> str:
     if state == "FINISHED:COMPLETED":
         return "its metrics and adapter: nvflare job download"
     if state.startswith("FINISHED"):
-        return "why: nvflare job download (its metrics.json, log.txt), nvflare job meta"
+        return one_line(job.get("reason", "why: nvflare job download (its metrics.json, log.txt)"))
     if state != RUNNING:
         return ""
     if "refused" in job:
@@ -123,4 +150,6 @@ def _how_far(job: JobState) -> str:
     known = cast(Progress, job)  # whose fields come together
     left = known["seconds_left"]
     rest = "" if left is None else f", about {left:.0f} s left"
-    return f"{known['experiment']}: {known['finished_rounds']} of {known['rounds']} rounds{rest}"
+    before = known["continued_rounds"]
+    earlier = f" ({before} of them in job {known['continues']}, which it continues)" if before else ""
+    return f"{known['experiment']}: {known['finished_rounds']} of {known['rounds']} rounds{earlier}{rest}"

@@ -1,14 +1,20 @@
-"""A site that an admin shuts out takes no further part in what is running."""
+"""A site that an admin shuts out takes no further part in what is running, and everybody is told."""
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nvflare.apis.fl_constant import ReturnCode, RunProcessKey
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.hci.conn import Connection
+from nvflare.fuel.hci.server.reg import ServerCommandRegister
 
 from pt_peft_flare.messages import SITES_SHUT_OUT
 from pt_peft_flare.parent.shut_out import ShutOut
+from pt_peft_flare.parent.shut_out_notice import ShutOutNotice
 
 NAMES = ("a", "b", "c")
 
@@ -18,7 +24,8 @@ def client(name: str) -> Any:
 
 
 def server_that_disables(*names: str) -> Any:
-    return SimpleNamespace(client_manager=SimpleNamespace(is_client_disabled=lambda name: name in names))
+    clients = SimpleNamespace(is_client_disabled=lambda name: name in names, disabled_clients={*names})
+    return SimpleNamespace(client_manager=clients, admin_server=None)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +61,44 @@ def test_nobody_is_told_of_nothing():
     )
     ShutOut().look(engine)
     assert len(participants) == 3
+
+
+@pytest.mark.parametrize(("disabled", "listed"), [(("c", "b"), ["b", "c"]), ((), [])])
+def test_the_servers_status_names_them(disabled, listed):
+    register: Any = ServerCommandRegister(None)
+    engine: Any = SimpleNamespace(run_processes={}, server=server_that_disables(*disabled))
+    watcher = ShutOut()
+    watcher.look(engine)
+    engine.server.admin_server = SimpleNamespace(cmd_reg=register)
+    watcher.look(engine)
+    watcher.look(engine)
+    [one] = register.filters
+    for command, expected in (("check_status", {"pt_peft.shut_out": listed}), ("list_jobs", {})):
+        answered = Connection()
+        assert one.pre_command(answered, [command, "server"])
+        one.post_command(answered, [command, "server"])
+        assert answered.buffer.meta == expected
+
+
+def answer(code: str = ReturnCode.OK, error: str = "", channel: str = CellChannel.SERVER_MAIN) -> Message:
+    names = {
+        MessageHeaderKey.CHANNEL: channel,
+        MessageHeaderKey.RETURN_CODE: code.lower(),
+        MessageHeaderKey.ERROR: error,
+    }
+    return Message(names, None)
+
+
+def test_the_sites_own_log_says_so_once(caplog):
+    notice, disabled = ShutOutNotice(), answer("unauthenticated", "Client 'b' is disabled")
+    with caplog.at_level(logging.INFO):
+        for one in (answer(), answer("unauthenticated", "Maximum number of clients reached"), answer()):
+            notice.hear(one)
+        assert not caplog.messages
+        for one in (disabled, answer(channel="aux_communication"), disabled, answer("timeout"), disabled):
+            notice.hear(one)
+        assert len(caplog.messages) == 1
+        assert "an admin of the federation has shut this site out" in caplog.messages[0]
+        notice.hear(answer())
+        notice.hear(answer())
+        assert caplog.messages[1:] == ["this site is let in again"]

@@ -130,3 +130,16 @@ def test_the_start_script_lowers_no_limit():
     low = DESCRIPTORS.replace("65536", "32")
     done = subprocess.run(["bash", "-c", f"ulimit -Sn 64\n{low}\nulimit -Sn"], capture_output=True, text=True)
     assert done.stdout.strip() == "64"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "stops"), [(["--yes"], "", True), ([], "y", True), ([], "n", False), ([], "", False)]
+)
+def test_a_site_is_stopped_with_and_without_a_question(arguments, said, stops, stop_script):
+    (stop_script / "daemon_pid.fl").write_text(str(2**22 + 1))  # no process: it has ended already
+    command = ["bash", "-x", str(stop_script / "startup" / "stop_fl.sh"), *arguments]
+    done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0
+    assert "This site takes no job from now on" in done.stdout
+    assert "last resort" not in done.stdout
+    assert ("touch" in done.stderr) == stops

@@ -1,10 +1,12 @@
 class EventType:
+    SYSTEM_BOOTSTRAP: str
     SYSTEM_START: str
     SYSTEM_END: str
     START_RUN: str
     ABOUT_TO_END_RUN: str
     END_RUN: str
     BEFORE_PULL_TASK: str
+    AFTER_TASK_DATA_FILTER: str
     BEFORE_CHECK_RESOURCE_MANAGER: str
     JOB_DEPLOYED: str
     SUBMIT_JOB: str

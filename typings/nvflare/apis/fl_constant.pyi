@@ -15,6 +15,7 @@ class ReservedKey:
 
 class FLContextKey:
     TASK_NAME: str
+    TASK_DATA: str
     TASK_RESULT: str
     EVENT_DATA: str
     EVENT_SCOPE: str
@@ -38,6 +39,9 @@ class EventScope:
 class ServerCommandNames:
     GET_TASK: str
     SUBMIT_UPDATE: str
+
+class AdminCommandNames:
+    CHECK_STATUS: str
 
 class RunProcessKey:
     PARTICIPANTS: str

@@ -14,6 +14,7 @@ class JobMetaKey(StrEnum):
     JOB_CLIENTS = "job_clients"
     CLONED_FROM = "cloned_from"
     DEPLOY_MAP = "deploy_map"
+    JOB_DEPLOY_DETAIL = "job_deploy_detail"
 
 class Job:
     job_id: str

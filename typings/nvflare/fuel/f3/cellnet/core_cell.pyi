@@ -8,5 +8,6 @@ class CellInfo:
 class CoreCell:
     my_info: CellInfo
     def add_incoming_filter(self, channel: str, topic: str, cb: Callable[[Message], Message | None]) -> None: ...
+    def add_incoming_reply_filter(self, channel: str, topic: str, cb: Callable[[Message], object]) -> None: ...
 
 decode_payload: Callable[..., None]

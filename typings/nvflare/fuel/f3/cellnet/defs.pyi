@@ -21,6 +21,8 @@ class MessageHeaderKey:
     CHANNEL: str
     TOPIC: str
     PAYLOAD_ENCODING: str
+    RETURN_CODE: str
+    ERROR: str
 
 class MessagePropKey:
     ENDPOINT: str
@@ -33,5 +35,7 @@ class Encoding:
     FOBS: str
 
 class ReturnCode:
+    OK: str
+    UNAUTHENTICATED: str
     AUTHENTICATION_ERROR: str
     INVALID_REQUEST: str

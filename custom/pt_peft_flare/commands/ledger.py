@@ -1,0 +1,230 @@
+"""Shows what has left a site for a job, and compares it with what the server says that it has counted.
+
+The site's ledger has a line for each payload. Each result that the server counted stands in the job's metrics.json with
+the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if one is not.
+
+Example:
+    python -m pt_peft_flare ledger hospital-1/ID --verify ID/workspace/metrics.json
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pt_peft.errors import UserError
+from pt_peft_flare.ledger import FILE_NAME, OPEN, read
+from pt_peft_flare.messages import one_line
+
+TRAIN, VALIDATE = "train", "validate"
+SHOWN_DIGITS = 12
+"""Of a digest in the table."""
+
+
+class Sent(TypedDict):
+    """A payload that left, or was held back, or a word that a task has failed."""
+
+    time: str
+    """UTC."""
+    task: str
+    round: int | None
+    """From 0; of the final evaluation, the number of all rounds."""
+    bytes: int
+    """Of the tensors as they travelled."""
+    sha256: str | None
+    """Of the tensors; null if nothing left but a reason."""
+    report: dict[str, Any] | None
+    reason: str | None
+    """Code of the reason that left in place of a result."""
+    held_back: str | None
+    """Why the egress filter held the result back."""
+    counted: bool | None
+    """Whether the server has counted it; null if that was not looked for."""
+    left_out: str | None
+    """Why the server says that it did not count it."""
+
+
+class Ledger(TypedDict):
+    """What has left a site for a job."""
+
+    job: str
+    site: str | None
+    """Null where nothing says it."""
+    opened: list[str]
+    """When the job's process has started at the site (UTC): more than once if it was killed or the site restarted."""
+    cut_off: int
+    """Lines that a power cut has cut off; what they would have told of did not leave."""
+    sent: list[Sent]
+    bytes: int
+    """Of all tensors that left."""
+    held_back: int
+    counted: int | None
+    """Results that the server counts; null without ``--verify``."""
+    faults: list[str]
+    """Where the server's word is not what the ledger says."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("ledger", type=Path, help=f"folder of the job in the site's kit, or the file {FILE_NAME} in it")
+    parser.add_argument(
+        "--verify", type=Path, metavar="METRICS", help="metrics.json of the job, from the lead's download"
+    )
+    parser.add_argument("--name", help="the site's name in the federation (default: as the job's folder says)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the ledger. Raises UserError if it cannot be read, or the server counts what it does not have."""
+    path = options.ledger / FILE_NAME if options.ledger.is_dir() else options.ledger
+    found = look(path, options.name)
+    if options.verify:
+        verify(found, options.verify)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(table(found)))
+    if found["faults"]:
+        raise UserError(f"{options.verify}: is not what {path} says: {'; '.join(found['faults'])}.")
+
+
+def look(path: Path, name: str | None) -> Ledger:
+    """What the ledger `path` says of the site `name`. Raises UserError if it is none."""
+    lines, cut_off = read(path)
+    try:
+        jobs = {str(line["job"]) for line in lines}
+        opened = [str(line["time"]) for line in lines if line["task"] == OPEN]
+        sent = [_sent(line) for line in lines if {"tensor_bytes", "reason"} & line.keys()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: is no ledger of a site ({error!r}).") from None
+    if len(jobs) != 1:
+        raise UserError(f"{path}: is of {len(jobs)} jobs; a ledger is of one.")
+    apps = sorted(path.parent.glob("app_*"))
+    return {
+        "job": jobs.pop(),
+        "site": name or (apps[0].name.removeprefix("app_") if apps else None),
+        "opened": opened,
+        "cut_off": cut_off,
+        "sent": sent,
+        "bytes": sum(one["bytes"] for one in sent),
+        "held_back": sum(one["held_back"] is not None for one in sent),
+        "counted": None,
+        "faults": [],
+    }
+
+
+def _sent(line: dict[str, Any]) -> Sent:
+    reason = line.get("reason")
+    return {
+        "time": str(line["time"]),
+        "task": str(line["task"]),
+        "round": None if line["round"] is None else int(line["round"]),
+        "bytes": int(line.get("tensor_bytes", 0)),
+        "sha256": line.get("sha256"),
+        "report": line.get("report"),
+        "reason": reason and str(reason["code"]),
+        "held_back": line.get("held_back"),
+        "counted": None,
+        "left_out": None,
+    }
+
+
+def verify(ledger: Ledger, path: Path) -> None:
+    """Notes in `ledger` what the server has counted by its record `path`, and where that is not what has left.
+
+    Rounds of another job, which this one continues, are in that job's ledger and not looked at.
+
+    Raises:
+        UserError: if `path` is no record, or of another job.
+    """
+    site, job = ledger["site"], ledger["job"]
+    if site is None:
+        raise UserError("--name: is needed, as nothing beside the ledger says whose it is.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rounds = [one for one in record["rounds"] if one["job"] == job]
+        if record["job"] != job and not rounds:
+            raise UserError(f"{path}: is of job {one_line(str(record['job']))}; the ledger is of job {job}.")
+        counted = [(TRAIN, one["round"], one["sites"].get(site)) for one in rounds]
+        left_out = {(TRAIN, one["round"]): one["left_out"].get(site) for one in rounds}
+        if record["job"] == job and (final := record["final"]):
+            number = record["experiment"]["federation"]["rounds"]
+            counted.append((VALIDATE, number, final["sites"].get(site)))
+            left_out[VALIDATE, number] = final["left_out"].get(site)
+        said = [_find(ledger, task, number, result) for task, number, result in counted if result is not None]
+        _explain(ledger, {key: reason["sentence"] for key, reason in left_out.items() if reason})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: is no metrics.json, or one of an earlier version ({error!r}).") from None
+    ledger["counted"] = len(said)
+    ledger["faults"] = [fault for fault in said if fault]
+
+
+def _find(ledger: Ledger, task: str, number: int, result: dict[str, Any]) -> str | None:
+    """Marks the line of a result that the server has counted. Returns what is wrong if there is none."""
+    when = _when(task, number)
+    lines = [
+        one
+        for one in ledger["sent"]
+        if (one["task"], one["round"]) == (task, number) and one["sha256"] and one["held_back"] is None
+    ]
+    if not lines:
+        return f"{when}: the server counts a result, and none left this site"
+    if task == TRAIN:
+        digest = str(result["sha256"])
+        same = [one for one in lines if one["sha256"] == digest]
+        if not same:
+            sent = ", ".join(str(one["sha256"])[:SHOWN_DIGITS] for one in lines)
+            return f"{when}: the server counts tensors {one_line(digest[:SHOWN_DIGITS])}, and {sent} left this site"
+        lines = same
+    reports = [one for one in lines if one["report"] and one["report"].items() <= result.items()]
+    if not reports:
+        last = lines[-1]["report"] or {}
+        others = sorted(name for name, value in last.items() if name not in result or result[name] != value)
+        return f"{when}: the server has another report ({', '.join(others)})"
+    reports[-1]["counted"] = True
+    return None
+
+
+def _explain(ledger: Ledger, reasons: dict[tuple[str, int], str]) -> None:
+    """Notes of each result that the server has not counted why, by task and round."""
+    for one in ledger["sent"]:
+        if one["sha256"] and one["task"] in (TRAIN, VALIDATE) and not one["counted"]:
+            one["counted"] = False
+            one["left_out"] = reasons.get((one["task"], -1 if one["round"] is None else one["round"]))
+
+
+def table(ledger: Ledger) -> Iterator[str]:
+    """`ledger` for a person."""
+    starts = len(ledger["opened"])
+    again = f", and again {', '.join(ledger['opened'][1:])}" if starts > 1 else ""
+    began = f"started {ledger['opened'][0]}{again}" if starts else "did not start"
+    yield f"job {one_line(ledger['job'])} at {ledger['site'] or 'a site without a name'}: {began}"
+    for one in ledger["sent"]:
+        yield (
+            f"{_when(one['task'], one['round']):14}{one_line(one['task'])[:12]:14}{one['bytes']:>12,} bytes  "
+            f"{(one['sha256'] or '')[:SHOWN_DIGITS]:{SHOWN_DIGITS}}  {one['time'][:19]}  {one_line(_became(one))}"
+        ).rstrip()
+    left = sum(one["sha256"] is not None for one in ledger["sent"])
+    yield f"in all {left} result(s) left, with {ledger['bytes']:,} bytes of tensors; {ledger['held_back']} held back"
+    if ledger["cut_off"]:
+        yield f"{ledger['cut_off']} line(s) cut off, by a power cut perhaps: what they would have told of did not leave"
+    if ledger["counted"] is not None:
+        agreed = ledger["counted"] - len(ledger["faults"])
+        yield f"the server counts {ledger['counted']} result(s) of this site; {agreed} of them are in this ledger"
+
+
+def _became(one: Sent) -> str:
+    """What became of a payload."""
+    if one["held_back"] is not None:
+        return f"held back: {one['held_back']}"
+    if one["reason"]:
+        return f"nothing but a reason left: {one['reason']}"
+    if one["counted"] is None:
+        return ""
+    return "counted" if one["counted"] else f"not counted: {one['left_out'] or 'the server does not say why'}"
+
+
+def _when(task: str, number: int | None) -> str:
+    if number is None:
+        return "no round"
+    return "final" if task == VALIDATE else f"round {number + 1}"
