@@ -41,6 +41,7 @@ class ServerCommandNames:
     SUBMIT_UPDATE: str
 
 class AdminCommandNames:
+    APP_COMMAND: str
     CHECK_STATUS: str
 
 class RunProcessKey:
@@ -55,6 +56,3 @@ class SiteType:
 class FLMetaKey:
     INITIAL_METRICS: str
     NUM_STEPS_CURRENT_ROUND: str
-
-class AdminCommandNames:
-    APP_COMMAND: str
