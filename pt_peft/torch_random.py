@@ -40,7 +40,7 @@ def generator(seed: int) -> torch.Generator:
 def _filled(state: torch.Tensor, seed: int) -> torch.Tensor:
     """`state`, uint8, of a generator that was just seeded, with words that depend on all of `seed`."""
     words = np.random.SeedSequence(seed).generate_state(624, np.uint32).astype(np.uint64)
-    state[_WORDS] = torch.from_numpy(words.view(np.uint8))
+    state[_WORDS] = torch.as_tensor(words.view(np.uint8))
     return state
 
 

@@ -4,7 +4,7 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 `pt_peft.exchange`, `privacy` and `encryption` in this package.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -49,17 +49,22 @@ weights were trained with. Other activations could make a gradient tell single i
 MAX_DEPTH = 256
 """Most blocks of a backbone: a typing error would fill a site's memory."""
 _SWITCHES = ("qkv_bias", "qk_norm", "class_token", "no_embed_class", "pre_norm", "final_norm", "fc_norm")
-_KWARGS: dict[str, tuple[object, str]] = {
-    "depth": (Annotated[int, Field(ge=1, le=MAX_DEPTH)], f"a number of blocks from 1 to {MAX_DEPTH}"),
-    **dict.fromkeys(("patch_size", "embed_dim", "num_heads"), (PositiveInt, "a whole number of 1 or more")),
-    "reg_tokens": (NonNegativeInt, "a whole number of 0 or more"),
-    "mlp_ratio": (PositiveFloat, "a number above 0"),
-    "init_values": (PositiveFloat | None, "a number above 0, or null"),
-    **dict.fromkeys(_SWITCHES, (bool, "true or false")),
-    "global_pool": (Literal["token", "avg", "avgmax", "max", "map"], "'token', 'avg', 'avgmax', 'max' or 'map'"),
+_KWARGS: dict[str, tuple[TypeAdapter[Any], str]] = {
+    "depth": (TypeAdapter(Annotated[int, Field(ge=1, le=MAX_DEPTH)]), f"a number of blocks from 1 to {MAX_DEPTH}"),
+    **dict.fromkeys(
+        ("patch_size", "embed_dim", "num_heads"), (TypeAdapter(PositiveInt), "a whole number of 1 or more")
+    ),
+    "reg_tokens": (TypeAdapter(NonNegativeInt), "a whole number of 0 or more"),
+    "mlp_ratio": (TypeAdapter(PositiveFloat), "a number above 0"),
+    "init_values": (TypeAdapter(PositiveFloat | None), "a number above 0, or null"),
+    **dict.fromkeys(_SWITCHES, (TypeAdapter(bool), "true or false")),
+    "global_pool": (
+        TypeAdapter(Literal["token", "avg", "avgmax", "max", "map"]),
+        "'token', 'avg', 'avgmax', 'max' or 'map'",
+    ),
     **dict.fromkeys(
         [f"{what}drop_rate" for what in ("", "pos_", "proj_", "attn_", "patch_")] + ["drop_path_rate"],
-        (Annotated[float, Field(ge=0, lt=1)], "a number from 0 to below 1"),
+        (TypeAdapter(Annotated[float, Field(ge=0, lt=1)]), "a number from 0 to below 1"),
     ),
 }
 """Arguments that several architectures of timm take: the type, which timm itself does not check, and its name."""
@@ -100,7 +105,7 @@ class Backbone(Strict):
             if name in _KWARGS:
                 kind, named = _KWARGS[name]
                 try:
-                    TypeAdapter(kind).validate_python(value[name], strict=True)
+                    kind.validate_python(value[name], strict=True)
                 except ValidationError:
                     raise ValueError(f"'{name}' must be {named}") from None
         if str(value.get("mlp_layer")).startswith("SwiGLU") and value.get("act_layer") != "silu":
