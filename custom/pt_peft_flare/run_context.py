@@ -8,11 +8,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 
 from pt_peft import reasons
-from pt_peft.errors import told_as
+from pt_peft.errors import UserError, told_as
+from pt_peft.experiment import admission
+from pt_peft.experiment.deployment import Deployment, app_of, count_apps, deployment_of, started_at
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft_flare.job_request import ROOT_CA, Deployment, Submitter, app_of, deployment_of, submitter_of
+from pt_peft_flare.job_request import ROOT_CA, Submitter, submitter_of
 
 
 def is_simulation(fl_ctx: FLContext) -> bool:
@@ -44,6 +46,11 @@ def read_experiment(fl_ctx: FLContext) -> Experiment:
 def config_folder(fl_ctx: FLContext) -> Path:
     """The folder ``app/config`` of the job."""
     return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
+
+
+def app_folder(fl_ctx: FLContext) -> Path:
+    """The folder of the job's app."""
+    return config_folder(fl_ctx).parent
 
 
 def read_site(fl_ctx: FLContext) -> Site:
@@ -78,8 +85,14 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
     """
     experiment, meta = read_experiment(fl_ctx), _job_meta(fl_ctx)
     site.limits.check(experiment)
-    site.limits.check_deployment(_clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
+    site.limits.check_deployment(started_at(meta), count_apps(meta))
     return experiment
+
+
+def refusals(experiment: Experiment, site: Site, fl_ctx: FLContext) -> list[UserError]:
+    """All for which `site` refuses the job before it builds or counts anything."""
+    meta = _job_meta(fl_ctx)
+    return admission.refusals(experiment, site.limits, app_folder(fl_ctx), started_at(meta), count_apps(meta))
 
 
 def submitter(fl_ctx: FLContext) -> Submitter | None:
@@ -98,18 +111,12 @@ def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
     """Names of all sites of the job, alike at each of them."""
     if experiment.federation.sites:
         return list(experiment.federation.sites)
-    return _clients(_job_meta(fl_ctx)) or [fl_ctx.get_identity_name()]
+    return started_at(_job_meta(fl_ctx)) or [fl_ctx.get_identity_name()]
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:
     """The job that this one was cloned from (``nvflare job clone``), if it was."""
     return _job_meta(fl_ctx).get(JobMetaKey.CLONED_FROM.value)
-
-
-def _clients(meta: dict[str, Any]) -> list[str]:
-    """Names of the sites at which FLARE has started the job, sorted."""
-    clients: list[dict[str, Any]] = meta.get(JobMetaKey.JOB_CLIENTS.value, [])
-    return sorted(client["name"] for client in clients)
 
 
 def _job_meta(fl_ctx: FLContext) -> dict[str, Any]:
