@@ -265,10 +265,12 @@ def _limits_rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
 
 
 def _settings(value: JsonValue) -> str:
-    """JSON in words: ``name mean`` for ``{"name": "mean"}``, without what is null."""
+    """JSON in words: ``mean, f 1`` for ``{"name": "mean", "f": 1}``, without what is null, empty or false."""
     if isinstance(value, dict):
         parts = ((name, one) for name, one in value.items() if one not in (None, {}, [], False))
-        return ", ".join(name if one is True else f"{name} {_nested(one)}" for name, one in parts)
+        return ", ".join(
+            name if one is True else _nested(one) if name == "name" else f"{name} {_nested(one)}" for name, one in parts
+        )
     if isinstance(value, list):
         return ", ".join(map(_nested, value))
     return "" if value is None else str(value)

@@ -107,7 +107,7 @@ def test_while_it_runs(running, kit, capsys):
     assert "images      train 24, val 8, test 12\n" in text
     assert "a round     1 epoch(s) in batches of 8: 3 step(s)\n" in text
     assert "            at most 1800 s at this site, 3600 s in all\n" in text
-    assert "aggregation name mean, weighting samples\n" in text
+    assert "aggregation mean, weighting samples\n" in text
     assert f"receives    {found['exchange']['bytes_down']:,} bytes a round\n" in text
     assert "{" not in text
 
