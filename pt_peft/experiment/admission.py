@@ -216,20 +216,22 @@ def _path_of(component: Any) -> str:
     return str(component.get("path") or component.get("class_path") or component.get("name") or "")
 
 
-def _of_kit(local: Path | None, name: str) -> Any:
-    """The content of a file of a kit's, which a copy without ``.default`` replaces; None if there is none."""
-    places = [local / name, local / f"{name}.default"] if local else []
-    return next((read_json(path) for path in places if path.is_file()), None)
+def _of_kit(local: Path | None, name: str) -> Component:
+    """A file of a kit's, which a copy without ``.default`` replaces; empty if there is none. Raises UserError."""
+    for path in (local / name, local / f"{name}.default") if local else ():
+        if path.is_file():
+            found = read_json(path)
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
-def _allowed_classes(local: Path | None) -> Collection[str]:
-    resources = _of_kit(local, "resources.json")
-    return resources.get("class_allow_list", SITE_CLASSES) if isinstance(resources, dict) else SITE_CLASSES  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+def _allowed_classes(local: Path | None) -> list[str]:
+    listed = _of_kit(local, "resources.json").get("class_allow_list", [*SITE_CLASSES])
+    return [str(one) for one in listed] if isinstance(listed, list) else []
 
 
 def _takes_code(local: Path | None) -> bool:
     """Whether a site's kit lets anybody bring code."""
-    policy = _of_kit(local, "authorization.json")
-    roles: Any = policy.get("permissions", {}).values() if isinstance(policy, dict) else ()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    rights = [one if isinstance(one, str) else one.get("byoc", "none") for one in roles]
-    return any(one != "none" for one in rights)
+    roles = _of_kit(local, "authorization.json").get("permissions")
+    rights = roles.values() if isinstance(roles, dict) else ()
+    return any((one.get("byoc", "none") if isinstance(one, dict) else one) != "none" for one in rights)

@@ -116,7 +116,7 @@ def _asked(found: _Found, options: argparse.Namespace) -> JobRequest:
         images = site and _counted(experiment, site, name, sites)
     except UserError as error:
         refused.append(error)
-    train = images and images["train"]
+    train = images["train"] if images else None
     if limits and exchange:
         refused += counted_refusals(experiment, limits, exchange, train, name)
     if limits == Limits.open():
