@@ -1,6 +1,7 @@
 """The site's side of a job: hands each task to a worker and its result to FLARE."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,9 +37,9 @@ from pt_peft_flare.run_context import (
     config_folder,
     deployment,
     is_simulation,
+    limit_refusals,
     read_experiment,
     read_site,
-    refusals,
     run_dir,
     submitter,
 )
@@ -72,7 +73,7 @@ class PeftLearner(Executor):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Starts and ends the worker host, and waits for notices of tasks."""
         if event_type == EventType.START_RUN:
-            note_opening(self, fl_ctx)
+            self._note_opening(fl_ctx)
             self._notices = TaskNotices(fl_ctx)
             start_host(fl_ctx)
             if is_simulation(fl_ctx):
@@ -101,18 +102,56 @@ class PeftLearner(Executor):
         result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
         return result
 
+    def _note_opening(self, fl_ctx: FLContext) -> None:
+        """Notes in the ledger and in the log that a job has come, from whom and for whom, before any task.
+
+        What is refused right away is there too: such a job may end before its first task.
+        """
+        folder, asked_by, asked_of = run_dir(fl_ctx), submitter(fl_ctx), deployment(fl_ctx)
+        if is_simulation(fl_ctx) and ledger.has(folder, ledger.OPEN):
+            return  # a site may start anew for each task
+        refused: list[str] = []
+        experiment = None
+        try:
+            experiment = read_experiment(fl_ctx)
+            refused += map(str, self._refusals(experiment, fl_ctx))
+        except UserError as error:
+            refused.append(str(error))
+        if experiment:
+            asked: JobRequest | Refused = job_request(
+                experiment,
+                app_folder(fl_ctx),
+                fl_ctx.get_identity_name(),
+                submitter=asked_by,
+                deployment=asked_of,
+                limits="refused" if refused else "not checked",
+                refused=refused,
+            )
+        else:
+            asked = {"submitter": asked_by, "deployment": asked_of, "refused": refused}
+        ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
+        who = f"{asked_by['name']} ({asked_by['role']} of {asked_by['org']})" if asked_by else "nobody who is known"
+        whom = ", ".join(asked_of["sites"]) or "no site that is known"
+        said = f"this job is from {who}, for {'all sites, now ' if asked_of['everyone'] else ''}{whom}"
+        if refused:
+            self.log_warning(fl_ctx, one_line(f"{said}; this site refuses it: {' '.join(refused)}"), fire_event=False)
+        elif not is_simulation(fl_ctx):
+            self.log_info(fl_ctx, one_line(said), fire_event=False)
+
     def _opened(self, fl_ctx: FLContext) -> "SiteJob":
         """The job. Raises UserError if the site refuses it."""
         if self._job is None:
             experiment = read_experiment(fl_ctx)
-            # First: without the egress filter not even a reason of the site's may leave.
-            for refusal in filter_refusals(experiment, config_folder(fl_ctx)):
+            for refusal in self._refusals(experiment, fl_ctx):
                 raise refusal
-            site = read_site(fl_ctx)
-            for refusal in refusals(experiment, site, fl_ctx):
-                raise refusal
-            self._job = self._open(experiment, site, fl_ctx)
+            self._job = self._open(experiment, read_site(fl_ctx), fl_ctx)
         return self._job
+
+    def _refusals(self, experiment: Experiment, fl_ctx: FLContext) -> Iterator[UserError]:
+        """Yields all for which the site refuses the job before it builds or counts anything."""
+        # First: without the egress filter not even a reason of the site's may leave.
+        yield from filter_refusals(experiment, config_folder(fl_ctx))
+        yield from limit_refusals(experiment, read_site(fl_ctx), fl_ctx)
 
     def _open(self, experiment: Experiment, site: Site, fl_ctx: FLContext) -> "SiteJob":
         """Prepares the site for the job, and notes in the ledger what it counts, before anything leaves.
@@ -144,43 +183,6 @@ class PeftLearner(Executor):
             self._noted = True
         work_time = WorkTime(folder.parent, folder.name)
         return SiteJob(experiment, name, folder, worker, cipher, site.limits, work_time)
-
-
-def note_opening(learner: PeftLearner, fl_ctx: FLContext) -> None:
-    """Notes in the ledger and in the log that a job has come, from whom and for whom, before anything of it is checked.
-
-    What is refused right away is there too: such a job may end before its first task.
-    """
-    folder, asked_by, asked_of = run_dir(fl_ctx), submitter(fl_ctx), deployment(fl_ctx)
-    if is_simulation(fl_ctx) and ledger.has(folder, ledger.OPEN):
-        return  # a site may start anew for each task
-    refused: list[str] = []
-    experiment = None
-    try:
-        experiment = read_experiment(fl_ctx)
-        refused += map(str, refusals(experiment, read_site(fl_ctx), fl_ctx))
-    except UserError as error:
-        refused.append(str(error))
-    if experiment:
-        asked: JobRequest | Refused = job_request(
-            experiment,
-            app_folder(fl_ctx),
-            fl_ctx.get_identity_name(),
-            submitter=asked_by,
-            deployment=asked_of,
-            limits="refused" if refused else "not checked",
-            refused=refused,
-        )
-    else:
-        asked = {"submitter": asked_by, "deployment": asked_of, "refused": refused}
-    ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
-    who = f"{asked_by['name']} ({asked_by['role']} of {asked_by['org']})" if asked_by else "nobody who is known"
-    whom = ", ".join(asked_of["sites"]) or "no site that is known"
-    said = f"this job is from {who}, for {'all sites, now ' if asked_of['everyone'] else ''}{whom}"
-    if refused:
-        learner.log_warning(fl_ctx, one_line(f"{said}; this site refuses it: {' '.join(refused)}"), fire_event=False)
-    else:
-        learner.log_info(fl_ctx, one_line(said), fire_event=False)
 
 
 @dataclass(frozen=True)

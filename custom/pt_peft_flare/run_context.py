@@ -9,7 +9,7 @@ from nvflare.apis.job_def import JobMetaKey
 
 from pt_peft import reasons
 from pt_peft.errors import UserError, told_as
-from pt_peft.experiment import admission
+from pt_peft.experiment.admission import refusals
 from pt_peft.experiment.deployment import Deployment, app_of, count_apps, deployment_of, started_at
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
@@ -89,10 +89,10 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
     return experiment
 
 
-def refusals(experiment: Experiment, site: Site, fl_ctx: FLContext) -> list[UserError]:
-    """All for which `site` refuses the job before it builds or counts anything."""
+def limit_refusals(experiment: Experiment, site: Site, fl_ctx: FLContext) -> list[UserError]:
+    """All for which the limits of `site` refuse the job by what it says itself, and by whom it is deployed to."""
     meta = _job_meta(fl_ctx)
-    return admission.refusals(experiment, site.limits, app_folder(fl_ctx), started_at(meta), count_apps(meta))
+    return refusals(experiment, site.limits, None, started_at(meta), count_apps(meta))
 
 
 def submitter(fl_ctx: FLContext) -> Submitter | None:

@@ -147,6 +147,5 @@ def test_what_a_site_has_counted(site, monkeypatch, tiny):
 def test_a_simulated_site_that_starts_for_each_task_says_it_once(site):
     site.job_id = "simulate_job"
     for _ in range(2):
-        site_ctx = site.fl_ctx
-        learner_module.note_opening(PeftLearner(), site_ctx)
+        PeftLearner()._note_opening(site.fl_ctx)
     assert len(site.lines()) == 1
