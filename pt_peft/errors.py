@@ -68,7 +68,10 @@ class OutsideLimits(UserError):
     """The limits in a site's `site.json` do not allow what the experiment asks of the site."""
 
     def __init__(self, field: str, asked: str, allowed: str):
-        """Makes the message. Of the words of `asked` and `allowed`, numbers and names of the lead's leave the site.
+        """Makes the message.
+
+        Of the words of `asked`, numbers and names of the lead's leave the site; of `allowed`, numbers alone: what a
+        site lists stays in its log.
 
         Args:
             field: name of the field of ``limits``.
@@ -78,7 +81,8 @@ class OutsideLimits(UserError):
         super().__init__(f"the site refuses the job by field '{field}' of its limits: it asks for {asked}; {allowed}")
         self.args = (field, asked, allowed)
         self.field, self.asked, self.allowed = field, asked, allowed
-        self.reason = reasons.OutsideLimits(field=field, asked=reasons.words(asked), allowed=reasons.words(allowed))
+        numbers = tuple(one for one in reasons.words(allowed) if isinstance(one, float))
+        self.reason = reasons.OutsideLimits(field=field, asked=reasons.words(asked), allowed=numbers)
 
 
 @contextmanager

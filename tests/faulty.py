@@ -56,7 +56,7 @@ def faulty_job(experiment, folder: Path, faults: dict, egress_filter: bool) -> P
     write_job(experiment, folder)
     code = f"FAULTS = {faults!r}\n" + FAULTY_LEARNER
     if not egress_filter:  # a site that has tampered with its learner
-        code += "\n    def _check_config(self, experiment, folder):\n        pass\n"
+        code += "\n    def _refusals(self, experiment, fl_ctx):\n        return []\n"
     (folder / "app" / "custom" / "faulty_learner.py").write_text(code)
     path = folder / "app" / "config" / "config_fed_client.json"
     config = json.loads(path.read_text())

@@ -65,13 +65,13 @@ class Run:
 
     def ledger(self, site: str) -> list[dict]:
         """What left, or was held back."""
-        return self._ledger(site)[1:]
+        return [line for line in self._ledger(site) if line["task"] not in ("open", "counted")]
 
     def asked(self, site: str) -> dict:
-        """What the ledger says that the job asks."""
-        first = self._ledger(site)[0]
+        """What the ledger says that the job asks, with what the site has counted for it if it came to that."""
+        first, second = self._ledger(site)[:2]
         assert first["task"] == "open"
-        return first["asks"]
+        return first["asks"] | {name: second[name] for name in ("exchange", "images") if second["task"] == "counted"}
 
     def _ledger(self, site: str) -> list[dict]:
         path = self.workspace / site / "simulate_job" / "egress.jsonl"

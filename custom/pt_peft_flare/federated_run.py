@@ -19,6 +19,7 @@ from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
+from pt_peft.experiment.admission import TASKS
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import EvaluationReport, TrainingReport
@@ -29,7 +30,7 @@ from pt_peft.schema import Strict, parse
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.console import console
-from pt_peft_flare.messages import RETURN_CODES, TASKS
+from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
 from pt_peft_flare.round_log import log_final, log_round
 from pt_peft_flare.round_results import RoundResults

@@ -16,6 +16,7 @@ from pt_peft.environment import own_code
 from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
+from pt_peft.experiment.admission import TASKS
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.known_names import known_names
@@ -25,7 +26,7 @@ from pt_peft.schema import parse
 from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.messages import RETURN_CODES, TASKS, failure, reason_of
+from pt_peft_flare.messages import RETURN_CODES, failure, reason_of
 from pt_peft_flare.run_context import check_job, read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors
 

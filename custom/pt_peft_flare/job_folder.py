@@ -11,6 +11,7 @@ from typing import Any
 import pt_peft
 import pt_peft_flare
 from pt_peft.errors import UserError
+from pt_peft.experiment import admission
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.model.method import components
@@ -37,7 +38,7 @@ SERVER_CONFIG: dict[str, Any] = {
     "task_result_filters": [],
 }
 
-TASKS = ["train", "validate", "submit_model"]
+TASKS = [*admission.TASKS]
 
 CLIENT_CONFIG: dict[str, Any] = {
     "format_version": 2,
@@ -46,7 +47,7 @@ CLIENT_CONFIG: dict[str, Any] = {
     "components": [],
     "task_data_filters": [],
     "task_result_filters": [
-        {"tasks": TASKS, "filters": [{"path": "pt_peft_flare.filters.EgressFilter", "args": {}}]},
+        {"tasks": TASKS, "filters": [{"path": admission.EGRESS, "args": {}}]},
     ],
 }
 

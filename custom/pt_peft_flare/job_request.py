@@ -1,22 +1,28 @@
 """What a job asks of a site, for the site's people: before the job runs, while it runs, and in the ledger. No torch."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydantic import JsonValue
 
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.admission import NOT_CODE, code_of
+from pt_peft.experiment.deployment import Deployment
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.files import sha256_of
 from pt_peft_flare.flare_internals import JOB_SIGNATURES
 from pt_peft_flare.messages import one_line
 
 SHOWN_TENSORS = 6
 ROOT_CA = "rootCA.pem"
 """The federation's root certificate in the folder ``startup`` of a kit."""
-EVERYONE = "@ALL"
-SERVER = "server"
+LEFT_OUT = (".__nvfl_sig.json", ".__nvfl_submitter.crt", f"custom/{NOT_CODE}")
+"""Files of an app that its digest leaves out: those that FLARE adds to a job that is submitted, and what `submit`
+leaves out."""
 
 
 class Submitter(TypedDict):
@@ -29,17 +35,6 @@ class Submitter(TypedDict):
     """Whether this person's key has signed what the site has of the job; else the server says so."""
 
 
-class Deployment(TypedDict):
-    """To whom a job is deployed, by its metadata."""
-
-    everyone: bool
-    """All sites of the federation; else the job names its sites."""
-    sites: list[str]
-    """Sites that get the same app, as far as they are named or were there when the job started."""
-    other_apps: dict[str, list[str]]
-    """Sites that get another experiment in the same job, by the app's name."""
-
-
 class ExchangeAsked(TypedDict):
     """What travels in a round."""
 
@@ -50,9 +45,13 @@ class ExchangeAsked(TypedDict):
     bytes_up: int
     """Bytes that a site sends in a round, of tensors or at most of their ciphertexts."""
     bytes_down: int
-    """Bytes that a site is sent in a round."""
+    """Bytes that a site receives in a round."""
     alike: bool
     """Whether each round exchanges the same tensors."""
+
+
+LimitsAsked = Literal["allowed", "refused", "not checked"]
+"""What a site's limits say."""
 
 
 class JobRequest(TypedDict):
@@ -60,7 +59,7 @@ class JobRequest(TypedDict):
 
     experiment: str
     digest: str
-    """SHA-256 of the experiment: two jobs with equal digests ask the same."""
+    """SHA-256 of the job's app, see `app_digest`: two jobs with equal digests ask the same."""
     submitter: Submitter | None
     """None before the job is submitted."""
     deployment: Deployment | None
@@ -70,65 +69,90 @@ class JobRequest(TypedDict):
     method: dict[str, JsonValue]
     backbone: dict[str, JsonValue]
     exchange: ExchangeAsked | None
-    """None if the job is refused before that is computed."""
+    """None if it has not been computed."""
     data: dict[str, JsonValue]
     """Task, classes, source, and the most images of each split that are used."""
     images: dict[str, int] | None
     """Images of the site that are used, by split; None if they were not counted."""
     training: dict[str, JsonValue]
+    federation: dict[str, JsonValue]
+    """The longest times of a round."""
     privacy: dict[str, JsonValue] | None
     encryption: dict[str, JsonValue] | None
     aggregation: dict[str, JsonValue]
-    refused: str | None
-    """Why the site refuses the job."""
+    code: list[str]
+    """Files of the job's own code."""
+    limits: LimitsAsked
+    refused: list[str]
+    """All for which the site refuses the job, as far as it is known."""
+    off: list[str] | None
+    """All for which the default limits would refuse it, where the site has switched all off; None elsewhere."""
+
+
+class Refused(TypedDict):
+    """What is known of a job that has no valid experiment."""
+
+    submitter: Submitter | None
+    deployment: Deployment
+    refused: list[str]
 
 
 def job_request(
     experiment: Experiment,
+    app: Path,
     site_name: str | None,
     exchange: Exchange | None = None,
     *,
     submitter: Submitter | None = None,
     deployment: Deployment | None = None,
     images: dict[str, int] | None = None,
-    refused: str | None = None,
+    limits: LimitsAsked = "not checked",
+    refused: Sequence[str] = (),
+    off: list[str] | None = None,
 ) -> JobRequest:
     """Puts together what is known of a job.
 
     Args:
         experiment: the job's.
+        app: the folder of the job's app.
         site_name: the site that is asked, on which the LoRA rank may depend.
         exchange: what travels, at the experiment's own rank.
         submitter: who has submitted it.
         deployment: to whom it is deployed.
         images: how many images of the site are used, by split.
+        limits: what the site's limits say.
         refused: why the site refuses it.
+        off: why the default limits would refuse it, if the site has none.
     """
     data, federation = experiment.data, experiment.federation
     most = data.images_per_site if data.source == "lesions" else data.max_images_per_site
-    if exchange is not None:
-        exchange = exchange.at_rank(federation.lora_ranks.get(site_name or ""))
     return {
         "experiment": experiment.name,
-        "digest": experiment.digest(),
+        "digest": app_digest(app),
         "submitter": submitter,
         "deployment": deployment,
         "rounds": federation.rounds,
         "min_sites": federation.min_sites,
         "method": experiment.method.model_dump(mode="json"),
         "backbone": experiment.backbone.model_dump(mode="json", include={"name", "kwargs", "image_size", "sha256"}),
-        "exchange": exchange and _exchange_asked(experiment, exchange),
+        "exchange": exchange and exchange_asked(experiment, exchange, site_name),
         "data": {"source": data.source, "task": data.task, "classes": [*data.classes], "most_images": {**most}},
         "images": images,
         "training": experiment.training.model_dump(mode="json"),
         "privacy": experiment.privacy.model_dump(mode="json") if experiment.privacy.asked else None,
         "encryption": experiment.encryption and experiment.encryption.model_dump(mode="json"),
         "aggregation": experiment.aggregation.model_dump(mode="json"),
-        "refused": refused,
+        "federation": federation.model_dump(mode="json", include={"round_timeout_s", "site_timeout_s"}),
+        "code": code_of(app),
+        "limits": limits,
+        "refused": [*refused],
+        "off": off,
     }
 
 
-def _exchange_asked(experiment: Experiment, exchange: Exchange) -> ExchangeAsked:
+def exchange_asked(experiment: Experiment, exchange: Exchange, site_name: str | None) -> ExchangeAsked:
+    """What travels, for a site whose LoRA rank may be its own; `exchange` is at the experiment's."""
+    exchange = exchange.at_rank(experiment.federation.lora_ranks.get(site_name or ""))
     first_up, encrypted = exchange.up(0), experiment.encryption is not None
     return {
         "tensors": sorted(first_up),
@@ -139,42 +163,17 @@ def _exchange_asked(experiment: Experiment, exchange: Exchange) -> ExchangeAsked
     }
 
 
-def app_of(meta: Mapping[str, Any], site_name: str) -> str | None:
-    """The app of a job that a site gets, by FLARE's metadata of the job; None if it gets none."""
-    return next((app for app, sites in _apps(meta).items() if site_name in sites or EVERYONE in sites), None)
+def app_digest(app: Path) -> str:
+    """SHA-256, in hex, over names and contents of an app's files.
 
-
-def deployment_of(meta: Mapping[str, Any], app: str | None) -> Deployment:
-    """To whom a job is deployed.
-
-    Args:
-        meta: FLARE's metadata of the job. Its ``deploy_map`` is the lead's, its ``job_clients`` the server's.
-        app: name of the app that the site gets.
+    It is the same at the lead and at each site.
     """
-    apps = _apps(meta)
-    own = apps.pop(app, []) if app else []
-    everyone = EVERYONE in own
-    sites = [one["name"] for one in meta.get("job_clients", [])] if everyone else own
-    return {
-        "everyone": everyone,
-        "sites": sorted(set(sites) - {SERVER}),
-        "other_apps": {name: sorted(set(others) - {SERVER}) for name, others in apps.items() if set(others) - {SERVER}},
-    }
-
-
-def _apps(meta: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The sites that each app is meant for."""
-    return {app: [*_names(sites)] for app, sites in meta.get("deploy_map", {}).items()}
-
-
-Participants = str | Mapping[str, list[str]]
-
-
-def _names(sites: Participants | list[Participants]) -> Iterable[str]:
-    """The names in any of the forms that FLARE takes."""
-    for one in sites if isinstance(sites, list) else [sites]:
-        names = [one] if isinstance(one, str) else one.get("sites", one.get("targets", []))
-        yield from (EVERYONE if name.upper() == EVERYONE else name for name in names)
+    digest = hashlib.sha256()
+    for path in sorted(app.rglob("*")):
+        name = path.relative_to(app).as_posix()
+        if path.is_file() and path.parent.name != "__pycache__" and name not in LEFT_OUT:
+            digest.update(f"{name}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def submitter_of(meta: Mapping[str, Any], app_folder: Path, root_ca: Path | None) -> Submitter | None:
@@ -220,7 +219,7 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
     if asked["deployment"]:
         yield from _deployment_rows(asked["deployment"])
     backbone = asked["backbone"]
-    yield "method", f"{asked['method']['name']}, head {asked['method']['head']}; options {asked['method']['options']}"
+    yield "method", f"{asked['method']['name']}, head {asked['method']['head']}{_options(asked['method']['options'])}"
     yield "backbone", f"{backbone['name']} at {backbone['image_size']} pixels, weights {str(backbone['sha256'])[:12]}…"
     if travels := asked["exchange"]:
         names, encrypted = travels["tensors"], ", encrypted" if asked["encryption"] else ""
@@ -230,26 +229,67 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
             f"{len(names)} tensors, {travels['parameters']:,} values{encrypted}: {travels['bytes_up']:,} bytes a round",
         )
         yield "", ", ".join(names[:SHOWN_TENSORS]) + more
-        yield "is sent", f"{travels['bytes_down']:,} bytes a round"
+        yield "receives", f"{travels['bytes_down']:,} bytes a round"
         if not travels["alike"]:
             yield "", "other tensors in each round; these are the first round's"
-    training = asked["training"]
-    yield (
-        "rounds",
-        (
-            f"{asked['rounds']}, each {training['local_epochs']} epoch(s) in batches of {training['batch_size']}; "
-            f"a round needs {asked['min_sites']} site(s)"
-        ),
-    )
+    else:
+        yield "sends", "not known: the model was not built"
+    training, times = asked["training"], asked["federation"]
+    yield "rounds", f"{asked['rounds']}, each of results of at least {asked['min_sites']} site(s)"
+    yield "a round", f"{training['local_epochs']} epoch(s) in batches of {training['batch_size']}{_steps(asked)}"
+    yield "", f"at most {times['site_timeout_s']} s at this site, {times['round_timeout_s']} s in all"
     yield "images", _images(asked)
-    yield "privacy", str(asked["privacy"] or "no noise")
-    yield "encryption", str(asked["encryption"] or "none: the server reads what this site sends")
-    yield "aggregation", str(asked["aggregation"])
-    special = {name: training[name] for name in ("control_variates", "ditto", "proximal") if training[name]}
-    if special:
-        yield "besides", str(special)
-    if asked["refused"]:
-        yield "refused", asked["refused"]
+    yield "task", _task(asked)
+    yield "privacy", _settings(asked["privacy"]) or "no noise"
+    yield "encryption", _settings(asked["encryption"]) or "none: the server reads what this site sends"
+    yield "aggregation", _settings(asked["aggregation"])
+    for name in ("control_variates", "ditto", "proximal"):
+        if training[name]:
+            yield "besides", name if training[name] is True else f"{name} {_settings(training[name])}"
+    if code := asked["code"]:
+        yield (
+            "code",
+            f"THE JOB BRINGS CODE: {', '.join(code[:SHOWN_TENSORS])}, which can do all that the site's user can",
+        )
+    yield from _limits_rows(asked)
+
+
+def _limits_rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
+    if asked["off"] is not None:
+        would = "the defaults would refuse the job:" if asked["off"] else "the defaults would allow the job"
+        yield "limits", f"ALL OFF, by null; {would}"
+        yield from (("", one) for one in asked["off"])
+    else:
+        yield "limits", asked["limits"] + (" (give --site)" if asked["limits"] == "not checked" else "")
+    yield from (("refused", one) for one in asked["refused"])
+
+
+def _settings(value: JsonValue) -> str:
+    """JSON in words: ``mean, f 1`` for ``{"name": "mean", "f": 1}``, without what is null, empty or false."""
+    if isinstance(value, dict):
+        parts = ((name, one) for name, one in value.items() if one not in (None, {}, [], False))
+        return ", ".join(
+            name if one is True else _nested(one) if name == "name" else f"{name} {_nested(one)}" for name, one in parts
+        )
+    if isinstance(value, list):
+        return ", ".join(map(_nested, value))
+    return "" if value is None else str(value)
+
+
+def _nested(value: JsonValue) -> str:
+    return f"({_settings(value)})" if isinstance(value, dict | list) else _settings(value)
+
+
+def _options(options: JsonValue) -> str:
+    return f"; {_settings(options)}" if options else ""
+
+
+def _steps(asked: JobRequest) -> str:
+    """How many steps of the optimiser a round has, if the site's images were counted."""
+    if not asked["images"]:
+        return ""
+    epochs, batch = int(str(asked["training"]["local_epochs"])), int(str(asked["training"]["batch_size"]))
+    return f": {math.ceil(asked['images']['train'] / batch) * epochs} step(s)"
 
 
 def _deployment_rows(deployment: Deployment) -> Iterable[tuple[str, str]]:
@@ -265,8 +305,15 @@ def _deployment_rows(deployment: Deployment) -> Iterable[tuple[str, str]]:
 
 
 def _images(asked: JobRequest) -> str:
+    """How many of the site's images are used, or may be."""
     most: Any = asked["data"]["most_images"]
+    if used := asked["images"]:
+        return ", ".join(f"{split} {count}" for split, count in used.items())
     bounds = ", ".join(f"{split} {count}" for split, count in most.items())
-    used = ", ".join(f"{split} {count}" for split, count in (asked["images"] or {}).items())
-    what = f"{used} of this site" if used else "all of this site"
-    return f"{what}{f' (at most {bounds})' if bounds else ''}; {asked['data']['task']}, {asked['data']['source']}"
+    return f"at most {bounds}" if bounds else "all of this site"
+
+
+def _task(asked: JobRequest) -> str:
+    data = asked["data"]
+    whose = "this site's own images" if data["source"] == "site" else f"generated images ({data['source']})"
+    return f"{data['task']} of {whose}, classes {_settings(data['classes'])}"

@@ -11,12 +11,12 @@ from nvflare.lighter.constants import CtxKey, PropKey, TemplateSectionKey
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
+from pt_peft.experiment.admission import SITE_CLASSES
+from pt_peft.experiment.limits import BETTER_SITES
 from pt_peft.files import write_atomically
 from pt_peft_flare.flare_internals import CERTIFICATES, KIT_FILES
 from pt_peft_flare.gate import FRAME_BYTES
 
-SITE_CLASSES = ("pt_peft_flare.learner.PeftLearner", "pt_peft_flare.filters.EgressFilter")
-"""All that a job may have built at a site."""
 SERVER_CLASSES = (
     "pt_peft_flare.controller.PeftFedAvg",
     "pt_peft_flare.persistor.AdapterPersistor",
@@ -149,8 +149,6 @@ SERVER_GRPC_OPTIONS = {
 minute."""
 HEARTBEAT_TIMEOUT_S = 60
 """Without a sign of life for so long, a site counts as gone; FLARE's own kits wait for ten minutes."""
-MIN_SITES = 3
-"""``limits.min_sites`` of the sites of a project that has so many: of two each can tell the other's update."""
 ANSWER_TIMEOUT_S = 30
 """Without an answer for so long, a site asks for its task, or sends its result, again; FLARE's own kits wait for five
 minutes, which a line that is cut for a moment then costs."""
@@ -234,7 +232,7 @@ class KitBuilder(Builder):
             _quote(Path(ctx.get_kit_dir(one)) / "start.sh")
         for person in project.get_admins():
             _quote(Path(ctx.get_kit_dir(person)) / "fl_admin.sh")
-        settings = {"limits": {"min_sites": MIN_SITES}} if len(sites) >= MIN_SITES else {}
+        settings = {"limits": {"min_sites": BETTER_SITES}} if len(sites) >= BETTER_SITES else {}
         for client in sites:
             folder = Path(ctx.get_ws_dir(client))
             self._build_site(folder, _edit_client)

@@ -1,6 +1,7 @@
 """The site's side of a job: hands each task to a worker and its result to FLARE."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +19,10 @@ from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.tensors import TensorError, Tensors
+from pt_peft.experiment.admission import TASKS, counted_refusals, filter_refusals
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.site import Site
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare import ledger
@@ -27,14 +30,14 @@ from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
-from pt_peft_flare.job_request import job_request
-from pt_peft_flare.messages import SINCE, TAKEN, TASKS, failure
-from pt_peft_flare.result_filters import check_egress, check_privacy_filters
+from pt_peft_flare.job_request import JobRequest, Refused, exchange_asked, job_request
+from pt_peft_flare.messages import SINCE, TAKEN, failure, one_line
 from pt_peft_flare.run_context import (
-    check_job,
+    app_folder,
     config_folder,
     deployment,
     is_simulation,
+    limit_refusals,
     read_experiment,
     read_site,
     run_dir,
@@ -70,6 +73,7 @@ class PeftLearner(Executor):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Starts and ends the worker host, and waits for notices of tasks."""
         if event_type == EventType.START_RUN:
+            self._note_opening(fl_ctx)
             self._notices = TaskNotices(fl_ctx)
             start_host(fl_ctx)
             if is_simulation(fl_ctx):
@@ -98,56 +102,87 @@ class PeftLearner(Executor):
         result.set_header(AppConstants.CURRENT_ROUND, shareable.get_header(AppConstants.CURRENT_ROUND))
         return result
 
+    def _note_opening(self, fl_ctx: FLContext) -> None:
+        """Notes in the ledger and in the log that a job has come, from whom and for whom, before any task.
+
+        What is refused right away is there too: such a job may end before its first task.
+        """
+        folder, asked_by, asked_of = run_dir(fl_ctx), submitter(fl_ctx), deployment(fl_ctx)
+        if is_simulation(fl_ctx) and ledger.has(folder, ledger.OPEN):
+            return  # a site may start anew for each task
+        refused: list[str] = []
+        experiment = None
+        try:
+            experiment = read_experiment(fl_ctx)
+            refused += map(str, self._refusals(experiment, fl_ctx))
+        except UserError as error:
+            refused.append(str(error))
+        if experiment:
+            asked: JobRequest | Refused = job_request(
+                experiment,
+                app_folder(fl_ctx),
+                fl_ctx.get_identity_name(),
+                submitter=asked_by,
+                deployment=asked_of,
+                limits="refused" if refused else "not checked",
+                refused=refused,
+            )
+        else:
+            asked = {"submitter": asked_by, "deployment": asked_of, "refused": refused}
+        ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
+        who = f"{asked_by['name']} ({asked_by['role']} of {asked_by['org']})" if asked_by else "nobody who is known"
+        whom = ", ".join(asked_of["sites"]) or "no site that is known"
+        said = f"this job is from {who}, for {'all sites, now ' if asked_of['everyone'] else ''}{whom}"
+        if refused:
+            self.log_warning(fl_ctx, one_line(f"{said}; this site refuses it: {' '.join(refused)}"), fire_event=False)
+        elif not is_simulation(fl_ctx):
+            self.log_info(fl_ctx, one_line(said), fire_event=False)
+
     def _opened(self, fl_ctx: FLContext) -> "SiteJob":
         """The job. Raises UserError if the site refuses it."""
         if self._job is None:
-            # First: without the filter not even a reason may leave.
             experiment = read_experiment(fl_ctx)
-            self._check_config(experiment, config_folder(fl_ctx))
-            self._job = self._open(experiment, fl_ctx)
+            for refusal in self._refusals(experiment, fl_ctx):
+                raise refusal
+            self._job = self._open(experiment, read_site(fl_ctx), fl_ctx)
         return self._job
 
-    def _open(self, experiment: Experiment, fl_ctx: FLContext) -> "SiteJob":
-        """Prepares the site for the job, and notes in the ledger what it asks, before anything leaves.
+    def _refusals(self, experiment: Experiment, fl_ctx: FLContext) -> Iterator[UserError]:
+        """Yields all for which the site refuses the job before it builds or counts anything."""
+        # First: without the egress filter not even a reason of the site's may leave.
+        yield from filter_refusals(experiment, config_folder(fl_ctx))
+        yield from limit_refusals(experiment, read_site(fl_ctx), fl_ctx)
+
+    def _open(self, experiment: Experiment, site: Site, fl_ctx: FLContext) -> "SiteJob":
+        """Prepares the site for the job, and notes in the ledger what it counts, before anything leaves.
 
         Raises:
-            UserError: if the site's limits refuse it, or the site has no key or no images for it.
+            UserError: if the site has no key or no images for it.
             WorkerError: if a worker fails.
         """
-        site, name, folder = read_site(fl_ctx), fl_ctx.get_identity_name(), run_dir(fl_ctx)
+        name, folder = fl_ctx.get_identity_name(), run_dir(fl_ctx)
         worker = RespawningWorker(experiment, site, folder, fl_ctx)
-        exchange = images = cipher = refused = None
+        exchange = images = cipher = None
+        refused: list[str] = []
         try:
-            check_job(site, fl_ctx)
             images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))
             exchange = read_exchange(experiment, site, fl_ctx)
             if experiment.encryption:
                 with told_as(reasons.EncryptionKey()):
                     cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
         except (UserError, WorkerError) as error:
-            refused = str(error)
+            refused.append(str(error))
             raise
         finally:
             # In a simulation a site may start anew for each task.
-            if not (self._noted or (is_simulation(fl_ctx) and (folder / ledger.FILE_NAME).exists())):
-                asked = job_request(
-                    experiment,
-                    name,
-                    exchange,
-                    submitter=submitter(fl_ctx),
-                    deployment=deployment(fl_ctx),
-                    images=images,
-                    refused=refused,
-                )
-                ledger.append(folder, ledger.opening_entry(fl_ctx.get_job_id(), asked))
+            if not (self._noted or (is_simulation(fl_ctx) and ledger.has(folder, ledger.COUNTED))):
+                asked = exchange and exchange_asked(experiment, exchange, name)
+                if exchange and images and not refused:
+                    refused += map(str, counted_refusals(experiment, site.limits, exchange, images["train"], name))
+                ledger.append(folder, ledger.counted_entry(fl_ctx.get_job_id(), asked, images, refused))
             self._noted = True
         work_time = WorkTime(folder.parent, folder.name)
         return SiteJob(experiment, name, folder, worker, cipher, site.limits, work_time)
-
-    def _check_config(self, experiment: Experiment, folder: Path) -> None:
-        """Raises UserError for a job whose filters are not what a site needs."""
-        check_egress(TASKS, folder)
-        check_privacy_filters(experiment, folder)
 
 
 @dataclass(frozen=True)

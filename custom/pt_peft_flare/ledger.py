@@ -1,12 +1,12 @@
 """The egress ledger: one line of JSON for each payload that leaves a site, or was stopped from leaving.
 
-Before them stands what the job asks of the site.
+Before them stands what the job asks of the site, and what it has counted for that.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -15,19 +15,38 @@ from pydantic import JsonValue
 
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_l2_norm, payload_sha256
-from pt_peft_flare.job_request import JobRequest
+from pt_peft_flare.job_request import ExchangeAsked, JobRequest, Refused
 
 FILE_NAME = "egress.jsonl"
 OPEN = "open"
-"""What stands for the task in a job's first line."""
+"""What stands for the task in the line that a site writes when a job's process starts there, before it checks it."""
+COUNTED = "counted"
+"""What stands for the task in the line that a site writes when the first task has come."""
 
 Entry = dict[str, JsonValue]
 """Fields of a line."""
 
 
-def opening_entry(job_id: str, asked: JobRequest) -> Entry:
-    """The first line: what a job asks, as ``show-job`` tells it."""
+def opening_entry(job_id: str, asked: JobRequest | Refused) -> Entry:
+    """The first line: what a job asks, as ``show-job`` tells it, before anything of the site's was counted for it."""
     return {"job": job_id, "task": OPEN, "round": None, "asks": cast(Entry, asked)}
+
+
+def counted_entry(
+    job_id: str, exchange: ExchangeAsked | None, images: Mapping[str, int] | None, refused: Sequence[str]
+) -> Entry:
+    """The second line: what travels and how many images are used, and for what the site refuses the job after all."""
+    found = {"exchange": exchange, "images": images, "refused": [*refused]}
+    return {"job": job_id, "task": COUNTED, "round": None, **cast(Entry, found)}
+
+
+def has(folder: Path, task: str) -> bool:
+    """Whether the ledger in `folder` has a line of a task."""
+    try:
+        lines = (folder / FILE_NAME).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return False
+    return any(f'"task": "{task}"' in line for line in lines)  # a power cut may have cut one
 
 
 def tensor_entry(tensors: Tensors, values: Tensors) -> Entry:

@@ -2,7 +2,6 @@
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft import reasons
 from pt_peft.reasons import Reason, read_reason
@@ -23,8 +22,6 @@ STATUS = "pt_peft.status"
 """FLARE app command to a job's process: how far is it?"""
 MAX_ANSWER = 500
 """Characters that are kept of what FLARE's process of a site answers."""
-TASKS = (AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)
-"""Tasks that a site does."""
 RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 """FLARE's words for what became of a task."""
 

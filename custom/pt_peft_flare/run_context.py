@@ -9,11 +9,13 @@ from nvflare.apis.job_def import JobMetaKey, is_valid_job_id
 
 from pt_peft import reasons
 from pt_peft.errors import UserError, told_as
+from pt_peft.experiment.admission import refusals
+from pt_peft.experiment.deployment import Deployment, app_of, count_apps, deployment_of, started_at
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.flare_internals import SIMULATION
-from pt_peft_flare.job_request import ROOT_CA, Deployment, Submitter, app_of, deployment_of, submitter_of
+from pt_peft_flare.job_request import ROOT_CA, Submitter, submitter_of
 
 EXPERIMENT = "experiment.json"
 """File in the job's ``app/config``."""
@@ -51,6 +53,11 @@ def config_folder(fl_ctx: FLContext) -> Path:
     return Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
 
 
+def app_folder(fl_ctx: FLContext) -> Path:
+    """The folder of the job's app."""
+    return config_folder(fl_ctx).parent
+
+
 def read_site(fl_ctx: FLContext) -> Site:
     """The site's own ``local/site.json``, all defaults if there is none.
 
@@ -83,8 +90,14 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
     """
     experiment, meta = read_experiment(fl_ctx), _job_meta(fl_ctx)
     site.limits.check(experiment)
-    site.limits.check_deployment(experiment, _clients(meta), len(meta.get(JobMetaKey.DEPLOY_MAP.value, {})))
+    site.limits.check_deployment(experiment, started_at(meta), count_apps(meta))
     return experiment
+
+
+def limit_refusals(experiment: Experiment, site: Site, fl_ctx: FLContext) -> list[UserError]:
+    """All for which the limits of `site` refuse the job by what it says itself, and by whom it is deployed to."""
+    meta = _job_meta(fl_ctx)
+    return refusals(experiment, site.limits, None, started_at(meta), count_apps(meta))
 
 
 def submitter(fl_ctx: FLContext) -> Submitter | None:
@@ -103,7 +116,7 @@ def site_names(fl_ctx: FLContext, experiment: Experiment) -> list[str]:
     """Names of all sites of the job, alike at each of them."""
     if experiment.federation.sites:
         return list(experiment.federation.sites)
-    return _clients(_job_meta(fl_ctx)) or [fl_ctx.get_identity_name()]
+    return started_at(_job_meta(fl_ctx)) or [fl_ctx.get_identity_name()]
 
 
 def cloned_from(fl_ctx: FLContext) -> str | None:
@@ -140,12 +153,6 @@ def continued_dir(fl_ctx: FLContext) -> Path | None:
             reasons.NotAClone()
         )
     return Path(workspace.get_run_dir(earlier))
-
-
-def _clients(meta: dict[str, Any]) -> list[str]:
-    """Names of the sites at which FLARE has started the job, sorted."""
-    clients: list[dict[str, Any]] = meta.get(JobMetaKey.JOB_CLIENTS.value, [])
-    return sorted(client["name"] for client in clients)
 
 
 def _job_meta(fl_ctx: FLContext) -> dict[str, Any]:

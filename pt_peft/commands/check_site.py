@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pt_peft.errors import UserError
 
 if TYPE_CHECKING:
+    from pt_peft.experiment.admission import JobFiles
     from pt_peft.site_check.report import Looks, Report
 
 
@@ -50,24 +52,72 @@ def run(options: argparse.Namespace) -> None:
     except ValidationError:
         raise UserError(f"--name is {options.name!r}; letters, digits, '_' and '-' would be right.") from None
     site = Site.read(options.site)
-    experiment = Experiment.read(find_experiment(options.job, options.site))
+    path = find_experiment(options.job, options.site)
+    path, job = job_files(path, options.name)
+    experiment = Experiment.read(path)
     names = list(experiment.federation.sites) or [options.name or "site-1"]
     name = options.name or names[0]
     if name not in names:
         raise UserError(f"--name is {name!r}, but the experiment's federation.sites are {', '.join(names)}.")
 
+    from pt_peft.experiment.limits import BETTER_SITES
     from pt_peft.site_check.check import check_site
+    from pt_peft.site_check.findings import refuses
 
-    findings, report = check_site(experiment, site, name, names, not options.no_timing)
+    local = options.site.parent
+    findings, report = check_site(experiment, site, name, names, not options.no_timing, job, local)
+    if (local.parent / "startup").is_dir() and (site.limits.min_sites or 0) < BETTER_SITES:
+        findings.warning(
+            "few sites",
+            f"'min_sites' in the site's limits is {site.limits.min_sites or 'off'}, and kits of three and more sites "
+            f"come with {BETTER_SITES}: of two sites each can tell the other's update from the mean.",
+        )
+        report["warnings"] = [asdict(one) for one in findings.of("warning")]
     if options.json:
         print(json.dumps(report, indent=1))
     else:
         print("\n".join([*table(report), *findings.lines()]))
-    if errors := findings.of("error"):
-        count = sum(one.count for one in errors)
-        raise UserError(
-            f"{options.site}: {count} error(s) must be mended before this site can join '{experiment.name}'."
-        )
+    errors = findings.of("error")
+    refused = f"this site refuses the job '{experiment.name}'" if any(map(refuses, errors)) else ""
+    if count := sum(one.count for one in errors if not refuses(one)):
+        mend = f"{options.site}: {count} error(s) must be mended before this site can join '{experiment.name}'"
+        raise UserError(f"{mend}; and {refused}." if refused else f"{mend}.")
+    if refused:
+        raise UserError(f"{options.job or path}: {refused}.")
+
+
+def job_files(path: Path, name: str | None) -> tuple[Path, JobFiles | None]:
+    """What lies around an experiment.json in a job folder.
+
+    Args:
+        path: the experiment.json that was found.
+        name: the site's name in the federation, by which it may get another app.
+
+    Returns:
+        The site's experiment.json, and the files of the job; None if there are none.
+
+    Raises:
+        UserError: if the job's metadata are not as FLARE writes them, or nothing in the job goes to the site.
+    """
+    from pt_peft.experiment.admission import JobFiles
+    from pt_peft.experiment.deployment import app_of, count_apps, sites_of
+    from pt_peft.schema import read_json
+
+    app = path.resolve().parent.parent
+    if path.resolve().parent.name != "config":
+        return path, None
+    meta = app.parent / "meta.json"
+    if not meta.is_file():
+        return path, JobFiles(app)
+    content: Any = read_json(meta)
+    try:
+        own = app_of(content, name) if name else app.name
+        if own is None:
+            raise UserError(f"{meta}: field 'deploy_map' gives nothing to {name!r}.")
+        app = app.parent / own
+        return app / "config" / path.name, JobFiles(app, sites_of(content, own), count_apps(content))
+    except (AttributeError, TypeError, LookupError) as error:
+        raise UserError(f"{meta}: is not as FLARE writes it ({error!r}).") from None
 
 
 def find_experiment(job: Path | None, site: Path) -> Path:

@@ -6,7 +6,7 @@ taking all of a machine. A site is asked before anything is allocated or trained
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -40,6 +40,8 @@ Not among them are those that change what pinned weights compute and leave no tr
 ``dynamic_img_size`` changes nothing."""
 QUORUM = 2
 """Results that a round must have, so that no aggregate is one site's."""
+BETTER_SITES = 3
+"""Better as ``min_sites`` where there are so many sites: of two each can tell the other's update from the mean."""
 GB = 10**9
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A list in JSON. Not strict, as the section may have been null, which is settled on values that have been read."""
@@ -131,29 +133,35 @@ class Limits(Strict):
         return Limits.open().model_copy(update={"max_memory_gb": self.max_memory_gb})
 
     def check(self, experiment: Experiment) -> None:
-        """Raises OutsideLimits if what `experiment` says by itself is outside the limits."""
+        """Raises the first OutsideLimits of `refusals`, if there is one."""
+        _raise_first(self.refusals(experiment))
+
+    def refusals(self, experiment: Experiment) -> Iterator[OutsideLimits]:
+        """Yields all in which what `experiment` says by itself is outside the limits."""
         if self.methods is not None:
             for name in experiment.method.name.split("+"):
                 if name not in self.methods:
-                    raise _refused("methods", f"method {name}", f"allowed: {', '.join(self.methods) or 'none'}")
+                    yield _refused("methods", f"method {name}", f"allowed: {', '.join(self.methods) or 'none'}")
         if self.control_variates is False and experiment.training.control_variates:
-            raise _refused("control_variates", "training.control_variates", "they are mean gradients")
+            yield _refused("control_variates", "training.control_variates", "they are mean gradients")
         if self.backbone_kwargs is not None:
             for name in experiment.backbone.kwargs:
                 if name not in self.backbone_kwargs:
                     allowed = f"allowed: {', '.join(self.backbone_kwargs) or 'none'}"
-                    raise _refused("backbone_kwargs", f"'{name}' in backbone.kwargs", allowed)
+                    yield _refused("backbone_kwargs", f"'{name}' in backbone.kwargs", allowed)
         if self.backbones is not None and experiment.backbone.sha256 not in self.backbones:
-            raise _refused(
+            yield _refused(
                 "backbones", f"backbone weights of digest {experiment.backbone.sha256}", "which the site does not know"
             )
         federation = experiment.federation
         quorum = self.min_sites and min(self.min_sites, QUORUM)
-        _at_least("min_sites", federation.min_sites, quorum, "{} sites in federation.min_sites")
-        _at_most("max_rounds", federation.rounds, self.max_rounds, "{} rounds")
-        _at_most("max_local_epochs", experiment.training.local_epochs, self.max_local_epochs, "{} local epochs")
-        _at_most("max_round_seconds", federation.site_timeout_s, self.max_round_seconds, "a site_timeout_s of {}")
-        _at_most("max_job_seconds", federation.round_timeout_s, self.max_job_seconds, "a round_timeout_s of {}")
+        yield from _at_least("min_sites", federation.min_sites, quorum, "{} sites in federation.min_sites")
+        yield from _at_most("max_rounds", federation.rounds, self.max_rounds, "{} rounds")
+        epochs = experiment.training.local_epochs
+        yield from _at_most("max_local_epochs", epochs, self.max_local_epochs, "{} local epochs")
+        seconds = "a site_timeout_s of {}", "a round_timeout_s of {}"
+        yield from _at_most("max_round_seconds", federation.site_timeout_s, self.max_round_seconds, seconds[0])
+        yield from _at_most("max_job_seconds", federation.round_timeout_s, self.max_job_seconds, seconds[1])
         if self.max_epsilon is not None:
             asked = None
             if not experiment.privacy.asked:
@@ -164,43 +172,63 @@ class Limits(Strict):
                 asked = "differential privacy by noise that only the server adds"
             if asked:
                 allowed = f"epsilon at most {self.max_epsilon:g} is asked for, by noise of the site's own"
-                raise _refused("max_epsilon", asked, allowed)
+                yield _refused("max_epsilon", asked, allowed)
 
     def check_deployment(self, experiment: Experiment, sites: Collection[str], apps: int) -> None:
-        """Raises OutsideLimits if too few sites take part in a job or in a part of its model, or with different apps.
+        """Raises the first OutsideLimits of `deployment_refusals`, if there is one."""
+        _raise_first(self.deployment_refusals(experiment, sites, apps))
+
+    def deployment_refusals(
+        self, experiment: Experiment, sites: Collection[str] | None, apps: int
+    ) -> Iterator[OutsideLimits]:
+        """Yields why too few sites take part in a job or in a part of its model, or with different apps.
 
         Args:
             experiment: the job's.
-            sites: names of the sites that the job is deployed to.
+            sites: names of the sites that the job is deployed to; None if they are not known yet.
             apps: number of the job's apps: with several, the sites or the server may have different experiments.
         """
-        federation = experiment.federation
-        _at_least("min_sites", len(sites), self.min_sites, "a job that is deployed to {} site(s)")
-        taking_part = {site for site in sites if site in (federation.sites or sites)}
-        _at_least("min_sites", len(taking_part), self.min_sites, "a job in which {} of its sites take part")
-        if self.min_sites is not None and self.min_sites > 1 and apps != 1:
-            raise _refused("min_sites", f"a job of {apps} apps", "allowed: 1")
-        if self.min_sites is None or not federation.lora_ranks:
+        if self.min_sites is None:
             return
-        ranks = [federation.lora_ranks.get(site, math.inf) for site in taking_part]
+        federation = experiment.federation
+        if sites is not None:
+            yield from _at_least("min_sites", len(sites), self.min_sites, "a job that is deployed to {} site(s)")
+            taking_part = {site for site in sites if site in (federation.sites or sites)}
+            if len(taking_part) < len(sites):
+                what = "a job in which {} of its sites take part"
+                yield from _at_least("min_sites", len(taking_part), self.min_sites, what)
+            yield from self._rank_refusals(experiment, taking_part)
+        if self.min_sites > 1 and apps != 1:
+            yield _refused("min_sites", f"a job of {apps} apps", "allowed: 1")
+
+    def _rank_refusals(self, experiment: Experiment, sites: Collection[str]) -> Iterator[OutsideLimits]:
+        """Yields why LoRA components would be those of too few sites."""
+        federation = experiment.federation
+        if self.min_sites is None or not federation.lora_ranks or not sites:
+            return
+        ranks = [federation.lora_ranks.get(site, math.inf) for site in sites]
         fewer = sum(rank < max(ranks) for rank in ranks)
         what = "components of federation.lora_ranks that {} site(s) train"
-        _at_least("min_sites", len(ranks) - fewer, self.min_sites, what)
+        yield from _at_least("min_sites", len(ranks) - fewer, self.min_sites, what)
         # The others may be all of those that a round lacks.
-        _at_least("min_sites", federation.min_sites - fewer, min(self.min_sites, QUORUM), f"{what} in a round")
+        yield from _at_least(
+            "min_sites", federation.min_sites - fewer, min(self.min_sites, QUORUM), f"{what} in a round"
+        )
 
-    def check_footprint(self, found: Footprint) -> None:
-        """Raises OutsideLimits if a model has too few patches or takes too much memory to train."""
-        _at_least("min_patches", found.patches, self.min_patches, "images of {} patch(es)")
-        self.check_memory(found.memory)
+    def footprint_refusals(self, found: Footprint) -> Iterator[OutsideLimits]:
+        """Yields why a model has too few patches, or takes too much memory to train."""
+        yield from _at_least("min_patches", found.patches, self.min_patches, "images of {} patch(es)")
+        yield from self.memory_refusals(found.memory)
 
-    def check_memory(self, nbytes: int) -> None:
-        """Raises OutsideLimits if a model takes more memory than allowed."""
+    def memory_refusals(self, nbytes: int) -> Iterator[OutsideLimits]:
+        """Yields why a model takes more memory than allowed."""
         if self.max_memory_gb is not None and nbytes > self.max_memory_gb * GB:
-            raise _refused("max_memory_gb", f"{_gb(nbytes)} GB of memory", f"allowed: {self.max_memory_gb:g}")
+            yield _refused("max_memory_gb", f"{_gb(nbytes)} GB of memory", f"allowed: {self.max_memory_gb:g}")
 
-    def check_backbone(self, missing: Collection[str], left_over: Collection[str], same_patches: bool) -> None:
-        """Raises OutsideLimits if the backbone is not that of the weights file.
+    def backbone_refusals(
+        self, missing: Collection[str], left_over: Collection[str], same_patches: bool
+    ) -> Iterator[OutsideLimits]:
+        """Yields why the backbone is not that of the weights file.
 
         Args:
             missing: the model's tensors that the file does not have.
@@ -210,43 +238,60 @@ class Limits(Strict):
         if not self.pinned_backbone:
             return
         for key in missing:
-            raise _refused("pinned_backbone", f"tensor '{key}' from the seed", "allowed: from the weights file")
+            yield _refused("pinned_backbone", f"tensor '{key}' from the seed", "allowed: from the weights file")
         for key in left_over:
-            raise _refused(
+            yield _refused(
                 "pinned_backbone", f"a model without tensor '{key}'", "allowed: with all of the weights file"
             )
         if not same_patches:
-            raise _refused("pinned_backbone", "another patch size", "allowed: that of the weights file")
+            yield _refused("pinned_backbone", "another patch size", "allowed: that of the weights file")
 
     def check_exchange(self, experiment: Experiment, exchange: Exchange) -> None:
-        """Raises OutsideLimits if embeddings would train and travel: their gradients hold images, patch by patch."""
+        """Raises the first OutsideLimits of `exchange_refusals`, if there is one."""
+        _raise_first(self.exchange_refusals(experiment, exchange))
+
+    def exchange_refusals(self, experiment: Experiment, exchange: Exchange) -> Iterator[OutsideLimits]:
+        """Yields why embeddings would train and travel: their gradients hold images, patch by patch."""
         listed = self.methods is not None and FULL in self.methods and FULL in experiment.method.name.split("+")
         if not self.pinned_backbone or listed:
             return
         for key, spec in exchange.specs.items():
             if is_embedding(key.rpartition("/")[2], spec.shape):
-                raise _refused(
+                yield _refused(
                     "pinned_backbone", f"training of tensor '{key}'", "allowed: by method full, where it is listed"
                 )
 
     def check_images(self, experiment: Experiment, images: int) -> None:
-        """Raises OutsideLimits if a round has too few training images, or makes too few steps of them."""
-        _at_least("min_train_images", images, self.min_train_images, "a round on {} training image(s)")
+        """Raises the first OutsideLimits of `image_refusals`, if there is one."""
+        _raise_first(self.image_refusals(experiment, images))
+
+    def image_refusals(self, experiment: Experiment, images: int) -> Iterator[OutsideLimits]:
+        """Yields why a round has too few training images, or makes too few steps of them."""
+        yield from _at_least("min_train_images", images, self.min_train_images, "a round on {} training image(s)")
         steps = math.ceil(images / experiment.training.batch_size) * experiment.training.local_epochs
-        _at_least("min_steps", steps, self.min_steps, "a round of {} step(s)")
+        yield from _at_least("min_steps", steps, self.min_steps, "a round of {} step(s)")
 
     def check_evaluated(self, images: int) -> None:
         """Raises OutsideLimits if metrics of so few images would leave."""
-        _at_least("min_evaluated_images", images, self.min_evaluated_images, "metrics of {} image(s)")
+        _raise_first(_at_least("min_evaluated_images", images, self.min_evaluated_images, "metrics of {} image(s)"))
 
     def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
-        """Raises OutsideLimits if the payload that leaves in a round, as it travels, has more bytes than the limit."""
+        """Raises the OutsideLimits of `bytes_refusals`, if there is one."""
+        _raise_first(self.bytes_refusals(experiment, exchange, round_number))
+
+    def bytes_refusals(self, experiment: Experiment, exchange: Exchange, round_number: int) -> Iterator[OutsideLimits]:
+        """Yields why the payload that leaves in a round, as it travels, has more bytes than the limit."""
         encrypted = experiment.encryption is not None
-        self.check_nbytes(round_bytes(exchange, experiment.payload, round_number, encrypted=encrypted).up)
+        yield from self._nbytes_refusals(
+            round_bytes(exchange, experiment.payload, round_number, encrypted=encrypted).up
+        )
 
     def check_nbytes(self, nbytes: int) -> None:
         """Raises OutsideLimits if so many bytes at once are more than the limit of a round."""
-        _at_most("bytes_per_round", nbytes, self.bytes_per_round, "{} bytes a round")
+        _raise_first(self._nbytes_refusals(nbytes))
+
+    def _nbytes_refusals(self, nbytes: int) -> Iterator[OutsideLimits]:
+        yield from _at_most("bytes_per_round", nbytes, self.bytes_per_round, "{} bytes a round")
 
     def check_seconds(self, worked: float) -> None:
         """Raises OutsideLimits if the site has worked for a job as long as it may."""
@@ -274,14 +319,19 @@ def is_embedding(key: str, shape: tuple[int, ...]) -> bool:
     return not key.startswith(("blocks.", "head.")) and len(shape) > 1
 
 
-def _at_least(field: str, asked: int, least: int | None, what: str) -> None:
+def _at_least(field: str, asked: int, least: int | None, what: str) -> Iterator[OutsideLimits]:
     if least is not None and asked < least:
-        raise _refused(field, what.format(asked), f"allowed: at least {least}")
+        yield _refused(field, what.format(asked), f"allowed: at least {least}")
 
 
-def _at_most(field: str, asked: int, most: int | None, what: str) -> None:
+def _at_most(field: str, asked: int, most: int | None, what: str) -> Iterator[OutsideLimits]:
     if most is not None and asked > most:
-        raise _refused(field, what.format(asked), f"allowed: {most}")
+        yield _refused(field, what.format(asked), f"allowed: {most}")
+
+
+def _raise_first(refusals: Iterator[OutsideLimits]) -> None:
+    for refusal in refusals:
+        raise refusal
 
 
 def _gb(nbytes: int) -> str:

@@ -1,31 +1,39 @@
 """All checks of a site, in one report."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item, SplitName
 from pt_peft.data.sources import site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
+from pt_peft.experiment.admission import JobFiles, component_refusals, distinct, refusals
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.cost import cache_cost, round_cost
-from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.findings import JOB, LIMITS, Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, values_by_class
 from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
 from pt_peft.site_check.report import Report, empty_report
-from pt_peft.training.footprint import check_model
+from pt_peft.training.footprint import model_refusals
 
 PUBLISHED_SPLITS = ("npz", "fed_isic2019")
 """Sources whose splits the site cannot change."""
 
 
 def check_site(
-    experiment: Experiment, site: Site, name: str, names: Sequence[str], timing: bool = True
+    experiment: Experiment,
+    site: Site,
+    name: str,
+    names: Sequence[str],
+    timing: bool = True,
+    job: JobFiles | None = None,
+    local: Path | None = None,
 ) -> tuple[Findings, Report]:
     """Reads every image of a site.
 
@@ -35,15 +43,16 @@ def check_site(
         name: the site's name.
         names: all sites of the run.
         timing: whether to read the weights, build the model and time a few steps.
+        job: the files of the job; None for an experiment alone.
+        local: the folder of `site.json`, which in a kit has what jobs may have built.
 
     Returns:
         The problems, and the whole report.
     """
     findings = Findings()
     report = empty_report(name, experiment.name)
-    with _reported(findings):
-        weights = (lambda: pinned_weights(experiment.backbone, site)) if timing else None
-        check_model(experiment, site.limits, weights, trains=True)
+    weights = (lambda: pinned_weights(experiment.backbone, site)) if timing else None
+    check_job(experiment, site.limits, weights, job, local, findings)
     fits = not findings.of("error")
     if experiment.encryption:
         _check_key(site, findings)
@@ -60,6 +69,7 @@ def check_site(
         report["cache"] = cache_cost(experiment, site, len(items), findings)
     sizes: dict[SplitName, int] = {split: sum(item.split == split for item in items) for split in SPLITS}
     _check_sizes(experiment, site, sizes, findings)
+    _check_open_limits(experiment, site, weights, job, sizes["train"], findings)
     report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
     if timing and fits and sizes["train"]:
         with _reported(findings):
@@ -69,13 +79,35 @@ def check_site(
     return findings, report
 
 
+def check_job(
+    experiment: Experiment,
+    limits: Limits,
+    weights: Callable[[], Path] | None,
+    job: JobFiles | None,
+    local: Path | None,
+    findings: Findings,
+) -> None:
+    """Reports all for which a site refuses a job by its files, by what it asks, by whom it is for, and by its model."""
+    job = job or JobFiles()
+    found = refusals(experiment, limits, job.app, job.sites, job.apps)
+    if job.app:
+        found = [*component_refusals(job.app, local), *found]
+    for message in distinct(one for one in found if not isinstance(one, OutsideLimits)):
+        findings.error(JOB, message)
+    with _reported(findings):
+        if limits != Limits.open():
+            found += model_refusals(experiment, limits, weights, trains=True)
+    for message in distinct(one for one in found if isinstance(one, OutsideLimits)):
+        findings.error(LIMITS, message)
+
+
 @contextmanager
 def _reported(findings: Findings) -> Generator[None]:
     """Makes a finding of what the block raises."""
     try:
         yield
     except OutsideLimits as error:
-        findings.error("limits", str(error))
+        findings.error(LIMITS, str(error))
     except BackboneMismatch as error:
         findings.error("other backbone", str(error))
     except UserError as error:
@@ -85,15 +117,37 @@ def _reported(findings: Findings) -> Generator[None]:
 def _check_sizes(experiment: Experiment, site: Site, sizes: Mapping[SplitName, int], findings: Findings) -> None:
     """Asks the site's limits about the number of its images."""
     if sizes["train"]:
-        with _reported(findings):
-            site.limits.check_images(experiment, sizes["train"])
+        for refusal in site.limits.image_refusals(experiment, sizes["train"]):
+            findings.error(LIMITS, str(refusal))
     for split in SPLITS[1:]:
-        if 0 < sizes[split] < (least := site.limits.min_evaluated_images or 0):
+        if 0 < sizes.get(split, 0) < (least := site.limits.min_evaluated_images or 0):
             findings.warning(
                 "small split",
                 f"'{split}' has {sizes[split]} image(s), fewer than the {least} of 'min_evaluated_images' in the "
                 "site's limits: it will not be evaluated.",
             )
+
+
+def _check_open_limits(
+    experiment: Experiment,
+    site: Site,
+    weights: Callable[[], Path] | None,
+    job: JobFiles | None,
+    train_images: int,
+    findings: Findings,
+) -> None:
+    """Warns where a site has switched all limits off, and says for what the default ones would refuse the job."""
+    if site.limits != Limits.open():
+        return
+    would = Findings()
+    check_job(experiment, Limits(), weights, job and replace(job, app=None), None, would)
+    _check_sizes(experiment, site.model_copy(update={"limits": Limits()}), {"train": train_images}, would)
+    refused = [text for one in would.of("error") if one.kind == LIMITS for text in one.examples]
+    findings.warning(
+        "limits are off",
+        "field 'limits' of site.json is null: all limits are off. The defaults would "
+        + (f"refuse this job: {' '.join(refused)}" if refused else "allow this job."),
+    )
 
 
 def _check_key(site: Site, findings: Findings) -> None:

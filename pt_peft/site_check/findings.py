@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from pt_peft.data.problems import Level
 
+LIMITS = "limits"
+JOB = "job"
+"""Kinds of errors for which the site refuses the job as it is: by its limits, and whatever they are."""
 SHOWN = 5
 """Examples of a kind that are kept."""
 
@@ -18,6 +21,11 @@ class Finding:
     count: int = 0
     examples: list[str] = field(default_factory=list[str])
     """The first few, each a sentence."""
+
+
+def refuses(finding: Finding) -> bool:
+    """Whether a problem is the job's, which the site then refuses, and not the site's to mend."""
+    return finding.kind in (LIMITS, JOB)
 
 
 class Findings:

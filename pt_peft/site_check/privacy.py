@@ -5,7 +5,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import accountant_of, delta_of, steps_of_a_round
-from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.findings import LIMITS, Findings
 from pt_peft.site_check.report import PrivacyCost
 
 
@@ -33,5 +33,5 @@ def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Find
     if limit is not None and spent > limit:
         asked = f"an epsilon of {spent:.3g} at delta {delta:g} with {rounds} round(s)"
         refused = OutsideLimits("max_epsilon", asked, f"allowed: {limit:g}, less what earlier jobs have spent")
-        findings.error("limits", str(refused))
+        findings.error(LIMITS, str(refused))
     return {"epsilon": spent, "delta": delta, "rounds": rounds}

@@ -5,7 +5,7 @@ values, so that a model of any size costs a fraction of a second.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pt_peft import reasons
-from pt_peft.errors import UserError, told_as
+from pt_peft.errors import OutsideLimits, UserError, told_as
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Footprint, Limits
 from pt_peft.model.adapted_model import build_model
@@ -49,23 +49,40 @@ def check_model(experiment: Experiment, limits: Limits, weights: Callable[[], Pa
     if limits == Limits.open():
         return
     limits.check(experiment)
+    for refusal in model_refusals(experiment, limits, weights, trains=trains):
+        raise refusal
+
+
+def model_refusals(
+    experiment: Experiment, limits: Limits, weights: Callable[[], Path] | None, *, trains: bool
+) -> Iterator[OutsideLimits]:
+    """Yields all in which the model is outside the limits, as `check_model` asks them; none is built past one.
+
+    Raises:
+        UserError: as `build_model` and `load_weights` do.
+    """
     spec = experiment.model
     backbone = _on_meta(lambda: create_backbone(spec.backbone, len(spec.classes), None))
-    limits.check_memory(_nbytes(backbone))
-    if trains:
-        limits.check_footprint(footprint(backbone, experiment, "meta"))
-    if weights is not None:
-        _check_backbone(backbone, experiment, limits, weights())
+    if too_large := [*limits.memory_refusals(_nbytes(backbone))]:
+        yield from too_large
+        return
+    if trains and (refused := [*limits.footprint_refusals(footprint(backbone, experiment, "meta"))]):
+        yield from refused
+        return
+    if weights is not None and (refused := [*_backbone_refusals(backbone, experiment, limits, weights())]):
+        yield from refused
+        return
     try:
         model = _on_meta(lambda: build_model(spec, None))
         found = footprint(model.module, experiment, "meta")
     except (UserError, NotImplementedError):  # some tuners look at values
         model = build_model(spec, None)
         found = footprint(model.module, experiment, "cpu")
-    limits.check_exchange(experiment, model.exchange(experiment.federation.rounds))
-    limits.check_memory(_nbytes(model.module))
+    yield from limits.exchange_refusals(experiment, model.exchange(experiment.federation.rounds))
     if trains:
-        limits.check_footprint(found)
+        yield from limits.footprint_refusals(found)
+    else:
+        yield from limits.memory_refusals(_nbytes(model.module))
 
 
 def footprint(module: ViT, experiment: Experiment, device: str) -> Footprint:
@@ -111,11 +128,11 @@ def _nbytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _check_backbone(backbone: ViT, experiment: Experiment, limits: Limits, weights: Path) -> None:
+def _backbone_refusals(backbone: ViT, experiment: Experiment, limits: Limits, weights: Path) -> Iterator[OutsideLimits]:
     """Asks `limits` whether `backbone`, on the meta device, is that of the file. Loads it."""
     with told_as(reasons.Backbone()):
         fit = load_weights(backbone, weights, experiment.backbone, head_name(backbone))
-    limits.check_backbone(fit.missing, fit.left_over, fit.same_patches)
+    yield from limits.backbone_refusals(fit.missing, fit.left_over, fit.same_patches)
 
 
 def _copied(module: ViT, device: str) -> ViT:

@@ -15,6 +15,7 @@ from helpers import changed
 from pt_peft import reasons
 from pt_peft.environment import own_code
 from pt_peft.errors import UserError
+from pt_peft.experiment.admission import WITHOUT_GUARANTEE, filter_refusals
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy
 from pt_peft.federation.reports import TrainingReport
@@ -24,7 +25,6 @@ from pt_peft.privacy.claims import claim
 from pt_peft.privacy.plan import client_epsilon
 from pt_peft_flare.filters import applied
 from pt_peft_flare.job_folder import CLIENT_CONFIG
-from pt_peft_flare.result_filters import WITHOUT_GUARANTEE, check_privacy_filters
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
@@ -142,12 +142,12 @@ def config_with(filters: list[dict], folder) -> None:
 def test_filters_without_a_guarantee(name, key, tiny, tmp_path):
     private = changed(tiny, privacy={"sample": SAMPLE})
     config_with([{key: f"nvflare.app_common.filters.{name}" if key == "path" else name, "args": {}}], tmp_path)
-    check_privacy_filters(tiny, tmp_path)
-    with pytest.raises(UserError, match=f"task_result_filters' has {name}, which is no part of") as error:
-        check_privacy_filters(private, tmp_path)
-    assert error.value.reason == reasons.Filters()
+    assert not [*filter_refusals(tiny, tmp_path)]
+    (refusal,) = filter_refusals(private, tmp_path)
+    assert f"task_result_filters' has {name}, which is no part of" in str(refusal)
+    assert refusal.reason == reasons.Filters()
     config_with([], tmp_path)
-    check_privacy_filters(private, tmp_path)
+    assert not [*filter_refusals(private, tmp_path)]
 
 
 def test_what_is_said_of_them_is_so():

@@ -3,18 +3,19 @@
 import json
 
 import pytest
+from nvflare.app_common.app_constant import AppConstants
 
-from pt_peft.errors import UserError
+from pt_peft import reasons
+from pt_peft.experiment.admission import EGRESS, filter_refusals
 from pt_peft_flare.job_folder import CLIENT_CONFIG, TASKS
-from pt_peft_flare.result_filters import EGRESS, check_egress
 
 OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
 OURS = {"path": EGRESS}
 
 
-def check(folder, chains):
+def refused(folder, chains, experiment):
     (folder / "config_fed_client.json").write_text(json.dumps({**CLIENT_CONFIG, "task_result_filters": chains}))
-    check_egress(TASKS, folder)
+    return [*filter_refusals(experiment, folder)]
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,8 @@ def check(folder, chains):
         ],
     ],
 )
-def test_enough(chains, tmp_path):
-    check(tmp_path, chains)
+def test_enough(chains, tiny, tmp_path):
+    assert not refused(tmp_path, chains, tiny)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,23 @@ def test_enough(chains, tmp_path):
         ([{"tasks": TASKS, "filters": [OURS]}, {"tasks": ["validate"], "filters": [OTHER]}], "validate"),
         ([{"tasks": TASKS, "filters": [{"path": "custom.EgressFilter"}]}], "train"),
         ([{"tasks": TASKS, "filters": [{"name": "EgressFilter"}]}], "train"),
+        ([{"tasks": TASKS, "filters": [OURS], "direction": "in"}], "train"),
     ],
 )
-def test_not_enough(chains, task, tmp_path):
-    with pytest.raises(UserError, match=f"'task_result_filters' must end with {EGRESS} for task '{task}'"):
-        check(tmp_path, chains)
+def test_not_enough(chains, task, tiny, tmp_path):
+    first, *_ = refused(tmp_path, chains, tiny)
+    assert f"'task_result_filters' must end with {EGRESS} for task '{task}'" in str(first)
+    assert first.reason == reasons.Filters(task=task)
+
+
+@pytest.mark.parametrize("chains", [3, [3], {"a": 1}, [{"filters": 3}], [{"direction": 3}], [{"filters": ["a"]}]])
+def test_what_flare_does_not_read_is_refused(chains, tiny, tmp_path):
+    (first,) = refused(tmp_path, chains, tiny)
+    assert "field 'task_result_filters' is not as FLARE reads it" in str(first)
+    assert first.reason == reasons.Filters()
+
+
+def test_the_tasks_are_flares():
+    assert set(TASKS) == {
+        AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL,
+    }  # fmt: skip

@@ -83,7 +83,7 @@ def test_the_literal_command(tmp_path):
         assert asked["exchange"]["bytes_up"] == lines[0]["tensor_bytes"]
         assert asked["images"]["train"] == metrics["rounds"][0]["sites"][name]["num_samples"]
         assert asked["deployment"] == {"everyone": True, "sites": ["site-1", "site-2"], "other_apps": {}}
-        assert asked["refused"] is None
+        assert asked["refused"] == []
 
 
 def test_curves_are_readable(finished):

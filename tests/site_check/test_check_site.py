@@ -16,9 +16,11 @@ from pt_peft.__main__ import main
 from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft_flare.job_folder import write_job
 
 CLASSES = ("benign", "malignant")
-OPEN = dict.fromkeys(Limits.model_fields)
+OPEN = dict.fromkeys(Limits.model_fields) | {"max_rounds": 1000}
+"""Limits that matter to no job here; with none at all `check-site` warns."""
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def site(tmp_path, tiny, tiny_weights):
                 writer.writeheader()
                 writer.writerows(self.rows)
             site = {"data": self.own, "backbone": str(tiny_weights), "cache": "cache"}
-            (tmp_path / "site.json").write_text(json.dumps({"limits": None} | site | self.settings))
+            (tmp_path / "site.json").write_text(json.dumps({"limits": OPEN} | site | self.settings))
             (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
@@ -111,9 +113,94 @@ def test_a_job_outside_the_sites_own_limits(site, capsys):
     (error,) = report["errors"]
     assert error["examples"] == [
         "the site refuses the job by field 'min_train_images' of its limits: it asks for a round on 16 training "
-        "image(s); allowed: at least 50"
+        "image(s); allowed: at least 50",
+        "the site refuses the job by field 'min_steps' of its limits: it asks for a round of 1 step(s); allowed: at "
+        "least 2",
     ]
     assert kinds(report["warnings"]) == {"small split": 2}
+
+
+@pytest.fixture
+def job(tiny, tmp_path):
+    """A job folder, as it is submitted."""
+    write_job(changed(tiny, name="job"), tmp_path / "my_job", installed=True)
+    return tmp_path / "my_job"
+
+
+def edit(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def checked(capsys, tmp_path, job, limits, *options, code=1) -> tuple[dict, str]:
+    """The report and the last words of a check of a site that sets `limits`, and has generated images."""
+    (tmp_path / "site.json").write_text(json.dumps({"limits": limits}))
+    assert main(["check-site", str(tmp_path / "site.json"), str(job), "--no-timing", "--json", *options]) == code
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def test_a_job_whose_egress_filter_was_removed(job, tmp_path, capsys):
+    edit(job / "app" / "config" / "config_fed_client.json", task_result_filters=[])
+    report, err = checked(capsys, tmp_path, job, OPEN)
+    (error,) = report["errors"]
+    assert (error["kind"], error["count"]) == ("job", 3)
+    assert "'task_result_filters' must end with pt_peft_flare.filters.EgressFilter for task 'train'" in str(error)
+    assert "error: " + f"{job}: this site refuses the job 'job'." in err
+    assert "mended" not in err
+
+
+def test_a_job_that_brings_code(job, tmp_path, capsys):
+    (job / "app" / "custom").mkdir()
+    (job / "app" / "custom" / "evil.py").write_text("")
+    report, _ = checked(capsys, tmp_path, job, OPEN)
+    assert [one["kind"] for one in report["errors"]] == ["job"]
+    assert "the job brings code (custom/evil.py)" in str(report["errors"])
+
+
+def test_a_job_for_one_site(job, tmp_path, capsys):
+    """By its metadata, whatever federation.min_sites says."""
+    limits = OPEN | {"min_sites": 2}
+    checked(capsys, tmp_path, job, limits, code=0)
+    edit(job / "meta.json", deploy_map={"app": ["server", "hospital-1"]})
+    report, err = checked(capsys, tmp_path, job, limits, "--name", "hospital-1")
+    assert "it asks for a job that is deployed to 1 site(s); allowed: at least 2" in str(report["errors"])
+    assert "this site refuses the job 'job'" in err
+    assert main(["check-site", str(tmp_path / "site.json"), str(job), "--name", "hospital-2"]) == 1
+    assert "field 'deploy_map' gives nothing to 'hospital-2'" in capsys.readouterr().err
+    edit(job / "meta.json", deploy_map=3)
+    assert main(["check-site", str(tmp_path / "site.json"), str(job)]) == 1
+    assert "meta.json: is not as FLARE writes it" in capsys.readouterr().err
+
+
+def test_all_limits_that_a_job_is_outside_of(tiny, tmp_path, capsys):
+    much = changed(
+        tiny, name="much", federation={"rounds": 5000, "min_sites": 1}, training={"local_epochs": 101, "batch_size": 8},
+        data={"images_per_site": {"train": 8, "val": 8, "test": 8}}, aggregation={"name": "mean"},
+    )  # fmt: skip
+    (tmp_path / "much.json").write_text(much.to_json())
+    report, err = checked(capsys, tmp_path, tmp_path / "much.json", {"backbones": []})
+    fields = [one.partition("by field '")[2].partition("'")[0] for one in report["errors"][0]["examples"]]
+    assert fields == ["backbones", "min_sites", "max_rounds", "max_local_epochs", "min_train_images"]
+    assert report["errors"][0]["kind"] == "limits"
+    assert "error: " + f"{tmp_path / 'much.json'}: this site refuses the job 'much'." in err
+
+
+def test_limits_that_are_off_are_told(job, tmp_path, capsys):
+    for limits in (None, dict.fromkeys(Limits.model_fields)):
+        report, _ = checked(capsys, tmp_path, job, limits, code=0)
+        (warning,) = [one for one in report["warnings"] if one["kind"] == "limits are off"]
+        assert "all limits are off. The defaults would refuse this job: the site refuses" in str(warning)
+        assert "by field 'min_train_images'" in str(warning)
+
+
+@pytest.mark.parametrize(("limits", "warns"), [({}, "2"), ({"min_sites": None}, "off"), ({"min_sites": 3}, None)])
+def test_a_kits_site_that_has_lost_its_min_sites(limits, warns, job, tmp_path, capsys):
+    settings = tmp_path / "kit" / "local"
+    settings.mkdir(parents=True)
+    (tmp_path / "kit" / "startup").mkdir()
+    report, _ = checked(capsys, settings, job, {"min_train_images": 1, "min_steps": 1, **limits}, code=0)
+    found = [one["examples"][0] for one in report["warnings"] if one["kind"] == "few sites"]
+    assert ["limits is " + (warns or "") in one for one in found] == [True] * bool(warns)
 
 
 def test_what_privacy_will_cost(site, capsys, tiny):

@@ -1,5 +1,7 @@
 """Shows what a job asks of a site: before it runs, from the job's folder, and while it runs, from the site's kit.
 
+Ends with exit code 1 if the site refuses the job.
+
 Example:
     python -m pt_peft_flare show-job my_job --site hospital-1/local/site.json --name hospital-1
     python -m pt_peft_flare show-job ID --kit hospital-1
@@ -13,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pt_peft.errors import UserError
+from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.admission import component_refusals, counted_refusals, distinct, refusals
+from pt_peft.experiment.deployment import app_of, count_apps, deployment_of, sites_of
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft_flare.allowed_exchange import cached_exchange
 from pt_peft_flare.job_request import (
     ROOT_CA,
-    Deployment,
     JobRequest,
-    app_of,
-    deployment_of,
     job_request,
     lines,
     submitter_of,
@@ -47,10 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints what the job asks. Raises UserError if it is no job of ours, or the site's data are not as they should."""
+    """Prints what the job asks. Raises UserError if it is no job of ours, or the site refuses it."""
     with tempfile.TemporaryDirectory() as unpacked:
         asked = _asked(_find(options, Path(unpacked)), options)
     print(json.dumps(asked, indent=2) if options.json else "\n".join(lines(asked)))
+    if asked["refused"]:
+        whose = "a" if asked["limits"] == "not checked" else "this"
+        raise UserError(f"{options.job}: {whose} site refuses this job.")
 
 
 @dataclass(frozen=True)
@@ -94,30 +99,69 @@ def _asked(found: _Found, options: argparse.Namespace) -> JobRequest:
     meta = _meta(file)
     try:
         app, folder, name = _app(found.folder, meta, options.name)
-        deployment = deployment_of(meta, app)
+        deployment, sites = deployment_of(meta, app), sites_of(meta, app)
     except (AttributeError, TypeError, LookupError) as error:
         raise UserError(f"{file}: is not as FLARE writes it ({error!r}).") from None
     experiment = Experiment.read(folder / "config" / "experiment.json")
-    site = _site(found, options)
-    exchange, images, refused = _computed(experiment, site, name, meta, deployment)
+    site, local = _site(found, options)
+    limits, apps = site and site.limits, count_apps(meta)
+    refused: list[UserError] = [
+        *component_refusals(folder, local),
+        *refusals(experiment, limits, folder, sites, apps),
+        *_model_refusals(experiment, limits or Limits().of_memory()),
+    ]
+    exchange = images = off = None
+    try:
+        exchange = _exchange(experiment, site, limits or Limits())
+        images = site and _counted(experiment, site, name, sites)
+    except UserError as error:
+        refused.append(error)
+    train = images["train"] if images else None
+    if limits and exchange:
+        refused += counted_refusals(experiment, limits, exchange, train, name)
+    if limits == Limits.open():
+        default = Limits()
+        off = [*refusals(experiment, default, None, sites, apps), *_model_refusals(experiment, default)]
+        if exchange:
+            off += counted_refusals(experiment, default, exchange, train, name)
+    outside = any(isinstance(one, OutsideLimits) for one in refused)
     return job_request(
         experiment,
+        folder,
         name,
         exchange,
         submitter=submitter_of(meta, folder, found.kit and found.kit / "startup" / ROOT_CA),
         deployment=deployment,
         images=images,
-        refused=refused,
+        limits="not checked" if site is None else "refused" if outside else "allowed",
+        refused=distinct(refused),
+        off=None if off is None else distinct(off),
     )
 
 
-def _site(found: _Found, options: argparse.Namespace) -> Site | None:
+def _model_refusals(experiment: Experiment, limits: Limits) -> list[UserError]:
+    """In what the model is outside `limits`, or why there is none."""
+    from pt_peft.training.footprint import model_refusals  # imports torch
+
+    found: list[UserError] = []
+    if limits == Limits.open():
+        return found
+    try:
+        found += model_refusals(experiment, limits, None, trains=True)
+    except UserError as error:
+        found.append(error)
+    return found
+
+
+def _site(found: _Found, options: argparse.Namespace) -> tuple[Site | None, Path | None]:
+    """The site's settings, and the folder ``local`` that they lie in, if the site is known."""
     if options.site:
-        return Site.read(options.site)
+        return Site.read(options.site), options.site.parent
     if found.kit is None:
-        return None
-    settings = found.kit / "local" / "site.json"
-    return Site.read(settings) if settings.exists() else Site()
+        return None, None
+    local = found.kit / "local"
+    settings = local / "site.json"
+    return Site.read(settings) if settings.exists() else Site(), local
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -148,36 +192,23 @@ def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path, 
     return app, job / app, name
 
 
-def _computed(
-    experiment: Experiment, site: Site | None, name: str | None, meta: dict[str, Any], deployment: Deployment
-) -> tuple[Exchange | None, dict[str, int] | None, str | None]:
-    """What travels, how many images of the site are used, and why the site refuses the job."""
-    exchange = images = None
-    there = sorted(one["name"] for one in meta.get("job_clients", [])) or deployment["sites"]
-    try:
-        if site:
-            site.limits.check(experiment)
-            if there:
-                site.limits.check_deployment(experiment, there, len(meta["deploy_map"]))
-        exchange = (site and cached_exchange(experiment, site)) or _planned(experiment)
-        if site:
-            from pt_peft.data.items import SPLITS
-            from pt_peft.data.sources import site_images
-
-            own = exchange.at_rank(experiment.federation.lora_ranks.get(name or ""))
-            site.limits.check_exchange(experiment, own)
-            site.limits.check_bytes(experiment, own, 0)
-            names = list(experiment.federation.sites) or there or [name or "site-1"]
-            found = site_images(experiment, site, name or names[0], names)
-            images = {split: len(found.items(split)) for split in SPLITS}
-            site.limits.check_images(experiment, images["train"])
-    except UserError as error:
-        return exchange, images, str(error)
-    return exchange, images, None
-
-
-def _planned(experiment: Experiment) -> Exchange:
+def _exchange(experiment: Experiment, site: Site | None, limits: Limits) -> Exchange | None:
+    """What travels; None if its model would take more memory than `limits` allow. Raises UserError."""
+    if cached := site and cached_exchange(experiment, site):
+        return cached
+    if _model_refusals(experiment, limits.of_memory()):
+        return None
     from pt_peft.model.adapted_model import build_model  # imports torch
     from pt_peft.model.planned_exchange import planned_exchange
 
     return planned_exchange(build_model(experiment.model, None), experiment)
+
+
+def _counted(experiment: Experiment, site: Site, name: str | None, there: list[str] | None) -> dict[str, int]:
+    """The site's images that are used, by split. Raises UserError."""
+    from pt_peft.data.items import SPLITS
+    from pt_peft.data.sources import site_images
+
+    names = list(experiment.federation.sites) or there or [name or "site-1"]
+    found = site_images(experiment, site, name or names[0], names)
+    return {split: len(found.items(split)) for split in SPLITS}

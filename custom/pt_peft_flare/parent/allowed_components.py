@@ -1,6 +1,5 @@
 """Refuses a job with components that may not be built before any process of it starts, and says which."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +8,8 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from pydantic import JsonValue
+
+from pt_peft.experiment.admission import class_of, components
 
 
 class AllowedComponents(AppValidator):
@@ -33,31 +34,10 @@ class AllowedComponents(AppValidator):
         if (Path(app_folder) / "custom").exists():  # whether code may come is another question; if so, any class may
             return "", {}
         config = ConfigFactory.load_config(self._config, [str(Path(app_folder) / "config")])
-        for path, component in _components("", cast(JsonValue, config.to_dict() if config else {})):
+        for path, component in components(cast(JsonValue, config.to_dict() if config else {})):
             try:
                 self._authorizer.authorize_component_config(component)
             except UnsafeComponentError:
                 name = class_of(component)
                 return f"{self._config}, {path}: class {name!r} is not in class_allow_list of resources.json here", {}
         return "", {}
-
-
-def _components(path: str, value: JsonValue) -> Iterator[tuple[str, dict[str, JsonValue]]]:
-    """All of a config that names a class, with its place. What hides from this is left to FLARE."""
-    if isinstance(value, dict):
-        if class_of(value):
-            yield path, value
-        for key, one in value.items():
-            yield from _components(f"{path}.{key}".strip("."), one)
-    elif isinstance(value, list):
-        for number, one in enumerate(value):
-            yield from _components(f"{path}[{number}]", one)
-
-
-def class_of(component: dict[str, JsonValue]) -> str | None:
-    """The class that a part of a config names, if it does; FLARE finds one by its bare ``name`` too."""
-    path = component.get("path", component.get("class_path"))
-    if isinstance(path, str) and "." in path:
-        return path
-    name = component.get("name")
-    return name if isinstance(name, str) and "args" in component else None

@@ -13,8 +13,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import Job, JobMetaKey
 from nvflare.apis.job_scheduler_spec import DispatchInfo
 
+from pt_peft.experiment.deployment import app_of
 from pt_peft_flare.flare_internals import REJOIN
-from pt_peft_flare.job_request import app_of
 from pt_peft_flare.messages import SITES_CHANGED, printable
 from pt_peft_flare.parent.watcher import Watcher
 

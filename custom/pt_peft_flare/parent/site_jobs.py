@@ -12,7 +12,11 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.utils.app_deployer import AppDeployer
 
+from pt_peft.experiment.deployment import deployment_of
+from pt_peft_flare import ledger
 from pt_peft_flare.flare_internals import DELETE_RUN
+from pt_peft_flare.job_request import Refused, submitter_of
+from pt_peft_flare.messages import printable
 from pt_peft_flare.parent.job_meta import problem_of_stored
 
 if TYPE_CHECKING:
@@ -62,18 +66,32 @@ class SiteJobs(AppDeployer, FLComponent):
             if run_dir.exists():
                 run_dir.rename(kept)
             try:
-                return super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx) or ""
+                refused = super().deploy(workspace, job_id, job_meta, app_name, app_data, fl_ctx) or ""
             finally:
                 if kept.exists():
                     run_dir.mkdir(exist_ok=True)
                     for file in kept.iterdir():
                         if file.name != app and not (run_dir / file.name).exists():
                             shutil.move(file, run_dir)
+        if refused:
+            _note(run_dir, job_id, job_meta, app_name, refused)
+            self.log_warning(fl_ctx, f"job {job_id} is refused: {printable(refused)}", fire_event=False)
+        return refused
 
 
 def shuts_down(workspace: Workspace) -> bool:
     """Whether the site is to end."""
     return (Path(workspace.get_root_dir()) / SHUTDOWN).exists()
+
+
+def _note(run_dir: Path, job_id: str, job_meta: dict[str, Any], app_name: str, refused: str) -> None:
+    """Notes in the job's ledger who has asked for what FLARE has not deployed; once, as the server asks again."""
+    if ledger.has(run_dir, ledger.OPEN):
+        return
+    run_dir.mkdir(exist_ok=True)
+    submitter, deployment = submitter_of(job_meta, run_dir, None), deployment_of(job_meta, app_name)
+    asked: Refused = {"submitter": submitter, "deployment": deployment, "refused": [refused]}
+    ledger.append(run_dir, ledger.opening_entry(job_id, asked))
 
 
 def _keep(job_id: str) -> str:

@@ -63,5 +63,5 @@ def test_a_bundle_brings_its_code(quick, tmp_path):
     assert all(one["sites"].keys() == {*SITES} for one in record["rounds"])
     for name in SITES:
         ledger = (federation.kit(name) / run.job / "egress.jsonl").read_text().splitlines()
-        assert len(ledger) == 5
+        assert len(ledger) == 6
         assert all("held_back" not in json.loads(line) for line in ledger)

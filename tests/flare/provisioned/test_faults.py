@@ -156,7 +156,7 @@ def test_a_link_that_drops_for_a_minute_loses_nothing(lead, experiment, moment):
     assert max(one["seconds"] for one in record["rounds"]) < 60 + 45
     ledger = (lead.federation.kit("hospital-2") / run.job / "egress.jsonl").read_text().splitlines()
     assert [(one["task"], one["round"]) for one in map(json.loads, ledger)] == [
-        ("open", None), ("train", 0), ("train", 1), ("train", 2), ("validate", 3),
+        ("open", None), ("counted", None), ("train", 0), ("train", 1), ("train", 2), ("validate", 3),
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from nvflare.fuel.flare_api.api_spec import InvalidJobDefinition
 
 from helpers import changed
 from pt_peft.experiment.limits import Limits
+from pt_peft_flare import ledger
 from pt_peft_flare.commands.status import status, table
 from pt_peft_flare.parent.refusals import refusals
 
@@ -117,7 +118,8 @@ def test_other_classes_are_not_built(where, lead, quick):
     refused = refusals(lead.session.get_job_meta(job)["job_deploy_detail"])
     asked = ["server"] if where == "server" else lead.federation.sites
     assert all(reason in refused[name] for name in asked)
-    assert not any((lead.federation.kit(name) / job).exists() for name in lead.federation.sites)
+    left = [path.name for name in lead.federation.sites for path in (lead.federation.kit(name) / job).glob("*")]
+    assert left == [ledger.FILE_NAME] * (3 if where == "client" else 0)
 
 
 def test_a_job_without_the_egress_filter_trains_nowhere(lead, quick):

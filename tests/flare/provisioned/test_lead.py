@@ -63,13 +63,16 @@ def test_a_job_for_one_site_is_shown_as_that(lead, quick):
     wait(lambda: ledger.exists() and ledger.read_text(), 120, "the ledger's first line")
     shown = subprocess.run(
         [sys.executable, "-m", "pt_peft_flare", "show-job", run.job, "--kit", str(kit), "--json"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.returncode == 1
     run.finish()
     first = json.loads(ledger.read_text().splitlines()[0])
     assert first["task"] == "open"
     same = ("experiment", "digest", "submitter", "deployment", "rounds", "method", "privacy")
-    assert [json.loads(shown)[field] for field in same] == [first["asks"][field] for field in same]
+    assert [json.loads(shown.stdout)[field] for field in same] == [first["asks"][field] for field in same]
+    assert "deployed to 1 site(s)" in json.loads(shown.stdout)["refused"][0]
+    assert "deployed to 1 site(s)" in first["asks"]["refused"][0]
     assert first["asks"]["deployment"] == {"everyone": False, "sites": ["hospital-1"], "other_apps": {}}
     assert first["asks"]["submitter"] == {"name": LEAD, "org": "consortium", "role": "lead", "signed": True}
     assert not any((lead.federation.kit(name) / run.job).exists() for name in ("hospital-2", "hospital-3"))

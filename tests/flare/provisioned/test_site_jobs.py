@@ -62,7 +62,20 @@ def test_a_deployment_that_fails_leaves_the_ledger(workspace, tmp_path, monkeypa
     (tmp_path / JOB / "egress.jsonl").write_text("what left\n")
     monkeypatch.setattr(AppAuthzService, "validate_app", lambda path: ("no", {}))
     assert deploy(workspace) == "no"
-    assert (tmp_path / JOB / "egress.jsonl").read_text() == "what left\n"
+    assert (tmp_path / JOB / "egress.jsonl").read_text().startswith("what left\n")
+
+
+def test_a_job_that_is_not_deployed_has_its_line_in_the_ledger(workspace, tmp_path, monkeypatch):
+    """Once, as the server asks again and again."""
+    monkeypatch.setattr(AppAuthzService, "validate_app", lambda path: ("class 'evil' is not allowed", {}))
+    meta = {"deploy_map": {"app": ["server", "hospital-1"]}, "submitter_name": "lead@consortium.example"}
+    for _ in range(2):
+        assert SiteJobs().deploy(workspace, JOB, meta, "app", app("{}"), FLContext())
+    (line,) = map(json.loads, (tmp_path / JOB / "egress.jsonl").read_text().splitlines())
+    assert (line["job"], line["task"]) == (JOB, "open")
+    assert line["asks"]["submitter"]["name"] == "lead@consortium.example"
+    assert line["asks"]["deployment"]["sites"] == ["hospital-1"]
+    assert line["asks"]["refused"] == ["class 'evil' is not allowed"]
 
 
 def test_the_server_deletes_nothing_at_a_site():
