@@ -10,7 +10,7 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from helpers import changed
+from helpers import changed, simulated
 from pt_peft import reasons
 from pt_peft_flare import learner as learner_module
 from pt_peft_flare.job_folder import write_job
@@ -34,7 +34,7 @@ class Site:
         self.log: list[str] = []
         self.workers = 0
         self.meta: dict[str, Any] = META
-        self.job_id = "1234"
+        self.in_simulator = False
         (folder / "local").mkdir()
         for name in ("start_host", "TaskNotices"):
             monkeypatch.setattr(learner_module, name, lambda fl_ctx: None)
@@ -54,10 +54,11 @@ class Site:
             get_app_config_dir=lambda job: str(self.folder / "job" / "app" / "config"),
             get_run_dir=lambda job: str(self.folder / "job"),
         )
+        engine = simulated(workspace) if self.in_simulator else SimpleNamespace(get_workspace=lambda: workspace)
         return SimpleNamespace(
-            get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
+            get_engine=lambda: engine,
             get_prop=lambda key, default=None: self.meta if key == FLContextKey.JOB_META else default,
-            get_job_id=lambda: self.job_id,
+            get_job_id=lambda: "1234",
             get_identity_name=lambda: "hospital-1",
             get_process_type=lambda: ProcessType.CLIENT_JOB,
         )
@@ -145,7 +146,7 @@ def test_what_a_site_has_counted(site, monkeypatch, tiny):
 
 
 def test_a_simulated_site_that_starts_for_each_task_says_it_once(site):
-    site.job_id = "simulate_job"
+    site.in_simulator = True
     for _ in range(2):
         PeftLearner()._note_opening(site.fl_ctx)
     assert len(site.lines()) == 1

@@ -68,7 +68,7 @@ def test_a_deployment_that_fails_leaves_the_ledger(workspace, tmp_path, monkeypa
 def test_a_job_that_is_not_deployed_has_its_line_in_the_ledger(workspace, tmp_path, monkeypatch):
     """Once, as the server asks again and again."""
     monkeypatch.setattr(AppAuthzService, "validate_app", lambda path: ("class 'evil' is not allowed", {}))
-    meta = {"deploy_map": {"app": ["server", "hospital-1"]}, "submitter_name": "lead@consortium.example"}
+    meta = {"job_id": JOB, "deploy_map": {"app": ["server", "hospital-1"]}, "submitter_name": "lead@consortium.example"}
     for _ in range(2):
         assert SiteJobs().deploy(workspace, JOB, meta, "app", app("{}"), FLContext())
     (line,) = map(json.loads, (tmp_path / JOB / "egress.jsonl").read_text().splitlines())
