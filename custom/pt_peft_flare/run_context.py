@@ -88,9 +88,9 @@ def check_job(site: Site, fl_ctx: FLContext) -> Experiment:
         OutsideLimits: if the limits of `site` do not allow the job.
         UserError: if there is no valid experiment.
     """
-    experiment, meta = read_experiment(fl_ctx), _job_meta(fl_ctx)
-    site.limits.check(experiment)
-    site.limits.check_deployment(experiment, started_at(meta), count_apps(meta))
+    experiment = read_experiment(fl_ctx)
+    for refusal in limit_refusals(experiment, site, fl_ctx):
+        raise refusal
     return experiment
 
 

@@ -4,8 +4,6 @@ Importing this module imports pydicom: import it where images are decoded.
 """
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +18,7 @@ from pydicom.pixels.utils import pixel_array
 from pt_peft.data.dicom_display import coloured, displayed
 from pt_peft.data.frames import chosen
 from pt_peft.data.problems import Remark, log_remark
+from pt_peft.logs import quiet
 
 MAGIC = b"DICM"
 """Bytes 128 to 131 of a DICOM file (PS3.10 section 7.1)."""
@@ -161,7 +160,7 @@ def _decoded(data: Dataset, frame: int) -> npt.NDArray[Any]:
     allocated, bits = int(data.get("BitsAllocated") or 0), int(data.get("BitsStored") or 0)
     unused_below = int(data.get("HighBit") or 0) + 1 - bits
     try:
-        with _quiet():
+        with quiet("pydicom", logging.CRITICAL):  # it logs the traceback of every decoder that it tries
             if unused_below <= 0 or syntax.is_compressed:
                 return pixel_array(data, index=frame)
             # PS3.5 section 8.1.1: the value ends at HighBit, which pydicom takes to be the highest bit of BitsStored.
@@ -169,18 +168,6 @@ def _decoded(data: Dataset, frame: int) -> npt.NDArray[Any]:
             return words << (allocated - bits - unused_below) >> (allocated - bits)
     except Exception as error:
         raise ValueError(_why_not_decoded(syntax, bits, error)) from None
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Keeps the traceback of every decoder that pydicom tries out of the log."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _why_not_decoded(syntax: uid.UID, bits: int, error: Exception) -> str:

@@ -4,8 +4,6 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +12,7 @@ import torch
 from pt_peft.errors import UserError
 from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
 from pt_peft.export.classifier import Classifier, FromImages
+from pt_peft.logs import quiet
 
 HEADER_KEY = "pt_peft"
 
@@ -42,7 +41,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     preprocessing = read_preprocessing(header, spec, adapter)
     size = preprocessing.decoding.image_size
     try:
-        with warnings.catch_warnings(), _quiet():
+        with warnings.catch_warnings(), quiet("torch.onnx", logging.ERROR):
             warnings.simplefilter("ignore")  # of the exporter, about itself
             program = cast(Any, torch.onnx).export(  # whose types are incomplete
                 FromImages(model.module, preprocessing),
@@ -104,15 +103,3 @@ def _package(name: str) -> Any:
         raise UserError(
             f"--format onnx: the package '{name}' is not installed; pip install 'pt-peft[onnx]' has it."
         ) from None
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Keeps the exporter's progress lines off the console."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
