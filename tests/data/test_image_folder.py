@@ -37,6 +37,20 @@ def test_classes_alone_and_below_splits(tmp_path):
     ]
 
 
+def test_splits_below_the_classes(tmp_path, caplog):
+    """As in archives that a class at a time was put into; drawn anew, test images would be trained on."""
+    names = ("benign/Train/p1/a.png", "benign/validation/b.png", "malignant/TEST/c.png")
+    items = read_image_folder(tree(tmp_path / "f", *names), DATA, OWN)
+    assert [(item.file, item.labels, item.split) for item in items] == [
+        (names[0], (0,), "train"),
+        (names[1], (0,), "val"),
+        (names[2], (1,), "test"),
+    ]
+    assert not caplog.messages
+    with pytest.raises(UserError, match="'malignant/d.png' is in no split, but others are; put all into train, val or"):
+        read_image_folder(tree(tmp_path / "f", "malignant/d.png"), DATA, OWN)
+
+
 def test_a_zip_archive_is_the_same_and_clutter_is_left_out(tmp_path):
     folder = tree(tmp_path / "f", "benign/a.png", "malignant/b.png", "__MACOSX/benign/a.png", "benign/.hidden.png")
     (folder / "benign" / "Thumbs.db").write_bytes(b"x")
