@@ -51,8 +51,8 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
                     f"<class>/<split>/, where split is train, val or test and class is one of {', '.join(class_of)}"
                 )
                 tally.add("unknown label", cause, shown(file))
-            elif value in left_out:
-                counts[value] += 1
+            elif unwanted := next((folder for folder in name.split("/")[:-1] if folder in left_out), None):
+                counts[unwanted] += 1
             elif value in class_of:
                 items.append(Item(file, (class_of[value],), split, file, values=(value,)))
                 deeper += [shown(file)] if folders else []

@@ -86,7 +86,7 @@ class SiteData(Strict):
     value means the class."""
     leave_out: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
-    stay."""
+    stay. For ``image_folder`` also names of folders at any depth, such as ``masks`` below each class."""
     no_finding: Name | None = None
     """The site's value for images of no class, for ``multilabel``. Where it is set, an empty cell is an error; else an
     empty cell says the same."""

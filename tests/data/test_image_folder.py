@@ -141,6 +141,17 @@ def test_values_that_are_left_out_are_counted(tmp_path, caplog):
     assert "data.leave_out of site.json leaves out 'unsure' in 2 of 4 images" in caplog.text
 
 
+def test_folders_below_classes_can_be_left_out(tmp_path, caplog):
+    """The COVID-19 Radiography Database has images/ and masks/ below each class."""
+    folder = tree(tmp_path, *(f"{one}/{part}/a.png" for one in DATA.classes for part in ("images", "masks")))
+    own = OWN.model_copy(update={"leave_out": ("masks",), "group_pattern": "(?P<group>.*)"})
+    assert [item.file for item in read_image_folder(folder, DATA, own)] == [
+        "benign/images/a.png",
+        "malignant/images/a.png",
+    ]
+    assert "data.leave_out of site.json leaves out 'masks' in 2 of 4 images" in caplog.text
+
+
 def test_folders_below_classes_may_be_patients(tmp_path, caplog):
     folder = tree(tmp_path / "f", "benign/p1/a.png", "benign/p1/b.png", "malignant/c.png")
     assert [item.group for item in read_image_folder(folder, DATA, OWN)][:2] == ["benign/p1/a.png", "benign/p1/b.png"]
