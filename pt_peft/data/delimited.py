@@ -62,8 +62,8 @@ def read_rows(path: Path, columns: Mapping[str, str], report: Report = stop) -> 
     if short:
         report(
             "short rows",
-            f"{path}: {some_of(short, len(rows), 'rows')} end after the columns that are used, as Excel leaves off empty "
-            "cells at the end; what is missing is taken to be empty.",
+            f"{path}: {some_of(short, len(rows), 'rows')} end after the columns that are used, as Excel leaves off "
+            "empty cells at the end; what is missing is taken to be empty.",
             "warning",
         )
     if not sure:

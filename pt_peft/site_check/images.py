@@ -131,8 +131,8 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
     if masks := [f"'{item.file}'" for item, one in probed if one.two_values]:
         findings.warning(
             "images of two values",
-            f"{some_of(masks, len(probed), 'images')} have two values alone, as the masks of a segmentation have, which "
-            "data.leave_out would leave out by their folder's name, or a table that lists the images alone.",
+            f"{some_of(masks, len(probed), 'images')} have two values alone, as the masks of a segmentation have; "
+            "data.leave_out would leave them out by their folder's name, or a table that lists the images alone.",
         )
     sides = np.array([[one.width, one.height] for _, one in probed])
     resized = sides.max(axis=1) if experiment.data.fit == "pad" else sides.min(axis=1)

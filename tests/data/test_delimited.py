@@ -79,7 +79,7 @@ def test_windows_1252_is_said_only_where_it_matters(tmp_path):
 
 
 def test_columns_that_are_not_used_may_be_odd(tmp_path):
-    """Two of one name; and Excel writes no separators of empty cells at the end, if sixteen rows above have them too."""
+    """Two of one name; and Excel writes no separators of empty cells at the end, below its sixteenth row."""
     said = []
     text = "file,label,note,note\na.png,x,1,2\nb.png,x\nc.png,x,1\n"
     found = rows(tmp_path, text, report=lambda *problem: said.append(problem))

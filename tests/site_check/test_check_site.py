@@ -335,8 +335,8 @@ def test_masks_among_the_images(site, capsys):
 @pytest.mark.parametrize(
     ("patients", "warns"),
     [
-        (["A", "A", "A", "B"], "1 of 2 patients, by DICOM's patient ID, have images in several splits, such as 'd0.dcm' "
-         "(train) and 'd2.dcm' (test)"),
+        (["A", "A", "A", "B"], "1 of 2 patients, by DICOM's patient ID, have images in several splits, such as "
+         "'d0.dcm' (train) and 'd2.dcm' (test)"),
         (["A", "A", "B", "B"], None),
         (["A"] * 4, None),  # anonymous
         (["", "unknown", "", "unknown"], None),
