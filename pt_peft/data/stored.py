@@ -89,7 +89,8 @@ def _pages(image: Image.Image) -> list[int]:
     pages: list[int] = []
     for page in range(count):
         image.seek(page)
-        if not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _NO_IMAGE:
+        kind = image.tag_v2.get(_NEW_SUBFILE_TYPE)
+        if not (isinstance(kind, int) and kind & _NO_IMAGE):  # damaged, it may be anything
             pages.append(page)
     if not pages and _SUB_IFDS in image.tag_v2:  # DNG, NEF: what the sensor saw is in a directory of its own
         raise ValueError("is a camera's raw file, of which only a small preview can be read; save it as PNG or TIFF")

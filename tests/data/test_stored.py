@@ -88,6 +88,8 @@ def test_of_a_cameras_raw_file_the_preview_is_not_taken():
     with pytest.raises(ValueError, match="is a camera's raw file, of which only a small preview can be read"):
         stored_image(raw)
     assert values(tiff(pixels, 1, {254: 1})) == values(tiff(pixels, 1, {330: 8})) == 7
+    text = tiff(pixels, 1, {254: 1}).getvalue().replace(struct.pack("<HH", 254, 4), struct.pack("<HH", 254, 2))
+    assert values(io.BytesIO(text)) == 7  # of a broken type it says nothing
 
 
 def test_the_previews_of_a_phones_jpeg_are_no_frames():
