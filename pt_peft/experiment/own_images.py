@@ -68,8 +68,8 @@ class SiteData(Strict):
 
     source: Literal["csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"] = "csv"
     """``csv``: a table beside a folder or zip of images; ``image_folder``: a folder or zip with a sub-folder for each
-    value of the label, optionally below or around train, val and test, and in folders around them all; ``npz``: MedMNIST's
-    files; the other names: data sets in their published layouts."""
+    value of the label, optionally below or around train, val and test, and in folders around them all; ``npz``:
+    MedMNIST's files; the other names: data sets in their published layouts."""
     images: Location | None = None
     """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
     table: Location | None = None
