@@ -47,9 +47,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
         # From text, so that strict mode takes a list for a tuple: JSON has no tuples.
         parsed = model.model_validate_json(text)
     except ValidationError as error:
-        errors = error.errors()
-        first = errors[0]
-        field = ".".join(str(part) for part in _path_in_file(content, first["loc"]))
+        places = [(one, ".".join(str(part) for part in _path_in_file(content, one["loc"]))) for one in error.errors()]
+        first, field = places[0]
+        same = [one for one, place in places if place == field]  # one for each kind of value that it may be
         if first["type"] == "extra_forbidden":
             record, name = _record_at(model, first["loc"][:-1]), str(first["loc"][-1])
             if record and name in record.MOVED:
@@ -66,8 +66,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
             elif first["type"] == "value_error" and isinstance(first["input"], dict) and shown.endswith("…"):
                 message = f"{named}: {reason}"  # the reason names what is wrong in so large a value
             else:
-                message = f"{named} is {shown}: {reason[0].lower() + reason[1:]}"
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+                reasons = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in same)
+                message = f"{named} is {shown}: {', or '.join(one[0].lower() + one[1:] for one in reasons)}"
+        more = f" (and {len(places) - len(same)} more)" if len(places) > len(same) else ""
         stop = "" if (message + more).endswith("?") else "."
         raise UserError(f"{source}: {_one_line(message)}{more}{stop}", field or None) from None
     if (field := _not_finite(content)) is not None:
@@ -95,6 +96,8 @@ def read_json(path: Path) -> JsonValue:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not in UTF-8 (byte {error.start}); saved in UTF-8 it would be right.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}).") from None
 
@@ -129,11 +132,13 @@ def _shown(value: object, limit: int = 200) -> str:
 
 
 def _path_in_file(value: JsonValue, location: Location) -> list[str | int]:
-    """`location` without the names of a section's variants, which pydantic inserts and no file has."""
+    """`location` without the names of a value's variants, which pydantic inserts and no file has."""
     path: list[str | int] = []
     for part in location:
         if isinstance(value, dict) and part not in value and part == value.get("name"):
             continue
+        if path and not isinstance(value, list if isinstance(part, int) else dict):
+            break
         path.append(part)
         value = _children(value).get(part)
     return path

@@ -35,30 +35,40 @@ def read_rows(path: Path, columns: Mapping[str, str], report: Report = stop) -> 
     Args:
         path: a table in UTF-8, UTF-16 or Windows-1252, parted by commas, semicolons, tabs or ``|``.
         columns: names that the header must have, each with an explanation for the error.
-        report: takes a warning where Windows-1252 is assumed for cells of `columns`.
+        report: takes warnings where Windows-1252 is assumed for cells of `columns`, and of rows that end after these.
 
     Raises:
-        UserError: if the table cannot be read, has no rows, rows of another length than the header, a column twice, or
-            lacks a column.
+        UserError: if the table cannot be read, has no rows, rows that are longer than the header or end before one of
+            `columns`, or one of `columns` twice or not at all.
     """
     columns = {clean(name): why for name, why in columns.items()}
     text, sure = _decoded(path)
     separator, above, header = _header(path, text, columns)
+    least = 1 + max(header.index(name) for name in columns)
     rows: Rows = []
     odd: list[str] = []
+    short: list[str] = []
     for line, cells in islice(_parsed(path, text, separator), above + 1, None):
         if any(cells):
             rows.append((line, {name: cell for name, cell in zip(header, cells, strict=False) if name}))
-            if len(cells) < len(header) or any(cells[len(header) :]):
+            if len(cells) < least or any(cells[len(header) :]):
                 odd.append(f"line {line}")
+            elif len(cells) < len(header):
+                short.append(f"line {line}")
     if not rows:
         raise UserError(f"{path}: has no rows; it should list one image in each row below the header.")
     if odd:
         raise UserError(f"{path}: {some_of(odd, len(rows), 'rows')} do not have as many fields as the header.")
+    if short:
+        report(
+            "short rows",
+            f"{path}: {some_of(short, len(rows), 'rows')} end after the columns that are used, as Excel leaves off "
+            "empty cells at the end; what is missing is taken to be empty.",
+            "warning",
+        )
     if not sure:
-        foreign = [
-            f"line {line} {row[name]!r}" for line, row in rows for name in columns if not (name + row[name]).isascii()
-        ]
+        first = [(line, next((row[name] for name in columns if not row[name].isascii()), "")) for line, row in rows]
+        foreign = [f"line {line} {cell!r}" for line, cell in first if cell]
         if foreign:
             report(
                 "encoding",
@@ -104,7 +114,7 @@ def _header(path: Path, text: str, columns: Mapping[str, str]) -> tuple[str, int
     """The separator, the number of rows above the header, and the header's cells.
 
     Raises:
-        UserError: if no separator parts the names of all `columns`, or one of the header's names is there twice.
+        UserError: if no separator parts the names of all `columns`, or one of these is there twice.
     """
     most: list[str] = []
     unreadable: UserError | None = None
@@ -116,7 +126,7 @@ def _header(path: Path, text: str, columns: Mapping[str, str]) -> tuple[str, int
             continue
         if above is None:
             most = max(most, [name for name in names if name], key=len)
-        elif twice := sorted({name for name in names if name and names.count(name) > 1}):
+        elif twice := [name for name in columns if names.count(name) > 1]:
             raise UserError(f"{path}: has two columns '{twice[0]}'.")
         else:
             return separator, above, names

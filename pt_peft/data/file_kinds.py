@@ -7,9 +7,13 @@ from PIL import Image
 NAMES_OF_IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm"),
     *(".dcm", ".dicom"),
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".j2k", ".jxr", ".dng", ".nef", ".cr2", ".cr3", ".arw"),
 )
 """Ends of names, in lower case, by which a file is meant to be an image, so that its content need not be looked at to
-list it. If it is none, it is an image that cannot be read."""
+list it. If it is none, it is an image that cannot be read. So is a phone's or camera's that nothing here decodes."""
+
+NAMES_OF_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Ends of names, in lower case, of files that may have images in them."""
 
 FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN"),

@@ -1,4 +1,4 @@
-"""A folder or zip archive with a sub-folder for each class, within sub-folders for the splits or without them."""
+"""A folder or zip archive with a sub-folder for each class, in or around sub-folders for the splits or without them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
@@ -18,7 +18,9 @@ from pt_peft.experiment.sections import Data
 
 
 def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = stop) -> list[Item]:
-    """The images in ``<value>/…`` or ``<split>/<value>/…``, or in a folder around these; each is a group of its own.
+    """The images in ``<value>/…``, ``<split>/<value>/…`` or ``<value>/<split>/…``; each is a group of its own.
+
+    There may be folders around these.
 
     Args:
         path: the folder or zip archive.
@@ -45,12 +47,12 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
             split, value, folders = _place(name, class_of)
             if value is None:
                 cause = (
-                    "they are not in a folder of a class; they should be in <class>/ or <split>/<class>/, where split "
-                    f"is train, val or test and class is one of {', '.join(class_of)}"
+                    "they are not in a folder of a class; they should be in <class>/, <split>/<class>/ or "
+                    f"<class>/<split>/, where split is train, val or test and class is one of {', '.join(class_of)}"
                 )
                 tally.add("unknown label", cause, shown(file))
-            elif value in left_out:
-                counts[value] += 1
+            elif unwanted := next((folder for folder in name.split("/")[:-1] if folder in left_out), None):
+                counts[unwanted] += 1
             elif value in class_of:
                 items.append(Item(file, (class_of[value],), split, file, values=(value,)))
                 deeper += [shown(file)] if folders else []
@@ -69,7 +71,7 @@ def read_image_folder(path: Path, data: Data, own: SiteData, report: Report = st
     if None in splits and len(splits) > 1:
         outside = next(item.file for item in items if item.split is None)
         raise UserError(
-            f"{path}: image '{outside}' is in no split, but others are; put all below train, val or test, or none."
+            f"{path}: image '{outside}' is in no split, but others are; put all into train, val or test, or none."
         )
     if deeper and not own.group_pattern and "val" not in splits:
         report(
@@ -88,14 +90,18 @@ class _Place(NamedTuple):
     value: str | None
     """None if it is in no folder, or in a split's alone."""
     folders: int
-    """Their number below the value's."""
+    """Their number below the value's, but for a split's."""
 
 
 def _place(name: str, values: Collection[str]) -> _Place:
     *folders, _ = name.split("/")
     split = split_named(folders[0]) if folders and folders[0] not in values else None
     below = folders[1:] if split else folders
-    return _Place(split, below[0] if below else None, len(below) - 1)
+    if not below:
+        return _Place(split, None, 0)
+    if split is None and len(below) > 1 and (split := split_named(below[1])):
+        del below[1]
+    return _Place(split, below[0], len(below) - 1)
 
 
 def _below_top(files: Mapping[str, str], values: Collection[str]) -> Mapping[str, str]:

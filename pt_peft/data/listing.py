@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from pt_peft.data.archive import OpenArchive, opened_zip
-from pt_peft.data.file_kinds import is_image, named_as_image
+from pt_peft.data.file_kinds import NAMES_OF_ARCHIVES, is_image, named_as_image
 from pt_peft.data.names import clean
 from pt_peft.data.problems import Level, Report, Tally, stop
 from pt_peft.errors import UserError
@@ -38,6 +38,7 @@ _LISTED = _Cause("not taken", "they lead to folders that are listed already", "w
 _ODD = _Cause("not taken", "they are neither files nor folders", "warning")
 _EMPTY = _Cause("not taken", "they are empty", "warning")
 _NO_IMAGE = _Cause("not taken", "they are no images by name or content", "warning")
+_ARCHIVE = _Cause("not taken", "they are archives, which would have to be unpacked", "warning")
 _BROKEN = _Cause("broken link", "they are links to what is not there or cannot be reached", "error")
 _SAME_NAME = _Cause(
     "two files of one name", "names must differ in more than Unicode's forms, blanks and backslashes", "error"
@@ -123,7 +124,10 @@ def _judged(found: Sequence[_Found], open_file: Callable[[str], BinaryIO]) -> li
                 if not stream.read(1):
                     return one._replace(not_taken=_EMPTY)
                 stream.seek(0)
-                return one if is_image(stream) else one._replace(not_taken=_NO_IMAGE)
+                if is_image(stream):
+                    return one
+                archive = one.name.lower().endswith(NAMES_OF_ARCHIVES)
+                return one._replace(not_taken=_ARCHIVE if archive else _NO_IMAGE)
         except Exception as error:  # zip archives raise anything: encrypted, damaged, of an unknown compression …
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
             return one._replace(not_taken=_Cause("unreadable file", f"they cannot be read ({reason})", "error"))

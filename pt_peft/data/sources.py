@@ -16,9 +16,13 @@ from pt_peft.data.splits import assign_splits, at_most
 from pt_peft.data.table import read_table
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.rules import SITE_RULES, AtSite, broken
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
+
+_READS = {"csv": ("images", "table", "columns"), "npz": ("npz",)}
+"""What a source reads of ``images``, ``table``, ``npz`` and ``columns``; others read ``images`` alone."""
 
 
 def site_images(
@@ -102,11 +106,21 @@ def listed_items(experiment: Experiment, site: Site, report: Report = stop) -> l
             "paths of 'image_folder', and of 'csv' without 'data.columns.group'.",
             "data.group_pattern",
         )
+    _report_not_read(own, report)
     items = _read(experiment.data, site, report)
     for item in items:
         if any("\ud800" <= letter <= "\udfff" for letter in item.file):
             raise UserError(f"{site.existing('data.images')}: file {item.file!a} is not named in UTF-8; rename it.")
     return grouped(items, own.group_pattern, site.existing("data.images"), report) if own.group_pattern else items
+
+
+def _report_not_read(own: SiteData, report: Report) -> None:
+    """Warns of fields that are set and that the source does not read: who sets a table's groups expects them kept."""
+    default = SiteData()
+    given = [name for name in ("images", "table", "npz", "columns") if getattr(own, name) != getattr(default, name)]
+    if ignored := [f"'data.{name}'" for name in given if name not in _READS.get(own.source, ("images",))]:
+        message = f"site.json: data.source '{own.source}' does not read {' and '.join(ignored)}."
+        report("fields that are not read", message, "warning")
 
 
 def _read(data: Data, site: Site, report: Report) -> list[Item]:

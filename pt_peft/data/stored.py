@@ -26,6 +26,8 @@ _TRANSPOSITION = {
 _NEW_SUBFILE_TYPE = 254
 _NO_IMAGE = 0b101
 """Bits of TIFF's NewSubfileType: a smaller copy of another page, a mask of another page (TIFF 6.0, section 8)."""
+_SUB_IFDS = 330
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _ONE_PICTURE = ("MPO", "PSD")
 """Formats whose first picture is the image: further ones are previews or depths (CIPA DC-007), or its layers."""
 
@@ -66,19 +68,32 @@ def stored_image(stream: BinaryIO, frame: int | None = None, remark: Remark = lo
     image.seek(pages[chosen(frame, len(pages))])
     if image.format == "PPM" and image.mode == "I":  # of 16 bits, which Pillow has scaled to all of them
         return Image.fromarray(np.asarray(image).astype(np.uint16))
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        return _black_is_zero(image)
     return image
 
 
+def _black_is_zero(image: Image.Image) -> Image.Image:
+    """A grey TIFF whose 0 is white, with 0 for black. Pillow turns up to 8 bits by itself, and no more."""
+    if image.mode not in ("I;16", "I;16B", "F"):
+        return image
+    values = np.asarray(image)
+    return Image.fromarray(-values if image.mode == "F" else ~values)
+
+
 def _pages(image: Image.Image) -> list[int]:
-    """The frames of a file that are images of their own."""
+    """The frames of a file that are images of their own. Raises ValueError for a camera's raw file."""
     count = 1 if image.format in _ONE_PICTURE else getattr(image, "n_frames", 1)
-    if count == 1 or not isinstance(image, TiffImageFile):
+    if not isinstance(image, TiffImageFile):
         return list(range(count))
     pages: list[int] = []
     for page in range(count):
         image.seek(page)
-        if not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _NO_IMAGE:
+        kind = image.tag_v2.get(_NEW_SUBFILE_TYPE)
+        if not (isinstance(kind, int) and kind & _NO_IMAGE):  # damaged, it may be anything
             pages.append(page)
+    if not pages and _SUB_IFDS in image.tag_v2:  # DNG, NEF: what the sensor saw is in a directory of its own
+        raise ValueError("is a camera's raw file, of which only a small preview can be read; save it as PNG or TIFF")
     return pages or [0]
 
 

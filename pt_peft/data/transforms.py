@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image, intensity: Intensity = "type", remark: Remark = l
         remark: takes what is odd about the image.
 
     Raises:
-        ValueError: for 32-bit images with ``type``, whose range is not known.
+        ValueError: for values of 32 bits or with a sign with ``type``: their range is not known.
     """
     image = opaque(upright(image, remark))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -97,7 +97,7 @@ def to_rgb(image: Image.Image, intensity: Intensity = "type", remark: Remark = l
         if intensity == "image":
             image = Image.fromarray(_stretched(values))
         elif image.mode in ("I", "F"):
-            raise ValueError(f"mode {image.mode!r} has 32 bits a pixel; data.intensity 'image' would take it")
+            raise ValueError("has values of 32 bits, or with a sign; data.intensity 'image' would take their own range")
         else:  # convert() would clip everything above 255 to white
             image = Image.fromarray((values >> 8).astype(np.uint8))
     return image.convert("RGB")

@@ -68,8 +68,8 @@ class SiteData(Strict):
 
     source: Literal["csv", "image_folder", "npz", "ham10000", "isic2019", "fed_isic2019"] = "csv"
     """``csv``: a table beside a folder or zip of images; ``image_folder``: a folder or zip with a sub-folder for each
-    value of the label, optionally below train, val and test, and in folders around them all; ``npz``: MedMNIST's
-    files; the other names: data sets in their published layouts."""
+    value of the label, optionally below or around train, val and test, and in folders around them all; ``npz``:
+    MedMNIST's files; the other names: data sets in their published layouts."""
     images: Location | None = None
     """Folder or zip archive of images, for ``csv`` and ``image_folder``; the folder of a published data set."""
     table: Location | None = None
@@ -86,7 +86,7 @@ class SiteData(Strict):
     value means the class."""
     leave_out: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
-    stay."""
+    stay. For ``image_folder`` also names of folders at any depth, such as ``masks`` below each class."""
     no_finding: Name | None = None
     """The site's value for images of no class, for ``multilabel``. Where it is set, an empty cell is an error; else an
     empty cell says the same."""

@@ -16,7 +16,7 @@ from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import JOB, LIMITS, Findings
-from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, values_by_class
+from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, check_patients, values_by_class
 from pt_peft.site_check.privacy import privacy_cost
 from pt_peft.site_check.probe import probe_all
 from pt_peft.site_check.report import Report, empty_report
@@ -65,6 +65,7 @@ def check_site(
             if not any(item.split == "train" for item, _ in probed):
                 findings.error("no training images", "no training image can be read.")
             check_copies(probed, site.data.source in PUBLISHED_SPLITS, findings)
+            check_patients(probed, findings)
             report["looks"] = check_looks(experiment, probed, findings) if probed else None
         report["cache"] = cache_cost(experiment, site, len(items), findings)
     sizes: dict[SplitName, int] = {split: sum(item.split == split for item in items) for split in SPLITS}

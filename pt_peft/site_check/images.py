@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
 from pt_peft.data.label_values import class_of_value
+from pt_peft.data.names import says_unknown
+from pt_peft.data.problems import some_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data, Fit, Intensity
@@ -84,6 +86,27 @@ def check_copies(probed: Probed, published_split: bool, findings: Findings) -> N
                 )
 
 
+def check_patients(probed: Probed, findings: Findings) -> None:
+    """Warns of patients, by DICOM's patient ID, who have images in several splits.
+
+    A single ID is what some programs write for everybody when they make images anonymous.
+    """
+    of_patient: dict[str, list[Item]] = defaultdict(list)
+    for item, one in probed:
+        if one.patient and not says_unknown(one.patient):
+            of_patient[one.patient].append(item)
+    divided = [items for items in of_patient.values() if len({item.split for item in items}) > 1]
+    if divided and len(of_patient) > 1:
+        first = divided[0][0]
+        other = next(item for item in divided[0] if item.split != first.split)
+        findings.warning(
+            "patient in several splits",
+            f"{len(divided)} of {len(of_patient)} patients, by DICOM's patient ID, have images in several splits, such "
+            f"as '{first.file}' ({first.split}) and '{other.file}' ({other.split}): a table with data.columns.group, "
+            "or data.group_pattern where paths name the patient, would keep them together.",
+        )
+
+
 def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> Looks:
     """Sizes and intensities of the images; warns where they do not suit the experiment's backbone."""
     backbone = experiment.backbone
@@ -105,6 +128,12 @@ def check_looks(experiment: Experiment, probed: Probed, findings: Findings) -> L
             )
         for kind, what in one.remarks:
             findings.warning(kind, f"'{item.file}' {what}.")
+    if masks := [f"'{item.file}'" for item, one in probed if one.two_values]:
+        findings.warning(
+            "images of two values",
+            f"{some_of(masks, len(probed), 'images')} have two values alone, as the masks of a segmentation have; "
+            "data.leave_out would leave them out by their folder's name, or a table that lists the images alone.",
+        )
     sides = np.array([[one.width, one.height] for _, one in probed])
     resized = sides.max(axis=1) if experiment.data.fit == "pad" else sides.min(axis=1)
     small = int((resized < backbone.image_size).sum())

@@ -20,7 +20,7 @@ from pt_peft.data import archive, npz
 from pt_peft.data.frames import located
 from pt_peft.data.items import SPLITS, Item
 from pt_peft.data.problems import Remark, log_remark
-from pt_peft.data.stored import stored_image
+from pt_peft.data.stored import described, stored_image
 from pt_peft.data.transforms import LONGEST, to_rgb
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import Frames
@@ -50,6 +50,10 @@ class Probe:
     """Mean of red, green and blue as training decodes them, in [0,1]."""
     std: tuple[float, ...]
     """Standard deviation of red, green and blue."""
+    two_values: bool
+    """Whether every value is the lowest or the highest, and both are there."""
+    patient: str | None = None
+    """DICOM's patient ID; None where it has none."""
     remarks: tuple[tuple[str, str], ...] = ()
     """What is odd about the image: kinds and words, see `pt_peft.data.problems.Remark`."""
 
@@ -97,7 +101,7 @@ def probe(data: bytes, intensity: Intensity, frame: int | None = None) -> Probe 
         if frame is not None:
             digest.update(f"#{frame}".encode())
         measured = _measured(image, deep, digest.hexdigest(), intensity, remark)
-        return replace(measured, remarks=tuple(remarks))
+        return replace(measured, patient=described(io.BytesIO(data)).patient, remarks=tuple(remarks))
     except UnidentifiedImageError:
         return "it is no image of a known format"
     except Exception as error:  # decoders raise anything for a damaged file
@@ -153,14 +157,16 @@ def _of_npz(path: Path, items: Sequence[Item], intensity: Intensity) -> Iterator
 def _measured(image: Image.Image, deep: bool, sha256: str, intensity: Intensity, remark: Remark) -> Probe:
     stored = np.asarray(image)
     shown = np.asarray(to_rgb(image, intensity, remark), np.float32).reshape(-1, 3) / 255
+    low, high = stored.min(), stored.max()
     return Probe(
         sha256,
         image.width,
         image.height,
         image.mode,
         deep,
-        float(stored.min()),
-        float(stored.max()),
+        float(low),
+        float(high),
         tuple(shown.mean(axis=0).tolist()),
         tuple(shown.std(axis=0).tolist()),
+        bool(low < high and ((stored == low) | (stored == high)).all()),
     )

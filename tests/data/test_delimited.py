@@ -63,16 +63,32 @@ def test_composed_and_decomposed_letters_are_the_same(tmp_path):
 
 def test_windows_1252_is_said_only_where_it_matters(tmp_path):
     said = []
-    text = "file,label,doctor\na.png,x,Müller\nb.png,naïf,Weiß\n"
+    text = "file,label,doctor\na.png,x,Müller\né.png,naïf,Weiß\n"
     found = rows(tmp_path, text, "cp1252", report=lambda *problem: said.append(problem))
     assert found[0]["doctor"] == "Müller"
     ((kind, message, level),) = said
     assert (kind, level) == ("encoding", "warning")
     assert "t.csv: is not in UTF-8 and is read as Windows-1252" in message
-    assert "1 of 2 rows (first: line 3 'naïf')" in message
-    rows(tmp_path, text, "cp1252", columns=["file"], report=lambda *problem: said.append(problem))
+    assert "1 of 2 rows (first: line 3 'é.png')" in message
+    rows(tmp_path, text.replace("é", "e"), "cp1252", columns=["file"], report=lambda *problem: said.append(problem))
     rows(tmp_path, text, "utf-8", report=lambda *problem: said.append(problem))
     assert len(said) == 1
+    # A name of a column that is misread is not found: it needs no warning.
+    rows(tmp_path, "file,Läsion\na.png,x\n", "cp1252", ("file", "Läsion"), lambda *problem: said.append(problem))
+    assert len(said) == 1
+
+
+def test_columns_that_are_not_used_may_be_odd(tmp_path):
+    """Two of one name; and Excel writes no separators of empty cells at the end, below its sixteenth row."""
+    said = []
+    text = "file,label,note,note\na.png,x,1,2\nb.png,x\nc.png,x,1\n"
+    found = rows(tmp_path, text, report=lambda *problem: said.append(problem))
+    assert [(row["file"], row["label"]) for row in found] == [("a.png", "x"), ("b.png", "x"), ("c.png", "x")]
+    ((kind, message, level),) = said
+    assert (kind, level) == ("short rows", "warning")
+    assert "2 of 3 rows (first: line 3, line 4) end after the columns that are used" in message
+    with pytest.raises(UserError, match=r"2 of 3 rows \(first: line 3, line 4\) do not have as many fields"):
+        rows(tmp_path, "file,note,label\na.png,1,x\nb.png,1\nc.png,1\n")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,20 @@ def test_classes_alone_and_below_splits(tmp_path):
     ]
 
 
+def test_splits_below_the_classes(tmp_path, caplog):
+    """As in archives that a class at a time was put into; drawn anew, test images would be trained on."""
+    names = ("benign/Train/p1/a.png", "benign/validation/b.png", "malignant/TEST/c.png")
+    items = read_image_folder(tree(tmp_path / "f", *names), DATA, OWN)
+    assert [(item.file, item.labels, item.split) for item in items] == [
+        (names[0], (0,), "train"),
+        (names[1], (0,), "val"),
+        (names[2], (1,), "test"),
+    ]
+    assert not caplog.messages
+    with pytest.raises(UserError, match=r"'malignant/d.png' is in no split, but others are; put all into train, "):
+        read_image_folder(tree(tmp_path / "f", "malignant/d.png"), DATA, OWN)
+
+
 def test_a_zip_archive_is_the_same_and_clutter_is_left_out(tmp_path):
     folder = tree(tmp_path / "f", "benign/a.png", "malignant/b.png", "__MACOSX/benign/a.png", "benign/.hidden.png")
     (folder / "benign" / "Thumbs.db").write_bytes(b"x")
@@ -125,6 +139,17 @@ def test_values_that_are_left_out_are_counted(tmp_path, caplog):
     own = OWN.model_copy(update={"leave_out": ("unsure",)})
     assert [item.file for item in read_image_folder(folder, DATA, own)] == ["benign/a.png", "malignant/b.png"]
     assert "data.leave_out of site.json leaves out 'unsure' in 2 of 4 images" in caplog.text
+
+
+def test_folders_below_classes_can_be_left_out(tmp_path, caplog):
+    """The COVID-19 Radiography Database has images/ and masks/ below each class."""
+    folder = tree(tmp_path, *(f"{one}/{part}/a.png" for one in DATA.classes for part in ("images", "masks")))
+    own = OWN.model_copy(update={"leave_out": ("masks",), "group_pattern": "(?P<group>.*)"})
+    assert [item.file for item in read_image_folder(folder, DATA, own)] == [
+        "benign/images/a.png",
+        "malignant/images/a.png",
+    ]
+    assert "data.leave_out of site.json leaves out 'masks' in 2 of 4 images" in caplog.text
 
 
 def test_folders_below_classes_may_be_patients(tmp_path, caplog):

@@ -85,7 +85,7 @@ def test_no_image_is_taken_for_one(content):
 
 def test_a_name_settles_it_without_a_look(tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "is_image", None)
-    names = ["a.PNG", "b.jfif", "c.jpe", "d.dcm"]
+    names = ["a.PNG", "b.jfif", "c.jpe", "d.dcm", "e.HEIC", "f.jxl"]
     assert all(map(named_as_image, names))
     assert warned(tree(tmp_path, dict.fromkeys(names, b"damaged"))) == (names, [])
 
@@ -106,6 +106,18 @@ def test_what_is_not_taken_is_named_by_cause(tmp_path):
     expected = (sorted(IMAGES), SENTENCES)
     assert warned(tree(tmp_path / "f", CLUTTER | IMAGES)) == expected
     assert warned(zipped(tmp_path / "f.zip", CLUTTER | IMAGES)) == expected
+
+
+def test_an_archive_in_a_folder_or_archive_is_named(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", {"a.png": PNG}).read_bytes()
+    files = {"train/Inner.ZIP": inner, "b.tar.gz": b"\x1f\x8b", "notes.gz": b"\x1f\x8b", "c.png": PNG}
+    expected = [
+        "warning: PATH: 2 of 4 files are not taken: they are archives, which would have to be unpacked (first: "
+        "'b.tar.gz', 'train/Inner.ZIP').",
+        "warning: PATH: 1 of 4 files are not taken: they are no images by name or content (first: 'notes.gz').",
+    ]
+    assert warned(tree(tmp_path / "f", files)) == (["c.png"], expected)
+    assert warned(zipped(tmp_path / "outer.zip", files)) == (["c.png"], expected)
 
 
 def test_a_broken_link_is_an_error(tmp_path):

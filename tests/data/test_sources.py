@@ -10,6 +10,7 @@ from decoding import good
 from PIL import Image
 
 from helpers import at_size, split_counts
+from pt_peft import schema
 from pt_peft.data.items import SPLITS
 from pt_peft.data.sources import site_images
 from pt_peft.data.table import read_table
@@ -124,6 +125,25 @@ def test_a_group_in_two_splits_is_refused(make_experiment, make_csv_site, rows):
 def test_an_unreadable_table_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=rf"table\.csv: .*{message}"):
         read_table(written(tmp_path, content), RED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({"columns": {"group": "patient"}}, "'data.columns'"),
+        ({"table": "t.csv", "columns": {"group": "patient"}}, "'data.table' and 'data.columns'"),
+        ({"columns": {}}, None),  # as without it
+    ],
+)
+def test_fields_that_the_source_does_not_read(make_experiment, tmp_path, caplog, fields, ignored):
+    """A folder has no columns: the groups that somebody names there would not be kept, without a word."""
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4), name).save(tmp_path / name / "a.png")
+    own = {"source": "image_folder", "images": str(tmp_path)} | fields
+    found(make_experiment(), schema.parse(Site, {"data": own}, "site.json"))
+    sentence = f"site.json: data.source 'image_folder' does not read {ignored}."
+    assert caplog.messages == ([sentence] if ignored else [])
 
 
 def test_no_training_images(make_experiment, make_csv_site, rows):

@@ -59,6 +59,39 @@ def test_a_thumbnail_or_a_mask_of_a_tiff_is_no_page(kind):
     assert values(stream) == 10
 
 
+def tiff(pixels: np.ndarray, photometric: int, tags: dict[int, int] | None = None) -> io.BytesIO:
+    """A grey TIFF, written by hand: Pillow writes neither 0 for white in 16 bits nor a camera's directories."""
+    height, width = pixels.shape
+    size = pixels.itemsize
+    own = {256: width, 257: height, 258: 8 * size, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    own |= {279: pixels.nbytes, 339: 3 if pixels.dtype.kind == "f" else 1} | (tags or {})
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(own.items()))
+    head = b"II*\0" + struct.pack("<I", 8 + pixels.nbytes)
+    return io.BytesIO(head + pixels.tobytes() + struct.pack("<H", len(own)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("dtype", ["<u1", "<u2", "<f4"])
+def test_white_is_zero_in_a_tiff_of_any_depth(dtype):
+    """TIFF 6.0, section 4: PhotometricInterpretation 0, as scanners of films write it."""
+    top = 1 if dtype == "<f4" else np.iinfo(dtype).max
+    pixels = np.array([[0, top], [top, 0]], dtype)
+    for photometric, expected in ((0, [[255, 0], [0, 255]]), (1, [[0, 255], [255, 0]])):
+        image = stored_image(tiff(pixels, photometric))
+        for intensity in ("image",) if dtype == "<f4" else ("type", "image"):
+            assert np.asarray(to_rgb(image, intensity))[..., 0].tolist() == expected
+
+
+def test_of_a_cameras_raw_file_the_preview_is_not_taken():
+    """DNG and NEF are TIFFs whose first page is a thumbnail, with the sensor's picture below it."""
+    pixels = np.full((3, 4), 7, np.uint8)
+    raw = tiff(pixels, 1, {254: 1, 330: 8})
+    with pytest.raises(ValueError, match="is a camera's raw file, of which only a small preview can be read"):
+        stored_image(raw)
+    assert values(tiff(pixels, 1, {254: 1})) == values(tiff(pixels, 1, {330: 8})) == 7
+    text = tiff(pixels, 1, {254: 1}).getvalue().replace(struct.pack("<HH", 254, 4), struct.pack("<HH", 254, 2))
+    assert values(io.BytesIO(text)) == 7  # of a broken type it says nothing
+
+
 def test_the_previews_of_a_phones_jpeg_are_no_frames():
     stream = stack("MPO")
     assert getattr(Image.open(stream), "n_frames", 1) == 3

@@ -206,6 +206,6 @@ def test_sixteen_bits_by_the_range_of_the_type_or_of_the_image():
     assert np.abs(stretched - (twelve_bits - 100.0) * 255 / 3900).max() <= 0.5
     constant = Image.fromarray(np.full((4, 4), 9, np.uint16))
     assert not np.asarray(to_rgb(constant, "image")).any()
-    with pytest.raises(ValueError, match=r"32 bits a pixel; data.intensity 'image' would take it"):
+    with pytest.raises(ValueError, match=r"32 bits, or with a sign; data.intensity 'image' would take"):
         to_rgb(Image.fromarray(np.ones((4, 4), np.float32)))
     assert np.asarray(to_rgb(Image.fromarray(np.eye(4, dtype=np.float32)), "image")).max() == 255

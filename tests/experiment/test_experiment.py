@@ -124,6 +124,22 @@ def test_a_file_that_is_no_experiment(tmp_path, content):
         Experiment.read(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_file_of_another_encoding(tmp_path, encoding):
+    (tmp_path / "site.json").write_bytes('{"data": {"images": "Köln"}}'.encode(encoding))
+    with pytest.raises(UserError, match=r"site\.json: is not in UTF-8 \(byte \d+\); saved in UTF-8 it would be right"):
+        Site.read(tmp_path / "site.json")
+
+
+@pytest.mark.parametrize("value", ["ALL", [1]])
+def test_a_value_of_none_of_its_kinds_has_all_that_would_be_right(tmp_path, value):
+    (tmp_path / "site.json").write_text(json.dumps({"data": {"frames": value}}))
+    with pytest.raises(UserError) as caught:
+        Site.read(tmp_path / "site.json")
+    message = f"field 'data.frames' is {json.dumps(value)}: input should be a valid integer, or input should be 'all'."
+    assert str(caught.value).endswith(message)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         Experiment.read(tmp_path / "none.json")

@@ -318,6 +318,41 @@ def test_bits_in_use(site, capsys, bits, bright, colour):
         assert ("dark 16-bit image" in kinds(site.report(capsys)["warnings"])) == colour
 
 
+def test_masks_among_the_images(site, capsys):
+    """BUSI has a mask beside each image; a blank image is none."""
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (10, 10, 20, 20))
+    for index, mode in enumerate(("1", "L", "RGB")):
+        site.add(f"{index}_mask.png", mask.rotate(90 * index).convert(mode))
+    site.add("blank.png", Image.new("L", (40, 40)))
+    found = {one["kind"]: one["examples"] for one in site.report(capsys)["warnings"]}
+    assert set(found) == {"images of two values", "blank image"}
+    assert found["images of two values"][0].startswith(
+        "3 of 24 images (first: '0_mask.png', '1_mask.png', '2_mask.png') have two values alone, as the masks of a "
+    )
+
+
+@pytest.mark.parametrize(
+    ("patients", "warns"),
+    [
+        (["A", "A", "A", "B"], "1 of 2 patients, by DICOM's patient ID, have images in several splits, such as "
+         "'d0.dcm' (train) and 'd2.dcm' (test)"),
+        (["A", "A", "B", "B"], None),
+        (["A"] * 4, None),  # anonymous
+        (["", "unknown", "", "unknown"], None),
+    ],
+)  # fmt: skip
+def test_a_dicom_patient_in_several_splits(site, capsys, patients, warns):
+    """A flat folder says nothing of patients; the files do."""
+    random = np.random.default_rng(2)
+    for index, (patient, split) in enumerate(zip(patients, ("train", "train", "test", "test"), strict=True)):
+        pixels = random.integers(0, 256, (40, 48), dtype=np.uint8)
+        site.add(f"d{index}.dcm", made(pixels, "MONOCHROME2", 8, PatientID=patient), split=split)
+    found = {one["kind"]: one["examples"][0] for one in site.report(capsys)["warnings"]}
+    assert set(found) == ({"patient in several splits"} if warns else set())
+    assert warns is None or found["patient in several splits"].startswith(warns)
+
+
 def _png_16(pixels: np.ndarray) -> bytes:
     """An RGB PNG of 16 bits a channel, which Pillow does not write."""
 
