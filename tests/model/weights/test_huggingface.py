@@ -110,7 +110,9 @@ def test_what_is_wrong_is_named_as_the_file_has_it(tmp_path):
     refused(rf"'{query}' has values that are not finite", **{query: state[query] * torch.nan})
     key = query.replace("query", "key")
     grouped = {query: state[query][:34], key: torch.cat([state[key], state[query][34:]])}  # together as wide as ever
-    refused(r"do not fit one another \(\('encoder.layer.0.attention.attention.query.weight', .* have the shapes", **grouped)
+    refused(
+        r"do not fit one another \(\('encoder.layer.0.attention.attention.query.weight', .* have the shapes", **grouped
+    )
     refused("w.safetensors: tensors do not fit one another", **{query: state[query][:, :40].clone()})
     refused(
         r"missing 1 tensor \(blocks.0.attn.qkv.weight\); left over 2 tensors \(\S+key.weight, \S+value.weight\)",
