@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 from pt_peft.errors import UserError
 
 LARGEST_MEMBER = 2 * 10**9
-"""Bytes of a zip archive's member once it is unpacked, which is in memory then: some megabytes can say they are more."""
+"""Bytes of a zip archive's member once it is unpacked, which is in memory then: a file of megabytes can hold more."""
 
 
 class OpenArchive(Protocol):

@@ -156,7 +156,8 @@ def test_exif_that_is_none_is_remarked():
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_a_png_whose_end_was_never_written_is_refused(keep):
     """A copy that stopped, in a file of the whole size: the rest of the pixels would be black."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 60, (96, 128, 3))
+    pixels = (noise + np.arange(128)[None, :, None]).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     content = stream.getvalue()
