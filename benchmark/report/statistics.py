@@ -5,10 +5,10 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from benchmark.oracle.predictions import Groups
 from benchmark.report.intervals import Floats
+from pt_peft.training.metrics import log_odds
 
 ModelKey = TypeVar("ModelKey", bound=Hashable)
 Weighted = Callable[[Floats], Floats]
@@ -39,17 +39,18 @@ class WeightedMetrics:
         logits = logits.astype(np.float64)
         classes = logits.shape[1]
         if labels.ndim == 2:
-            is_class, scores = labels.astype(bool), logits
+            is_class = labels.astype(bool)
             right = (logits > 0) == is_class
             # A label's balanced accuracy is the mean recall of its two answers. Axes: image, label, answer.
             self._answers = np.stack([is_class, ~is_class], axis=2)
             self._hits = self._answers & right[:, :, None]
         else:
-            is_class, scores = labels[:, None] == np.arange(classes), softmax(logits, axis=1)
+            is_class = labels[:, None] == np.arange(classes)
             right = logits.argmax(axis=1)[:, None] == labels[:, None]
             self._answers = is_class[:, None, :]
             self._hits = self._answers & right[:, :, None]
         self._right = right.mean(axis=1, dtype=np.float32)
+        scores = log_odds(logits, labels.ndim == 2)
         self._roc = [_Roc(scores[:, label], is_class[:, label]) for label in range(classes)]
 
     def __call__(self, weights: Floats) -> Floats:

@@ -4,6 +4,7 @@ Importing this module imports pydicom: import it where images are decoded.
 """
 
 import logging
+import math
 from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,7 +16,7 @@ from pydicom import Dataset, uid
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
-from pt_peft.data.dicom_display import coloured, displayed
+from pt_peft.data.dicom_display import coloured, displayed, row_to_column_spacing
 from pt_peft.data.frames import chosen
 from pt_peft.data.problems import Remark, log_remark
 from pt_peft.logs import quiet
@@ -27,6 +28,7 @@ _LONG = tuple(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT = tuple(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations with a length of 16 bits."""
 
+SHAPE = "DICOM pixels that are not square"
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Photometric interpretations that pydicom gives as RGB."""
 
@@ -114,12 +116,16 @@ def read_dicom(stream: BinaryIO, frame: int | None = None, remark: Remark = log_
         remark: takes what the file says of its display and has no meaning.
 
     Raises:
-        ValueError: if there is no such frame, for colours that are not known, or for pixels that cannot be decoded.
+        ValueError: if there is no such frame, for colours that are not known, for pixels that cannot be decoded, or are
+            more than Pillow takes of other files.
     """
     try:
         data = pydicom.dcmread(stream, force=True)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
         index = chosen(frame, frame_count(data))
+        _check_size(data)
         stored = _decoded(data, index)
+        if (ratio := row_to_column_spacing(data, index)) and not math.isclose(ratio, 1, rel_tol=0.01):
+            remark(SHAPE, f"has pixels that are {ratio:.3g} times as high as wide; it is shown as if they were square")
         photometric = str(data.PhotometricInterpretation)
         if photometric == "PALETTE COLOR":
             return Image.fromarray(coloured(stored, data))
@@ -134,6 +140,13 @@ def read_dicom(stream: BinaryIO, frame: int | None = None, remark: Remark = log_
         raise
     except Exception as error:  # pydicom raises anything for a damaged file
         raise ValueError(f"is not a readable DICOM image ({_short(error)})") from None
+
+
+def _check_size(data: Dataset) -> None:
+    """Raises ValueError for as many pixels as Pillow refuses: a few bytes that are compressed can say so many."""
+    pixels, most = int(data.get("Rows") or 0) * int(data.get("Columns") or 0), 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+    if pixels > most:
+        raise ValueError(f"has {pixels} pixels; at most {most:g} would be right")
 
 
 def _scaled(colours: npt.NDArray[Any], bits: int, remark: Remark) -> npt.NDArray[np.uint8]:

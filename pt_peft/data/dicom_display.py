@@ -89,6 +89,26 @@ def coloured(stored: Stored, data: Dataset) -> npt.NDArray[np.uint8]:
     return (colours >> (8 if max(table.entries.max() for table in tables) > 255 else 0)).astype(np.uint8)
 
 
+def row_to_column_spacing(data: Dataset, frame: int) -> float | None:
+    """How many times as high as wide a pixel is (PS3.3 C.7.6.3.1.7, 10.7.1); None if the data set does not say.
+
+    Args:
+        data: the data set.
+        frame: counted from 0; its functional groups count.
+    """
+    measures = _macro(data, frame, "PixelMeasuresSequence")
+    for holder, name in (
+        (measures, "PixelSpacing"),
+        (data, "ImagerPixelSpacing"),
+        (data, "NominalScannedPixelSpacing"),
+        (data, "PixelAspectRatio"),
+    ):
+        high, wide = (_number(holder, name, place) for place in (0, 1))
+        if high and wide and min(high, wide) > 0:
+            return high / wide
+    return None
+
+
 class _Table(NamedTuple):
     """A lookup table."""
 
@@ -183,10 +203,11 @@ def _padding(stored: Stored, data: Dataset) -> npt.NDArray[np.bool_]:
     value, limit = (_number(data, f"{prefix}PixelPadding{name}") for name in ("Value", "RangeLimit"))
     if value is None:
         return np.zeros(stored.shape, np.bool_)
-    # Of a type that is not the pixels', the same bits count: 63536 is -2000.
-    ends = np.array([value, value if limit is None else limit])
-    ends = ends if prefix else ends.astype(np.int64).astype(stored.dtype)
-    return (stored >= ends.min()) & (stored <= ends.max())
+    # Of a value representation that is not the pixels', the same 16 bits count: 63536 is -2000.
+    ends = [value, value if limit is None else limit]
+    if not prefix:
+        ends = [_number_of(int(end) & 0xFFFF, stored.dtype.kind == "i") for end in ends]
+    return (stored >= min(ends)) & (stored <= max(ends))
 
 
 def _macro(data: Dataset, frame: int, sequence: str) -> Dataset:
@@ -216,18 +237,24 @@ def _first_table(data: Dataset, sequence: str, signed: bool, remark: Remark) -> 
         count = int(descriptor[0]) or 2**16
         entries = _entries(item, "LUTData", count)
         if entries is not None:
-            return _Table(_number_of(int(descriptor[1]), signed or item["LUTDescriptor"].VR == "SS"), entries)
+            # Implicit VR does not tell: pydicom then guesses by the stored values, not by those that the table takes.
+            said = item["LUTDescriptor"].VR == "SS" and item.original_encoding[0] is not True
+            return _Table(_number_of(int(descriptor[1]), signed or said), entries)
         remark(LUT, f"has an item of {sequence} without a table of {count} entries; it is left out")
     return None
 
 
 def _entries(data: Dataset, keyword: str, count: int) -> npt.NDArray[np.unsignedinteger[Any]] | None:
-    """The entries of a table: words, or bytes where words would not be enough; None if there are fewer than `count`."""
+    """The entries of a table: words, or bytes where there are just enough for `count`; None for another number.
+
+    A table of words that is cut off is none: its bytes would be entries that nobody has written.
+    """
     words = _words(data.get(keyword), big_endian=data.original_encoding[1] is False)
     if words is None:
         return None
-    entries = words if len(words) >= count else words.view(np.uint8)
-    return entries[:count] if len(entries) >= count else None
+    if len(words) >= count:
+        return words[:count]
+    return words.view(np.uint8)[:count] if len(words) == (count + 1) // 2 else None
 
 
 def _words(value: Any, big_endian: bool = False) -> npt.NDArray[np.uint16] | None:
@@ -244,12 +271,12 @@ def _number_of(word: int, signed: bool) -> int:
     return word - 2**16 if signed and word >= 2**15 else word
 
 
-def _number(data: Dataset, keyword: str) -> float | None:
-    """The first value of an attribute; None if it is absent, empty or not a finite number."""
+def _number(data: Dataset, keyword: str, place: int = 0) -> float | None:
+    """The first value of an attribute, or that at `place`; None if it is absent, empty or not a finite number."""
     try:
         value: Any = data.get(keyword)
-        first: Any = cast("MultiValue[Any]", value)[0] if isinstance(value, MultiValue) else value
-        number = float(first)
+        values: Any = cast("MultiValue[Any]", value) if isinstance(value, MultiValue) else [value]
+        number = float(values[place])
     except (IndexError, TypeError, ValueError):  # pydicom raises ValueError for text that is no number
         return None
     return number if np.isfinite(number) else None

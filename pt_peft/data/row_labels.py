@@ -60,7 +60,7 @@ def _listed(cell: str, data: Data, own: SiteData, class_of: Mapping[str, int]) -
     if multilabel and nothing and nothing in values:
         cause = f"column '{own.columns.label}' has {nothing!r} of data.no_finding beside other values"
         return RowLabel(wrong=("contradicting label", cause, f" {cell!r}"))
-    return RowLabel(tuple(value if value in class_of else _whole(value) for value in values))
+    return RowLabel(tuple(value if value in class_of else whole(value) for value in values))
 
 
 def _marked(cells: Row, data: Data, own: SiteData) -> RowLabel:
@@ -68,7 +68,7 @@ def _marked(cells: Row, data: Data, own: SiteData) -> RowLabel:
     multilabel = data.task == "multilabel"
     marks: dict[str, int] = {}
     for column, cell in cells.items():
-        mark = _MARKS.get(_whole(cell))
+        mark = _MARKS.get(whole(cell))
         if mark is None or (mark < 0 and not multilabel):
             right = "1, 0, -1 or empty" if multilabel else "1, 0 or empty"
             return RowLabel(wrong=("unknown label", f"column '{column}' should be {right}", f" {cell!r}"))
@@ -83,7 +83,7 @@ def _marked(cells: Row, data: Data, own: SiteData) -> RowLabel:
     return RowLabel(values, frozenset(column for column, mark in marks.items() if mark < 0))
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """`text`, or the integer in it: a column of integers with gaps is written as ``1.0`` by pandas."""
     number = _WHOLE_NUMBER.fullmatch(text)
     return number[1] if number else text

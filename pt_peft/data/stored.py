@@ -64,6 +64,10 @@ def stored_image(stream: BinaryIO, frame: int | None = None, remark: Remark = lo
     if is_dicom(stream):
         return read_dicom(stream, frame, remark)
     image = Image.open(stream)
+    if image.format == "PNG":
+        image.verify()  # the check sums, which Pillow leaves out when it decodes: damaged pixels would be taken
+        stream.seek(0)
+        image = Image.open(stream)
     pages = _pages(image)
     image.seek(pages[chosen(frame, len(pages))])
     if image.format == "PPM" and image.mode == "I":  # of 16 bits, which Pillow has scaled to all of them

@@ -12,7 +12,7 @@ from pt_peft.data.label_values import class_of_value, report_left_out, report_un
 from pt_peft.data.listing import listed_files, shown
 from pt_peft.data.names import clean, says_unknown
 from pt_peft.data.problems import Report, Tally, not_taken, some_of, stop
-from pt_peft.data.row_labels import Row, label_reader
+from pt_peft.data.row_labels import Row, label_reader, whole
 from pt_peft.data.splits import split_named
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
@@ -147,7 +147,7 @@ class _Items:
         """The group that the row says; None if it says none."""
         if not self._group:
             return None
-        group = row[self._group]
+        group = whole(row[self._group])
         if says_unknown(group):
             self._without_group.append(f"line {line} {group!r}")
             return None

@@ -130,7 +130,7 @@ def evaluate_predictions(logits: "torch.Tensor", labels: "torch.Tensor", task: T
         raise ValueError(f"labels {int(labels.min())} to {int(labels.max())} should be within 0 to {highest}")
     if not logits.isfinite().all():
         raise ValueError("logits are not finite")
-    logits = logits.detach().cpu().double()  # in float32, confident probabilities round to 1 and tie
+    logits = logits.detach().cpu().double()
     labels = labels.cpu()
     if multilabel:
         loss = functional.binary_cross_entropy_with_logits(logits, labels.double())
@@ -146,7 +146,8 @@ def evaluate_predictions(logits: "torch.Tensor", labels: "torch.Tensor", task: T
         is_class = truth[:, None] == np.arange(classes)
         confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
         ece = _calibration_error(probabilities.max(axis=1), truth == predicted)
-    areas = [_area_under_roc(probabilities[:, c], is_class[:, c]) for c in range(classes)]
+    scores = log_odds(logits.numpy(), multilabel)
+    areas = [_area_under_roc(scores[:, c], is_class[:, c]) for c in range(classes)]
     known = [area for area in areas if area is not None]
     return {
         "count": len(labels),
@@ -157,6 +158,28 @@ def evaluate_predictions(logits: "torch.Tensor", labels: "torch.Tensor", task: T
         "class_auroc": areas,
         "ece": ece,
     }
+
+
+def log_odds(logits: npt.NDArray[np.float64], multilabel: bool) -> npt.NDArray[np.float64]:
+    """log(p / (1 - p)) of each class's probability p, which ranks images as p does.
+
+    Confident probabilities round to 1, so that images would tie that the model tells apart, or change places.
+
+    Args:
+        logits: (N,C).
+        multilabel: whether each class has a probability of its own: the logits are then the log odds.
+
+    Returns:
+        (N,C); infinite where nothing speaks for another class.
+    """
+    if multilabel:
+        return logits
+    ordered = np.sort(logits, axis=1)  # so that equal logits of other classes give equal sums
+    highest = ordered[:, -1:]
+    of_highest = highest - np.logaddexp.reduce(ordered[:, :-1], axis=1, keepdims=True)
+    # Of all others p is at most 1/2, so that 1 - p is exact enough.
+    others = np.where(logits == highest, -np.inf, logits - np.logaddexp.reduce(ordered, axis=1, keepdims=True))
+    return np.where(logits == highest, of_highest, others - np.log1p(-np.exp(others)))
 
 
 def _area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float | None:

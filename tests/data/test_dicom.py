@@ -261,3 +261,12 @@ def test_real_compressed_files(name, same):
     assert image.min() < image.max()
     if same:
         assert np.array_equal(image, shown((REAL / same).read_bytes()))
+
+
+def test_more_pixels_than_pillow_takes_are_refused(monkeypatch):
+    """Rows and columns of a file of few bytes may say gigabytes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(ValueError, match="has 64 pixels; at most 62 would be right"):
+        shown(made(np.zeros((8, 8), np.uint8), "MONOCHROME2", 8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert shown(made(np.zeros((8, 8), np.uint8), "MONOCHROME2", 8)).shape == (8, 8)

@@ -253,3 +253,52 @@ def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         row(np.array([[0, np.inf]], np.float32), bits=32)
     assert row(np.array([[-0.5, 0, 0.5]], np.float32), bits=32) == [0, 128, 255]
+
+
+def test_padding_beyond_the_pixels_type_is_no_other_value():
+    """The range 250 to 260 holds the two highest of these 8 bits, not those below 5."""
+    pixels = np.array([[0, 4, 100, 200, 255, 250]], np.uint8)
+    ends = {"PixelPaddingValue": 250, "PixelPaddingRangeLimit": 260}
+    assert row(pixels, bits=8, **ends) == [0, 5, 128, 255, 255, 255]  # 255 times 4/200 = 5.1, 100/200 = 127.5
+
+
+def test_the_first_value_of_a_table_in_implicit_vr():
+    """Values 0.5 are not negative: 40000 is meant, though pydicom reads -25536 where stored values are signed."""
+    entries = np.arange(256, dtype=np.uint16)
+    pixels = np.array([[-1, 0, 1]], np.int16)
+    rescale = {"RescaleSlope": "0.0001", "RescaleIntercept": "0.5"}
+    voi = [table(entries, 40000, 8)]
+    small = row(pixels, bits=11, syntax=ImplicitVRLittleEndian, VOILUTSequence=voi, **rescale)
+    assert small == [0, 0, 0]  # below the first value: the first entry
+
+
+def test_a_table_of_words_that_is_cut_off_is_left_out():
+    remarks: list[str] = []
+    cut = table(np.full(256, 1000, np.uint16), 0, 16)
+    cut.LUTDescriptor = [300, 0, 16]
+    assert row(FIVE, VOILUTSequence=[cut], remarks=remarks) == OWN_RANGE
+    assert remarks == [
+        "DICOM lookup table that cannot be used: has an item of VOILUTSequence without a table of 300 entries; it is "
+        "left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"PixelAspectRatio": [4, 3]},
+        {"PixelSpacing": [0.4, 0.3]},
+        {"ImagerPixelSpacing": [0.4, 0.3], "PixelAspectRatio": [1, 1]},
+        {"SharedFunctionalGroupsSequence": [item(PixelMeasuresSequence=[item(PixelSpacing=[0.8, 0.6])])]},
+    ],
+)
+def test_pixels_that_are_not_square_are_remarked(said):
+    remarks: list[str] = []
+    assert row(FIVE, remarks=remarks, **said) == OWN_RANGE
+    shape = "has pixels that are 1.33 times as high as wide; it is shown as if they were square"
+    assert remarks == [f"DICOM pixels that are not square: {shape}"]
+
+
+def test_square_pixels_need_no_remark():
+    for said in ({"PixelSpacing": [0.3, 0.301]}, {"PixelSpacing": None}, {"PixelAspectRatio": [0, 1]}):
+        assert row(FIVE, **said) == OWN_RANGE

@@ -184,3 +184,17 @@ def test_exif_that_is_none_is_remarked():
     image = upright(Image.open(stream), lambda kind, what: remarks.append(f"{kind}: {what}"))
     assert image.size == (6, 4)
     assert remarks[0].startswith("EXIF that cannot be read: has EXIF data that cannot be read (not a TIFF file")
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_a_png_whose_end_was_never_written_is_refused(keep):
+    """A copy that stopped, in a file of the whole size: the rest of the pixels would be black."""
+    noise = np.random.default_rng(0).integers(0, 60, (96, 128, 3))
+    pixels = (noise + np.arange(128)[None, :, None]).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    content = stream.getvalue()
+    written = int(keep * len(content))
+    with pytest.raises((SyntaxError, OSError)):
+        stored_image(io.BytesIO(content[:written] + bytes(len(content) - written))).load()
+    assert np.array_equal(np.asarray(stored_image(io.BytesIO(content))), pixels)

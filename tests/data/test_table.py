@@ -56,6 +56,8 @@ def test_blanks_and_unicode_do_not_make_two_of_one(make_site):
     ]
     items = read_table(make_site(rows, columns={"group": "patient"}), RED)
     assert [item.group for item in items] == ["P7", "P7", "\u00e9", "\u00e9", "x"]
+    numbers = make_site(of_patients("7", "7.0", "007"), columns={"group": "patient", "split": None})
+    assert [item.group for item in read_table(numbers, RED)] == ["7", "7", "007"]
     assert [item.split for item in items] == ["train", "train", "val", "val", "test"]
     assert [item.labels for item in items] == [(0,), (0,), (1,), (1,), (1,)]
 

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 )
 
 from helpers import ROOT
-from pt_peft.training.metrics import _calibration_error, confusion_metrics, evaluate_predictions
+from pt_peft.training.metrics import _calibration_error, confusion_metrics, evaluate_predictions, log_odds
 
 CLASSES = 5
 
@@ -162,3 +162,18 @@ def test_a_perfect_order_is_no_more_than_perfect():
     labels = torch.tensor([1] * 3 + [0] * 10)
     logits = torch.stack([torch.linspace(0, 1, 13), torch.linspace(1, 0, 13)], dim=1)
     assert evaluate_predictions(logits, labels)["class_auroc"] == [1.0, 1.0]
+
+
+def test_images_are_told_apart_beyond_the_precision_of_probabilities():
+    """Margins of 40 and 60 both have the probability 1, and so have logits of several labels."""
+    logits = torch.tensor([[0.0, 60.0, -9.0], [0.0, 40.0, -9.0]], dtype=torch.float64)
+    assert evaluate_predictions(logits, torch.tensor([1, 0]))["class_auroc"][1] == 1.0
+    assert evaluate_predictions(logits[:, 1:], torch.tensor([[1, 0], [0, 1]]), "multilabel")["class_auroc"][0] == 1.0
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_log_odds_are_those_of_the_probabilities(scale):
+    logits = scale * np.array([[0.0, 2.0, -1.0], [0.5, 0.5, 0.5]])
+    expected = [[x - np.logaddexp.reduce(np.delete(row, c)) for c, x in enumerate(row)] for row in logits]
+    np.testing.assert_allclose(log_odds(logits, False), expected, atol=1e-12)
+    assert log_odds(logits, True) is logits

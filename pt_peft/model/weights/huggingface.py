@@ -1,9 +1,10 @@
 """Checkpoints of Hugging Face transformers: its names of an image encoder's tensors, as timm's.
 
 ViT and all that share its classes (DINO, MAE, MSN, DeiT), BEiT, DINOv2 with and without registers, and the image towers
-of CLIP and SigLIP. Since transformers 5 its models have other names than its files; both are known.
+of CLIP, SigLIP and SigLIP 2. Since transformers 5 its models have other names than its files; both are known.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -93,6 +94,8 @@ def _joined(block: str, layer: str, kind: str, parts: Renamed) -> Renamed:
     whole = _WHOLE[layer]
     if set(parts) == set(whole):
         values, names = zip(*(parts[part] for part in whole), strict=True)
+        if len(shapes := {tuple(value.shape) for value in values}) > 1:  # whose sum may be right
+            raise RuntimeError(f"{sum(names, ())} have the shapes {sorted(shapes)}, which should be one")
         return {f"{block}{layer}{kind}": (torch.cat(values), sum(names, ()))}
     if kind == ".bias" and set(parts) == {"q", "v"}:  # BEiT's keys have none
         return {f"{block}attn.{part}_bias": those for part, those in parts.items()}
@@ -100,7 +103,11 @@ def _joined(block: str, layer: str, kind: str, parts: Renamed) -> Renamed:
 
 
 def _reshape(renamed: Renamed) -> None:
-    """Gives tokens, positions and SigLIP's pooling the shapes that timm has them in."""
+    """Gives tokens, positions, SigLIP's pooling and flat patches the shapes that timm has them in."""
+    patches, names = renamed.get("patch_embed.proj.weight", (torch.empty(0), ()))
+    if patches.dim() == 2:  # SigLIP 2 with NaFlex: a patch is a row of pixels, each with its colours
+        side = math.isqrt(patches.shape[1] // 3)
+        renamed["patch_embed.proj.weight"] = (patches.reshape(-1, side, side, 3).permute(0, 3, 1, 2), names)
     if "cls_token" in renamed:  # CLIP's is a vector
         value, names = renamed["cls_token"]
         renamed["cls_token"] = (value.reshape(1, 1, -1), names)

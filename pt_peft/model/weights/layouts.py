@@ -74,7 +74,13 @@ def find_encoder(content: Mapping[Any, object], path: Path) -> Encoder:
         UserError: if there is no tensor, or there are several encoders and no rule says which is the right one.
     """
     tensors = _tensors(content, path)
-    full_names = {_unwrapped(name): name for name in tensors}
+    full_names: dict[str, str] = {}
+    for name in tensors:
+        if (other := full_names.setdefault(_unwrapped(name), name)) != name:
+            raise UserError(
+                f"{path}: has '{other}' and '{name}', which is one tensor twice; a file with the one that is meant "
+                "would be right."
+            )
     prefix, known_by = _place(full_names, path)
     place = prefix + known_by
     inside = {full: name.removeprefix(prefix) for name, full in full_names.items() if name.startswith(place)}

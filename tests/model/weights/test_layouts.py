@@ -100,6 +100,14 @@ def test_wrappers(taken, not_taken, as_prefix, tmp_path):
     assert same_features(load(tmp_path / "w.pth", allow_unused=["module.*"]), model)
 
 
+def test_a_tensor_with_and_without_its_wrapper(tmp_path):
+    state = original().state_dict()
+    twice = {**state, "_orig_mod.blocks.0.norm1.weight": state["blocks.0.norm1.weight"] + 1}
+    save_file(twice, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"has '_orig_mod.blocks.0.norm1.weight' and 'blocks.0.norm1.weight', which is"):
+        load(tmp_path / "w.safetensors")
+
+
 def test_two_encoders_in_entries_that_nobody_knows(tmp_path):
     state = original().state_dict()
     torch.save({"left": state, "right": {"deep": noise(state)}}, tmp_path / "w.pth")
