@@ -36,7 +36,12 @@ def weights_file(site: Site) -> Path:
         return fetch(site.backbone.removeprefix(TIMM_PREFIX))
     path = site.existing("backbone")
     if not path.is_file():
-        raise UserError(f"site.json: field 'backbone' is {str(path)!r}, which is not a file.", "backbone")
+        inside = next((one for one in sorted(path.glob("*.safetensors"))), path / "model.safetensors")
+        raise UserError(
+            f"site.json: field 'backbone' is {str(path)!r}, which is not a file; the weights in it, such as "
+            f"{str(inside)!r}, would be right.",
+            "backbone",
+        )
     return path
 
 

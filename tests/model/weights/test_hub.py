@@ -124,3 +124,9 @@ def test_unknown_published_weights():
         weights_file(Site(backbone="timm:vit_none.mae"))
     with pytest.raises(UserError, match="'hf-hub:timm/vit', which does not exist"):
         weights_file(Site(backbone="hf-hub:timm/vit"))
+
+
+def test_a_folder_of_weights_names_the_file_in_it(tmp_path):
+    (tmp_path / "model-00001.safetensors").touch()
+    with pytest.raises(UserError, match=r"not a file; the weights in it, such as '.*/model-00001.safetensors'"):
+        weights_file(Site(backbone=str(tmp_path)))
