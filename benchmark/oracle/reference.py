@@ -81,7 +81,7 @@ def federate(
         tamper: changes what a site sends.
     """
     exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
-    server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    server = FederationServer(trainer.experiment, exchange, initial_exchanged(trainer.experiment, exchange, trainer.initial))
     kept: dict[str, Tensors] = {name: {} for name in sites}
     for round_number in range(rounds):
         opened = server.start_round(round_number)
