@@ -267,7 +267,7 @@ class PeftFedAvg(ModelController):
             start_round=0,
             current_round=task.round_number,
             total_rounds=task.rounds,
-            meta={SINCE: delivery.since, TAKEN: delivery.taken, STAGE: task.stage},
+            meta={SINCE: delivery.since, TAKEN: delivery.taken, STAGE: task.stage and task.stage.name},
         )
         self.send_model(
             task_name=task.name, data=model, targets=delivery.targets, timeout=task.timeout_s, callback=callback

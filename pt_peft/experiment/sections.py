@@ -278,8 +278,8 @@ class Head(Strict):
     """
 
     start: Literal["seed", "zeros"] | Kind = "seed"
-    """``seed``: a weight drawn by the seed, a bias of zero; ``zeros``; ``ridge``: the ridge regression of the classes on
-    the features, in which all classes weigh alike; ``lda``: Fisher's linear discriminant with one covariance for all
+    """``seed``: a weight drawn by the seed, a bias of zero; ``zeros``; ``ridge``: the ridge regression of the classes
+    on the features, in which all classes weigh alike; ``lda``: Fisher's linear discriminant with one covariance for all
     classes and uniform priors (`pt_peft.statistics.closed_form`). With ``ridge`` or ``lda`` ``federation.rounds`` may
     be 0: the job is then done."""
     finish: Literal["trained"] | Kind = "trained"

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from pt_peft.data.site_data import ImageSplit, SiteData
+from pt_peft.data.site_data import SiteData
 from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 from pt_peft.experiment.statistics import (
     FEDERATION_COUNTS,
-    LOSSES,
     Stage,
     down_specs,
     solved,
@@ -108,7 +107,9 @@ def _choice(
         logits = [*leave_one_out(kind, summed, weights, experiment.head.penalties, features, labels, own > 0)]
     for rows in losses.values():
         rows[:] = [log_losses(one, labels) for one in logits]
-    metrics = [evaluate_predictions(torch.as_tensor(one), torch.as_tensor(labels), experiment.data.task) for one in logits]
+    metrics = [
+        evaluate_predictions(torch.as_tensor(one), torch.as_tensor(labels), experiment.data.task) for one in logits
+    ]
     return SiteAnswer(losses, {"candidates": metrics})
 
 
