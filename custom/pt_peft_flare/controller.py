@@ -19,6 +19,7 @@ from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError, payload_bytes
 from pt_peft.experiment.admission import STATISTICS
+from pt_peft.experiment.statistics import stages
 from pt_peft.federation.reports import report_bytes
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
@@ -152,9 +153,10 @@ class PeftFedAvg(ModelController):
         if not self._run:
             return {}
         record, federation = self._run.record.content, self._run.experiment.federation
+        asked = len(stages(self._run.experiment))
         sites = {*self.site_names(), *record["sites"], *federation.sites}
         doing = {site: self._doing(site) for site in sites}
-        return cast(dict[str, Any], progress(record, federation.rounds, doing, self._sent))
+        return cast(dict[str, Any], progress(record, federation.rounds, asked, doing, self._sent))
 
     def _doing(self, site: str) -> str:
         """What a site does now, in a few words."""

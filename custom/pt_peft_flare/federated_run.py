@@ -240,10 +240,9 @@ class FederatedRun:
             experiment.name, len(sites), experiment.federation.rounds, len(first_up), nbytes / 1000,
             " at most, encrypted" if encrypted else "",
         )  # fmt: skip
-        if asked := stages(experiment):
-            sent = sum(stage_bytes(experiment, self._exchange, stage).up for stage in asked)
-            names = ", ".join(map(str, asked))
-            console.info("statistics for the head: %s; a site sends %.1f kB in all", names, sent / 1000)
+        for stage in stages(experiment):
+            sent = stage_bytes(experiment, self._exchange, stage).up
+            console.info("%s: a site sends %.1f kB of statistics", stage, sent / 1000)
         return RunRecord(run_dir(self._fl_ctx), experiment, self._fl_ctx.get_job_id(), sites, first_up, nbytes)
 
     def _resume(self) -> int:

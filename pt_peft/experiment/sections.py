@@ -285,7 +285,7 @@ class Head(Strict):
     finish: Literal["trained"] | Kind = "trained"
     """``trained``: the classifier of the last round; ``ridge`` or ``lda``: solved anew on the features that the rounds
     have made."""
-    penalties: tuple[Penalty, ...] = Field(default=(0.001, 0.01, 0.1, 1.0), min_length=1, max_length=20)
+    penalties: tuple[Penalty, ...] = Field(default=(0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, max_length=20)
     """The penalties of which one is chosen: for ``ridge`` of a squared weight, relative to the mean weight of an image;
     for ``lda`` the share, at most 1, by which the covariance is shrunk towards its mean diagonal. The best by
     ``select_by`` on all sites' images together is taken; ``auroc`` is the mean over sites. Of equal ones it is the

@@ -91,8 +91,7 @@ def test_command(tiny, tmp_path, capsys):
     assert main(["job", "lorra_vpt", "--out", str(tmp_path / "job")]) == 1
     assert (
         "'lorra_vpt' is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method "
-        "(adaptformer, "
-        in capsys.readouterr().err
+        "(adaptformer, " in capsys.readouterr().err
     )
     assert main(["job", "dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"
