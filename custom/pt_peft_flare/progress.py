@@ -79,9 +79,8 @@ def progress(record: Record, rounds: int, stages: int, now: Mapping[str, str], s
 
 def _site_progress(name: str, record: Record, own: list[RoundEntry], now: str, sent: int) -> SiteProgress:
     reports = [one["sites"][name] for one in own if name in one["sites"]]
-    stages = [
-        one["sites"][name] for one in record["statistics"] if one["job"] == record["job"] and name in one["sites"]
-    ]
+    gathered = [one["sites"] for one in record["statistics"] if one["job"] == record["job"]]
+    stages = [sites[name] for sites in gathered if name in sites]
     code = (reports or stages)[-1]["code"] if reports or stages else None
     return {
         "now": now,

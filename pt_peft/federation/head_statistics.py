@@ -168,9 +168,7 @@ def head_tensors(exchange: Exchange, head: LinearHead) -> Tensors:
 def check_counts(key: str, counts: Float) -> None:
     """Raises TensorError unless `counts` are whole numbers of 0 or more."""
     if (counts < 0).any() or (counts != np.floor(counts)).any():
-        raise TensorError(
-            f"tensor '{key}' has values that count nothing; whole numbers of 0 or more would be right", key
-        )
+        raise TensorError(f"tensor '{key}' is not of whole numbers of 0 or more, as counts are", key)
 
 
 def check_sums(tensors: Tensors, images: int, weights: Float | None = None, least: int = 1) -> None:
@@ -190,9 +188,7 @@ def check_sums(tensors: Tensors, images: int, weights: Float | None = None, leas
     if counts.sum() != images:
         raise TensorError(f"tensor '{COUNTS}' counts {counts.sum():g} images, the report {images}", COUNTS)
     if few := [int(count) for count in counts if 0 < count < least]:
-        raise TensorError(
-            f"tensor '{COUNTS}' has a class of {few[0]} image(s); at least {least} would be right", COUNTS
-        )
+        raise TensorError(f"tensor '{COUNTS}' has a class of {few[0]} image(s), not of {least} or more", COUNTS)
     if SUMS not in tensors:
         return
     weight = counts.sum() if weights is None else (weights * counts).sum()
