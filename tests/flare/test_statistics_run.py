@@ -350,7 +350,8 @@ def learner_that(change):
     ],
 )
 def test_the_filter_lets_nothing_pass_that_is_not_declared(both, site, tmp_path, change, reason):
-    federation = Federation(tmp_path, both, site, Limits.open().model_copy(update={"min_images_per_class": 5}))
+    experiment = changed(both, head={"finish": "trained", "penalties": [0.1], "temperature": False})
+    federation = Federation(tmp_path, experiment, site, Limits.open().model_copy(update={"min_images_per_class": 5}))
     federation.tamper = learner_that(change)
     record = federation.start()
     expected = reason if isinstance(reason, dict) else {"what": "tensors", "tensor": reason}
