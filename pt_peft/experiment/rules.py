@@ -17,6 +17,7 @@ from pt_peft.exchange.lora_pairs import pairs, rank_axis
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.fields import ExperimentFields
 from pt_peft.experiment.own_images import PUBLISHED, SiteData
+from pt_peft.experiment.statistics import solved
 
 _SHOWN = 100
 """Characters of a value that a message shows at most."""
@@ -113,6 +114,10 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
+def _solves(experiment: ExperimentFields) -> bool:
+    return any(solved(experiment, when) for when in ("start", "finish"))
+
+
 def _knows_sites(data: SiteData) -> bool:
     return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
 
@@ -123,6 +128,7 @@ _COMPONENTS = (
 )
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
+_NOT_SOLVED = "without 'ridge' and 'lda'"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
@@ -267,6 +273,57 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         "federation.lora_ranks", "empty", "privacy.client", "set",
         "sites of a smaller rank add no noise to the components that they do not send",
         lambda e: e.privacy.client is not None and bool(e.federation.lora_ranks),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "data.task", "'multilabel'", "the closed form is for labels that exclude one another",
+        lambda e: e.data.task == "multilabel" and _solves(e),
+    ),
+    Rule(
+        "head", "without 'zeros', 'ridge' and 'lda'", "method.head", "'local' or 'frozen'", "no classifier travels",
+        lambda e: e.method.head != "exchanged" and (e.head.start == "zeros" or _solves(e)),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "method.roles", "'local' for some tensors",
+        "the features are then not the same function at all sites, and their sums mean nothing",
+        lambda e: "local" in e.method.roles.values() and _solves(e),
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "head.finish", "'ridge' or 'lda'",
+        "at a smaller rank the features are another function than at the other sites",
+        lambda e: bool(e.federation.lora_ranks) and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "aggregation.name", "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'",
+        "a sum of features has no defence against a site that lies",
+        lambda e: e.aggregation.robust and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "privacy.sample", "set", "the sums of features would leave without noise",
+        lambda e: e.privacy.sample is not None and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "privacy.client", "set", "the sums of features would leave without noise",
+        lambda e: e.privacy.client is not None and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "encryption", "set", "the server would read the sums of features",
+        lambda e: e.encryption is not None and _solves(e),
+    ),
+    Rule(
+        "federation.rounds", "1 or more", "head.start", "'seed' or 'zeros'", "nothing would be learned",
+        lambda e: not e.federation.rounds and solved(e, "start") is None,
+    ),
+    Rule(
+        "head.finish", "'trained'", "federation.rounds", "0", "without a round between them the start is the finish",
+        lambda e: not e.federation.rounds and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.start", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.start == "lda" and max(e.head.penalties) > 1,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.finish", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.finish == "lda" and max(e.head.penalties) > 1,
     ),
 )  # fmt: skip
 
