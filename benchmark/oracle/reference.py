@@ -135,7 +135,7 @@ def _solve_head(
                 payload = server.payload(name, 0, stage.round_number)
                 received = transfer.decode_down(experiment, exchange, name, payload, 0, stage.round_number)
                 model = starting_model(trainer, received, {})
-            found = answer(trainer, stage, sites[name], model, gathered.down(stage))
+            found = answer(trainer, stage, sites[name], model, gathered.down(stage), site=name)
             report = parse(kind, {**found.report, "seconds": 0.0, "code": own_code().model_dump()}, "report")
             # Rounded as it leaves a site. A pooled baseline has more images than a site may say it has.
             reports[name] = report.checked(experiment) if isinstance(report, ChoiceReport) else report

@@ -427,7 +427,7 @@ class FederatedRun:
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict[str, Any]) -> None:
         """Saves those of `tensors` that the finished rounds have changed."""
         changed = self._server.result(tensors, finished_rounds)
-        if privacy := claim(self.experiment, self.record.content["rounds"]):
+        if privacy := claim(self.experiment, self.record.content["rounds"], self.record.content["statistics"]):
             meta = {**meta, "privacy": privacy}
         if made := self._made(finished_rounds):
             meta = {**meta, "head": made}

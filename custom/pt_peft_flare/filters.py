@@ -158,9 +158,13 @@ class EgressFilter(Filter):
         else:
             report = _own(parse(StatisticsReport, said, "report").checked(experiment))
             limits.check_sums(report.num_samples)
-            check_sums(tensors, report.num_samples, least=limits.min_images_per_class or 1)
+            if not experiment.privacy.statistics:
+                check_sums(tensors, report.num_samples, least=limits.min_images_per_class or 1)
         fields = report.model_dump(mode="json")
         entry: ledger.Entry = {"stage": stage.name, **ledger.tensor_entry(tensors, tensors), "report": fields}
+        if (private := experiment.privacy.statistics) and isinstance(report, StatisticsReport):
+            said = {"randomness": experiment.privacy.randomness, "epsilon": report.epsilon}
+            entry["privacy"] = {**said, "statistics": private.model_dump(mode="json")}
         return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta={MetaKey.INITIAL_METRICS: fields}), entry
 
     def _allowed_model(self, experiment: Experiment, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:

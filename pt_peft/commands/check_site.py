@@ -164,8 +164,8 @@ def table(report: Report) -> list[str]:
         )
     if spent := report["privacy"]:
         lines.append(
-            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), "
-            "in addition to what earlier jobs have spent"
+            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s) and "
+            f"{spent['releases']} release(s) of statistics, in addition to what earlier jobs have spent"
         )
     if cost := report["round"]:
         lines.append(

@@ -248,8 +248,8 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and bool(e.federation.lora_ranks),
     ),
     Rule(
-        "privacy.randomness", "'secret'", "privacy.sample", "null, with privacy.client null too",
-        "without privacy.sample and privacy.client there is no noise to draw",
+        "privacy.randomness", "'secret'", "privacy.sample", "null, with privacy.statistics and privacy.client null too",
+        "without them there is no noise to draw",
         lambda e: not e.privacy.asked and e.privacy.randomness != "secret",
     ),
     Rule(
@@ -298,8 +298,32 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.aggregation.robust and _solves(e),
     ),
     Rule(
-        "head", _NOT_SOLVED, "privacy.sample", "set", "the sums of features would leave without noise",
-        lambda e: e.privacy.sample is not None and _solves(e),
+        "privacy.statistics", "set", "privacy.sample", "set, with 'ridge' or 'lda' in head",
+        "the sums of features would leave without noise",
+        lambda e: e.privacy.sample is not None and e.privacy.statistics is None and _solves(e),
+    ),
+    Rule(
+        "privacy.sample", "set", "privacy.statistics", "set, with 1 or more rounds",
+        "the rounds of training would tell of the same images without noise",
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and e.federation.rounds > 0,
+    ),
+    Rule(
+        "privacy.statistics.delta", "that of privacy.sample", "privacy.sample", "set, with privacy.statistics",
+        "their costs add up to one epsilon",
+        lambda e: e.privacy.statistics is not None
+        and e.privacy.sample is not None
+        and e.privacy.statistics.delta != e.privacy.sample.delta,
+    ),
+    Rule(
+        "head", "with 'lda' and without 'ridge'", "privacy.statistics", "set",
+        "its noise is made for one release, which 'ridge' would need a second for the weights of the classes",
+        lambda e: e.privacy.statistics is not None
+        and (not _solves(e) or "ridge" in (solved(e, "start"), solved(e, "finish"))),
+    ),
+    Rule(
+        "head.choose_by", "'validation'", "privacy.statistics", "set",
+        "the other choice is by training images, without noise",
+        lambda e: e.privacy.statistics is not None and e.head.choose_by == "leave_one_out",
     ),
     Rule(
         "head", _NOT_SOLVED, "privacy.client", "set", "the sums of features would leave without noise",
@@ -403,6 +427,13 @@ MODEL_RULES: tuple[Rule[Planned], ...] = (
     Rule(
         "privacy.client", "null", "method.name", _ROTATES, "its noise is not made for that",
         lambda p: p.experiment.privacy.client is not None and bool(p.exchange.rotating),
+    ),
+    Rule(
+        "privacy.statistics.projection", "at most the number of features", "backbone.name", "one of fewer features",
+        "a projection makes them fewer",
+        lambda p: p.experiment.privacy.statistics is not None
+        and (p.experiment.privacy.statistics.projection or 0) > p.exchange.features > 0,
+        exactly=lambda p: f"at most {p.exchange.features}",
     ),
     Rule(
         "training.control_variates", "false", "method.name", _ROTATES, "a variate needs a gradient in every round",

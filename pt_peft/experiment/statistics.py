@@ -83,7 +83,7 @@ def up_specs(experiment: ExperimentFields, exchange: Exchange, stage: Stage) -> 
     if stage.name == "counts":
         return {moments.COUNTS: TensorSpec((classes,), "float64")}
     if stage.name == "moments":
-        return moments.specs(classes, exchange.features)
+        return moments.specs(classes, width(experiment, exchange))
     if not experiment.head.temperature:
         return {}
     return {LOSSES: TensorSpec((len(experiment.head.penalties), len(TEMPERATURES)), "float64")}
@@ -96,7 +96,13 @@ def down_specs(experiment: ExperimentFields, exchange: Exchange, stage: Stage) -
         return {}
     weighted = solved(experiment, stage.when) == "ridge"
     specs = {FEDERATION_COUNTS: TensorSpec((classes,), "float64")} if weighted else {}
-    return specs if stage.name == "moments" else {**specs, **moments.specs(classes, exchange.features)}
+    return specs if stage.name == "moments" else {**specs, **moments.specs(classes, width(experiment, exchange))}
+
+
+def width(experiment: ExperimentFields, exchange: Exchange) -> int:
+    """Number of features of an image that the sums are of: all, or those of a projection."""
+    private = experiment.privacy.statistics
+    return (private.projection if private else None) or exchange.features
 
 
 def sends_model(stage: Stage) -> bool:

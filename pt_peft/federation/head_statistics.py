@@ -11,9 +11,20 @@ import numpy as np
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, check_tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.statistics import FEDERATION_COUNTS, LOSSES, Stage, When, down_specs, solved, stages, up_specs
+from pt_peft.experiment.statistics import (
+    FEDERATION_COUNTS,
+    LOSSES,
+    Stage,
+    When,
+    down_specs,
+    solved,
+    stages,
+    up_specs,
+    width,
+)
 from pt_peft.federation.reports import ChoiceReport, SplitMetrics, StatisticsReport
 from pt_peft.federation.server import LARGEST
+from pt_peft.privacy.private_moments import Projection, repaired
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates
 from pt_peft.statistics.moments import COUNTS, SECOND, SUMS, Float, Moments, class_weights, specs, total
 from pt_peft.statistics.temperature import best_temperature
@@ -33,7 +44,7 @@ class SolvedHead(TypedDict):
     sites: list[str]
     """Those whose images are in the sums."""
     images: int
-    """Their number."""
+    """Their number; with ``privacy.statistics`` with the noise of the counts."""
 
 
 class HeadStatistics:
@@ -79,7 +90,7 @@ class HeadStatistics:
             TensorError: if it cannot.
         """
         tensors = check_tensors(payload, up_specs(self._experiment, self._exchange, stage))
-        if COUNTS in tensors and isinstance(report, StatisticsReport):
+        if COUNTS in tensors and isinstance(report, StatisticsReport) and not self._experiment.privacy.statistics:
             check_sums(tensors, report.num_samples, self._weights())
         elif LOSSES in tensors and isinstance(report, ChoiceReport):
             check_losses(tensors[LOSSES], report)
@@ -101,6 +112,8 @@ class HeadStatistics:
             self.federation_counts = np.sum([results[site][COUNTS] for site in sites], axis=0)
         elif stage.name == "moments":
             self._summed, self._sites = total([Moments.from_tensors(results[site]) for site in sites]), sites
+            if private := self._experiment.privacy.statistics:
+                self._summed = repaired(self._summed, private.noise_multiplier, len(sites))
         else:
             chosen = _best(self._experiment, [reports[site] for site in sites])
             self._penalty = self._experiment.head.penalties[chosen]
@@ -120,14 +133,16 @@ class HeadStatistics:
             "penalty": self._penalty,
             "temperature": self._temperature,
             "sites": self._sites,
-            "images": int(self._summed.counts.sum()),
+            "images": round(float(self._summed.counts.sum())),
         }
 
     def head(self, made: SolvedHead) -> Tensors:
         """The classifier's tensors by key, float32. Raises ValueError without sums."""
         if self._summed is None:
             raise ValueError("there are no sums to solve for a head")
-        (solved_head,) = candidates(made["kind"], self._summed, self._weights(), [made["penalty"]])
+        (solved_head,) = solutions(
+            self._experiment, self._exchange, made["kind"], self._summed, self._weights(), [made["penalty"]]
+        )
         return head_tensors(self._exchange, solved_head.at_temperature(made["temperature"]))
 
     def state(self) -> Tensors:
@@ -148,13 +163,38 @@ class HeadStatistics:
         classes = len(self._experiment.data.classes)
         known = {FEDERATION_COUNTS: TensorSpec((classes,), "float64")}
         if solved(self._experiment, self._when):
-            known |= specs(classes, self._exchange.features)
+            known |= specs(classes, width(self._experiment, self._exchange))
         tensors = check_tensors(state, {key: spec for key, spec in known.items() if key in state})
         self.federation_counts = tensors.pop(FEDERATION_COUNTS, None)
         self._summed, self._sites = (Moments.from_tensors(tensors), [*sites]) if tensors else (None, [])
 
     def _weights(self) -> Float | None:
         return None if self.federation_counts is None else class_weights(self.federation_counts)
+
+
+def solutions(
+    experiment: Experiment,
+    exchange: Exchange,
+    kind: Kind,
+    summed: Moments,
+    weights: Float | None,
+    penalties: Sequence[float],
+) -> list[LinearHead]:
+    """The heads of all features by `penalties`, the same at both ends.
+
+    Args:
+        experiment: that both ends have.
+        exchange: the experiment's.
+        kind: of the head.
+        summed: all sites' sums, as `HeadStatistics.down` sends them.
+        weights: of the classes, float64 (K,); None for 1.
+        penalties: some of ``head.penalties``.
+    """
+    heads = candidates(kind, summed, weights, penalties)
+    if private := experiment.privacy.statistics:
+        projection = Projection.of(private, experiment.seed, exchange.features)
+        heads = [projection.lifted(head) for head in heads]
+    return heads
 
 
 def head_tensors(exchange: Exchange, head: LinearHead) -> Tensors:

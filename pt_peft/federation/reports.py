@@ -22,6 +22,7 @@ from pt_peft.training.metrics import confusion_metrics
 Count = Annotated[int, Field(ge=0, le=10**7)]
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -123,6 +124,14 @@ def rounded_epsilon(value: float) -> float:
     return float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)))
 
 
+def _checked_epsilon(value: float | None, promised: bool) -> float | None:
+    """`value` as it may leave. Raises UserError unless it is there exactly where it is `promised`."""
+    if (value is not None) != promised:
+        right = "a number" if promised else "null"
+        raise UserError(f"report: epsilon is {value}; {right} would be right.", "epsilon")
+    return None if value is None else rounded_epsilon(value)
+
+
 class TrainingReport(Strict):
     """A site's report of a round."""
 
@@ -138,10 +147,10 @@ class TrainingReport(Strict):
     """Metrics of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
     """The same for the site's own model, if ``training.ditto`` gives it one and there was a round before."""
-    epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    epsilon: Epsilon | None = None
     """Epsilon that the site's part in the job has cost so far, by its own noise alone: for each training image with
-    ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
-    noise that counts."""
+    ``privacy.sample``, with what ``privacy.statistics`` releases, else for the site, where sites add the noise of
+    ``privacy.client``. Null where the site adds no noise that counts."""
 
     def splits(self) -> list[SplitMetrics]:
         """The metrics that are there."""
@@ -165,14 +174,10 @@ class TrainingReport(Strict):
         if (self.train_loss is None) != privacy.asked:
             right = "null" if privacy.asked else "a number"
             raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.", "train_loss")
-        promised = privacy.claimed and privacy.by_sites
-        if (self.epsilon is not None) != promised:
-            right = "a number" if promised else "null"
-            raise UserError(f"report: epsilon is {self.epsilon}; {right} would be right.", "epsilon")
         numbers = {
             "train_loss": None if self.train_loss is None else rounded_loss(self.train_loss),
             "seconds": rounded_seconds(self.seconds),
-            "epsilon": None if self.epsilon is None else rounded_epsilon(self.epsilon),
+            "epsilon": _checked_epsilon(self.epsilon, privacy.claimed and privacy.by_sites),
         }
         return self.model_copy(update={**splits, **numbers})
 
@@ -212,20 +217,30 @@ class StatisticsReport(Strict):
     """Classes that have fewer images at the site than its ``limits.min_images_per_class``, and are in none of them."""
     seconds: Seconds
     code: Code
+    epsilon: Epsilon | None = None
+    """What the site's part in the job has cost each training image so far, with this release, where
+    ``privacy.statistics`` adds noise that counts."""
 
     def splits(self) -> list[SplitMetrics]:
         """No metrics."""
         return []
 
     def checked(self, experiment: Experiment) -> Self:
-        """The report as it may leave. Raises UserError if it counts more images or classes than there can be."""
+        """The report as it may leave.
+
+        Raises:
+            UserError: if it counts more images or classes than there can be, and unless it has an epsilon exactly where
+                ``experiment.privacy`` asks for that.
+        """
         _check_num_samples(self.num_samples, experiment)
         if self.classes_left_out >= (classes := len(experiment.data.classes)):
             raise UserError(
                 f"report: classes_left_out is {self.classes_left_out}, and the job has {classes} classes.",
                 "classes_left_out",
             )
-        return self.model_copy(update={"seconds": rounded_seconds(self.seconds)})
+        promised = experiment.privacy.claimed and experiment.privacy.statistics is not None
+        numbers = {"seconds": rounded_seconds(self.seconds), "epsilon": _checked_epsilon(self.epsilon, promised)}
+        return self.model_copy(update=numbers)
 
 
 class ChoiceReport(Strict):

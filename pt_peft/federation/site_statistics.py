@@ -19,8 +19,10 @@ from pt_peft.experiment.statistics import (
     solved,
     up_specs,
 )
-from pt_peft.federation.head_statistics import check_counts
-from pt_peft.statistics.closed_form import candidates, leave_one_out
+from pt_peft.federation.head_statistics import check_counts, solutions
+from pt_peft.privacy.draws import draws_for
+from pt_peft.privacy.private_moments import Projection, private_moments
+from pt_peft.statistics.closed_form import leave_one_out
 from pt_peft.statistics.moments import COUNTS, Float, Moments, class_counts, class_weights, moments
 from pt_peft.statistics.temperature import log_losses
 from pt_peft.training.metrics import evaluate_predictions
@@ -45,6 +47,9 @@ def answer(
     received: object,
     least: int = 1,
     least_evaluated: int = 1,
+    *,
+    site: str = "",
+    secret: bool = False,
 ) -> SiteAnswer:
     """Computes what a site sends in a stage.
 
@@ -54,8 +59,11 @@ def answer(
         data: the site's images.
         model: the federation's model as the site has it, by canonical key; for ``counts`` it may be empty.
         received: the statistics that have come down.
-        least: fewest training images of a class, ``limits.min_images_per_class``; classes with fewer are left out.
+        least: fewest training images of a class, ``limits.min_images_per_class``; classes with fewer are left out. With
+            ``privacy.statistics`` none is: that would tell of them without noise.
         least_evaluated: fewest images whose metrics may leave, ``limits.min_evaluated_images``.
+        site: its name, which tells its noise from others' where that is not secret.
+        secret: whether noise is secret whatever the experiment says, by ``limits.secret_draws``.
 
     Raises:
         TensorError: if `received` is not what it should be.
@@ -63,6 +71,14 @@ def answer(
     experiment = trainer.experiment
     statistics = check_tensors(received, down_specs(experiment, trainer.exchange, stage))
     labels, classes = np.asarray(data.train.labels), len(experiment.data.classes)
+    if (private := experiment.privacy.statistics) and stage.name == "moments":
+        projection = Projection.of(private, experiment.seed, trainer.exchange.features)
+        draws = draws_for(
+            experiment.privacy, experiment.seed, "statistics privacy", site, stage.round_number, secret=secret
+        )
+        features = trainer.features(model, data.train, "none")
+        released = private_moments(features, labels, classes, projection, private.noise_multiplier, draws)
+        return SiteAnswer(released.to_tensors(), {"num_samples": len(labels), "classes_left_out": 0})
     own = class_counts(labels, classes, least)
     weights = _weights(statistics, own)
     if stage.name == "choice":
@@ -101,7 +117,7 @@ def _choice(
     labels = np.asarray(split.labels)
     features = trainer.features(model, split, experiment.data.test_time_flips if by_validation else "none")
     if by_validation:
-        heads = candidates(kind, summed, weights, experiment.head.penalties)
+        heads = solutions(experiment, trainer.exchange, kind, summed, weights, experiment.head.penalties)
         logits = [head.logits(features) for head in heads]
     else:
         logits = [*leave_one_out(kind, summed, weights, experiment.head.penalties, features, labels, own > 0)]

@@ -75,6 +75,9 @@ class PrivacyCost(TypedDict):
     epsilon: float
     delta: float
     rounds: int
+    """Rounds of training with noise for it."""
+    releases: int
+    """Releases of sums of features with noise."""
 
 
 class RoundCost(TypedDict):

@@ -16,7 +16,7 @@ from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.experiment.statistics import parted, sends_model, stage_bytes, stage_of
+from pt_peft.experiment.statistics import Stage, parted, sends_model, stage_bytes, stage_of
 from pt_peft.federation import site_statistics, transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model, without_last_round
 from pt_peft.files import tree_bytes
@@ -26,7 +26,7 @@ from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.method import components
 from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
-from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft.privacy.plan import plan, plan_from
 from pt_peft.schema import parse
 from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
@@ -164,6 +164,7 @@ class RequestHandler:
             TensorError: if what has come down is not what it should be.
             UserError: if the experiment has no such stage then.
             OutsideLimits: if the site's limits do not allow it.
+            OSError: as `Budget.charge` does.
         """
         started = time.monotonic()
         limits = self.site.limits
@@ -179,10 +180,15 @@ class RequestHandler:
         elif sent:
             raise TensorError(f"a model has come for stage '{stage.name}', which needs none")
         least, least_evaluated = limits.min_images_per_class or 1, limits.min_evaluated_images or 1
-        found = site_statistics.answer(self._trainer, stage, self._data, model, received, least, least_evaluated)
+        released = stage.name == "moments" and self.experiment.privacy.statistics is not None
+        spent = {"epsilon": self._spend(stage)} if released else {}
+        found = site_statistics.answer(
+            self._trainer, stage, self._data, model, received, least, least_evaluated,
+            site=self.name, secret=limits.secret_draws is True,
+        )  # fmt: skip
         if isinstance(images := found.report.get("num_samples"), int):
             limits.check_sums(images)
-        report = {**found.report, "seconds": time.monotonic() - started, "code": own_code().model_dump()}
+        report = {**found.report, **spent, "seconds": time.monotonic() - started, "code": own_code().model_dump()}
         return report, found.tensors
 
     def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
@@ -255,16 +261,23 @@ class RequestHandler:
             found[f"own_{name}"] = self._trainer.evaluate({**model, **own}, split)
         return found
 
-    def _spend(self, number: int) -> float | None:
-        """Pays for the training of round `number` before it begins, and returns the report's ``epsilon``.
+    def _spend(self, at: Stage | int) -> float | None:
+        """Pays for a release, or the training of a round, before it begins, and returns the report's ``epsilon``.
+
+        Args:
+            at: the stage of the release, or the number of the round.
 
         Raises:
             OutsideLimits, UserError, OSError: as `Budget.charge` does.
         """
         if not (self.experiment.privacy.claimed and self.experiment.privacy.by_sites):
             return None
-        a_round = steps_of_a_round(self.experiment, len(self._data.train))
-        return self.budget.charge(self.experiment, a_round, number, self.site.limits.max_epsilon)
+        images = len(self._data.train)
+        released = isinstance(at, Stage)
+        now = plan(self.experiment, images, int(not released), int(released))
+        ahead = plan_from(self.experiment, images, at)
+        number = at.round_number if released else at
+        return self.budget.charge(self.experiment, now, ahead, number, self.site.limits.max_epsilon)
 
     def _check_tensors(self) -> None:
         """Raises OutsideLimits if the limits refuse the experiment or the tensors of its model."""

@@ -21,6 +21,7 @@ from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.schema import parse
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
+STATISTICS = {"noise_multiplier": 1.0, "max_feature_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
 CHOICES = {
     "data.source": ["site"],
@@ -38,6 +39,7 @@ CHOICES = {
         {"start": "zeros"},
         {"start": "ridge", "finish": "ridge"},
         {"start": "lda", "penalties": [2.0]},
+        {"start": "lda", "choose_by": "leave_one_out"},
         {"finish": "ridge"},
         {"finish": "lda", "penalties": [2.0]},
     ],
@@ -68,6 +70,9 @@ CHOICES = {
     "encryption": [{"scheme": "ckks"}],
     "privacy": [
         {"sample": SAMPLE},
+        {"statistics": STATISTICS},
+        {"sample": SAMPLE, "statistics": STATISTICS},
+        {"sample": SAMPLE, "statistics": {**STATISTICS, "delta": 1e-6}},
         {"client": CLIENT},
         {"client": {**CLIENT, "where": "sites"}},
         {"randomness": "insecure_from_public_seed"},
@@ -165,6 +170,8 @@ def test_messages_name_fields_that_exist(tiny):
         "payload.up.error_feedback",
         "aggregation.weighting",
         "privacy.client.where",
+        "privacy.statistics.delta",
+        "privacy.statistics.projection",
         "method.options.lora.residual",
     }
     site = {"data": SiteData().model_dump(mode="json")}
@@ -226,6 +233,11 @@ SETTINGS = [
     {"federation": {"lora_ranks": {"a": 2}}},
     {"federation": {"lora_ranks": {"a": 9}}},
     {"encryption": {"scheme": "ckks"}},
+    {
+        "privacy": {"statistics": {**STATISTICS, "projection": 33}},
+        "head": {"start": "lda"},
+        "federation": {"rounds": 0},
+    },
     {"privacy": {"client": {**CLIENT, "where": "sites"}}, "aggregation": {"name": "mean", "weighting": "uniform"}},
     {"training": {"control_variates": True}},
 ]

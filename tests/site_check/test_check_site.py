@@ -232,7 +232,7 @@ def test_what_privacy_will_cost(site, capsys, tiny):
     expected = epsilon(
         experiment.federation.rounds * steps_of_a_round(experiment, report["images"]["train"]["images"]), 1e-5
     )
-    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2}
+    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2, "releases": 0}
     assert not report["errors"]
     site.settings = {"limits": OPEN | {"max_epsilon": 0.9 * expected}}
     code, out, _ = site.check(capsys, "--no-timing")
