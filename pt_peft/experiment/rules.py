@@ -113,6 +113,10 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
+def _by_class(experiment: ExperimentFields) -> bool:
+    return experiment.training.imbalance == "federation_weights"
+
+
 def _knows_sites(data: SiteData) -> bool:
     return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
 
@@ -123,6 +127,7 @@ _COMPONENTS = (
 )
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
+_BY_CLASS = "the server weighs sites, and the head's rows, by their images of each class"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
@@ -135,14 +140,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
-        "training.imbalance", "another than 'balanced_softmax'", "data.task", "'multilabel'",
-        "the softmax is for labels that exclude one another",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.data.task == "multilabel",
-    ),
-    Rule(
-        "training.label_smoothing", "0", "training.imbalance", "'balanced_softmax'",
-        "absent classes have no probability",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.training.label_smoothing > 0,
+        "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'",
+        "they count images of classes that exclude one another",
+        lambda e: e.data.task == "multilabel" and e.training.imbalance in ("federation_weights", "fedlc"),
     ),
     Rule(
         "select_by", "another metric than 'quadratic_kappa'", "data.task", "'multiclass' or 'multilabel'",
@@ -249,6 +249,29 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
     Rule(
         "training.imbalance", "'none'", "privacy.sample", "set", "it counts the labels of the images, without noise",
         lambda e: e.privacy.sample is not None and e.training.imbalance != "none",
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "privacy.client", "set",
+        "sites would send how many images of each class they have, without noise",
+        lambda e: e.privacy.client is not None and _by_class(e),
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "training.imbalance", "'federation_weights'", _BY_CLASS,
+        lambda e: _by_class(e) and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'samples'", "training.imbalance", "'federation_weights'", _BY_CLASS,
+        lambda e: _by_class(e) and _weighting(e) not in (None, "samples"),
+    ),
+    Rule(
+        "training.control_variates", "false", "training.imbalance", "'federation_weights'",
+        "the mean of the variates would have other weights than that of the models",
+        lambda e: _by_class(e) and e.training.control_variates,
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "encryption", "set",
+        _ENCRYPTED + "the head's rows have weights of their own",
+        lambda e: e.encryption is not None and _by_class(e),
     ),
     Rule(
         "aggregation.name", "'mean'", "privacy.client", "set", _ONE_SUM,
