@@ -237,7 +237,8 @@ def _demo(private: Context, public: Context, repeats: int) -> Case:
     trainer = make_trainer(experiment, site)
     data = load_sites(experiment, site, list(NAMES))
     specs = trainer.exchange.up(0)
-    cipher, start = Cipher(private, Layout(specs), 1e4), initial_exchanged(trainer.exchange, trainer.initial)
+    cipher = Cipher(private, Layout(specs), 1e4)
+    start = initial_exchanged(experiment, trainer.exchange, trainer.initial)
     turns: list[Turns] = []
     training: list[float] = []
     for _ in range(repeats):

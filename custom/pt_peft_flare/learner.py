@@ -19,7 +19,7 @@ from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.tensors import TensorError, Tensors
-from pt_peft.experiment.admission import TASKS, counted_refusals, filter_refusals
+from pt_peft.experiment.admission import STATISTICS, TASKS, counted_refusals, filter_refusals
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -31,7 +31,7 @@ from pt_peft_flare.ckks_contexts import site_cipher
 from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.job_request import JobRequest, Refused, exchange_asked, job_request
-from pt_peft_flare.messages import SINCE, TAKEN, failure, one_line
+from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, one_line
 from pt_peft_flare.run_context import (
     app_folder,
     config_folder,
@@ -222,6 +222,10 @@ class SiteJob:
         if task == AppConstants.TASK_VALIDATION:
             report, _ = self._call("evaluate", shareable, patience, splits=EVALUATED_SPLITS)
             return DXO(DataKind.METRICS, data=report)
+        if task == STATISTICS:
+            stage = from_shareable(shareable).get_meta_prop(STAGE)
+            report, tensors = self._call("statistics", shareable, patience, stage=stage)
+            return DXO(DataKind.WEIGHTS, data=tensors, meta={MetaKey.INITIAL_METRICS: report, STAGE: stage})
         report, tensors = self._call("train", shareable, patience)
         if self.cipher:
             with told_as(reasons.ExperimentInvalid(field="encryption.largest_value")):

@@ -17,6 +17,7 @@ from pt_peft.exchange.lora_pairs import pairs, rank_axis
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.fields import ExperimentFields
 from pt_peft.experiment.own_images import PUBLISHED, SiteData
+from pt_peft.experiment.statistics import solved
 
 _SHOWN = 100
 """Characters of a value that a message shows at most."""
@@ -113,8 +114,12 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
-def _by_class(experiment: ExperimentFields) -> bool:
+def _federation_weights(experiment: ExperimentFields) -> bool:
     return experiment.training.imbalance == "federation_weights"
+
+
+def _solves(experiment: ExperimentFields) -> bool:
+    return any(solved(experiment, when) for when in ("start", "finish"))
 
 
 def _knows_sites(data: SiteData) -> bool:
@@ -127,7 +132,9 @@ _COMPONENTS = (
 )
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
-_BY_CLASS = "the server weighs sites, and the head's rows, by their images of each class"
+_NOT_SOLVED = "without 'ridge' and 'lda'"
+_SITES_COUNT = "sites would send how many images of each class they have, without noise"
+_ONE_LABEL = "it counts images of classes that exclude one another"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
@@ -140,9 +147,12 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
-        "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'",
-        "they count images of classes that exclude one another",
+        "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'", _ONE_LABEL,
         lambda e: e.data.task == "multilabel" and e.training.imbalance in ("federation_weights", "fedlc"),
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "data.task", "'multilabel'", _ONE_LABEL,
+        lambda e: e.data.task == "multilabel" and _weighting(e) == "class_samples",
     ),
     Rule(
         "select_by", "another metric than 'quadratic_kappa'", "data.task", "'multiclass' or 'multilabel'",
@@ -182,9 +192,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.aggregation.robust and e.training.control_variates,
     ),
     Rule(
-        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance'",
-        "control variates need weights that do not change from round to round",
-        lambda e: e.training.control_variates and _weighting(e) == "inverse_variance",
+        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance', 'class_samples'",
+        "control variates need weights that do not change from round to round or row to row",
+        lambda e: e.training.control_variates and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "training.control_variates", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
@@ -217,8 +227,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and e.aggregation.name != "mean",
     ),
     Rule(
-        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set", _ENCRYPTED + "a variance is no sum",
-        lambda e: e.encryption is not None and _weighting(e) == "inverse_variance",
+        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set",
+        _ENCRYPTED + "a variance is no sum, and counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "server_optimizer.name", "'none'", "encryption", "set", _ENCRYPTED + "an optimizer needs to read the mean",
@@ -251,27 +262,36 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.privacy.sample is not None and e.training.imbalance != "none",
     ),
     Rule(
-        "training.imbalance", "another than 'federation_weights'", "privacy.client", "set",
-        "sites would send how many images of each class they have, without noise",
-        lambda e: e.privacy.client is not None and _by_class(e),
+        "aggregation.weighting", "another than 'class_samples'", "privacy.sample", "set", _SITES_COUNT,
+        lambda e: e.privacy.sample is not None and _weighting(e) == "class_samples",
     ),
     Rule(
-        "aggregation.name", "'mean'", "training.imbalance", "'federation_weights'", _BY_CLASS,
-        lambda e: _by_class(e) and e.aggregation.name != "mean",
-    ),
-    Rule(
-        "aggregation.weighting", "'samples'", "training.imbalance", "'federation_weights'", _BY_CLASS,
-        lambda e: _by_class(e) and _weighting(e) not in (None, "samples"),
-    ),
-    Rule(
-        "training.control_variates", "false", "training.imbalance", "'federation_weights'",
-        "the mean of the variates would have other weights than that of the models",
-        lambda e: _by_class(e) and e.training.control_variates,
+        "training.imbalance", "another than 'federation_weights'", "privacy.client", "set", _SITES_COUNT,
+        lambda e: e.privacy.client is not None and _federation_weights(e),
     ),
     Rule(
         "training.imbalance", "another than 'federation_weights'", "encryption", "set",
-        _ENCRYPTED + "the head's rows have weights of their own",
-        lambda e: e.encryption is not None and _by_class(e),
+        _ENCRYPTED + "counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _federation_weights(e),
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'samples' or 'class_samples'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and _weighting(e) in ("uniform", "inverse_variance"),
+    ),
+    Rule(
+        "training.control_variates", "false", "training.imbalance", "'federation_weights'",
+        "the variates' mean would have other weights than the models'",
+        lambda e: _federation_weights(e) and e.training.control_variates,
+    ),
+    Rule(
+        "method.head", "'exchanged'", "aggregation.weighting", "'class_samples'", "no classifier travels",
+        lambda e: _weighting(e) == "class_samples" and e.method.head != "exchanged",
     ),
     Rule(
         "aggregation.name", "'mean'", "privacy.client", "set", _ONE_SUM,
@@ -290,6 +310,57 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         "federation.lora_ranks", "empty", "privacy.client", "set",
         "sites of a smaller rank add no noise to the components that they do not send",
         lambda e: e.privacy.client is not None and bool(e.federation.lora_ranks),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "data.task", "'multilabel'", "the closed form is for labels that exclude one another",
+        lambda e: e.data.task == "multilabel" and _solves(e),
+    ),
+    Rule(
+        "head", "without 'zeros', 'ridge' and 'lda'", "method.head", "'local' or 'frozen'", "no classifier travels",
+        lambda e: e.method.head != "exchanged" and (e.head.start == "zeros" or _solves(e)),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "method.roles", "'local' for some tensors",
+        "the features are then not the same function at all sites, and their sums mean nothing",
+        lambda e: "local" in e.method.roles.values() and _solves(e),
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "head.finish", "'ridge' or 'lda'",
+        "at a smaller rank the features are another function than at the other sites",
+        lambda e: bool(e.federation.lora_ranks) and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "aggregation.name", "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'",
+        "a sum of features has no defence against a site that lies",
+        lambda e: e.aggregation.robust and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "privacy.sample", "set", "the sums of features would leave without noise",
+        lambda e: e.privacy.sample is not None and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "privacy.client", "set", "the sums of features would leave without noise",
+        lambda e: e.privacy.client is not None and _solves(e),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "encryption", "set", "the server would read the sums of features",
+        lambda e: e.encryption is not None and _solves(e),
+    ),
+    Rule(
+        "federation.rounds", "1 or more", "head.start", "'seed' or 'zeros'", "nothing would be learned",
+        lambda e: not e.federation.rounds and solved(e, "start") is None,
+    ),
+    Rule(
+        "head.finish", "'trained'", "federation.rounds", "0", "without a round between them the start is the finish",
+        lambda e: not e.federation.rounds and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.start", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.start == "lda" and max(e.head.penalties) > 1,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.finish", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.finish == "lda" and max(e.head.penalties) > 1,
     ),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from pt_peft.schema import Strict
+from pt_peft.statistics.closed_form import Kind
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
 ChannelMean = Annotated[float, Field(ge=-10, le=10)]
@@ -265,8 +266,8 @@ class Training(Strict):
     imbalance: Literal[
         "none", "weighted_loss", "federation_weights", "balanced_softmax", "fedlc", "weighted_sampler"
     ] = "none"
-    """How a site treats rare classes (`pt_peft.training.imbalance`): ``balanced_softmax`` adds the logarithm of a class's
-    share of the site's training images to its logit in the loss, so that sites with other shares learn the same;
+    """How a site treats rare classes (`pt_peft.training.imbalance`): ``balanced_softmax`` adds the logarithm of a
+    class's share of the site's images to its logit in the loss, so that sites with other shares learn the same;
     ``weighted_loss`` weighs a class by the inverse of that share; ``federation_weights`` by the inverse of its share of
     all sites' images, which have to send how many they have; ``fedlc`` subtracts a margin from the logit;
     ``weighted_sampler`` draws images of rare classes more often, with replacement."""
@@ -275,11 +276,41 @@ class Training(Strict):
     is tau / n^(1/4)."""
 
 
+Penalty = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class Head(Strict):
+    """The classifier before the first round and after the last: trained, or solved in closed form.
+
+    The closed form follows from sums of features that the sites send (`pt_peft.experiment.statistics`).
+    """
+
+    start: Literal["seed", "zeros"] | Kind = "seed"
+    """``seed``: a weight drawn by the seed, a bias of zero; ``zeros``; ``ridge``: the ridge regression of the classes
+    on the features, in which all classes weigh alike; ``lda``: Fisher's linear discriminant with one covariance for all
+    classes and uniform priors (`pt_peft.statistics.closed_form`). With ``ridge`` or ``lda`` ``federation.rounds`` may
+    be 0: the job is then done."""
+    finish: Literal["trained"] | Kind = "trained"
+    """``trained``: the classifier of the last round; ``ridge`` or ``lda``: solved anew on the features that the rounds
+    have made."""
+    penalties: tuple[Penalty, ...] = Field(default=(0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, max_length=20)
+    """The penalties of which one is chosen: for ``ridge`` of a squared weight, relative to the mean weight of an image;
+    for ``lda`` the share, at most 1, by which the covariance is shrunk towards its mean diagonal. The best by
+    ``select_by`` on all sites' images together is taken; ``auroc`` is the mean over sites. Of equal ones it is the
+    largest, and without any images to choose by the middle one, of two the smaller."""
+    choose_by: Literal["validation", "leave_one_out"] = "validation"
+    """The images to choose by: the sites' validation images, or their training images, each by the head that all images
+    but this one give, exactly."""
+    temperature: bool = True
+    """Whether the classifier's logits are divided by the temperature that makes its probabilities say how often it is
+    right on the images to choose by (Guo et al. 2017, arXiv:1706.04599). What it predicts stays the same."""
+
+
 class Federation(Strict):
     """Rounds, sites, quorum and deadlines."""
 
-    rounds: int = Field(default=3, ge=1, le=100_000)
-    """Rounds of training and aggregation."""
+    rounds: int = Field(default=3, ge=0, le=100_000)
+    """Rounds of training and aggregation; 0 with a classifier that ``head.start`` solves, which is then the result."""
     min_sites: int = Field(default=2, ge=1)
     """Quorum: valid results that a round needs. With fewer the job stops, with a checkpoint."""
     round_timeout_s: int = Field(default=3600, ge=1, le=10**7)

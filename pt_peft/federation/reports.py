@@ -15,6 +15,7 @@ from pt_peft.environment import Code
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Data
+from pt_peft.experiment.statistics import stages
 from pt_peft.schema import Strict
 from pt_peft.training.metrics import confusion_metrics
 
@@ -158,12 +159,7 @@ class TrainingReport(Strict):
                 `most_images`, and unless the report has an epsilon, and no training loss, exactly where
                 ``experiment.privacy`` asks for that.
         """
-        if self.num_samples > (most := most_images(experiment)):
-            raise UserError(
-                f"report: field 'num_samples' is {self.num_samples}; at most {most} would be right, by "
-                "federation.max_images and the section data of the experiment.",
-                "num_samples",
-            )
+        _check_num_samples(self.num_samples, experiment)
         splits = _checked_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
@@ -207,6 +203,60 @@ class EvaluationReport(Strict):
         return self.model_copy(update={**_checked_splits(splits, experiment), **seconds})
 
 
+class StatisticsReport(Strict):
+    """A site's report beside its counts, or the sums of its features (`pt_peft.experiment.statistics`)."""
+
+    num_samples: Annotated[int, Field(ge=1, le=10**8)]
+    """Training images that are in them."""
+    classes_left_out: Annotated[int, Field(ge=0, le=1000)]
+    """Classes that have fewer images at the site than its ``limits.min_images_per_class``, and are in none of them."""
+    seconds: Seconds
+    code: Code
+
+    def splits(self) -> list[SplitMetrics]:
+        """No metrics."""
+        return []
+
+    def checked(self, experiment: Experiment) -> Self:
+        """The report as it may leave. Raises UserError if it counts more images or classes than there can be."""
+        _check_num_samples(self.num_samples, experiment)
+        if self.classes_left_out >= (classes := len(experiment.data.classes)):
+            raise UserError(
+                f"report: classes_left_out is {self.classes_left_out}, and the job has {classes} classes.",
+                "classes_left_out",
+            )
+        return self.model_copy(update={"seconds": rounded_seconds(self.seconds)})
+
+
+class ChoiceReport(Strict):
+    """A site's report of the candidates for a classifier in closed form."""
+
+    candidates: Annotated[list[SplitMetrics], Field(min_length=1, max_length=20)] | None
+    """Metrics by each of ``head.penalties``; null if the site has too few images to choose by."""
+    seconds: Seconds
+    code: Code
+
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return self.candidates or []
+
+    def checked(self, experiment: Experiment) -> Self:
+        """The report as it may leave.
+
+        Raises:
+            UserError: as `SplitMetrics.checked` does, and unless there is an entry for each of ``head.penalties``, all
+                of the same images.
+        """
+        found, wanted = self.splits(), len(experiment.head.penalties)
+        if self.candidates is not None and len(found) != wanted:
+            raise UserError(f"report: candidates has {len(found)} entries; {wanted} would be right.", "candidates")
+        if len({one.count for one in found}) > 1:
+            raise UserError("report: candidates are evaluated on different numbers of images.", "candidates")
+        seconds = {"seconds": rounded_seconds(self.seconds)}
+        candidates = None if self.candidates is None else [one.checked(experiment.data) for one in found]
+        return self.model_copy(update={"candidates": candidates, **seconds})
+
+
 def most_images(experiment: Experiment) -> int:
     """Most training images that a site can have in `experiment`: what it may say, and what it may use."""
     data = experiment.data
@@ -215,10 +265,20 @@ def most_images(experiment: Experiment) -> int:
 
 
 def report_bytes(experiment: Experiment) -> int:
-    """Most bytes of a report of either kind as it travels, with what FLARE adds to it."""
+    """Most bytes of a report of any kind as it travels, with what FLARE adds to it."""
     classes = len(experiment.data.classes)
-    # Four splits, each with counts of at most five bytes and areas of nine.
-    return (64 << 10) + 4 * (5 * classes * max(classes, 4) + 9 * classes)
+    # Splits or candidates, each with counts of at most five bytes, areas of nine, and a dozen names with a number.
+    candidates = len(experiment.head.penalties) if stages(experiment) else 0
+    return (64 << 10) + max(4, candidates) * (5 * classes * max(classes, 4) + 9 * classes + 512)
+
+
+def _check_num_samples(number: int, experiment: Experiment) -> None:
+    if number > (most := most_images(experiment)):
+        raise UserError(
+            f"report: field 'num_samples' is {number}; at most {most} would be right, by federation.max_images and the "
+            "section data of the experiment.",
+            "num_samples",
+        )
 
 
 def _checked_splits(

@@ -37,16 +37,16 @@ from torch.nn import functional
 from pt_peft.data.items import NOT_KNOWN, strata
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Training
+from pt_peft.statistics.moments import Float, class_weights
 
 Labels = npt.NDArray[Any]
 """As `ImageSplit` has them: int64 (N,), or for ``multilabel`` uint8 (N,C): 1, 0 or `NOT_KNOWN`."""
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps logits float32 (B,C) and labels to a scalar in nats."""
-Values = npt.NDArray[np.float64]
 
 
 def training_loss(
-    experiment: Experiment, labels: Labels, device: torch.device, federation_counts: Values | None = None
+    experiment: Experiment, labels: Labels, device: torch.device, federation_counts: Float | None = None
 ) -> Loss:
     """The training loss of a site.
 
@@ -75,22 +75,7 @@ def training_loss(
             )
 
 
-def class_weights(counts: npt.NDArray[Any]) -> Values:
-    """w_c = N / (K n_c), which are 1 on average over the N images of K classes; 0 for a class without images.
-
-    Args:
-        counts: images of each class, (C,).
-
-    Returns:
-        Float64 (C,).
-    """
-    present = counts > 0
-    weights = np.zeros(len(counts))
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return weights
-
-
-def sampling_weights(experiment: Experiment, labels: Labels) -> Values | None:
+def sampling_weights(experiment: Experiment, labels: Labels) -> Float | None:
     """Relative frequencies with which a site's training images are drawn.
 
     An image with several labels counts as one of its rarest label.
@@ -128,7 +113,7 @@ def _of_shifted_classes(training: Training, counts: npt.NDArray[np.int64], devic
     return shifted
 
 
-def _of_weighted_images(training: Training, weights: Values, device: torch.device) -> Loss:
+def _of_weighted_images(training: Training, weights: Float, device: torch.device) -> Loss:
     """The mean over images of their weighted cross-entropies, which no batch's own weights scale."""
     weight_of = _on(device, weights)
 

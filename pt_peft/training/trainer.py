@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 from torch import nn
@@ -18,6 +19,7 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import TestTimeFlips
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
@@ -185,17 +187,46 @@ class LocalTrainer:
         Returns:
             Logits float32 (N,K), on the CPU, and the labels of `split`.
         """
+        logits = self._evaluated(tensors, split, self.experiment.data.test_time_flips)
+        return logits, torch.as_tensor(np.asarray(split.labels))
+
+    @torch.inference_mode()
+    def features(self, tensors: Tensors, split: ImageSplit, flips: TestTimeFlips) -> npt.NDArray[np.float32]:
+        """What the classifier gets of all images of `split`, in eval mode and without augmentation.
+
+        Args:
+            tensors: as in `train`.
+            split: one image or more.
+            flips: over which each image's features are averaged.
+
+        Returns:
+            Float32 (N,d).
+        """
+        entered: list[torch.Tensor] = []
+        classifier = self.model.module.get_classifier()
+        hook = classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            return self._evaluated(tensors, split, flips, lambda _: entered.pop().float()).numpy()
+        finally:
+            hook.remove()
+
+    def _evaluated(
+        self,
+        tensors: Tensors,
+        split: ImageSplit,
+        flips: TestTimeFlips,
+        of_logits: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+    ) -> torch.Tensor:
+        """What `of_logits` makes of each batch's logits in eval mode, averaged over `flips`; on the CPU."""
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
-        logits: list[torch.Tensor] = []
-        labels: list[torch.Tensor] = []
-        flips = self.experiment.data.test_time_flips
         inputs = self._with_features(split) if flips == "none" else split
         logits_of = self._forward(inputs)
-        for images, targets in batches(inputs, EVALUATION_BATCH, seed=None):
-            logits.append(over_flips(logits_of, images, flips).cpu())
-            labels.append(targets)
-        return torch.cat(logits), torch.cat(labels)
+        found = [
+            over_flips(lambda images: of_logits(logits_of(images)), images, flips).cpu()
+            for images, _ in batches(inputs, EVALUATION_BATCH, seed=None)
+        ]
+        return torch.cat(found)
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""

@@ -1,5 +1,6 @@
 """Losses and samplers for rare classes, against their formulas."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,7 +15,8 @@ from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.aggregation.class_weighted_mean import ClassWeightedMean
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse
-from pt_peft.training.imbalance import class_weights, sampling_weights, training_loss
+from pt_peft.statistics.moments import class_weights
+from pt_peft.training.imbalance import sampling_weights, training_loss
 
 LABELS = np.array([0] * 6 + [1] * 3 + [2])  # none of class 3
 LOGITS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -124,7 +126,9 @@ def gradient(tiny: Experiment, shares: tuple[int, ...], head: torch.Tensor, **tr
 )
 def test_sites_at_which_the_same_model_is_best(tiny, imbalance, resting):
     """Sites differ in p(y) alone: at the logits log p(x | y), a convex loss without a gradient has its minimum."""
-    found = {name for name, shares in SITES.items() if gradient(tiny, shares, OPTIMUM, imbalance=imbalance).norm() < 1e-6}
+    found = {
+        name for name, shares in SITES.items() if gradient(tiny, shares, OPTIMUM, imbalance=imbalance).norm() < 1e-6
+    }
     assert found == resting
 
 
@@ -133,7 +137,7 @@ def test_weights_of_the_federation_are_one_objective(tiny):
     head = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     counts = {name: 16.0 * np.array(shares) for name, shares in SITES.items()}
     total = np.sum(list(counts.values()), axis=0)
-    mean = ClassWeightedMean(counts, class_weights(total))
+    mean = ClassWeightedMean({"head": head.detach().numpy()}, counts, class_weights(total))
     for name, shares in SITES.items():
         after = head - 0.3 * gradient(tiny, shares, head, imbalance="federation_weights")
         mean.add(SiteResult(name, {"head": after.detach().numpy()}, int(counts[name].sum())))
@@ -205,6 +209,44 @@ def test_labels_that_are_not_known_are_masked(tiny, imbalance, smoothing):
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient[known == 0] == 0).all()
     assert (gradient[known == 1] != 0).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_balanced_softmax_of_several_labels(tiny, smoothing):
+    """Adds log(positives / negatives) to each label's logit; a label with one answer alone has no gradient."""
+    images = np.array([[1, 1, 0, NOT_KNOWN], [0, 1, 0, NOT_KNOWN], [0, 1, 0, NOT_KNOWN], [NOT_KNOWN] * 4], np.uint8)
+    data = {"source": "site", "task": "multilabel", "classes": ["a", "b", "c", "d"]}
+    training = {"imbalance": "balanced_softmax", "label_smoothing": smoothing}
+    logits = LOGITS.detach().requires_grad_()
+    targets = torch.tensor([[1, 1, 0, NOT_KNOWN], [0, 1, 0, NOT_KNOWN], [NOT_KNOWN] * 4], dtype=torch.uint8)
+    loss = training_loss(changed(tiny, data=data, training=training), images, CPU)(logits[:3], targets)
+    shifted = logits[:2, 0] + math.log(1 / 2)
+    soft = torch.tensor([1.0, 0.0]) * (1 - smoothing) + smoothing / 3
+    each = -(soft * shifted.sigmoid().log() + (1 - soft) * (-shifted).sigmoid().log())
+    assert torch.allclose(loss, each.sum() / 12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[:2, 0].all()
+    assert gradient.count_nonzero() == 2
+
+
+def test_several_labels_have_one_optimum_at_all_sites(tiny):
+    """log p(x | yes) - log p(x | no), however frequent a label is; binary cross-entropy alone has another."""
+    data = {"source": "site", "task": "multilabel", "classes": ["a", "b"]}
+    positive, negative = LOOKS[0], LOOKS[1]
+    optimum = torch.tensor(np.log(positive / negative), dtype=torch.float32)
+    found = {}
+    for imbalance in ("balanced_softmax", "weighted_loss", "none"):
+        for yes, no in ((1, 1), (1, 9), (7, 2), (0, 3)):
+            looks = np.concatenate([np.repeat(np.arange(4), positive * yes), np.repeat(np.arange(4), negative * no)])
+            answers = np.repeat([1, 0], [16 * yes, 16 * no]).astype(np.uint8)
+            labels = np.stack([answers, np.full_like(answers, NOT_KNOWN)], axis=1)
+            head = torch.stack([optimum, optimum], dim=1).requires_grad_()
+            loss = training_loss(changed(tiny, data=data, training={"imbalance": imbalance}), labels, CPU)
+            (gradient,) = torch.autograd.grad(loss(torch.eye(4)[looks] @ head, torch.tensor(labels)), head)
+            found[imbalance, yes, no] = bool(gradient.norm() < 1e-6)
+    assert all(found[key] for key in found if key[0] == "balanced_softmax")
+    assert [found["weighted_loss", yes, no] for yes, no in ((1, 1), (1, 9), (7, 2), (0, 3))] == [True] * 3 + [False]
+    assert [found["none", yes, no] for yes, no in ((1, 1), (1, 9), (7, 2), (0, 3))] == [True] + [False] * 3
 
 
 def test_an_image_is_sampled_by_the_labels_that_are_known(tiny):

@@ -1,13 +1,18 @@
-r"""The mean over sites whose images weigh by class, for ``training.imbalance`` ``federation_weights``.
+r"""The mean over sites of which the server knows how many training images of each class they have.
 
-    x = Σ_k W_k x_k / Σ_k W_k,    W_k = Σ_c n_kc w_c
+    x = Σ_k W_k x_k / Σ_k W_k,    row c of the classifier = Σ_k n_kc x_kc / Σ_k n_kc
 
-with n_kc images of class c at site k and w_c the weight of each. As site k minimises the mean of w_y ℓ over its images,
-divided by the mean of w_y, one step of gradient descent on all of its images and this mean make one step on the
-weighted mean of ℓ over all images of all sites.
+with n_kc images of class c at site k, and W_k = Σ_c n_kc w_c. For a mean by images w is 1. With
+``training.imbalance`` ``federation_weights`` a site minimises the mean of w_y ℓ over its images, divided by the mean of
+w_y: one step of gradient descent on all images of each site and this mean are one step on the weighted mean of ℓ over
+the images of all sites.
+
+The classifier's rows are averaged by class with ``weighting`` ``class_samples`` of `Mean`, and are then no such step.
+But sites train with AdamW, which moves a row as far at a site with three images of its class as at one with a thousand,
+and leaves it where it was at a site at which ``balanced_softmax`` gives it no gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -16,25 +21,41 @@ from pt_peft.exchange.tensors import Array, Tensors
 
 
 class ClassWeightedMean(Collected):
-    """Weighs sites by their images of each class."""
+    """Weighs sites, and rows of the classifier, by the images that sites have."""
 
-    def __init__(self, counts: Mapping[str, Array], class_weights: Array):
+    def __init__(self, before: Tensors, counts: Mapping[str, Array], class_weights: Array, head: Collection[str] = ()):
         """Starts a round.
 
         Args:
-            counts: training images of each class by site, float64 (K,).
-            class_weights: w_c, float64 (K,).
+            before: the exchanged tensors that the round started from.
+            counts: training images of each class by site, float64 (K,); of every site whose result is added.
+            class_weights: w_c, float64 (K,); ones for a mean by images.
+            head: keys of the tensors that have a row for each class, and are averaged by class.
         """
         super().__init__()
-        self._weights = {site: float(images @ class_weights) for site, images in counts.items()}
+        self._before = before
+        self._counts = counts
+        self._class_weights = class_weights
+        self._head = head
 
     def result(self) -> Tensors:
-        """Returns the mean in the tensors' own dtypes. Raises ValueError if nothing was added."""
+        """Returns the mean in the dtypes of `before`, whose rows stay where no site has images of their class.
+
+        Raises:
+            ValueError: if nothing was added.
+        """
         results = self.results()
-        weights = np.array([self._weights[result.site] for result in results])
+        counts = np.stack([self._counts[result.site] for result in results])
+        weights = counts @ self._class_weights
         weights /= weights.sum()
         self.shares = {result.site: float(weight) for result, weight in zip(results, weights, strict=True)}
-        return {
-            key: np.tensordot(weights, stacked(results, key), axes=1).astype(value.dtype)
-            for key, value in results[0].tensors.items()
-        }
+        of_class, known = counts / np.maximum(counts.sum(axis=0), 1), counts.any(axis=0)
+        mean: Tensors = {}
+        for key in results[0].tensors:
+            values, before = stacked(results, key), self._before[key]
+            if key in self._head:
+                rows = np.einsum("kc,kc...->c...", of_class, values)
+                mean[key] = np.where(known.reshape(-1, *[1] * (before.ndim - 1)), rows, before)
+            else:
+                mean[key] = np.tensordot(weights, values, axes=1)
+        return {key: value.astype(self._before[key].dtype) for key, value in mean.items()}
