@@ -13,6 +13,7 @@ Those of ``head.start`` come before the first round, those of ``head.finish`` af
 from dataclasses import dataclass
 from typing import Literal
 
+from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.exchange.round_bytes import RoundBytes, round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
@@ -53,6 +54,12 @@ def solved(experiment: ExperimentFields, when: When) -> Kind | None:
     """How the head is solved at that end of the rounds; None if it is not."""
     asked = experiment.head.start if when == "start" else experiment.head.finish
     return asked if asked in ("ridge", "lda") else None
+
+
+def weighs_by_class(experiment: ExperimentFields) -> bool:
+    """Whether the server weighs what the sites send by their training images of each class."""
+    by_class = isinstance(experiment.aggregation, Mean) and experiment.aggregation.weighting == "class_samples"
+    return by_class or experiment.training.imbalance == "federation_weights"
 
 
 def stages(experiment: ExperimentFields) -> tuple[Stage, ...]:
