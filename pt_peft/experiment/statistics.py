@@ -7,7 +7,8 @@ A head that is solved in closed form (section ``head``) takes up to three stages
 3. ``choice``: each site is sent the sums over all sites, solves a head for each penalty as the server does, and sends
    how good each is. There is no such stage with one penalty and no temperature.
 
-Those of ``head.start`` come before the first round, those of ``head.finish`` after the last.
+Those of ``head.start`` come before the first round, those of ``head.finish`` after the last. ``counts`` comes before
+the first round also where the server weighs what sites send by their images of each class (`weighs_by_class`).
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def stages(experiment: ExperimentFields) -> tuple[Stage, ...]:
     for when, number in ends:
         kind = solved(experiment, when)
         names: list[StageName] = []
-        if kind == "ridge":
+        if kind == "ridge" or (when == "start" and weighs_by_class(experiment)):
             names.append("counts")
         if kind:
             names.append("moments")

@@ -49,6 +49,11 @@ class FederationServer:
         self._exchange = exchange
         self._control = ControlMean()
 
+    @property
+    def federation_counts(self) -> Array:
+        """Training images of each class at all sites that have sent theirs, float64 (K,)."""
+        return np.sum([*self.class_counts.values()], axis=0)
+
     def rank(self, site: str) -> int | None:
         """The rank at which the site trains LoRA; None for the experiment's."""
         return self._experiment.federation.lora_ranks.get(site)
@@ -190,7 +195,7 @@ def _aggregator(experiment: Experiment, exchange: Exchange, server: FederationSe
     if weighs_by_class(experiment):
         weights = np.ones(len(experiment.data.classes))
         if experiment.training.imbalance == "federation_weights":
-            weights = class_weights(np.sum([*server.class_counts.values()], axis=0))
+            weights = class_weights(server.federation_counts)
         head = exchange.head if isinstance(rule, Mean) and rule.weighting == "class_samples" else ()
         return ClassWeightedMean(server.tensors, server.class_counts, weights, head)
     return rule.start(server.tensors)

@@ -49,6 +49,7 @@ class Federation:
     """A server and three sites of one process, for one job or for several of which each continues the one before."""
 
     def __init__(self, folder: Path, experiment: Experiment, site, limits: Limits | None = None):
+        folder.mkdir(exist_ok=True)
         self.folder, self.experiment = folder, experiment
         settings = site.model_copy(update={"limits": limits or Limits.open()})
         self.site = settings.model_dump(mode="json")
@@ -61,16 +62,19 @@ class Federation:
         self.tamper: Any = None
         """Changes what a learner gives to its filter."""
 
-    def start(self, die_after: int | None = None) -> dict[str, Any]:
-        """Runs a job that continues the last one, and returns its record; its server dies after so many answers."""
+    def start(self, die_after: int | None = None, once: bool = False) -> dict[str, Any]:
+        """Runs a job that continues the last one, and returns its record; its server dies after so many answers.
+
+        A silent site is so for a task whenever it is asked, or `once`.
+        """
         self.jobs.append(str(uuid.uuid4()))
-        self.asked, self.die_after = [], die_after
+        self.asked, self.die_after, self.once = [], die_after, once
         for name in ("server", *NAMES):
             run = self._run_dir(name)
             (run / f"app_{name}" / "config").mkdir(parents=True)
             (run / f"app_{name}" / "config" / "experiment.json").write_text(self.experiment.to_json())
             local = self.folder / name / "local"
-            local.mkdir(exist_ok=True)
+            local.mkdir(parents=True, exist_ok=True)
             (local / "site.json").write_text(json.dumps(self.site))
         self.handlers = {name: self._handler(name) for name in NAMES}
         self.filters = {name: self._filter() for name in NAMES}
@@ -141,6 +145,8 @@ class Federation:
             for name in delivery.targets:
                 if name not in self.silent.get(task.when, ()):
                     self._answer(name, task, delivery, results)
+                elif self.once:
+                    self.silent[task.when].remove(name)
         results.close({name: reasons.NoAnswer(seconds=1) for name in task.targets})
         return results
 
@@ -324,6 +330,39 @@ def test_a_job_of_no_round(tiny, site, tmp_path):
     assert federation.saved.keys() == {"adapter.safetensors", "best_adapter.safetensors"}
     assert greatest_difference(final(federation), reference(experiment, site)) == 0
     assert federation.saved["best_adapter.safetensors"]["meta"]["head"]["kind"] == "lda"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"training": {"imbalance": "federation_weights"}},
+        {"aggregation": {"name": "mean", "weighting": "class_samples"}},
+    ],
+)
+def test_counts_for_weights_by_class(tiny, site, tmp_path, fields):
+    """The server weighs by them; a site that was late for them is counted before its first round."""
+    experiment = changed(tiny, **fields, federation={"min_sites": 2})
+    federation = Federation(tmp_path, experiment, site)
+    record = federation.start()
+    assert federation.asked == ["counts at the start", "round 1", "round 2", "final evaluation"]
+    assert greatest_difference(final(federation), reference(experiment, site)) == 0
+    late = Federation(tmp_path / "late", experiment, site)
+    late.silent = {"counts at the start": {"site-2"}}
+    late.start(once=True)
+    assert late.asked[:3] == ["counts at the start", "counts at the start", "round 1"]
+    assert late.run.record.content["rounds"][0]["sites"].keys() == set(NAMES)
+    assert greatest_difference(final(late), final(federation)) == 0
+    assert [one["sites"].keys() for one in record["statistics"]] == [set(NAMES)]
+
+
+def test_class_counts_outlive_the_server(tiny, site, tmp_path):
+    experiment = changed(tiny, training={"imbalance": "federation_weights"})
+    federation = Federation(tmp_path, experiment, site)
+    with pytest.raises(Stopped):
+        federation.start(die_after=2)
+    federation.start()
+    assert federation.asked == ["round 2", "final evaluation"]
+    assert greatest_difference(final(federation), reference(experiment, site)) == 0
 
 
 def learner_that(change):
