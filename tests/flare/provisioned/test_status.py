@@ -11,6 +11,8 @@ from pt_peft_flare.progress import progress
 SITE = {"now": "answered", "version": "0.2.0", "rounds": 2, "bytes_in": 2000, "bytes_out": 1000}
 PROGRESS = {
     "finished_rounds": 2,
+    "finished_stages": 0,
+    "stages": 0,
     "continues": None,
     "continued_rounds": 0,
     "rounds": 3,
