@@ -53,7 +53,7 @@ METRICS = ("balanced_accuracy", "accuracy", "auroc")
 GRID: dict[str, tuple[Any, ...]] = {
     "training.batch_size": (64, 256),
     "federation.rounds": (5, 20),
-    "training.learning_rate": (1e-3, 1e-2),
+    "training.head_learning_rate": (1e-3, 1e-2),
 }
 """What DP-SGD may choose."""
 MAX_GRAD_NORM = 1.0
@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     names = ("ham10000", "demo")
     parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets (default: both)")
-    parser.add_argument("--draws", type=int, default=5, help="draws of noise (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=10, help="draws of noise (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
