@@ -32,6 +32,7 @@ from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.schema import parse
+from pt_peft.statistics.moments import COUNTS
 from pt_peft.training.trainer import LocalTrainer, pick_device
 
 
@@ -90,6 +91,7 @@ def federate(
     start = initial_exchanged(trainer.experiment, exchange, trainer.initial)
     server = FederationServer(trainer.experiment, exchange, start)
     kept: dict[str, Tensors] = {name: {} for name in sites}
+    weighted = trainer.experiment.training.imbalance == "federation_weights"
     _solve_head(trainer, server, sites, "start", absent)
     for round_number in range(rounds):
         opened = server.start_round(round_number)
@@ -100,7 +102,10 @@ def federate(
             received = transfer.decode_down(trainer.experiment, exchange, name, payload, 0, round_number)
             if observer:
                 observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
-            result = local_round(trainer, name, data.train, received, kept[name], round_number)
+            counts = server.federation_counts if weighted else None
+            result = local_round(
+                trainer, name, data.train, received, kept[name], round_number, federation_counts=counts
+            )
             if observer:
                 observer.trained(round_number, name, result)
             sent = tamper(name, received, result.payload) if tamper else result.payload
@@ -140,6 +145,8 @@ def _solve_head(
             # Rounded as it leaves a site. A pooled baseline has more images than a site may say it has.
             reports[name] = report.checked(experiment) if isinstance(report, ChoiceReport) else report
             sent[name] = gathered.check(stage, found.tensors, reports[name])
+        if stage.name == "counts" and when == "start":
+            server.class_counts = {name: one[COUNTS] for name, one in sent.items()}
         if made := gathered.take(stage, sent, reports):
             server.tensors = {**server.tensors, **gathered.head(made)}
 

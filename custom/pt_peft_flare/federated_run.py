@@ -2,10 +2,11 @@
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
@@ -18,9 +19,18 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
+from pt_peft.exchange.tensors import Array, Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.experiment.admission import STATISTICS, TASKS
-from pt_peft.experiment.statistics import Stage, When, sends_model, stage_bytes, stages, up_specs
+from pt_peft.experiment.statistics import (
+    FEDERATION_COUNTS,
+    Stage,
+    When,
+    sends_model,
+    stage_bytes,
+    stages,
+    up_specs,
+    weighs_by_class,
+)
 from pt_peft.federation.head_statistics import HeadStatistics, SolvedHead
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.protocol import Server
@@ -29,6 +39,7 @@ from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict, parse
+from pt_peft.statistics.moments import COUNTS
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.console import console
@@ -278,8 +289,28 @@ class FederatedRun:
             if stage.when == when and (when, stage.name) not in done:
                 self._gather_stage(stage)
 
-    def _gather_stage(self, stage: Stage) -> None:
-        """Asks for the statistics of a stage; the last one gives the aggregate its head."""
+    def _count_newcomers(self) -> None:
+        """Asks sites for their counts that were not there when these were asked for: their results have no weight."""
+        present = self._sites.present_sites(self.experiment.federation.silence_s)
+        if newcomers := [site for site in present if site not in self._class_counts]:
+            self._gather_stage(stages(self.experiment)[0], newcomers)
+
+    @property
+    def _class_counts(self) -> dict[str, Array]:
+        """What the server knows of each site's training images, if it weighs what they send by class."""
+        server = self._server
+        return server.class_counts if isinstance(server, FederationServer) else {}
+
+    def _gather_stage(self, stage: Stage, newcomers: Sequence[str] = ()) -> None:
+        """Asks for the statistics of a stage; the last one gives the aggregate its head.
+
+        Args:
+            stage: the next one.
+            newcomers: sites that alone are asked, for what the others have sent already.
+
+        Raises:
+            JobFailed: if they miss the quorum; of newcomers none is needed.
+        """
         gathered = self._statistics[stage.when]
         kind = ChoiceReport if stage.name == "choice" else StatisticsReport
         sent: dict[str, Tensors] = {}
@@ -292,10 +323,12 @@ class FederatedRun:
             return report
 
         started = time.monotonic()
-        task = self._task(STATISTICS, stage.round_number, stage)
-        results = self._collect(task, accept)
+        task = self._task(STATISTICS, stage.round_number, stage, newcomers)
+        results = self._collect(task, accept, 0 if newcomers else self.experiment.federation.min_sites)
         taken = {site: sent[site] for site in results.reports}
-        made = gathered.take(stage, taken, results.reports)
+        if weighs_by_class(self.experiment) and (stage.when, stage.name) == ("start", "counts"):
+            self._class_counts.update({site: one[COUNTS] for site, one in taken.items()})
+        made = None if newcomers else gathered.take(stage, taken, results.reports)
         if made:
             self._server.tensors = {**self._server.tensors, **gathered.head(made)}
         finished = FinishedStage(
@@ -318,6 +351,8 @@ class FederatedRun:
         before = server.tensors
         bytes_out: dict[str, int] = {}
         digests: dict[str, str] = {}
+        if weighs_by_class(self.experiment):
+            self._count_newcomers()
         opened = server.start_round(number)
 
         def accept(result: FLModel) -> TrainingReport:
@@ -364,7 +399,7 @@ class FederatedRun:
         self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
         log_final(self._engine, self.experiment, results.reports, summary)
 
-    def _task(self, name: str, number: int, stage: Stage | None = None) -> SiteTask:
+    def _task(self, name: str, number: int, stage: Stage | None = None, newcomers: Sequence[str] = ()) -> SiteTask:
         """A task that sends each site that is there what it lacks of the aggregate, and the statistics of a stage."""
         federation = self.experiment.federation
         sites = self._sites.present_sites(federation.silence_s)
@@ -374,6 +409,10 @@ class FederatedRun:
         if stage:
             sites = self._statistics[stage.when].asked(stage, sites)
             statistics = self._statistics[stage.when].down(stage)
+            sites = [*newcomers] or sites
+        elif name == AppConstants.TASK_TRAIN and self.experiment.training.imbalance == "federation_weights":
+            counts = np.sum([*self._class_counts.values()], axis=0)
+            statistics = {FEDERATION_COUNTS: counts}
         remembered = bool(self._exchange.control) or self.experiment.payload.up.remembers
         alike: dict[tuple[int, int | None, int | None], list[str]] = {}  # sites that are sent the same
         for site in sites:
@@ -395,8 +434,10 @@ class FederatedRun:
             deliveries, stage,
         )  # fmt: skip
 
-    def _collect(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
-        """The results of a task. Raises JobFailed if they miss the quorum."""
+    def _collect(
+        self, task: SiteTask, accept: Callable[[FLModel], Report], least: int | None = None
+    ) -> RoundResults[Report]:
+        """The results of a task. Raises JobFailed if they are fewer than `least`, by default the quorum."""
         results = self._sites.ask(task, accept)
         if self._exchange.rotating and not (task.stage and not sends_model(task.stage)):
             # A site that was left out is sent all that has ever changed, no matter what it may have kept.
@@ -404,7 +445,7 @@ class FederatedRun:
         left_out = sorted(results.left_out.items())
         for site, reason in left_out:
             console.warning("%s: %s is left out of task '%s': %s", task.when, site, task.name, reason)
-        least = self.experiment.federation.min_sites
+        least = self.experiment.federation.min_sites if least is None else least
         if len(results.reports) < least:
             asked = len(task.targets)
             reasons = "; ".join(f"{site}: {reason}" for site, reason in left_out)

@@ -68,7 +68,7 @@ def progress(record: Record, rounds: int, stages: int, now: Mapping[str, str], s
         "continues": record["continues"],
         "continued_rounds": len(finished) - len(own),
         "rounds": rounds,
-        "finished_stages": len(record["statistics"]),
+        "finished_stages": len({(one["when"], one["stage"]) for one in record["statistics"]}),
         "stages": stages,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
         "sites": {

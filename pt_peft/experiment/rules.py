@@ -114,6 +114,10 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
+def _federation_weights(experiment: ExperimentFields) -> bool:
+    return experiment.training.imbalance == "federation_weights"
+
+
 def _solves(experiment: ExperimentFields) -> bool:
     return any(solved(experiment, when) for when in ("start", "finish"))
 
@@ -129,6 +133,8 @@ _COMPONENTS = (
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
 _NOT_SOLVED = "without 'ridge' and 'lda'"
+_SITES_COUNT = "sites would send how many images of each class they have, without noise"
+_ONE_LABEL = "it counts images of classes that exclude one another"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
@@ -141,14 +147,12 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
-        "training.imbalance", "another than 'balanced_softmax'", "data.task", "'multilabel'",
-        "the softmax is for labels that exclude one another",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.data.task == "multilabel",
+        "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'", _ONE_LABEL,
+        lambda e: e.data.task == "multilabel" and e.training.imbalance in ("federation_weights", "fedlc"),
     ),
     Rule(
-        "training.label_smoothing", "0", "training.imbalance", "'balanced_softmax'",
-        "absent classes have no probability",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.training.label_smoothing > 0,
+        "aggregation.weighting", "another than 'class_samples'", "data.task", "'multilabel'", _ONE_LABEL,
+        lambda e: e.data.task == "multilabel" and _weighting(e) == "class_samples",
     ),
     Rule(
         "select_by", "another metric than 'quadratic_kappa'", "data.task", "'multiclass' or 'multilabel'",
@@ -188,9 +192,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.aggregation.robust and e.training.control_variates,
     ),
     Rule(
-        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance'",
-        "control variates need weights that do not change from round to round",
-        lambda e: e.training.control_variates and _weighting(e) == "inverse_variance",
+        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance', 'class_samples'",
+        "control variates need weights that do not change from round to round or row to row",
+        lambda e: e.training.control_variates and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "training.control_variates", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
@@ -223,8 +227,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and e.aggregation.name != "mean",
     ),
     Rule(
-        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set", _ENCRYPTED + "a variance is no sum",
-        lambda e: e.encryption is not None and _weighting(e) == "inverse_variance",
+        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set",
+        _ENCRYPTED + "a variance is no sum, and counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "server_optimizer.name", "'none'", "encryption", "set", _ENCRYPTED + "an optimizer needs to read the mean",
@@ -255,6 +260,38 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
     Rule(
         "training.imbalance", "'none'", "privacy.sample", "set", "it counts the labels of the images, without noise",
         lambda e: e.privacy.sample is not None and e.training.imbalance != "none",
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "privacy.sample", "set", _SITES_COUNT,
+        lambda e: e.privacy.sample is not None and _weighting(e) == "class_samples",
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "privacy.client", "set", _SITES_COUNT,
+        lambda e: e.privacy.client is not None and _federation_weights(e),
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "encryption", "set",
+        _ENCRYPTED + "counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _federation_weights(e),
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'samples' or 'class_samples'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and _weighting(e) in ("uniform", "inverse_variance"),
+    ),
+    Rule(
+        "training.control_variates", "false", "training.imbalance", "'federation_weights'",
+        "the variates' mean would have other weights than the models'",
+        lambda e: _federation_weights(e) and e.training.control_variates,
+    ),
+    Rule(
+        "method.head", "'exchanged'", "aggregation.weighting", "'class_samples'", "no classifier travels",
+        lambda e: _weighting(e) == "class_samples" and e.method.head != "exchanged",
     ),
     Rule(
         "aggregation.name", "'mean'", "privacy.client", "set", _ONE_SUM,

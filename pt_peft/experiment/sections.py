@@ -250,7 +250,8 @@ class Training(Strict):
     schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567); over those
+    that the site has under ``fedlc``, and by their shares there under ``balanced_softmax``."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass, by autocast; tensors that train and travel are float32 in either case."""
     proximal: float = Field(default=0.0, ge=0, le=1000)
@@ -262,10 +263,17 @@ class Training(Strict):
     ditto: float = Field(default=0.0, ge=0, le=1000)
     """lambda of Ditto (Li et al. 2021, arXiv:2012.04221): above 0, each site also trains a model of its own, pulled
     towards the federation's as in FedProx; it stays at the site and doubles its work."""
-    imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
-    """How a site treats rare classes (`pt_peft.training.imbalance`): ``weighted_loss`` weighs a class by the inverse of
-    its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
+    imbalance: Literal[
+        "none", "weighted_loss", "federation_weights", "balanced_softmax", "fedlc", "weighted_sampler"
+    ] = "none"
+    """How a site treats rare classes (`pt_peft.training.imbalance`): ``balanced_softmax`` adds the logarithm of a
+    class's share of the site's images to its logit in the loss, so that sites with other shares learn the same;
+    ``weighted_loss`` weighs a class by the inverse of that share; ``federation_weights`` by the inverse of its share of
+    all sites' images, which have to send how many they have; ``fedlc`` subtracts a margin from the logit;
     ``weighted_sampler`` draws images of rare classes more often, with replacement."""
+    fedlc_tau: float = Field(default=0.5, gt=0, le=1000)
+    """tau of ``fedlc`` (Zhang et al. 2022, arXiv:2209.00189): the margin of a class with n training images at the site
+    is tau / n^(1/4)."""
 
 
 Penalty = Annotated[float, Field(gt=0, le=1e6)]

@@ -7,12 +7,14 @@ A head that is solved in closed form (section ``head``) takes up to three stages
 3. ``choice``: each site is sent the sums over all sites, solves a head for each penalty as the server does, and sends
    how good each is. There is no such stage with one penalty and no temperature.
 
-Those of ``head.start`` come before the first round, those of ``head.finish`` after the last.
+Those of ``head.start`` come before the first round, those of ``head.finish`` after the last. ``counts`` comes before
+the first round also where the server weighs what sites send by their images of each class (`weighs_by_class`).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.exchange.round_bytes import RoundBytes, round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
@@ -55,6 +57,12 @@ def solved(experiment: ExperimentFields, when: When) -> Kind | None:
     return asked if asked in ("ridge", "lda") else None
 
 
+def weighs_by_class(experiment: ExperimentFields) -> bool:
+    """Whether the server weighs what the sites send by their training images of each class."""
+    by_class = isinstance(experiment.aggregation, Mean) and experiment.aggregation.weighting == "class_samples"
+    return by_class or experiment.training.imbalance == "federation_weights"
+
+
 def stages(experiment: ExperimentFields) -> tuple[Stage, ...]:
     """All stages of an experiment, in order."""
     found: list[Stage] = []
@@ -62,7 +70,7 @@ def stages(experiment: ExperimentFields) -> tuple[Stage, ...]:
     for when, number in ends:
         kind = solved(experiment, when)
         names: list[StageName] = []
-        if kind == "ridge":
+        if kind == "ridge" or (when == "start" and weighs_by_class(experiment)):
             names.append("counts")
         if kind:
             names.append("moments")

@@ -11,7 +11,8 @@ import torch
 from pydantic import JsonValue
 
 from pt_peft.data.site_data import SiteData
-from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
+from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, check_tensors
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import (
     FEDERATION_COUNTS,
     Stage,
@@ -91,6 +92,20 @@ def answer(
         return SiteAnswer({COUNTS: own}, report)
     features = trainer.features(model, data.train, "none")
     return SiteAnswer(moments(features, labels, classes, weights, least).to_tensors(), report)
+
+
+def received_counts(experiment: Experiment, statistics: object) -> Float | None:
+    """The federation's counts that have come with the payload of a round; None where the loss needs none.
+
+    Raises:
+        TensorError: if `statistics` are anything else.
+    """
+    needed = experiment.training.imbalance == "federation_weights"
+    spec = TensorSpec((len(experiment.data.classes),), "float64")
+    counts = check_tensors(statistics, {FEDERATION_COUNTS: spec} if needed else {}).get(FEDERATION_COUNTS)
+    if counts is not None:
+        check_counts(FEDERATION_COUNTS, counts)
+    return counts
 
 
 def _choice(

@@ -27,6 +27,7 @@ from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for, training_seed
 from pt_peft.privacy.plan import sampling_rate
+from pt_peft.statistics.moments import Float
 from pt_peft.torch_random import seed_torch
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
@@ -91,6 +92,7 @@ class LocalTrainer:
         adjust: Iterable[Adjustment] = (),
         *,
         secret: bool = False,
+        federation_counts: Float | None = None,
     ) -> TrainingResult:
         """Trains ``training.local_epochs`` epochs from `tensors` on.
 
@@ -103,6 +105,7 @@ class LocalTrainer:
             adjust: adjustments of each step's gradients, in this order.
             secret: whether all draws are secret, by ``limits.secret_draws`` of the site. If not, the same call gives
                 the same result, bit for bit, unless the experiment asks for secret noise.
+            federation_counts: see `training_loss`.
 
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
@@ -119,7 +122,7 @@ class LocalTrainer:
         peak_rates = [group["lr"] for group in optimizer.param_groups]
         training_now = {key: parameter for key, parameter in self.model.trained.items() if key in keys}
         adjustments = [attach(training_now) for attach in adjust]
-        loss_of = training_loss(self.experiment, split.labels, self.device)
+        loss_of = training_loss(self.experiment, split.labels, self.device, federation_counts)
         draws = gradients = None
         if sample := self.experiment.privacy.sample:
             draws = draws_for(

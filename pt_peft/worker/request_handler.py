@@ -19,6 +19,7 @@ from pt_peft.experiment.site import Site
 from pt_peft.experiment.statistics import Stage, parted, sends_model, stage_bytes, stage_of
 from pt_peft.federation import site_statistics, transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model, without_last_round
+from pt_peft.federation.site_statistics import received_counts
 from pt_peft.files import tree_bytes
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
@@ -123,7 +124,9 @@ class RequestHandler:
         self.site.limits.check_disk(tree_bytes(self.run_dir))
         number, exchange = message["round"], self._trainer.exchange
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
-        aggregate = self._aggregate(message, tensors)
+        sent, statistics = parted(tensors)
+        aggregate = self._aggregate(message, sent)
+        counts = received_counts(self.experiment, statistics)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
         self.site.limits.check_images(self.experiment, len(self._data.train))
@@ -131,7 +134,9 @@ class RequestHandler:
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
         secret = self.site.limits.secret_draws is True
-        result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret)
+        result = local_round(
+            self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret, federation_counts=counts
+        )
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
         self.local_adapter.save({**_with_keys(result.state, changed), **result.kept}, header)

@@ -32,7 +32,7 @@ CHOICES = {
     "training.proximal": [0.1],
     "training.ditto": [0.1],
     "training.control_variates": [True],
-    "training.imbalance": ["weighted_loss", "balanced_softmax", "weighted_sampler"],
+    "training.imbalance": ["weighted_loss", "federation_weights", "balanced_softmax", "fedlc", "weighted_sampler"],
     "method.head": ["local"],
     "method.roles": [{"*.lora_B": "local"}],
     "head": [
@@ -51,6 +51,7 @@ CHOICES = {
     "aggregation": [
         {"name": "mean", "weighting": "uniform"},
         {"name": "mean", "weighting": "inverse_variance"},
+        {"name": "mean", "weighting": "class_samples"},
         {"name": "median"},
         {"name": "trimmed_mean"},
         {"name": "norm_bounded_mean"},

@@ -37,6 +37,7 @@ def site(tmp_path, tiny, tiny_weights):
             self.own: dict = {"table": "table.csv", "images": "images", "columns": {"group": "patient"}}
             self.settings: dict = {}
             self.privacy: dict = {}
+            self.job: dict = {}
             random = np.random.default_rng(0)
             for index in range(20):
                 split = {8: "val", 9: "test"}.get(index % 10, "train")
@@ -60,7 +61,9 @@ def site(tmp_path, tiny, tiny_weights):
                 writer.writerows(self.rows)
             site = {"data": self.own, "backbone": str(tiny_weights), "cache": "cache"}
             (tmp_path / "site.json").write_text(json.dumps({"limits": OPEN} | site | self.settings))
-            (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
+            (tmp_path / "experiment.json").write_text(
+                changed(tiny, data=self.data, privacy=self.privacy, **self.job).to_json()
+            )
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
 
@@ -96,6 +99,24 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
     assert report["round"]["bytes_out"] == report["round"]["bytes_in"] == 4 * parameters
     assert report["round"]["steps"] == 1
     assert 0 < report["round"]["seconds"] < 60
+
+
+def test_a_job_of_statistics_alone(site, capsys):
+    """No step is taken; a class of few images stays out of the sums."""
+    site.job = {"head": {"start": "ridge"}, "federation": {"rounds": 0}}
+    site.settings = {"limits": OPEN | {"min_images_per_class": 9}}
+    code, out, _ = site.check(capsys, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert kinds(report["warnings"]) == {"small class": 2}
+    assert "class 'benign' has 8 training image(s), fewer than the 9" in json.dumps(report["warnings"])
+    assert report["round"]["steps"] == 0
+    sums = 8 * (2 + 2 * 32 + 32 * 33 // 2)
+    assert report["round"]["statistics_out"] == 8 * 2 + sums + 8 * 5 * 49
+    assert report["round"]["statistics_in"] == 2 * (report["round"]["bytes_in"] + 8 * 2) + sums
+    assert f"{report['round']['statistics_out'] / 1e3:,.1f} kB out, for the classifier" in site.check(capsys)[1]
+    site.settings = {"limits": OPEN | {"bytes_per_round": 4000, "min_images_per_class": 1}}
+    assert "5128 bytes a round" in site.check(capsys)[1]
 
 
 def test_a_job_outside_the_sites_own_limits(site, capsys):
@@ -143,7 +164,7 @@ def test_a_job_whose_egress_filter_was_removed(job, tmp_path, capsys):
     edit(job / "app" / "config" / "config_fed_client.json", task_result_filters=[])
     report, err = checked(capsys, tmp_path, job, OPEN)
     (error,) = report["errors"]
-    assert (error["kind"], error["count"]) == ("job", 3)
+    assert (error["kind"], error["count"]) == ("job", 4)
     assert "'task_result_filters' must end with pt_peft_flare.filters.EgressFilter for task 'train'" in str(error)
     assert "error: " + f"{job}: this site refuses the job 'job'." in err
     assert "mended" not in err
