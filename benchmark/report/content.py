@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 
-from benchmark.report.aggregations import aggregation_tables
 from benchmark.report.blocks import Block, Report, Section, in_brackets, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
@@ -30,6 +29,7 @@ from benchmark.report.tables import (
     target_table,
     tuning_table,
 )
+from benchmark.report.variants import variant_tables
 from benchmark.sweep.records import BaselineRecord, CellRecord, ChoiceRecord
 
 FEW_SEEDS = 3
@@ -80,7 +80,7 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     if panels:
         blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
-    blocks += aggregation_tables(panels)
+    blocks += variant_tables(panels)
     return Section("Overview", blocks)
 
 
@@ -119,7 +119,7 @@ def _tuning_sections(results: Results, look: Look) -> list[Section]:
     groups: dict[str, list[ChoiceRecord]] = defaultdict(list)
     for choice in results.choices:
         axes = choice.axes
-        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.aggregation}, {axes.backbone}"].append(choice)
+        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.variant}, {axes.backbone}"].append(choice)
     metric = results.runs[0].select_by
     sections = []
     for title, choices in groups.items():

@@ -115,7 +115,7 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
     first: dict[tuple[str, ...], tuple[str, dict[str, JsonValue]]] = {}
     for cell in cells:
         axes, settings = cell.axes, {**_settings(cell.experiment), "site_data": cell.site_data}
-        place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.aggregation)
+        place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.variant)
         other, expected = first.setdefault(place, (cell.name, settings))
         if different := [section for section in settings | expected if settings.get(section) != expected.get(section)]:
             raise UserError(

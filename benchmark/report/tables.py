@@ -105,7 +105,7 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
 
 def slope_table(fits: list[Fit]) -> Table:
     """All fits, in points per decade."""
-    header = ["data", "domain", "partition", "aggregation", "backbone", "metric", "slope (points/decade)"]
+    header = ["data", "domain", "partition", "variant", "backbone", "metric", "slope (points/decade)"]
     header += ["over seeds and methods", "over seeds and images", "p (Holm)", "methods", "seeds"]
     return Table(
         "Slopes against exchanged parameters, with 95 % intervals over seeds",
@@ -115,7 +115,7 @@ def slope_table(fits: list[Fit]) -> Table:
                 text(one.panel.data),
                 text(one.panel.domain),
                 text(one.panel.partition),
-                text(one.panel.aggregation),
+                text(one.panel.variant),
                 text(one.backbone),
                 text(metric_name(one.metric)),
                 points(one.slope.over_seeds),

@@ -36,7 +36,7 @@ from pt_peft.training.metrics import evaluate_predictions
 
 T = TypeVar("T")
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
-AXES = ("domain", "data", "partition", "backbone", "aggregation")
+AXES = ("domain", "data", "partition", "backbone", "variant")
 SITES = ("north", "south")
 PROVENANCE = RunProvenance(
     commit="0123456789abcdef",
@@ -83,7 +83,7 @@ def write_suite(
     images: int = 300,
     baselines: bool = True,
     tuning: bool = True,
-    aggregations=("mean",),
+    variants=("default",),
     name: str = "paper",
     same_images: bool = False,
 ) -> Path:
@@ -95,8 +95,8 @@ def write_suite(
     records: list[Record] = [SuiteRecord(name=name, suite={})]
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
-            for aggregation in aggregations:
-                axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
+            for variant in variants:
+                axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, variant), strict=True))
                 for seed in seeds:
                     drawn = 0 if same_images else seed
                     labels = np.random.default_rng(drawn).integers(4, size=images)

@@ -1,22 +1,22 @@
-"""The table of what a suite's aggregations reach."""
+"""The table of what a suite's variants reach."""
 
 from report_suites import write_suite
 
-from benchmark.report.aggregations import HEADER, aggregation_tables
 from benchmark.report.blocks import NONE
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
+from benchmark.report.variants import HEADER, variant_tables
 
 
-def test_a_row_an_aggregation(tmp_path):
+def test_a_row_a_variant(tmp_path):
     results = read_results(
-        write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), images=60, aggregations=("median", "mean"))
+        write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), images=60, variants=("median", "default"))
     )
-    lora, full = aggregation_tables(panels(results, 10))
+    lora, full = variant_tables(panels(results, 10))
     assert "imagenet, lora" in lora.caption
     assert "imagenet, full" in full.caption
     assert lora.header == HEADER
-    cells = [cell for cell in results.cells if cell.axes.method == "lora" and cell.axes.aggregation == "median"]
+    cells = [cell for cell in results.cells if cell.axes.method == "lora" and cell.axes.variant == "median"]
     reached = [100 * cell.final.test.pooled.balanced_accuracy for cell in cells]
     (median,) = [row for row in lora.rows if row[0].text == "median"]
     assert median[2].text.startswith(f"{sum(reached) / 3:.1f} ± ")
@@ -28,10 +28,8 @@ def test_a_row_an_aggregation(tmp_path):
     ]
 
 
-def test_one_aggregation_has_no_table(tmp_path):
+def test_one_variant_has_no_table(tmp_path):
     assert (
-        aggregation_tables(
-            panels(read_results(write_suite(tmp_path / "suite.jsonl", images=60, methods=("lora",))), 10)
-        )
+        variant_tables(panels(read_results(write_suite(tmp_path / "suite.jsonl", images=60, methods=("lora",))), 10))
         == []
     )
