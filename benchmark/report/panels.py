@@ -74,6 +74,11 @@ class Panel:
         self._replicates: dict[tuple[int, ...], dict[Model, Floats]] = {}
 
     @property
+    def units(self) -> str:
+        """What its runs differ in: ``folds`` or ``seeds``."""
+        return "folds" if any(cell.folds for cells in self.cells.values() for cell in cells.values()) else "seeds"
+
+    @property
     def backbones(self) -> list[str]:
         """Names in alphabetical order."""
         return list(dict.fromkeys(model.backbone for model in self.cells))

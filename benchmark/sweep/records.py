@@ -221,6 +221,12 @@ class Run(Strict):
     provenance: RunProvenance
 
     @property
+    def folds(self) -> bool:
+        """Whether its seed is the number of a fold."""
+        data = self.experiment.get("data")
+        return isinstance(data, dict) and bool(data.get("fold"))
+
+    @property
     def select_by(self) -> str:
         """The validation metric that the experiment chooses by."""
         return str(self.experiment.get("select_by", "balanced_accuracy"))

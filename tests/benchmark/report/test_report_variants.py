@@ -1,11 +1,13 @@
 """The table of what a suite's variants reach."""
 
+import numpy as np
 from report_suites import write_suite
+from scipy.stats import ttest_rel
 
 from benchmark.report.blocks import NONE
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
-from benchmark.report.variants import HEADER, variant_tables
+from benchmark.report.variants import variant_tables
 
 
 def test_a_row_a_variant(tmp_path):
@@ -15,12 +17,22 @@ def test_a_row_a_variant(tmp_path):
     lora, full = variant_tables(panels(results, 10))
     assert "imagenet, lora" in lora.caption
     assert "imagenet, full" in full.caption
-    assert lora.header == HEADER
-    cells = [cell for cell in results.cells if cell.axes.method == "lora" and cell.axes.variant == "median"]
-    reached = [100 * cell.final.test.pooled.balanced_accuracy for cell in cells]
-    (median,) = [row for row in lora.rows if row[0].text == "median"]
+    assert lora.header[4] == "balanced accuracy less default (points)"
+    reached, others = (
+        [
+            100 * cell.final.test.pooled.balanced_accuracy
+            for cell in results.cells
+            if (cell.axes.method, cell.axes.variant) == ("lora", variant)
+        ]
+        for variant in ("median", "default")
+    )
+    default, median = lora.rows
+    assert (default[0].text, default[4].text, median[0].text) == ("default", NONE, "median")
     assert median[2].text.startswith(f"{sum(reached) / 3:.1f} ± ")
-    assert [entry.text for entry in median[4:]] == [
+    difference = ttest_rel(reached, others)
+    low, high = difference.confidence_interval()
+    assert median[4].text == f"{np.mean(reached) - np.mean(others):+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert [entry.text for entry in median[5:]] == [
         f"{min(reached):.1f} {NONE} {max(reached):.1f}",
         "0.72",
         "0.72",
