@@ -371,8 +371,8 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.privacy.client is not None and _solves(e),
     ),
     Rule(
-        "head", _NOT_SOLVED, "encryption", "set", "the server would read the sums of features",
-        lambda e: e.encryption is not None and _solves(e),
+        "privacy.statistics", "null", "encryption", "set", _ENCRYPTED + "it mends what noise has done to the sums",
+        lambda e: e.encryption is not None and e.privacy.statistics is not None,
     ),
     Rule(
         "federation.rounds", "1 or more", "head.start", "'seed' or 'zeros'", "nothing would be learned",
