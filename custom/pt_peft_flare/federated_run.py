@@ -166,7 +166,7 @@ class FederatedRun:
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
         self._server = self._new_server(initial[ModelLearnableKey.WEIGHTS])
         ends: tuple[When, ...] = ("start", "finish")
-        self._statistics = {when: self._new_statistics(when) for when in ends}
+        self._statistics: dict[When, HeadStatistics] = {when: self._new_statistics(when) for when in ends}
         self.record = self._new_record()
         self._checkpoint = CheckpointFile(fl_ctx, fl_ctx.get_job_id(), self.experiment)
         self._best: _Best | None = None

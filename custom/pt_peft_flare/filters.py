@@ -154,7 +154,7 @@ class EgressFilter(Filter):
         said = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
         if stage.name == "choice":
             tensors = check_tensors(payload, specs)
-            entry = ledger.tensor_entry(tensors, tensors)
+            described = ledger.tensor_entry(tensors, tensors)
             report = _own(parse(ChoiceReport, said, "report").checked(experiment))
             for split in report.splits():
                 limits.check_evaluated(split.count)
@@ -164,14 +164,14 @@ class EgressFilter(Filter):
             if experiment.encryption:
                 known = self._known_cipher(experiment.encryption, exchange, fl_ctx)
                 tensors, values, norm = check_own(known, specs, payload, report.num_samples)
-                entry = ledger.encrypted_entry(tensors, specs, norm)
+                described = ledger.encrypted_entry(tensors, specs, norm)
             else:
                 values = tensors = check_tensors(payload, specs)
-                entry = ledger.tensor_entry(tensors, tensors)
+                described = ledger.tensor_entry(tensors, tensors)
             if not experiment.privacy.statistics:
                 check_sums(values, report.num_samples, least=limits.min_images_per_class or 1)
         fields = report.model_dump(mode="json")
-        entry = {"stage": stage.name, **entry, "report": fields}
+        entry: ledger.Entry = {"stage": stage.name, **described, "report": fields}
         if (private := experiment.privacy.statistics) and isinstance(report, StatisticsReport):
             said = {"randomness": experiment.privacy.randomness, "epsilon": report.epsilon}
             entry["privacy"] = {**said, "statistics": private.model_dump(mode="json")}

@@ -165,7 +165,8 @@ class PeftLearner(Executor):
         """
         name, folder = fl_ctx.get_identity_name(), run_dir(fl_ctx)
         worker = RespawningWorker(experiment, site, folder, fl_ctx)
-        exchange = images = cipher = None
+        exchange: Exchange | None = None
+        images = cipher = None
         refused: list[str] = []
         try:
             images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))

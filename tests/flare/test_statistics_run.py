@@ -462,7 +462,9 @@ def test_encrypted_statistics_give_the_same_classifier(tiny, site, tmp_path, kin
     first, *others = of_sites(federation)
     assert all(greatest_difference(first, other) == 0 for other in others)
     expected = reference(plain, site)
-    assert greatest_difference(first, expected) < 1e-4
+    assert (
+        greatest_difference(first, expected) <= 1e-4
+    )  # of a round of AdamW, which enlarges the last bits of its start
     encrypted = tmp_path / "encrypted_adapter.safetensors"
     held = load_adapter(encrypted)[0]
     assert {value.dtype for key, value in held.items() if "ciphertext" in key} == {np.dtype("uint8")}
@@ -486,7 +488,7 @@ def test_an_encrypted_clone_goes_on_too(both, site, tmp_path, answers):
         federation.start(die_after=answers)
     federation.start()
     assert federation.asked == ORDER[answers:]
-    assert greatest_difference(of_sites(federation)[0], reference(both, site)) < 1e-4
+    assert greatest_difference(of_sites(federation)[0], reference(both, site)) <= 1e-4
 
 
 def test_an_encrypted_job_of_no_round(tiny, site, tmp_path, capsys):
@@ -496,7 +498,7 @@ def test_an_encrypted_job_of_no_round(tiny, site, tmp_path, capsys):
     federation = Federation(tmp_path / "probe", experiment, site)
     federation.start()
     expected = reference(changed(experiment, encryption=None), site)
-    assert greatest_difference(of_sites(federation)[0], expected) < 1e-4
+    assert greatest_difference(of_sites(federation)[0], expected) <= 1e-6
     arguments = ["--context", str(tmp_path / "probe" / "keys" / SITE_FILE), "--out", str(tmp_path / "out.safetensors")]
     assert main(["decrypt", str(tmp_path / "probe" / "encrypted_adapter.safetensors"), *arguments]) == 0
     assert greatest_difference(load_adapter(tmp_path / "out.safetensors")[0], of_sites(federation)[0]) == 0
