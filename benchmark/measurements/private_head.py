@@ -153,7 +153,7 @@ class Probe:
     def score(self, head: LinearHead, split: str) -> Score:
         """The metrics of a head on the `split` of all sites."""
         logits = torch.from_numpy(head.logits(self.features[split]))
-        found: Mapping[str, Any] = evaluate_predictions(logits, torch.from_numpy(self.labels[split]))
+        found: Any = evaluate_predictions(logits, torch.from_numpy(self.labels[split]))
         return {name: float(found[name]) for name in METRICS}
 
     def released(self, noise_multiplier: float | None, projection: int | None, draw: int) -> Score:
