@@ -20,7 +20,7 @@ from pt_peft.experiment.admission import STATISTICS, TASKS
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stage_of, up_specs
-from pt_peft.federation.head_statistics import check_sums
+from pt_peft.federation.head_statistics import check_release, check_sums
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 from pt_peft.reasons import Reason
@@ -158,7 +158,9 @@ class EgressFilter(Filter):
         else:
             report = _own(parse(StatisticsReport, said, "report").checked(experiment))
             limits.check_sums(report.num_samples)
-            if not experiment.privacy.statistics:
+            if private := experiment.privacy.statistics:
+                check_release(tensors, report.num_samples, private.noise_multiplier)
+            else:
                 check_sums(tensors, report.num_samples, least=limits.min_images_per_class or 1)
         fields = report.model_dump(mode="json")
         entry: ledger.Entry = {"stage": stage.name, **ledger.tensor_entry(tensors, tensors), "report": fields}
