@@ -147,6 +147,10 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
+        "data.fold", "null", "data.source", "'lesions'", "each site draws as many images as the experiment says",
+        lambda e: e.data.source == "lesions" and e.data.fold is not None,
+    ),
+    Rule(
         "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'", _ONE_LABEL,
         lambda e: e.data.task == "multilabel" and e.training.imbalance in ("federation_weights", "fedlc"),
     ),
@@ -411,6 +415,16 @@ SITE_RULES: tuple[Rule[AtSite], ...] = (
         "data.pooled", "true", "data.max_images_per_site", "set",
         "a site of its own uses all that it has, and what two jobs count tells of an image that only one of them takes",
         lambda s: bool(s.experiment.data.max_images_per_site) and not s.data.pooled,
+    ),
+    Rule(
+        "data.source", "'csv', 'image_folder', 'ham10000' or 'isic2019'", "data.fold", "set",
+        "the others have a published split, which stays",
+        lambda s: s.experiment.data.fold is not None and s.data.source in ("npz", "fed_isic2019"),
+    ),
+    Rule(
+        "data.columns.split", "null", "data.fold", "set",
+        "the split that the table assigns is the site's to keep, or to give up",
+        lambda s: s.experiment.data.fold is not None and s.data.source == "csv" and s.data.columns.split is not None,
     ),
     Rule(
         "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",

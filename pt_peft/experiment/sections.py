@@ -4,7 +4,7 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 `pt_peft.exchange`, `privacy` and `encryption` in this package.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,6 +15,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from pt_peft.schema import Strict
@@ -114,6 +115,21 @@ class Backbone(Strict):
         return value
 
 
+class Fold(Strict):
+    """One part of a cross-validation, in which every image is tested exactly once."""
+
+    number: int = Field(ge=1, le=100)
+    """Which fold is tested, counted from 1."""
+    of: int = Field(ge=2, le=100)
+    """How many folds there are."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.number > self.of:
+            raise ValueError(f"'number' is {self.number}; at most 'of' ({self.of}) would be right")
+        return self
+
+
 class Data(Strict):
     """The classes, and how images become batches. What a site's images are and mean is for its `site.json` to say."""
 
@@ -142,6 +158,11 @@ class Data(Strict):
     max_images_per_site: dict[Literal["train", "val", "test"], Images] = Field(default={})
     """Most images of a split that a simulated site uses, drawn by the seed from its share; used by ``site``. A site
     refuses it unless its `site.json` says ``pooled``."""
+    fold: Fold | None = None
+    """Deals the images into folds, by lesion or patient (``data.columns.group`` in `site.json`) and stratified by class
+    and site; used by ``site``, where the images have no splits of their own. The test images are those of one fold; an
+    eighth of the other groups are for validation. Which images a fold has follows from the site's table alone, not from
+    ``seed``. null: the splits that the site's data assigns, or else those that ``seed`` draws."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
     test_time_flips: TestTimeFlips = "none"

@@ -51,5 +51,5 @@ def initial_exchanged(experiment: Experiment, exchange: Exchange, state: Tensors
         state: of the model, by canonical key. Control variates, which it does not have, are zero.
     """
     tensors = {key: value for key, value in state.items() if key in exchange.specs}
-    zero = exchange.control | (exchange.head if experiment.head.start == "zeros" else frozenset())
+    zero = exchange.control | (exchange.head if experiment.head.start == "zeros" else frozenset[str]())
     return tensors | {key: np.zeros(exchange.specs[key].shape, exchange.specs[key].dtype) for key in zero}

@@ -37,7 +37,7 @@ from torch.nn import functional
 from pt_peft.data.items import NOT_KNOWN, strata
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Training
-from pt_peft.statistics.moments import Float, class_weights
+from pt_peft.statistics.moments import Float, class_counts, class_weights
 
 Labels = npt.NDArray[Any]
 """As `ImageSplit` has them: int64 (N,), or for ``multilabel`` uint8 (N,C): 1, 0 or `NOT_KNOWN`."""
@@ -60,7 +60,7 @@ def training_loss(
     training = experiment.training
     if experiment.data.task == "multilabel":
         return _of_labels(training, labels, device)
-    counts = np.bincount(labels, minlength=len(experiment.data.classes))
+    counts = class_counts(labels, len(experiment.data.classes))
     match training.imbalance:
         case "balanced_softmax" | "fedlc":
             return _of_shifted_classes(training, counts, device)
@@ -95,7 +95,7 @@ def sampling_weights(experiment: Experiment, labels: Labels) -> Float | None:
     return 1 / np.bincount(stratum)[stratum]
 
 
-def _of_shifted_classes(training: Training, counts: npt.NDArray[np.int64], device: torch.device) -> Loss:
+def _of_shifted_classes(training: Training, counts: Float, device: torch.device) -> Loss:
     """The cross-entropy among the classes that have images, whose logits are shifted."""
     present = np.flatnonzero(counts)
     shares = counts[present] / counts.sum()

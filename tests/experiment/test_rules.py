@@ -26,6 +26,7 @@ CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where
 CHOICES = {
     "data.source": ["site"],
     "data.task": ["multilabel", "ordinal"],
+    "data.fold": [{"number": 1, "of": 5}],
     "partition.kind": ["iid", "natural", "dirichlet", "dirichlet_by_site", "shards", "quantity"],
     "method.name": ["lora", "bitfit", "sba"],
     "training.label_smoothing": [0.1],
@@ -188,7 +189,7 @@ def test_messages_name_fields_that_exist(tiny):
 OWN = {
     "source": ["csv", "image_folder", "npz", *PUBLISHED],
     "pooled": [False, True],
-    "columns": [{}, {"site": "hospital"}],
+    "columns": [{}, {"site": "hospital"}, {"site": "hospital", "split": None}],
 }
 
 
@@ -197,12 +198,17 @@ def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
     jobs = [
         changed(
             tiny,
-            data={"source": "site", "task": task, "max_images_per_site": most},
+            data={"source": "site", "task": task, "max_images_per_site": most, "fold": fold},
             partition={"kind": kind, "feature_shift": shift},
         )
         for task in ("multiclass", "multilabel")
         for kind in ("none", "iid", "natural")
-        for shift, most in ((None, {}), ({"blur": 1.0}, {}), (None, {"val": 10}))
+        for shift, most, fold in (
+            (None, {}, None),
+            ({"blur": 1.0}, {}, None),
+            (None, {"val": 10}, None),
+            (None, {}, {"number": 1, "of": 5}),
+        )
     ]
     sites = [
         SiteData.model_validate(dict(zip(OWN, values, strict=True))) for values in itertools.product(*OWN.values())

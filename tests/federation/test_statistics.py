@@ -185,10 +185,10 @@ def test_zeros(tiny, site, data):
     seen = {}
 
     class Watch:
-        def starts(self, round_number, name, tensors):
-            seen.setdefault((round_number, name), tensors)
+        def starts(self, round_number, site, tensors):
+            seen.setdefault((round_number, site), tensors)
 
-        def trained(self, round_number, name, result):
+        def trained(self, round_number, site, result):
             pass
 
     federate(trainer, {"site-1": data["site-1"]}, observer=Watch())
@@ -343,7 +343,8 @@ def test_of_equal_candidates_the_largest_penalty_is_chosen(probe, trainer, data)
     sent.take(Stage("start", "counts", 0), {"site-1": counts}, {})
     sent.take(MOMENTS, {"site-1": answer(trainer, MOMENTS, data["site-1"], {}, sent.down(MOMENTS)).tensors}, {})
     found = answer(trainer, CHOICE, data["site-1"], {}, sent.down(CHOICE))
-    alike = parse(ChoiceReport, said(candidates=[found.report["candidates"][0]] * 5), "report").checked(probe)
+    (first, *_) = parse(ChoiceReport, said(**found.report), "report").splits()
+    alike = parse(ChoiceReport, said(candidates=[first.model_dump()] * 5), "report").checked(probe)
     made = sent.take(CHOICE, {"site-1": found.tensors}, {"site-1": alike})
     assert made
     assert made["penalty"] == 1.0

@@ -13,9 +13,12 @@ from PIL import Image
 from dicom_files import made
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
+from pt_peft.data.items import Item
 from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.images import check_classes
 from pt_peft_flare.job_folder import write_job
 
 CLASSES = ("benign", "malignant")
@@ -418,6 +421,28 @@ def test_splits_and_classes_that_are_empty(site, capsys):
     (message,) = next(one["examples"] for one in warnings if one["kind"] == "image without a row")
     assert "12 of 20 images are not taken: no row of " in message
     assert message.endswith("table.csv has them (first: '1.png', '11.png', '13.png', …).")
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "counts", "words"),
+    [
+        ("none", (40, 4), "class 'naevus' has 10 times the training images of 'melanoma'"),
+        ("none", (39, 4), None),
+        ("none", (40, 0), None),
+        ("weighted_loss", (40, 4), None),
+        ("weighted_loss", (40, 0), "the site unlearns classes of which it has no images"),
+        ("balanced_softmax", (40, 0), None),
+        ("none", (0, 0), None),
+    ],
+)
+def test_an_objective_that_does_not_suit_the_classes(tiny, imbalance, counts, words):
+    experiment = changed(tiny, data={"classes": ["naevus", "melanoma"]}, training={"imbalance": imbalance})
+    items = [Item(str(n), (label,), "train", str(n)) for label, count in enumerate(counts) for n in range(count)]
+    findings = Findings()
+    check_classes(experiment, items, findings)
+    found = [one.examples for one in findings.of("warning") if one.kind == "rare classes"]
+    assert len(found) == (words is not None)
+    assert not words or (words in found[0][0] and "'balanced_softmax' would" in found[0][0])
 
 
 def test_images_unlike_what_the_backbone_knows(site, capsys):
