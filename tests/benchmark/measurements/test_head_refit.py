@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.measurements.head_refit import RIDGE, Images, summary, towards, ways
+from benchmark.measurements.head_refit import RIDGE, Fold, Images, summary, towards, ways
 from pt_peft.statistics.closed_form import LinearHead, candidates
 from pt_peft.statistics.moments import class_counts, class_weights, moments
 
@@ -46,7 +46,7 @@ def test_every_way_beats_a_head_that_says_nothing():
 
 
 def test_the_summary_is_over_folds():
-    def fold(number, trained, other):
+    def fold(number, trained, other) -> Fold:
         rest = {"accuracy": 0.5, "auroc": 0.9}
         scores = {"trained": {"balanced_accuracy": trained, **rest}, "other": {"balanced_accuracy": other, **rest}}
         return {"fold": number, "ways": scores, "penalties": {}}
