@@ -23,10 +23,9 @@ import torch
 
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.oracle.baselines import pooled
-from benchmark.oracle.reference import federate, load_sites
+from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import FeatureSplit, ImageSplit
-from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy, StatisticsPrivacy
@@ -50,12 +49,19 @@ PENALTY = 0.1
 """Shrinkage of the LDA head; noise repairs make the value matter little."""
 PROJECTION = 48
 METRICS = ("balanced_accuracy", "accuracy", "auroc")
-GRID: dict[str, tuple[Any, ...]] = {
-    "training.batch_size": (64, 256),
-    "federation.rounds": (5, 20),
-    "training.head_learning_rate": (1e-3, 1e-2),
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ham10000": {
+        "training.batch_size": (256,),
+        "federation.rounds": (10, 30),
+        "training.head_learning_rate": (1e-2, 1e-1),
+    },
+    "demo": {
+        "training.batch_size": (64, 256),
+        "federation.rounds": (10, 30),
+        "training.head_learning_rate": (1e-3, 1e-2, 1e-1),
+    },
 }
-"""What DP-SGD may choose."""
+"""What DP-SGD may choose by data set."""
 MAX_GRAD_NORM = 1.0
 PROBE = ["method.name=linear_probe", "method.options={}", "data.augment=[]", "training.imbalance=none"]
 
@@ -84,7 +90,7 @@ class Row(TypedDict):
     """Of a release of `PROJECTION` dimensions."""
     dp_sgd: dict[str, Spread]
     dp_sgd_settings: dict[str, float]
-    """The chosen point of `GRID`, and the noise multiplier at which the site that spends most spends this epsilon."""
+    """The chosen point of the grid, and the noise multiplier at which the site that spends most spends this epsilon."""
 
 
 class Measured(TypedDict):
@@ -99,13 +105,21 @@ class Measured(TypedDict):
 
 
 class ProbeTrainer(LocalTrainer):
-    """A trainer of a linear probe that takes DP-SGD's steps on cached features.
+    """A trainer of a linear probe that takes all steps on features that are known.
 
-    The product's own trainer computes the frozen backbone anew for each image of each batch; the steps are the same.
+    The product's own trainer computes the frozen backbone anew for each image of DP-SGD's batches; the steps are the
+    same.
     """
 
-    def __init__(self, experiment: Experiment, site: Site):
-        """Builds the model of `experiment`. Raises UserError as `LocalTrainer` does."""
+    def __init__(self, experiment: Experiment, site: Site, known: Mapping[int, npt.NDArray[np.float32]]):
+        """Builds the model of `experiment`. Raises UserError as `LocalTrainer` does.
+
+        Args:
+            experiment: of a linear probe.
+            site: has the weights.
+            known: features float32 (N,d) by the `id` of their images' `ImageSplit`.
+        """
+        self._known = known
         torch.set_num_threads(site.threads or 1)
         super().__init__(experiment, pinned_weights(experiment.backbone, site), pick_device(site.device))
         prefix = self._prefix
@@ -113,15 +127,14 @@ class ProbeTrainer(LocalTrainer):
             raise ValueError("the model is no linear probe")
         self.model.module.forward = prefix.logits
 
+    def _with_features(self, split: ImageSplit) -> FeatureSplit:
+        return FeatureSplit(self._known[id(split)], split.labels)
+
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return module(images).float()
 
     def _drawn_batches(self, split: ImageSplit, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        cached = self._with_features(split)
-        if not isinstance(cached, FeatureSplit):
-            raise UserError("the features do not fit into the image cache; a larger 'cache_gb' would be right.")
-        features, labels = torch.tensor(cached.features), torch.as_tensor(cached.labels)
-        self.model.module.train()
+        features, labels = torch.from_numpy(self._known[id(split)]), torch.as_tensor(split.labels)
         seed_torch(draws.seed())
         draws.seed()  # the product's seeds augmentation, of which there is none
         rate = sampling_rate(self.experiment, len(split))
@@ -133,16 +146,24 @@ class ProbeTrainer(LocalTrainer):
 class Probe:
     """The features and labels of one data set, and what each kind of privacy makes of them."""
 
-    def __init__(self, experiment: Experiment, site: Site, names: Sequence[str]):
-        """Loads the images and computes the features. Raises UserError."""
-        self.experiment, self.site = override(experiment, PROBE), site
+    def __init__(self, experiment: Experiment, site: Site, names: Sequence[str], grid: Mapping[str, tuple[Any, ...]]):
+        """Loads the images and computes the features. Raises UserError.
+
+        Args:
+            experiment: whose linear probe is taken.
+            site: has the images and the weights.
+            names: of the sites.
+            grid: what DP-SGD may choose.
+        """
+        self.experiment, self.site, self.grid = override(experiment, PROBE), site, grid
         self.sites = load_sites(self.experiment, site, [*names])
-        trainer = ProbeTrainer(self.experiment, site)
+        trainer = make_trainer(self.experiment, site)
         whole = pooled(self.sites)
         self.labels = {split: np.asarray(getattr(whole, split).labels) for split in ("val", "test")}
         self.train = {
             name: (trainer.features({}, data.train, "none"), data.train.labels) for name, data in self.sites.items()
         }
+        self.known = {id(data.train): self.train[name][0] for name, data in self.sites.items()}
         self.features = {
             split: np.concatenate([trainer.features({}, getattr(one, split), "none") for one in self.sites.values()])
             for split in ("val", "test")
@@ -153,7 +174,7 @@ class Probe:
     def score(self, head: LinearHead, split: str) -> Score:
         """The metrics of a head on the `split` of all sites."""
         logits = torch.from_numpy(head.logits(self.features[split]))
-        found: Mapping[str, Any] = evaluate_predictions(logits, torch.from_numpy(self.labels[split]))
+        found: Any = evaluate_predictions(logits, torch.from_numpy(self.labels[split]))
         return {name: float(found[name]) for name in METRICS}
 
     def released(self, noise_multiplier: float | None, projection: int | None, draw: int) -> Score:
@@ -184,7 +205,7 @@ class Probe:
     def trained(self, settings: Mapping[str, Any], noise_multiplier: float | None, draw: int) -> LinearHead:
         """The head of rounds of DP-SGD; None: without."""
         experiment = self._with(settings, noise_multiplier).model_copy(update={"seed": draw})
-        final: Tensors = federate(ProbeTrainer(experiment, self.site), self.sites).tensors
+        final: Tensors = federate(ProbeTrainer(experiment, self.site, self.known), self.sites).tensors
         return LinearHead(final["head.weight"].astype(np.float64), final["head.bias"].astype(np.float64))
 
     def multiplier(self, settings: Mapping[str, Any], target: float) -> float:
@@ -207,10 +228,10 @@ class Probe:
         return experiment.model_copy(update={"privacy": privacy})
 
     def best(self, target: float | None) -> tuple[dict[str, Any], float | None]:
-        """The point of `GRID` with the best balanced accuracy on the validation images, and its noise multiplier."""
+        """The point of the grid with the best balanced accuracy on the validation images, and its noise multiplier."""
         found: list[tuple[float, dict[str, Any], float | None]] = []
-        for values in itertools.product(*GRID.values()):
-            settings = dict(zip(GRID, values, strict=True))
+        for values in itertools.product(*self.grid.values()):
+            settings = dict(zip(self.grid, values, strict=True))
             noise = None if target is None else self.multiplier(settings, target)
             value = self.score(self.trained(settings, noise, 0), "val")["balanced_accuracy"]
             print(f"DP-SGD, epsilon {target}: {settings} {value:.3f}", file=sys.stderr, flush=True)
@@ -281,9 +302,9 @@ def open_probe(name: str) -> Probe:
     """The probe of ``ham10000`` or ``demo``. Raises UserError."""
     if name == "ham10000":
         experiment, site = ham10000()
-        return Probe(experiment, site, experiment.federation.sites)
+        return Probe(experiment, site, experiment.federation.sites, GRIDS[name])
     experiment, site = demo("linear_probe")
-    return Probe(experiment, site, ["site-1", "site-2"])
+    return Probe(experiment, site, ["site-1", "site-2"], GRIDS[name])
 
 
 @command
@@ -296,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     names = ("ham10000", "demo")
     parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets (default: both)")
-    parser.add_argument("--draws", type=int, default=10, help="draws of noise (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=5, help="draws of noise (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ from pt_peft.experiment.admission import STATISTICS, TASKS
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stage_of, up_specs
-from pt_peft.federation.head_statistics import check_sums
+from pt_peft.federation.head_statistics import check_release, check_sums
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 from pt_peft.reasons import Reason
@@ -168,7 +168,9 @@ class EgressFilter(Filter):
             else:
                 values = tensors = check_tensors(payload, specs)
                 described = ledger.tensor_entry(tensors, tensors)
-            if not experiment.privacy.statistics:
+            if private := experiment.privacy.statistics:
+                check_release(values, report.num_samples, private.noise_multiplier)
+            else:
                 check_sums(values, report.num_samples, least=limits.min_images_per_class or 1)
         fields = report.model_dump(mode="json")
         entry: ledger.Entry = {"stage": stage.name, **described, "report": fields}

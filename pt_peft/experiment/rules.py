@@ -278,6 +278,14 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.privacy.client is not None and _federation_weights(e),
     ),
     Rule(
+        "training.imbalance", "another than 'federation_weights'", "privacy.statistics", "set", _SITES_COUNT,
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and _federation_weights(e),
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "privacy.statistics", "set", _SITES_COUNT,
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and _weighting(e) == "class_samples",
+    ),
+    Rule(
         "training.imbalance", "another than 'federation_weights'", "encryption", "set",
         _ENCRYPTED + "counts of classes would not be encrypted",
         lambda e: e.encryption is not None and _federation_weights(e),

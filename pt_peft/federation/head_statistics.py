@@ -24,7 +24,7 @@ from pt_peft.experiment.statistics import (
 )
 from pt_peft.federation.reports import ChoiceReport, SplitMetrics, StatisticsReport
 from pt_peft.federation.server import LARGEST
-from pt_peft.privacy.private_moments import Projection, repaired
+from pt_peft.privacy.private_moments import Projection, largest, repaired
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates
 from pt_peft.statistics.moments import COUNTS, SECOND, SUMS, Float, Moments, class_weights, specs, total
 from pt_peft.statistics.temperature import best_temperature
@@ -91,8 +91,11 @@ class HeadStatistics:
             TensorError: if it cannot.
         """
         tensors = check_tensors(payload, up_specs(self._experiment, self._exchange, stage))
-        if COUNTS in tensors and isinstance(report, StatisticsReport) and not self._experiment.privacy.statistics:
-            check_sums(tensors, report.num_samples, self._weights())
+        if COUNTS in tensors and isinstance(report, StatisticsReport):
+            if private := self._experiment.privacy.statistics:
+                check_release(tensors, report.num_samples, private.noise_multiplier)
+            else:
+                check_sums(tensors, report.num_samples, self._weights())
         elif LOSSES in tensors and isinstance(report, ChoiceReport):
             check_losses(tensors[LOSSES], report)
         return tensors
@@ -257,6 +260,13 @@ def check_sums(tensors: Tensors, images: int, weights: Float | None = None, leas
     for key, most in ((SUMS, LARGEST * counts[:, None]), (SECOND, LARGEST**2 * weight)):
         if (np.abs(tensors[key]) > most).any():
             raise TensorError(f"tensor '{key}' has larger values than sums over its images can have", key)
+
+
+def check_release(tensors: Tensors, images: int, noise_multiplier: float) -> None:
+    """Raises TensorError if a site's release has values that so many images and their noise do not have."""
+    for key, value in tensors.items():
+        if (np.abs(value) > largest(images, noise_multiplier)).any():
+            raise TensorError(f"tensor '{key}' has larger values than sums over {images} image(s) and noise have", key)
 
 
 def check_losses(losses: Float, report: ChoiceReport) -> None:

@@ -113,6 +113,11 @@ def private_moments(
     )
 
 
+def largest(images: int, noise_multiplier: float) -> float:
+    """The largest value that a release of so many images has: noise is beyond twelve deviations once in 10^32."""
+    return images + 12 * noise_multiplier * SENSITIVITY / min(COUNT_WEIGHT, SUM_WEIGHT, SECOND_WEIGHT)
+
+
 def repaired(released: Moments, noise_multiplier: float, releases: int) -> Moments:
     """Sums that could be those of images, for `pt_peft.statistics.closed_form.candidates` without weights.
 

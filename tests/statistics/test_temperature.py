@@ -1,5 +1,7 @@
 """The temperature is that of the pooled images, by sums of the sites."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -18,7 +20,8 @@ def test_the_sums_of_sites_give_the_minimum_of_all_images(true):
         scaled = logits / np.exp(log_temperature)
         return (np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean()
 
-    best = np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
+    found: Any = minimize_scalar(loss, bounds=(-5, 5), method="bounded")
+    best = np.exp(found.x)
     parts = [log_losses(logits[one], labels[one]) for one in np.array_split(np.arange(4000), [100, 900])]
     assert parts[0].shape == TEMPERATURES.shape
     assert best_temperature(np.sum(parts, axis=0)) == pytest.approx(best, rel=5e-3)

@@ -15,7 +15,7 @@ NAMES = ["site-1", "site-2"]
 
 @pytest.fixture(scope="module")
 def probe(tiny, site):
-    return Probe(tiny, site, NAMES)
+    return Probe(tiny, site, NAMES, {"federation.rounds": (1, 2), "training.head_learning_rate": (0.01,)})
 
 
 def test_its_steps_are_those_of_the_products_trainer(tiny, site):
@@ -29,9 +29,10 @@ def test_its_steps_are_those_of_the_products_trainer(tiny, site):
         },
     )
     data = load_sites(experiment, site, NAMES)
-    ours, theirs = (
-        federate(one, data).tensors for one in (ProbeTrainer(experiment, site), make_trainer(experiment, site))
-    )
+    trainer = make_trainer(experiment, site)
+    known = {id(one.train): trainer.features({}, one.train, "none") for one in data.values()}
+    ours = federate(ProbeTrainer(experiment, site, known), data).tensors
+    theirs = federate(trainer, data).tensors
     assert greatest_difference(ours, theirs) < 1e-5
 
 
@@ -46,7 +47,6 @@ def test_the_site_that_spends_most_spends_the_target(probe):
 
 def test_a_row_has_all_kinds(probe, monkeypatch):
     monkeypatch.setattr(private_head, "PROJECTION", 4)
-    monkeypatch.setattr(private_head, "GRID", {"federation.rounds": (1, 2), "training.learning_rate": (0.01,)})
     for target in (4.0, None):
         row = probe.row(target, 2)
         assert (row["noise_multiplier"] is None) == (target is None)
