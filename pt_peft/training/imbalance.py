@@ -11,13 +11,13 @@ with N training images of the site, n_c of them of class c, K classes that have 
 logits. Under ``balanced_softmax`` and ``fedlc`` a class without images has no part in the softmax, and its row of the
 head no gradient.
 
-Let the sites differ in how frequent classes are, and not in what a class looks like: p(x | y) is the same at all. Where
-the model can express it, z_c = log p(x | c) minimises ``balanced_softmax`` at every site at once, also at those that
-lack classes, as softmax(z + log p_k(y)) is then p_k(y | x). ``weighted_loss`` is the same function at all sites that
-have all classes, but one that lacks a class pushes it down without end, and one that has three images of it trusts
-these as much as another its thousand. ``federation_weights`` differ from site to site and add up to the weighted loss
-of all images, with the aggregation by the sums of the weights (`ClassWeightedMean`). No weighting of sites does that
-for ``fedlc``.
+Let sites differ in how frequent classes are, and not in what a class looks like: p(x | y) is the same at all. Where the
+model can express it, z_c = log p(x | c) minimises ``balanced_softmax`` at every site at once, also at those that lack
+classes, as softmax(z + log p_k(y)) is then p_k(y | x). ``weighted_loss`` is the same function at all sites that have
+all classes; but a site that lacks a class pushes it down without end, and one that has three images of it trusts these
+as much as another its thousand. ``federation_weights`` differ from site to site, and add up to the weighted loss of all
+images if sites count by the sums of their weights (`ClassWeightedMean`). ``fedlc`` and ``none`` have other minima at
+sites of other shares.
 
 For ``multilabel`` ℓ is the binary cross-entropy of each label, of which a positive weighs
 (negatives of c) / (positives of c) under ``weighted_loss``, and ``balanced_softmax`` adds

@@ -28,7 +28,7 @@ class Mean(Rule):
         A server that knows how many images of each class the sites have starts a `ClassWeightedMean` itself.
         """
         return (
-            InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")
+            InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting != "uniform")
         )
 
 
