@@ -12,7 +12,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.own_images import Columns, SiteData
-from pt_peft.experiment.sections import Backbone, Data, Federation, Method, Partition, Training
+from pt_peft.experiment.sections import Backbone, Data, Federation, Head, Method, Partition, Training
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import EMBEDDED
@@ -89,8 +89,8 @@ def ham10000() -> tuple[Experiment, Site]:
         ),
         partition=Partition(kind="natural"),
         method=Method(name="lora_vpt", options={"lora": {"alpha": 8.0}}),
-        training=Training(learning_rate=1e-3, head_learning_rate=3e-3, imbalance="weighted_loss"),
-        federation=Federation(rounds=5, min_sites=3, sites=HAM10000_SITES),
+        training=Training(learning_rate=1e-3, head_learning_rate=3e-3, imbalance="balanced_softmax"),
+        federation=Federation(rounds=12, min_sites=3, sites=HAM10000_SITES),
     )
     data = SiteData(
         images=str(shared_data("ham10000_200x150/images.zip")),
@@ -115,9 +115,18 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
     return experiment.model_copy(update={"name": flag, "data": medmnist(flag), "partition": partition}), site
 
 
-def committed_methods() -> list[str]:
-    """Names of the methods that have a job folder in `jobs/`, sorted."""
-    return [name for name in method_names() if get_method(name).job]
+def ridge_probe() -> tuple[Experiment, Site]:
+    """The demo's linear probe in closed form: done after three exchanges of statistics, without a round of training."""
+    experiment, site = demo("linear_probe")
+    federation = experiment.federation.model_copy(update={"rounds": 0})
+    fields = {"name": "ridge_probe", "head": Head(start="ridge"), "federation": federation}
+    return experiment.model_copy(update=fields), site
+
+
+def committed_jobs() -> dict[str, Experiment]:
+    """The experiments that have a job folder in `jobs/`, by its name."""
+    methods = [name for name in method_names() if get_method(name).job]
+    return {name: demo(name)[0] for name in methods} | {"ridge_probe": ridge_probe()[0]}
 
 
 def open_experiment(given: str) -> tuple[Experiment, Site]:
@@ -144,20 +153,22 @@ def preset(name: str) -> tuple[Experiment, Site]:
     """The experiment and the site of a preset.
 
     Args:
-        name: ``ham10000``, ``medmnist:<flag>``, or for the demo a method or several joined by ``+``.
+        name: ``ham10000``, ``ridge_probe``, ``medmnist:<flag>``, or for the demo a method or several joined by ``+``.
 
     Raises:
         UserError: for another name; the message lists the known ones.
     """
     if name == "ham10000":
         return ham10000()
+    if name == "ridge_probe":
+        return ridge_probe()
     if name.startswith("medmnist:"):
         return medmnist_preset(name.removeprefix("medmnist:"))
     if not set(name.split("+")) <= set(method_names()):
         known = ", ".join(method_names())
         raise UserError(
-            f"'{name}' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method ({known}) or several "
-            "joined by '+'."
+            f"'{name}' is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method "
+            f"({known}) or several joined by '+'."
         )
     return demo(name)
 

@@ -84,7 +84,7 @@ def parts(given: list[str], suite: "Suite") -> Mapping[str, set[str]]:
         "data": set(suite.data),
         "partition": set(suite.partitions),
         "backbone": set(suite.backbones),
-        "aggregation": set(suite.aggregations),
+        "variant": set(suite.variants),
         "method": {*suite.methods, *BASELINES},
         "seed": set(map(str, suite.seeds)),
     }

@@ -15,17 +15,24 @@ import torch
 
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData, load_site_data
+from pt_peft.environment import own_code
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft.experiment.statistics import Stage, When, sends_model, stages
 from pt_peft.federation import transfer
+from pt_peft.federation.head_statistics import HeadStatistics
 from pt_peft.federation.local_round import LocalRound, local_round, starting_model
+from pt_peft.federation.reports import ChoiceReport, StatisticsReport
 from pt_peft.federation.server import FederationServer
+from pt_peft.federation.site_statistics import answer
 from pt_peft.files import check_place
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.planned_exchange import initial_exchanged
+from pt_peft.schema import parse
+from pt_peft.statistics.moments import COUNTS
 from pt_peft.training.trainer import LocalTrainer, pick_device
 
 
@@ -67,22 +74,25 @@ Tamper = Callable[[str, Tensors, Tensors], Tensors]
 def federate(
     trainer: LocalTrainer,
     sites: Mapping[str, SiteData],
-    absent: Collection[tuple[str, int]] = (),
+    absent: Collection[tuple[str, int | Stage]] = (),
     observer: Observer | None = None,
     tamper: Tamper | None = None,
 ) -> Federated:
-    """Runs all rounds with all `sites`.
+    """Runs all rounds with all `sites`, and the stages of statistics before and after them.
 
     Args:
         trainer: as all sites have it.
         sites: data by name.
-        absent: pairs of site and round (from 0) without a result.
+        absent: pairs of site and round (from 0), or stage, without a result.
         observer: is told of each site's round.
         tamper: changes what a site sends.
     """
     exchange, rounds = trainer.exchange, trainer.experiment.federation.rounds
-    server = FederationServer(trainer.experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    start = initial_exchanged(trainer.experiment, exchange, trainer.initial)
+    server = FederationServer(trainer.experiment, exchange, start)
     kept: dict[str, Tensors] = {name: {} for name in sites}
+    weighted = trainer.experiment.training.imbalance == "federation_weights"
+    _solve_head(trainer, server, sites, "start", absent)
     for round_number in range(rounds):
         opened = server.start_round(round_number)
         for name, data in sorted(sites.items()):
@@ -92,14 +102,53 @@ def federate(
             received = transfer.decode_down(trainer.experiment, exchange, name, payload, 0, round_number)
             if observer:
                 observer.starts(round_number, name, starting_model(trainer, received, kept[name]))
-            result = local_round(trainer, name, data.train, received, kept[name], round_number)
+            counts = server.federation_counts if weighted else None
+            result = local_round(
+                trainer, name, data.train, received, kept[name], round_number, federation_counts=counts
+            )
             if observer:
                 observer.trained(round_number, name, result)
             sent = tamper(name, received, result.payload) if tamper else result.payload
             opened.add(name, sent, result.num_samples)
             kept[name] = result.kept
         server.finish_round(opened, len(sites))
+    _solve_head(trainer, server, sites, "finish", absent)
     return Federated({key: server.tensors[key] for key in exchange.changed(rounds)}, kept)
+
+
+def _solve_head(
+    trainer: LocalTrainer,
+    server: FederationServer,
+    sites: Mapping[str, SiteData],
+    when: When,
+    absent: Collection[tuple[str, int | Stage]],
+) -> None:
+    """Goes through the stages at one end of the rounds, whose last one gives the aggregate its head."""
+    experiment, exchange = trainer.experiment, trainer.exchange
+    gathered = HeadStatistics(experiment, exchange, when)
+    for stage in stages(experiment):
+        if stage.when != when:
+            continue
+        kind = ChoiceReport if stage.name == "choice" else StatisticsReport
+        sent: dict[str, Tensors] = {}
+        reports: dict[str, ChoiceReport | StatisticsReport] = {}
+        for name in gathered.asked(stage, sorted(sites)):
+            if (name, stage) in absent:
+                continue
+            model = Tensors()
+            if sends_model(stage):
+                payload = server.payload(name, 0, stage.round_number)
+                received = transfer.decode_down(experiment, exchange, name, payload, 0, stage.round_number)
+                model = starting_model(trainer, received, {})
+            found = answer(trainer, stage, sites[name], model, gathered.down(stage), site=name)
+            report = parse(kind, {**found.report, "seconds": 0.0, "code": own_code().model_dump()}, "report")
+            # Rounded as it leaves a site. A pooled baseline has more images than a site may say it has.
+            reports[name] = report.checked(experiment) if isinstance(report, ChoiceReport) else report
+            sent[name] = gathered.check(stage, found.tensors, reports[name])
+        if stage.name == "counts" and when == "start":
+            server.class_counts = {name: one[COUNTS] for name, one in sent.items()}
+        if made := gathered.take(stage, sent, reports):
+            server.tensors = {**server.tensors, **gathered.head(made)}
 
 
 def greatest_difference(one: Tensors, other: Tensors) -> float:

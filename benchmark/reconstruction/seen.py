@@ -67,7 +67,7 @@ def seen_by_server(trainer: LocalTrainer, site: str, split: ImageSplit) -> Seen:
         UserError, TensorError: as `local_round` does.
     """
     experiment, exchange = trainer.experiment, trainer.exchange
-    server = FederationServer(experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    server = FederationServer(experiment, exchange, initial_exchanged(trainer.experiment, exchange, trainer.initial))
     received = transfer.decode_down(experiment, exchange, site, server.payload(site, 0, 0), 0, 0)
     result = local_round(trainer, site, split, received, {}, 0)
     sent = lora_pairs.padded(experiment.payload.up.decode(result.payload, server.exchange(site).up(0)), exchange.specs)

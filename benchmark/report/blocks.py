@@ -1,6 +1,6 @@
 """The parts of a report, before they become Markdown or HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,6 +75,12 @@ def text(value: object) -> Value:
 def count(value: float | None) -> Value:
     """A number with thousands separated."""
     return Value(NONE, None) if value is None else Value(f"{value:,.0f}", value)
+
+
+def runs(seeds: Iterable[int], units: str) -> Value:
+    """How many seeds there are, or which folds."""
+    there = sorted(seeds)
+    return Value(", ".join(map(str, there)) if units == "folds" else f"{len(there)}", len(there))
 
 
 def megabytes(value: float | None) -> Value:

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 
-from benchmark.report.aggregations import aggregation_tables
 from benchmark.report.blocks import Block, Report, Section, in_brackets, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
@@ -23,6 +22,7 @@ from benchmark.report.statistics import FEWEST_SEEDS, GENERATOR_SEED
 from benchmark.report.tables import (
     comparison_table,
     failure_table,
+    gap_table,
     image_table,
     main_table,
     provenance_table,
@@ -30,6 +30,7 @@ from benchmark.report.tables import (
     target_table,
     tuning_table,
 )
+from benchmark.report.variants import variant_tables
 from benchmark.sweep.records import BaselineRecord, CellRecord, ChoiceRecord
 
 FEW_SEEDS = 3
@@ -80,17 +81,21 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     if panels:
         blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
-    blocks += aggregation_tables(panels)
+    blocks += variant_tables(panels)
     return Section("Overview", blocks)
 
 
 def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, target: float | None) -> Section:
     blocks: list[Block] = [panel_figure(panel, fits, look)]
-    blocks += [_in_words(fit) for fit in fits if fit.panel == panel.key and fit.metric == "balanced_accuracy"]
+    blocks += [
+        _in_words(fit, panel.units) for fit in fits if fit.panel == panel.key and fit.metric == "balanced_accuracy"
+    ]
     for backbone in panel.backbones:
         models = panel.models(backbone)
         metric = next(iter(panel.cells[models[0]].values())).select_by
         blocks.append(main_table(panel, backbone, results.baselines))
+        if gaps := gap_table(panel, backbone, results.baselines):
+            blocks.append(gaps)
         if images := image_table(panel, backbone):
             blocks.append(images)
         blocks.append(site_bars(panel, backbone))
@@ -106,11 +111,11 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
     return Section(str(panel.key), blocks, panel=str(panel.key))
 
 
-def _in_words(fit: Fit) -> str:
+def _in_words(fit: Fit, units: str) -> str:
     others = fit.over_methods and in_brackets(fit.over_methods)
     return (
         f"{fit.backbone}: {in_points(fit.slope.over_seeds)} points of {metric_name(fit.metric)} a decade of exchanged "
-        f"parameters, over {len(fit.methods)} methods and {_number(len(fit.seeds), 'seed')}."
+        f"parameters, over {len(fit.methods)} methods and {_number(len(fit.seeds), units[:-1])}."
         + (f" As if other methods had been chosen: {others}." if others else "")
     )
 
@@ -119,7 +124,7 @@ def _tuning_sections(results: Results, look: Look) -> list[Section]:
     groups: dict[str, list[ChoiceRecord]] = defaultdict(list)
     for choice in results.choices:
         axes = choice.axes
-        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.aggregation}, {axes.backbone}"].append(choice)
+        groups[f"{axes.data} ({axes.domain}), {axes.partition}, {axes.variant}, {axes.backbone}"].append(choice)
     metric = results.runs[0].select_by
     sections = []
     for title, choices in groups.items():
@@ -137,17 +142,17 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
         found.append(f"{_number(failed, 'cell')} of {failed + len(results.cells)} failed; see Failures.")
     fewest = min((len(by_seed) for panel in panels for by_seed in panel.cells.values()), default=None)
     if fewest == 1:
-        found.append("Some rows rest on one seed: they have no interval.")
+        found.append("Some rows rest on one seed or fold: they have no interval.")
     elif fewest is not None and fewest < FEW_SEEDS:
-        found.append(f"Some rows rest on {fewest} seeds: intervals over fewer than {FEW_SEEDS} seeds say little.")
+        found.append(f"Some rows rest on {fewest} seeds or folds: intervals over fewer than {FEW_SEEDS} say little.")
     for panel in panels:
         for backbone in panel.backbones:
             models = panel.models(backbone)
             common, every = set(panel.common_seeds(models)), {seed for model in models for seed in panel.cells[model]}
             if common != every:
                 found.append(
-                    f"{panel.key}, {backbone}: not every method finished every seed; the slope uses the "
-                    f"{_number(len(common), 'seed')} that all of them have, of {len(every)}."
+                    f"{panel.key}, {backbone}: not every method finished every {panel.units[:-1]}; the slope uses "
+                    f"the {_number(len(common), panel.units[:-1])} that all of them have, of {len(every)}."
                 )
     if not results.choices:
         found.append(

@@ -118,8 +118,8 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
         grid[-1].set_xlabel(PARAMETERS)
         _name_methods(grid, panel)
     caption = (
-        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over seeds, cut off at the edge. Slopes "
-        "in points per decade, with 95 % over seeds, and over seeds and methods."
+        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over {panel.units}, cut off at the edge. "
+        f"Slopes in points per decade, with 95 % over {panel.units}, and over {panel.units} and methods."
     )
     name = _slug(*panel.key, "slopes")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
@@ -158,7 +158,7 @@ def site_bars(panel: Panel, backbone: str) -> Figure:
         ]
         handles.append(Line2D([], [], color="black", linewidth=1.5, label="all images"))
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=1 + len(sites) // 12)
-    caption = f"{panel.key}, {backbone}: each site's test images, mean over seeds; the line is all images together."
+    caption = f"{panel.key}, {backbone}: each site's test images, mean over {panel.units}; the line: all images."
     name = _slug(*panel.key, backbone, "sites")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
@@ -187,7 +187,7 @@ def learning_curves(panel: Panel, backbone: str, look: Look, metric: str = "bala
         axes.set_ylabel(f"validation {metric_name(metric)} (%)")
         handles = [_marker(look.marker[model.method], look.method[model.method], model.method) for model in curves]
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    caption = f"{panel.key}, {backbone}: validation {metric_name(metric)} by round, mean over sites and seeds."
+    caption = f"{panel.key}, {backbone}: validation {metric_name(metric)} by round, mean over sites and {panel.units}."
     name = _slug(*panel.key, backbone, "curves")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
@@ -211,7 +211,7 @@ def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_
         axes.set_yticks(range(len(rows)), [_row_name(row) for row, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(f"difference in {metric_name(metric)} (points)")
-    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over seeds."
+    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over {panel.units}."
     name = _slug(*panel.key, "initial-models")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 

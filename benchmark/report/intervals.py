@@ -10,7 +10,7 @@ with s² the variance of the K values, and v known with n degrees of freedom (Sa
 least as wide as that over seeds alone. Two things are shared: test images, and the methods that a slope goes through.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,13 @@ def over_seeds(values: Sequence[float], shared: Shared | None = None) -> Estimat
 
 def _half(variance: float, freedom: float) -> float:
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * variance**0.5
+
+
+def paired(these: Mapping[int, float | None], those: Mapping[int, float | None]) -> Estimate | None:
+    """The mean difference in points over the seeds that both have; None without any, or where one is undefined."""
+    pairs = [(these[seed], those[seed]) for seed in sorted(these.keys() & those.keys())]
+    known = [100 * (one - other) for one, other in pairs if one is not None and other is not None]
+    return over_seeds(known) if known and len(known) == len(pairs) else None
 
 
 def p_value(values: Sequence[float]) -> float | None:

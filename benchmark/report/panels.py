@@ -17,15 +17,15 @@ from benchmark.sweep.records import CellRecord, metric_of
 
 
 class PanelKey(NamedTuple):
-    """Domain, data, partition and aggregation."""
+    """Domain, data, partition and variant."""
 
     domain: str
     data: str
     partition: str
-    aggregation: str
+    variant: str
 
     def __str__(self) -> str:
-        return f"{self.data} ({self.domain}), {self.partition}, {self.aggregation}"
+        return f"{self.data} ({self.domain}), {self.partition}, {self.variant}"
 
 
 class Model(NamedTuple):
@@ -52,7 +52,7 @@ class Finding:
 
 
 class Panel:
-    """All finished cells of one data, partition and aggregation, tested on the same images.
+    """All finished cells of one data, partition and variant, tested on the same images.
 
     Attributes:
         key: what the cells have in common.
@@ -72,6 +72,11 @@ class Panel:
         self.cells = {model: dict(sorted(cells[model].items())) for model in order}
         self.exchanged = {model: sizes[model] for model in order}
         self._replicates: dict[tuple[int, ...], dict[Model, Floats]] = {}
+
+    @property
+    def units(self) -> str:
+        """What its runs differ in: ``folds`` or ``seeds``."""
+        return "folds" if any(cell.folds for cells in self.cells.values() for cell in cells.values()) else "seeds"
 
     @property
     def backbones(self) -> list[str]:
@@ -157,7 +162,7 @@ class Panel:
 def panel_key(cell: CellRecord) -> PanelKey:
     """Key of the panel that `cell` belongs to."""
     axes = cell.axes
-    return PanelKey(axes.domain, axes.data, axes.partition, axes.aggregation)
+    return PanelKey(axes.domain, axes.data, axes.partition, axes.variant)
 
 
 def panels(results: Results, replicates: int) -> list[Panel]:

@@ -114,8 +114,8 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
     """Checks that the cells of a panel and backbone differ in nothing but the method, its step sizes and the seed."""
     first: dict[tuple[str, ...], tuple[str, dict[str, JsonValue]]] = {}
     for cell in cells:
-        axes, settings = cell.axes, {**_settings(cell.experiment), "site_data": cell.site_data}
-        place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.aggregation)
+        axes, settings = cell.axes, {**compared(cell.experiment), "site_data": cell.site_data}
+        place = (axes.domain, axes.data, axes.partition, axes.backbone, axes.variant)
         other, expected = first.setdefault(place, (cell.name, settings))
         if different := [section for section in settings | expected if settings.get(section) != expected.get(section)]:
             raise UserError(
@@ -124,11 +124,14 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
             )
 
 
-def _settings(experiment: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Without what may differ between cells of a panel."""
+def compared(experiment: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """`experiment` without what may differ between cells of a panel."""
     own = ("name", "seed", "method")
     rates = ("learning_rate", "head_learning_rate")
     settings = {section: value for section, value in experiment.items() if section not in own}
+    data = settings.get("data")
+    if isinstance(data, dict) and isinstance(fold := data.get("fold"), dict):
+        settings["data"] = {**data, "fold": {"of": fold.get("of")}}
     training = settings.get("training")
     if isinstance(training, dict):
         settings["training"] = {field: value for field, value in training.items() if field not in rates}

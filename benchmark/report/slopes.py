@@ -114,10 +114,10 @@ def _ends(estimate: Estimate | None) -> tuple[float, float] | None:
 def main_panels(panels: list[Panel]) -> list[Panel]:
     """One panel for each data and partition, for slopes.json and the overview.
 
-    It is that of plain averaging, or else the first by the aggregation's name.
+    It is that of the variant ``default``, or else the first by the variant's name.
     """
     chosen: dict[tuple[str, ...], Panel] = {}
-    for panel in sorted(panels, key=lambda panel: (panel.key.aggregation != "mean", panel.key.aggregation)):
+    for panel in sorted(panels, key=lambda panel: (panel.key.variant != "default", panel.key.variant)):
         chosen.setdefault(panel.key[:3], panel)
     return list(chosen.values())
 

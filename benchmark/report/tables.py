@@ -1,6 +1,7 @@
 """The report's tables."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from benchmark.report.blocks import (
     NONE,
@@ -12,24 +13,28 @@ from benchmark.report.blocks import (
     percent,
     points,
     probability,
+    runs,
     text,
 )
 from benchmark.report.comparisons import Difference, adjusted
 from benchmark.report.curves import bytes_to_reach
 from benchmark.report.figures import metric_name, settings
-from benchmark.report.intervals import Estimate, over_seeds
+from benchmark.report.intervals import Estimate, over_seeds, paired
 from benchmark.report.panels import Model, Panel
-from benchmark.report.results import Results
+from benchmark.report.results import Results, compared
 from benchmark.report.slopes import Fit
 from benchmark.report.slopes import adjusted as adjusted_slopes
 from benchmark.report.statistics import METRICS
-from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of
+from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of, without_federation
+
+GAPS = ("balanced_accuracy", "auroc")
+"""Metrics of `gap_table`."""
 
 
 def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table:
     """Methods in order of exchanged parameters, then the models without a federation."""
     header = ["method", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in METRICS), "wire (MB)"]
-    header += ["worst site (%)", "spread (points)", "Pareto front", "seeds"]
+    header += ["worst site (%)", "spread (points)", "Pareto front", panel.units]
     models = panel.models(backbone)
     front = pareto_front(panel, models)
     rows = []
@@ -43,10 +48,11 @@ def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> 
                 megabytes(sum(cell.wire_bytes for cell in cells) / len(cells)),
                 *_fairness([cell.final.test for cell in cells]),
                 Value("yes", 1) if model in front else Value("no", 0),
-                count(len(cells)),
+                runs(panel.cells[model], panel.units),
             ]
         )
-    for name, tests in _baseline_rows(panel, backbone, baselines).items():
+    for name, by_seed in baseline_tests(panel, backbone, baselines).items():
+        tests = list(by_seed.values())
         rows.append(
             [
                 text(name),
@@ -55,10 +61,10 @@ def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> 
                 megabytes(None),
                 *_fairness(tests),
                 text(None),
-                count(len(tests)),
+                runs(by_seed, panel.units),
             ]
         )
-    return Table(f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over seeds", header, rows)
+    return Table(f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over {panel.units}", header, rows)
 
 
 def image_table(panel: Panel, backbone: str) -> Table | None:
@@ -69,9 +75,9 @@ def image_table(panel: Panel, backbone: str) -> Table | None:
         found = [panel.found({model: 1.0}, metric, seeds) for metric in METRICS]
         if any(one and one.over_images for one in found):
             shown = (percent(one.over_images if one else None) for one in found)
-            rows.append([text(model.method), *shown, count(len(seeds))])
-    header = ["method", *(f"{metric_name(metric)} (%)" for metric in METRICS), "seeds"]
-    caption = f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over seeds and test images"
+            rows.append([text(model.method), *shown, runs(seeds, panel.units)])
+    header = ["method", *(f"{metric_name(metric)} (%)" for metric in METRICS), panel.units]
+    caption = f"{panel.key}, {backbone}: test metrics, mean ± 95 % interval over {panel.units} and test images"
     return Table(caption, header, rows) if rows else None
 
 
@@ -97,7 +103,7 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
         spent = [one for one in reached if one is not None]
         value = megabytes(sum(spent) / len(spent)) if spent else Value("not reached", None)
         if spent and len(spent) < len(reached):
-            value = Value(f"{value.text} ({len(spent)} of {len(reached)} seeds)", value.order)
+            value = Value(f"{value.text} ({len(spent)} of {len(reached)} {panel.units})", value.order)
         rows.append([text(model.method), value])
     caption = f"{panel.key}, {backbone}: MB until the validation {metric_name(metric)} reaches {100 * target:.1f} %"
     return Table(caption, ["method", "wire (MB)"], rows)
@@ -105,17 +111,17 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
 
 def slope_table(fits: list[Fit]) -> Table:
     """All fits, in points per decade."""
-    header = ["data", "domain", "partition", "aggregation", "backbone", "metric", "slope (points/decade)"]
-    header += ["over seeds and methods", "over seeds and images", "p (Holm)", "methods", "seeds"]
+    header = ["data", "domain", "partition", "variant", "backbone", "metric", "slope (points/decade)"]
+    header += ["over seeds and methods", "over seeds and images", "p (Holm)", "methods", "seeds or folds"]
     return Table(
-        "Slopes against exchanged parameters, with 95 % intervals over seeds",
+        "Slopes against exchanged parameters, with 95 % intervals over seeds or folds",
         header,
         [
             [
                 text(one.panel.data),
                 text(one.panel.domain),
                 text(one.panel.partition),
-                text(one.panel.aggregation),
+                text(one.panel.variant),
                 text(one.backbone),
                 text(metric_name(one.metric)),
                 points(one.slope.over_seeds),
@@ -132,7 +138,8 @@ def slope_table(fits: list[Fit]) -> Table:
 
 def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
     """Differences between initial models, by metric and method."""
-    header = ["initial models", "metric", "method", "difference (points)", "over seeds and images", "p (Holm)", "seeds"]
+    header = ["initial models", "metric", "method", "difference (points)", f"over {panel.units} and images", "p (Holm)"]
+    header.append(panel.units)
     rows = []
     for metric in METRICS:
         for one, p in zip(differences, adjusted(differences, metric), strict=True):
@@ -145,10 +152,10 @@ def comparison_table(panel: Panel, differences: list[Difference]) -> Table:
                     points(found.over_seeds if found else None),
                     interval(found.over_images if found else None),
                     probability(p),
-                    count(len(one.seeds)),
+                    runs(one.seeds, panel.units),
                 ]
             )
-    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over seeds"
+    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over {panel.units}"
     return Table(caption, header, rows)
 
 
@@ -196,22 +203,62 @@ def provenance_table(results: Results) -> Table:
     return Table("Where the results come from", ["commit", "versions", "machine", "runs"], rows)
 
 
-def _baseline_rows(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> dict[str, list[FinalTest]]:
-    """Test metrics by row, one a seed; pooled first, the majority class last."""
+def gap_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table | None:
+    """What each method reaches less what pooled training, the best site alone and the largest method reach.
+
+    Differences are paired by seed or fold. Which site alone is best is told by the very test images, in its favour.
+    None without baselines and with one method.
+    """
+    tested = baseline_tests(panel, backbone, baselines)
+    models = panel.models(backbone)
+    alone = [of_site for name, of_site in tested.items() if name.startswith("local ")]
+    others: dict[str, Mapping[str, Mapping[int, float | None]]] = {}
+    if "pooled" in tested:
+        others["pooled"] = {metric: _reached(tested["pooled"], metric) for metric in GAPS}
+    if alone:
+        others["the best site alone"] = {metric: _best([_reached(one, metric) for one in alone]) for metric in GAPS}
+    if len(models) > 1:
+        others[models[-1].method] = {metric: panel.tested(models[-1], metric) for metric in GAPS}
+    header = ["method", *(f"{metric_name(metric)} less {other}" for other in others for metric in GAPS), panel.units]
+    rows = [
+        [
+            text(model.method),
+            *(points(paired(panel.tested(model, metric), of[metric])) for of in others.values() for metric in GAPS),
+            runs(panel.cells[model], panel.units),
+        ]
+        for model in models
+    ]
+    caption = f"{panel.key}, {backbone}: paired differences in points, with 95 % intervals over common {panel.units}"
+    return Table(caption, header, rows) if others else None
+
+
+def _reached(tests: Mapping[int, FinalTest], metric: str) -> dict[int, float | None]:
+    return {seed: metric_of(test.pooled, metric) for seed, test in tests.items()}
+
+
+def _best(sites: list[dict[int, float | None]]) -> dict[int, float | None]:
+    """The best of all sites in each seed that all of them have."""
+    common = set.intersection(*(set(one) for one in sites))
+    return {seed: max((known for one in sites if (known := one[seed]) is not None), default=None) for seed in common}
+
+
+def baseline_tests(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> dict[str, dict[int, FinalTest]]:
+    """Test metrics of the models that were trained as those of `panel`, without a federation, by name and seed.
+
+    Pooled comes first, the majority class last.
+    """
     place = (panel.key.domain, panel.key.data, panel.key.partition, backbone)
-    mine = [one for one in baselines if _place(one) == place]
-    found: dict[str, list[FinalTest]] = defaultdict(list)
-    for one in mine:
-        for row in one.rows:
-            found[row.name].append(row.test)
+    settings = without_federation(compared(next(iter(panel.cells[panel.models(backbone)[0]].values())).experiment))
+    found: dict[str, dict[int, FinalTest]] = defaultdict(dict)
+    for one in baselines:
+        axes = one.axes
+        alike = without_federation(compared(one.experiment)) == settings
+        if (axes.domain, axes.data, axes.partition, axes.backbone) == place and alike:
+            for row in one.rows:
+                found[row.name][axes.seed] = row.test
     return dict(
         sorted(found.items(), key=lambda item: (not item[0].startswith("pooled"), item[0].startswith("majority")))
     )
-
-
-def _place(baseline: BaselineRecord) -> tuple[str, str, str, str]:
-    axes = baseline.axes
-    return axes.domain, axes.data, axes.partition, axes.backbone
 
 
 def _over_tests(tests: list[FinalTest], metric: str) -> Estimate | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from benchmark.oracle.baselines import BASELINES
-from benchmark.sweep.records import Axes, ChoiceAxes, ChoiceRecord, RunKind
+from benchmark.sweep.records import OF_THE_FEDERATION, Axes, ChoiceAxes, ChoiceRecord, RunKind, without_federation
 from benchmark.sweep.suite import Images, Suite, expanded, overlaid
 from benchmark.sweep.trials import Settings, trials
 from pt_peft import schema
@@ -77,8 +77,8 @@ class Grid:
         tuning = self._suite.tuning
         for place in self._suite.places() if tuning else ():
             if tuning and tuning.partition in (None, place["partition"]):
-                for name in (*self._suite.methods, *self._baselines()):
-                    tried = trials(tuning, self._method(name))
+                for name in (*self._suite.methods, *self._baselines(place)):
+                    tried = trials(tuning, self._method(name), self._rate(name))
                     cells = [
                         self._cell("trial", place, name, tuning.seed, settings, suffix=f".trial-{index}")
                         for index, settings in enumerate(tried)
@@ -99,9 +99,7 @@ class Grid:
             one.axes: Settings(one.settings.learning_rate, one.settings.options) for one in choices if one.settings
         }
         for place in suite.places():
-            # No baseline depends on the aggregation.
-            with_baselines = place["aggregation"] == next(iter(suite.aggregations))
-            for name in (*suite.methods, *self._baselines()) if with_baselines else suite.methods:
+            for name in (*suite.methods, *self._baselines(place)):
                 settings = self._settings(place, name, chosen)
                 if settings is None:
                     continue
@@ -112,12 +110,21 @@ class Grid:
         """The method that trains `name`, one of the suite's methods or a baseline."""
         return self._suite.baselines if name in BASELINES and self._suite.baselines else name
 
-    def _baselines(self) -> tuple[str, ...]:
-        return BASELINES if self._suite.baselines else ()
+    def _baselines(self, place: Mapping[str, str]) -> tuple[str, ...]:
+        """The baselines at a place: none if an earlier variant differs from this one in the federation alone."""
+        variants = self._suite.variants
+        mine = without_federation(variants[place["variant"]])
+        first = next(name for name, one in variants.items() if without_federation(one) == mine)
+        return BASELINES if self._suite.baselines and first == place["variant"] else ()
+
+    def _rate(self, name: str) -> float:
+        """The starting learning rate of a method or a baseline."""
+        method = self._method(name)
+        return self._suite.learning_rates.get(method) or starting_rate(method)
 
     def _settings(self, place: Mapping[str, str], name: str, chosen: Mapping[ChoiceAxes, Settings]) -> Settings | None:
         if self._suite.tuning is None:
-            return Settings(starting_rate(self._method(name)), {})
+            return Settings(self._rate(name), {})
         chosen_at = {**place, "partition": self._suite.tuning.partition or place["partition"]}
         return chosen.get(self._axes(chosen_at, name))
 
@@ -128,18 +135,22 @@ class Grid:
         self, kind: RunKind, place: Mapping[str, str], name: str, seed: int, settings: Settings, suffix: str = ""
     ) -> Cell:
         suite, task, method = self._suite, self._suite.data[place["data"]], self._method(name)
+        # Trials are on the first fold, whose test images they do not see.
+        fold = {"number": suite.seeds[0] if kind == "trial" else seed, "of": task.folds} if task.folds else None
         fields = {
             "name": ".".join([*place.values(), name, str(seed)]) + suffix,
             "seed": seed,
             "backbone": self._backbone(place["backbone"]),
-            "data": task.data,
+            "data": {**task.data, "fold": fold},
             "partition": suite.partitions[place["partition"]].model_dump(mode="json"),
             "method": {"name": method, "options": overlaid(self._options(method), settings.options)},
             "training": {"learning_rate": settings.learning_rate},
             "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
         }
-        # An aggregation's fields replace those of the axes, which replace the suite's defaults.
-        fields = overlaid(overlaid(suite.defaults, fields), suite.aggregations[place["aggregation"]])
+        # A variant's fields replace those of the axes, which replace the suite's defaults.
+        fields = overlaid(overlaid(suite.defaults, fields), suite.variants[place["variant"]])
+        if name in BASELINES:
+            fields = {section: value for section, value in fields.items() if section not in OF_THE_FEDERATION}
         # A head starts at zero, so it needs its own step size where the backbone's must be small.
         head_rate = fields["training"].get("head_learning_rate") or 0
         fields["training"]["head_learning_rate"] = max(head_rate, settings.learning_rate)

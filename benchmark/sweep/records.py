@@ -4,6 +4,7 @@ The first line is the suite; then come the chosen settings and the runs. A run i
 failure of one of them.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -24,7 +25,7 @@ from pt_peft.experiment.own_images import SiteData
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.schema import Strict, parse
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """Version of this schema. A change that makes old files unreadable, or read wrongly, raises it."""
 EQUAL = 1e-6
 """How far the adapters of the two engines may be apart, float32."""
@@ -45,7 +46,7 @@ class ChoiceAxes(Strict):
     data: str
     partition: str
     backbone: str
-    aggregation: str
+    variant: str
     method: str
 
 
@@ -59,7 +60,7 @@ class SuiteRecord(Strict):
     """The first line of a result file."""
 
     kind: Literal["suite"] = "suite"
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     """Version of this schema."""
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]{0,99}$")
     """The suite's name; its report's folder has it too."""
@@ -180,6 +181,21 @@ def with_defaults(experiment: object) -> object:
         return experiment
 
 
+OF_THE_FEDERATION = ("aggregation", "server_optimizer", "payload", "encryption")
+"""Sections of an experiment that baselines do not have."""
+
+
+def without_federation(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """What of some or all sections of an experiment its baselines depend on, whose method is the suite's to choose.
+
+    Of ``federation`` that is the number of rounds.
+    """
+    kept = {name: fields for name, fields in sections.items() if name not in (*OF_THE_FEDERATION, "method")}
+    if "federation" in kept:
+        kept["federation"] = {name: value for name, value in kept["federation"].items() if name == "rounds"}
+    return {name: fields for name, fields in kept.items() if fields != {}}
+
+
 def meaning_with_defaults(site_data: object) -> object:
     """A recorded meaning of images with defaults for fields that it has gained since; unchanged if not valid."""
     try:
@@ -203,6 +219,12 @@ class Run(Strict):
     peak_memory_bytes: Bytes | None
     """Proportional set size (PSS) of all processes; null where it is not known."""
     provenance: RunProvenance
+
+    @property
+    def folds(self) -> bool:
+        """Whether its seed is the number of a fold."""
+        data = self.experiment.get("data")
+        return isinstance(data, dict) and bool(data.get("fold"))
 
     @property
     def select_by(self) -> str:
@@ -270,7 +292,7 @@ class BaselineRow(Strict):
 
 
 class BaselineRecord(Run):
-    """The finished models without a federation of one data, partition, backbone and seed."""
+    """The finished models without a federation of one data, partition, backbone, variant and seed."""
 
     kind: Literal["baseline"] = "baseline"
     rows: list[BaselineRow]

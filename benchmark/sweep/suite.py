@@ -1,8 +1,9 @@
 """A suite: a grid of experiments, as a small YAML file in `benchmark/suites`.
 
-    cells = data * partition * backbone * aggregation * method * seed
+    cells = data * partition * backbone * variant * method * seed
 
-Every cell is one `Experiment`, made of the suite's defaults and of the values at its place in the grid.
+Every cell is one `Experiment`, made of the suite's defaults and of the values at its place in the grid. For data in
+folds, a seed is the number of a fold.
 """
 
 import itertools
@@ -60,6 +61,10 @@ class Task(Images):
     """Names of the simulated sites; those of the table for a ``natural`` partition."""
     partitions: tuple[Label, ...] | None = None
     """The suite's partitions that apply; null: all."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Into how many folds the images are dealt (``data.fold`` of the experiment): the run of seed k tests fold k, so
+    that fold, training and the draw of a random partition vary together. null: every seed has the same test images, or
+    those that it draws."""
 
 
 class Pretraining(Images):
@@ -91,7 +96,9 @@ class InitialModel(Strict):
         return self
 
 
-SET_BY_THE_GRID = ("training.learning_rate", "federation.sites", "federation.min_sites", "backbone.sha256")
+SET_BY_THE_GRID = (
+    *("training.learning_rate", "federation.sites", "federation.min_sites", "backbone.sha256", "data.fold"),
+)
 """Fields of an experiment that every cell has by its place in the grid."""
 
 
@@ -103,15 +110,19 @@ class Suite(Strict):
     partitions: dict[Label, Partition] = Field(min_length=1)
     backbones: dict[Label, InitialModel] = Field(min_length=1)
     data: dict[Label, Task] = Field(min_length=1)
-    aggregations: dict[Label, Sections] = Field(default={"mean": {}}, min_length=1)
-    """Fields of the experiment by the name of an aggregation, or of a codec; ``method.options`` may be among them."""
+    variants: dict[Label, Sections] = Field(default={"default": {}}, min_length=1)
+    """Fields of the experiment by the name of what they make of it: an objective (``training``), a way to aggregate, a
+    codec (``payload``), options of the methods (``method.options``) …"""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    """Seeds of the runs; for data in folds also the folds' numbers, from 1."""
     defaults: Sections = Field(default={})
     """Fields of every cell's experiment."""
     options: dict[str, dict[str, JsonValue]] = Field(default={})
     """``method.options`` by elementary method; it holds for all methods that have it as a part."""
+    learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(default={})
+    """Learning rates by method, in place of the methods' own starting ones."""
     tuning: Tuning | None = None
-    """How each method's settings are chosen; null: each has its own starting learning rate."""
+    """How each method's settings are chosen; null: each has its starting learning rate."""
     baselines: str | None = None
     """The method by which pooled and local baselines are trained; null: no such baselines."""
 
@@ -123,6 +134,22 @@ class Suite(Strict):
                 components(Method(name=name))
             except UserError as error:
                 raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_of_methods(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        methods = info.data.get("methods", ())
+        if unknown := sorted(value.keys() - set(methods)):
+            raise ValueError(f"'{unknown[0]}' is none of the suite's methods ({', '.join(methods)})")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _number_the_folds(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        for name, task in info.data.get("data", {}).items():
+            if task.folds and not all(1 <= seed <= task.folds for seed in value):
+                raise ValueError(f"of '{name}', numbers of folds from 1 to {task.folds} would be right")
         return value
 
     @field_validator("methods", "seeds")
@@ -151,7 +178,7 @@ class Suite(Strict):
     def _nothing_of_an_axis(cls, value: Sections) -> Sections:
         return _without(value, ("method.name", "method.options", "partition", *SET_BY_THE_GRID))
 
-    @field_validator("aggregations")
+    @field_validator("variants")
     @classmethod
     def _nothing_of_another_axis(cls, value: dict[str, Sections]) -> dict[str, Sections]:
         other_axes = ("method.name", "partition", "backbone", "data", *SET_BY_THE_GRID)
@@ -188,13 +215,13 @@ class Suite(Strict):
         return schema.parse(cls, _content(path), str(path))
 
     def places(self) -> Iterator[dict[str, str]]:
-        """All combinations of data, partition, backbone and aggregation that the suite has."""
-        for data, partition, backbone, aggregation in itertools.product(
-            self.data, self.partitions, self.backbones, self.aggregations
+        """All combinations of data, partition, backbone and variant that the suite has."""
+        for data, partition, backbone, variant in itertools.product(
+            self.data, self.partitions, self.backbones, self.variants
         ):
             of_task = self.data[data].partitions
             if of_task is None or partition in of_task:
-                yield {"data": data, "partition": partition, "backbone": backbone, "aggregation": aggregation}
+                yield {"data": data, "partition": partition, "backbone": backbone, "variant": variant}
 
 
 def _content(path: Path) -> dict:

@@ -8,7 +8,6 @@ from pydantic import Field, JsonValue
 
 from pt_peft.experiment.sections import Method
 from pt_peft.model.method import components
-from pt_peft.presets import starting_rate
 from pt_peft.schema import Strict
 
 Options = dict[str, dict[str, JsonValue]]
@@ -23,7 +22,7 @@ class Tuning(Strict):
     """
 
     factors: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(min_length=1)
-    """Learning rates, as multiples of the method's own starting value."""
+    """Learning rates, as multiples of the method's starting value."""
     options: dict[str, dict[str, Annotated[list[JsonValue], Field(min_length=1)]]] = Field(default={})
     """Values to try besides, with every learning rate, by elementary method and option: ranks, numbers of prompts."""
     seed: int = Field(ge=0, lt=2**31)
@@ -39,9 +38,9 @@ class Settings(NamedTuple):
     options: Options
 
 
-def trials(tuning: Tuning, method: str) -> list[Settings]:
-    """What `method` tries."""
-    rates = [starting_rate(method) * factor for factor in tuning.factors]
+def trials(tuning: Tuning, method: str, rate: float) -> list[Settings]:
+    """What `method` tries; its starting learning rate is `rate`."""
+    rates = [rate * factor for factor in tuning.factors]
     grid = [
         [(part.name, option, value) for value in values]
         for part, _ in components(Method(name=method))

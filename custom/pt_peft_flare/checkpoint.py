@@ -1,5 +1,6 @@
 """What a server keeps outside a job's folder to continue it: a clone of a job that broke off starts where it ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from pt_peft_flare.run_record import Record
 FOLDER = "checkpoints"
 """Folder in the server's workspace; one file for each job that has not finished."""
 _NOW, _BEST, _OPTIMIZER = "now/", "best/", "optimizer/"
+_STATISTICS = {"start": "start/", "finish": "finish/"}
 """Prefixes of the keys in the file."""
 
 
@@ -31,6 +33,8 @@ class Checkpoint:
     """The best aggregate so far; empty if there is none."""
     optimizer: Tensors
     """The state of the server's optimiser."""
+    statistics: Mapping[str, Tensors]
+    """What the stages of statistics have given, by the end of the rounds: ``start``, ``finish``."""
     record: Record
     """The content of ``metrics.json``."""
 
@@ -54,6 +58,8 @@ class CheckpointFile:
         tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
         tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
         tensors |= {_OPTIMIZER + key: value for key, value in checkpoint.optimizer.items()}
+        for when, gathered in checkpoint.statistics.items():
+            tensors |= {_STATISTICS[when] + key: value for key, value in gathered.items()}
         header: dict[str, JsonValue] = {
             "rounds": checkpoint.rounds,
             "record": cast(JsonValue, checkpoint.record),
@@ -100,7 +106,8 @@ class CheckpointFile:
         if digest != self._experiment.digest():
             raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
         now, best, optimizer = (_under(prefix, tensors) for prefix in (_NOW, _BEST, _OPTIMIZER))
-        return Checkpoint(rounds, now, best, optimizer, cast(Record, record))
+        statistics = {when: _under(prefix, tensors) for when, prefix in _STATISTICS.items()}
+        return Checkpoint(rounds, now, best, optimizer, statistics, cast(Record, record))
 
     def remove(self) -> None:
         """Removes the checkpoint of a job that has finished, with those of the jobs that it has continued."""

@@ -18,6 +18,8 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError, payload_bytes
+from pt_peft.experiment.admission import STATISTICS
+from pt_peft.experiment.statistics import stages
 from pt_peft.federation.reports import report_bytes
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
@@ -27,7 +29,7 @@ from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
 from pt_peft_flare.gate import Inbox
-from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STATUS, TAKEN, reason_of
+from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STAGE, STATUS, TAKEN, reason_of
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
@@ -45,7 +47,11 @@ if TYPE_CHECKING:
 
 Report = TypeVar("Report", bound=Strict)
 
-_DOING = {AppConstants.TASK_TRAIN: "training", AppConstants.TASK_VALIDATION: "evaluating"}
+_DOING = {
+    AppConstants.TASK_TRAIN: "training",
+    AppConstants.TASK_VALIDATION: "evaluating",
+    STATISTICS: "computing statistics",
+}
 """What a site does with a task, by the task's name."""
 
 
@@ -147,9 +153,10 @@ class PeftFedAvg(ModelController):
         if not self._run:
             return {}
         record, federation = self._run.record.content, self._run.experiment.federation
+        asked = len(stages(self._run.experiment))
         sites = {*self.site_names(), *record["sites"], *federation.sites}
         doing = {site: self._doing(site) for site in sites}
-        return cast(dict[str, Any], progress(record, federation.rounds, doing, self._sent))
+        return cast(dict[str, Any], progress(record, federation.rounds, asked, doing, self._sent))
 
     def _doing(self, site: str) -> str:
         """What a site does now, in a few words."""
@@ -223,7 +230,7 @@ class PeftFedAvg(ModelController):
         while self.get_num_standing_tasks():
             if self.abort_signal.triggered:
                 raise JobFailed(
-                    f"the job was stopped during task '{task.name}' of round {task.round_number + 1}, after "
+                    f"the job was stopped during task '{task.name}' of {task.when}, after "
                     f"{len(results.reports)} of {len(task.targets)} results; if nobody stopped it, error_log.txt of a "
                     "site or the server has the cause."
                 )
@@ -262,7 +269,7 @@ class PeftFedAvg(ModelController):
             start_round=0,
             current_round=task.round_number,
             total_rounds=task.rounds,
-            meta={SINCE: delivery.since, TAKEN: delivery.taken},
+            meta={SINCE: delivery.since, TAKEN: delivery.taken, STAGE: task.stage and task.stage.name},
         )
         self.send_model(
             task_name=task.name, data=model, targets=delivery.targets, timeout=task.timeout_s, callback=callback

@@ -12,27 +12,30 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.encrypted_statistics import check_own
 from pt_peft.environment import own_code
 from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
-from pt_peft.experiment.admission import TASKS
+from pt_peft.experiment.admission import STATISTICS, TASKS
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.statistics import stage_bytes, stage_of, up_specs
+from pt_peft.federation.head_statistics import check_release, check_sums
 from pt_peft.federation.known_names import known_names
-from pt_peft.federation.reports import EvaluationReport, TrainingReport
+from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 from pt_peft.reasons import Reason
 from pt_peft.schema import parse
 from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.messages import RETURN_CODES, failure, reason_of
+from pt_peft_flare.messages import RETURN_CODES, STAGE, failure, reason_of
 from pt_peft_flare.run_context import check_job, read_experiment, read_site, run_dir
 from pt_peft_flare.wire import WireTensors
 
-_META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND}
+_META = {MetaKey.INITIAL_METRICS, FLMetaKey.NUM_STEPS_CURRENT_ROUND, AppConstants.CURRENT_ROUND, STAGE}
 """Metadata of a result of our learner. Any other does not leave, and the ledger names it."""
-Report = TypeVar("Report", TrainingReport, EvaluationReport)
+Report = TypeVar("Report", TrainingReport, EvaluationReport, StatisticsReport, ChoiceReport)
 
 _SHOWN = 500
 """Characters of an error in the ledger."""
@@ -46,6 +49,7 @@ class EgressFilter(Filter):
     - for ``train``: the tensors of the round, or with ``encryption`` nothing but their ciphertexts, and a
       `TrainingReport`;
     - for ``validate``: an `EvaluationReport`;
+    - for ``statistics``: the statistics of the stage, and a `StatisticsReport` or a `ChoiceReport`;
     - for ``submit_model``: the exchanged tensors trained so far, unless they have to be encrypted;
     - from a site that failed: a reason of `pt_peft.reasons`, its words checked against what the lead knows already.
 
@@ -101,6 +105,8 @@ class EgressFilter(Filter):
                 site.limits.check_evaluated(split.count)
             fields = report.model_dump(mode="json")
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
+        if task == STATISTICS:
+            return self._allowed_statistics(experiment, round_number, dxo, fl_ctx)
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
             return self._allowed_model(experiment, dxo, fl_ctx)
         raise UserError(f"nothing may leave as a result of task '{task}'").told_as(reasons.HeldBack(what="task"))
@@ -132,6 +138,46 @@ class EgressFilter(Filter):
             entry["privacy"] = applied(experiment, report)
         meta = {MetaKey.INITIAL_METRICS: fields, FLMetaKey.NUM_STEPS_CURRENT_ROUND: report.num_samples}
         return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta=meta), entry
+
+    def _allowed_statistics(
+        self, experiment: Experiment, round_number: int | None, dxo: DXO, fl_ctx: FLContext
+    ) -> tuple[DXO, ledger.Entry]:
+        exchange, limits = self._known_exchange(experiment, fl_ctx), read_site(fl_ctx).limits
+        stage = stage_of(experiment, dxo.get_meta_prop(STAGE), round_number)
+        if stage is None:
+            raise UserError(f"the experiment has no such statistics after {round_number} rounds").told_as(
+                reasons.HeldBack(what="task")
+            )
+        limits.check_exchange(experiment, exchange)
+        limits.check_nbytes(stage_bytes(experiment, exchange, stage).up)
+        specs, payload = up_specs(experiment, exchange, stage), _weights(dxo)
+        said = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
+        if stage.name == "choice":
+            tensors = check_tensors(payload, specs)
+            described = ledger.tensor_entry(tensors, tensors)
+            report = _own(parse(ChoiceReport, said, "report").checked(experiment))
+            for split in report.splits():
+                limits.check_evaluated(split.count)
+        else:
+            report = _own(parse(StatisticsReport, said, "report").checked(experiment))
+            limits.check_sums(report.num_samples)
+            if experiment.encryption:
+                known = self._known_cipher(experiment.encryption, exchange, fl_ctx)
+                tensors, values, norm = check_own(known, specs, payload, report.num_samples)
+                described = ledger.encrypted_entry(tensors, specs, norm)
+            else:
+                values = tensors = check_tensors(payload, specs)
+                described = ledger.tensor_entry(tensors, tensors)
+            if private := experiment.privacy.statistics:
+                check_release(values, report.num_samples, private.noise_multiplier)
+            else:
+                check_sums(values, report.num_samples, least=limits.min_images_per_class or 1)
+        fields = report.model_dump(mode="json")
+        entry: ledger.Entry = {"stage": stage.name, **described, "report": fields}
+        if (private := experiment.privacy.statistics) and isinstance(report, StatisticsReport):
+            said = {"randomness": experiment.privacy.randomness, "epsilon": report.epsilon}
+            entry["privacy"] = {**said, "statistics": private.model_dump(mode="json")}
+        return DXO(DataKind.WEIGHTS, data=WireTensors(tensors), meta={MetaKey.INITIAL_METRICS: fields}), entry
 
     def _allowed_model(self, experiment: Experiment, dxo: DXO, fl_ctx: FLContext) -> tuple[DXO, ledger.Entry]:
         task = AppConstants.TASK_SUBMIT_MODEL

@@ -13,6 +13,7 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.admission import NOT_CODE, code_of
 from pt_peft.experiment.deployment import Deployment
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.statistics import stage_bytes, stages, up_specs
 from pt_peft.files import sha256_of
 from pt_peft_flare.flare_internals import JOB_SIGNATURES
 from pt_peft_flare.messages import one_line
@@ -35,6 +36,19 @@ class Submitter(TypedDict):
     """Whether this person's key has signed what the site has of the job; else the server says so."""
 
 
+class StatisticsAsked(TypedDict):
+    """A stage of statistics, see `pt_peft.experiment.statistics`."""
+
+    stage: str
+    """Its name, and at which end of the rounds it is."""
+    tensors: list[str]
+    """Names of the tensors that a site sends."""
+    bytes_up: int
+    """Bytes that a site sends."""
+    bytes_down: int
+    """Bytes that a site receives, with the model where it travels."""
+
+
 class ExchangeAsked(TypedDict):
     """What travels in a round."""
 
@@ -48,6 +62,8 @@ class ExchangeAsked(TypedDict):
     """Bytes that a site receives in a round."""
     alike: bool
     """Whether each round exchanges the same tensors."""
+    statistics: list[StatisticsAsked]
+    """The stages of statistics, in order."""
 
 
 LimitsAsked = Literal["allowed", "refused", "not checked"]
@@ -75,6 +91,8 @@ class JobRequest(TypedDict):
     images: dict[str, int] | None
     """Images of the site that are used, by split; None if they were not counted."""
     training: dict[str, JsonValue]
+    head: dict[str, JsonValue]
+    """How the classifier starts and ends."""
     federation: dict[str, JsonValue]
     """The longest times of a round."""
     privacy: dict[str, JsonValue] | None
@@ -139,6 +157,7 @@ def job_request(
         "data": {"source": data.source, "task": data.task, "classes": [*data.classes], "most_images": {**most}},
         "images": images,
         "training": experiment.training.model_dump(mode="json"),
+        "head": experiment.head.model_dump(mode="json"),
         "privacy": experiment.privacy.model_dump(mode="json") if experiment.privacy.asked else None,
         "encryption": experiment.encryption and experiment.encryption.model_dump(mode="json"),
         "aggregation": experiment.aggregation.model_dump(mode="json"),
@@ -160,6 +179,16 @@ def exchange_asked(experiment: Experiment, exchange: Exchange, site_name: str | 
         "bytes_up": round_bytes(exchange, experiment.payload, 0, encrypted=encrypted).up,
         "bytes_down": round_bytes(exchange, experiment.payload, 1, encrypted=encrypted).down,
         "alike": not exchange.rotating,
+        "statistics": [
+            {
+                "stage": str(stage),
+                "tensors": sorted(up_specs(experiment, exchange, stage)),
+                "bytes_up": nbytes.up,
+                "bytes_down": nbytes.down,
+            }
+            for stage in stages(experiment)
+            for nbytes in [stage_bytes(experiment, exchange, stage)]
+        ],
     }
 
 
@@ -232,12 +261,16 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
         yield "receives", f"{travels['bytes_down']:,} bytes a round"
         if not travels["alike"]:
             yield "", "other tensors in each round; these are the first round's"
+        for number, one in enumerate(travels["statistics"]):
+            sums = f" of {', '.join(one['tensors'])}" if one["tensors"] else ""
+            yield "" if number else "statistics", f"{one['stage']}: {one['bytes_up']:,} bytes{sums}"
     else:
         yield "sends", "not known: the model was not built"
     training, times = asked["training"], asked["federation"]
     yield "rounds", f"{asked['rounds']}, each of results of at least {asked['min_sites']} site(s)"
     yield "a round", f"{training['local_epochs']} epoch(s) in batches of {training['batch_size']}{_steps(asked)}"
     yield "", f"at most {times['site_timeout_s']} s at this site, {times['round_timeout_s']} s in all"
+    yield "head", f"start {asked['head']['start']}, finish {asked['head']['finish']}"
     yield "images", _images(asked)
     yield "task", _task(asked)
     yield "privacy", _settings(asked["privacy"]) or "no noise"

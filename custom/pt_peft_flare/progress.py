@@ -35,6 +35,9 @@ class Progress(TypedDict):
     continued_rounds: int
     """Number of the finished rounds that were done in jobs which this one continues."""
     rounds: int
+    finished_stages: int
+    """Of statistics, by `pt_peft.experiment.statistics`."""
+    stages: int
     seconds_left: float | None
     """By the last rounds; None before the second round of this job has ended, as every process starts up in the
     first."""
@@ -45,12 +48,13 @@ LAST = 5
 """Rounds by which the next ones are judged."""
 
 
-def progress(record: Record, rounds: int, now: Mapping[str, str], sent: Mapping[str, int]) -> Progress:
+def progress(record: Record, rounds: int, stages: int, now: Mapping[str, str], sent: Mapping[str, int]) -> Progress:
     """Tells how far a job is.
 
     Args:
         record: the content of its ``metrics.json``.
         rounds: number of all its rounds.
+        stages: number of all its stages of statistics.
         now: what each of its sites does, see `SiteProgress`.
         sent: bytes of the payloads that each site was sent in this job; none for a site that is not named.
     """
@@ -64,6 +68,8 @@ def progress(record: Record, rounds: int, now: Mapping[str, str], sent: Mapping[
         "continues": record["continues"],
         "continued_rounds": len(finished) - len(own),
         "rounds": rounds,
+        "finished_stages": len({(one["when"], one["stage"]) for one in record["statistics"]}),
+        "stages": stages,
         "seconds_left": (rounds - len(finished)) * sum(seconds) / len(seconds) if seconds else None,
         "sites": {
             name: _site_progress(name, record, own, what, sent.get(name, 0)) for name, what in sorted(now.items())
@@ -73,11 +79,13 @@ def progress(record: Record, rounds: int, now: Mapping[str, str], sent: Mapping[
 
 def _site_progress(name: str, record: Record, own: list[RoundEntry], now: str, sent: int) -> SiteProgress:
     reports = [one["sites"][name] for one in own if name in one["sites"]]
-    code = reports[-1]["code"] if reports else None
+    gathered = [one["sites"] for one in record["statistics"] if one["job"] == record["job"]]
+    stages = [sites[name] for sites in gathered if name in sites]
+    code = (reports or stages)[-1]["code"] if reports or stages else None
     return {
         "now": now,
         "version": code and code["version"] + ("" if code == record["code"] else f", other code {code['source']}"),
         "rounds": len(reports),
         "bytes_in": sent,
-        "bytes_out": sum(report["bytes_out"] for report in reports),
+        "bytes_out": sum(report["bytes_out"] for report in [*stages, *reports]),
     }

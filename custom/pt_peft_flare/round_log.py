@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.federation.reports import EvaluationReport
+from pt_peft.federation.reports import EvaluationReport, StatisticsReport
 from pt_peft_flare.console import console
-from pt_peft_flare.run_record import SPLITS, FinishedRound, Summary
+from pt_peft_flare.run_record import SPLITS, FinishedRound, FinishedStage, Summary
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
 GLOBAL = "global"
@@ -54,6 +54,23 @@ def log_round(
         shown += f"  largest share {finished.shares[largest]:.0%} ({largest})"
     rounds = experiment.federation.rounds
     console.info("round %d/%d  %d sites%s  %.1f s", number + 1, rounds, len(reports), shown, finished.seconds)
+
+
+def log_stage(engine: ServerEngineSpec, finished: FinishedStage) -> None:
+    """Tells of a finished stage of statistics."""
+    images = sum(report.num_samples for report in finished.reports.values() if isinstance(report, StatisticsReport))
+    counted = f"  {images} images" if images else ""
+    spent = [one.epsilon for one in finished.reports.values() if isinstance(one, StatisticsReport)]
+    if known := [one for one in spent if one is not None]:
+        counted += f"  epsilon of a site at most {max(known):.3g}"
+    console.info("%s  %d sites%s  %.1f s", finished.stage, len(finished.reports), counted, finished.seconds)
+    for site, report in finished.reports.items():
+        if isinstance(report, StatisticsReport) and report.classes_left_out:
+            console.info("%s has too few images of %d class(es), and leaves them out", site, report.classes_left_out)
+    if made := finished.made:
+        console.info("head by %s, penalty %g, temperature %.3g", made["kind"], made["penalty"], made["temperature"])
+        scalars = {f"head/{name}": made[name] for name in ("penalty", "temperature")}
+        log_scalars(engine, GLOBAL, finished.stage.round_number, scalars)
 
 
 def log_final(

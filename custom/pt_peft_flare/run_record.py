@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import JsonValue
 
 from pt_peft.environment import own_code
-from pt_peft.exchange.tensors import TensorSpec
+from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Task
-from pt_peft.federation.reports import EvaluationReport, SplitMetrics, TrainingReport
+from pt_peft.experiment.statistics import Stage, StageName, When
+from pt_peft.federation.head_statistics import SolvedHead
+from pt_peft.federation.reports import ChoiceReport, EvaluationReport, SplitMetrics, StatisticsReport, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
 from pt_peft_flare.parent.refusals import read_refusals
@@ -54,6 +56,25 @@ class RoundEntry(TypedDict):
     client_epsilon: NotRequired[float]
 
 
+class StageEntry(TypedDict):
+    """A finished stage of statistics, see `pt_peft.experiment.statistics`."""
+
+    when: When
+    stage: StageName
+    round: int
+    """Number of the rounds before it."""
+    job: str
+    """In which it was done: this one, or one that it continues."""
+    seconds: float
+    sites: dict[str, dict[str, Any]]
+    """By site its `StatisticsReport` or `ChoiceReport`, with ``bytes_in``, ``bytes_out`` and ``sha256`` of what it
+    sent, as its ledger has it."""
+    left_out: dict[str, dict[str, JsonValue]]
+    """As in `RoundEntry`."""
+    head: SolvedHead | None
+    """How the classifier was made, after the last stage at that end of the rounds."""
+
+
 class Best(TypedDict):
     """The best aggregate so far."""
 
@@ -81,6 +102,8 @@ class Record(TypedDict):
     exchanged: dict[str, int]
     """What a site sends in the first round: numbers of ``tensors`` and ``parameters``, and their ``bytes`` as sent."""
     rounds: list[RoundEntry]
+    statistics: list[StageEntry]
+    """The stages of statistics, in order; empty without a head in closed form."""
     best: Best | None
     final: dict[str, Any] | None
     """The evaluation of the final aggregate: `EvaluationReport` by ``sites``, ``left_out``, and `Summary` by split."""
@@ -108,6 +131,25 @@ class FinishedRound:
     """Wall time."""
     notes: Mapping[str, float]
     """Measurements of the aggregation, by name."""
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """What the server knows of a stage of statistics after it."""
+
+    stage: Stage
+    reports: Mapping[str, StatisticsReport | ChoiceReport]
+    """Reports of the sites that took part."""
+    left_out: Mapping[str, LeftOut]
+    """Reasons of the others, by site."""
+    sent: Mapping[str, Tensors]
+    """What the sites that took part have sent."""
+    made: SolvedHead | None
+    """How the head was made, after the last stage."""
+    bytes_in: Mapping[str, int]
+    """Bytes of the payload down, raw tensors only, by site."""
+    seconds: float
+    """Wall time."""
 
 
 def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> Summary | None:
@@ -167,6 +209,7 @@ class RunRecord:
                 "bytes": nbytes,
             },
             "rounds": [],
+            "statistics": [],
             "best": None,
             "final": None,
         }
@@ -177,9 +220,10 @@ class RunRecord:
         return self._record
 
     def continue_from(self, job_id: str, content: Record) -> None:
-        """Takes over the rounds of the job `job_id`, which broke off with `content`."""
+        """Takes over the rounds and stages of the job `job_id`, which broke off with `content`."""
         self._record["continues"] = job_id
         self._record["rounds"] = content["rounds"]
+        self._record["statistics"] = content["statistics"]
         self._record["best"] = content["best"]
 
     def add_round(self, finished: FinishedRound) -> Summary | None:
@@ -207,6 +251,30 @@ class RunRecord:
         self._record["rounds"].append(cast(RoundEntry, entry))
         self._write()
         return validation
+
+    def add_stage(self, finished: FinishedStage) -> None:
+        """Adds a finished stage of statistics."""
+        sites = {
+            site: {
+                **report.model_dump(mode="json"),
+                "bytes_in": finished.bytes_in[site],
+                "bytes_out": payload_bytes(finished.sent[site]),
+                "sha256": payload_sha256(finished.sent[site]),
+            }
+            for site, report in sorted(finished.reports.items())
+        }
+        entry: StageEntry = {
+            "when": finished.stage.when,
+            "stage": finished.stage.name,
+            "round": finished.stage.round_number,
+            "job": self._record["job"],
+            "seconds": round(finished.seconds, 3),
+            "sites": sites,
+            "left_out": _left_out(finished.left_out),
+            "head": finished.made,
+        }
+        self._record["statistics"].append(entry)
+        self._write()
 
     def add_final(
         self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]

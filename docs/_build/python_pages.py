@@ -10,6 +10,7 @@ from prose import markdown
 PACKAGES = (
     "pt_peft.experiment",
     "pt_peft.exchange",
+    "pt_peft.statistics",
     "pt_peft.model",
     "pt_peft.data",
     "pt_peft.training",

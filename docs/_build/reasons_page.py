@@ -33,7 +33,12 @@ def _table(kinds: tuple[type[Reason], ...]) -> str:
         fields = [name for name in kind.model_fields if name != "code"]
         described = (f"`{name}`: {one_line(docs[name])}" if name in docs else f"`{name}`" for name in fields)
         lines.append(
-            row(f"`{kind.model_fields['code'].default}`", one_line(kind.__doc__ or ""), _words(kind), "<br>".join(described))
+            row(
+                f"`{kind.model_fields['code'].default}`",
+                one_line(kind.__doc__ or ""),
+                _words(kind),
+                "<br>".join(described),
+            )
         )
     return "\n".join(lines)
 

@@ -100,7 +100,9 @@ def _sections(record: type[BaseModel], prefix: str, level: int) -> Iterator[str]
             continue
         path = f"{prefix}.{name}" if prefix else name
         yield f"{'#' * level} `{path}` {{#{path}}}\n"
-        if name in docs and (len(records) > 1 or NoneType in get_args(field.annotation)):  # else the record's own says it
+        if name in docs and (
+            len(records) > 1 or NoneType in get_args(field.annotation)
+        ):  # else the record's own says it
             yield f"{markdown(docs[name])}\n"
         if len(records) > 1:
             yield from _variants(records, path, field, level + 1)
@@ -132,7 +134,9 @@ def _name(record: type[BaseModel]) -> str:
 
 def _discriminator(record: type[BaseModel]) -> str | None:
     field = record.model_fields.get("name")
-    return "name" if field is not None and all(isinstance(one, str) for one in get_args(field.annotation) or [0]) else None
+    return (
+        "name" if field is not None and all(isinstance(one, str) for one in get_args(field.annotation) or [0]) else None
+    )
 
 
 def _records(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -164,8 +164,8 @@ def table(report: Report) -> list[str]:
         )
     if spent := report["privacy"]:
         lines.append(
-            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s), "
-            "in addition to what earlier jobs have spent"
+            f"privacy epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} for {spent['rounds']} round(s) and "
+            f"{spent['releases']} release(s) of statistics, in addition to what earlier jobs have spent"
         )
     if cost := report["round"]:
         lines.append(
@@ -173,6 +173,11 @@ def table(report: Report) -> list[str]:
             f"{cost['seconds']:,.0f} s for {cost['steps']} steps on {cost['device']} ({cost['threads']} threads), "
             f"{cost['process_memory'] / 1e9:.1f} GB of memory"
         )
+        if cost["statistics_out"]:
+            lines.append(
+                f"statistics {cost['statistics_in'] / 1e3:,.1f} kB in, {cost['statistics_out'] / 1e3:,.1f} kB out, "
+                "for the classifier"
+            )
     return lines
 
 

@@ -59,7 +59,7 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if site.data.frames == "all" and site.data.source != "npz":
         items = each_frame(items, site.existing("data.images"))
     if site.data.source != "npz":  # whose splits are the published ones
-        items = assign_splits(items, experiment.seed)
+        items = assign_splits(items, experiment.seed, data.fold)
     if experiment.partition.kind == "natural":
         report_other_sites(items, {name, *names}, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)

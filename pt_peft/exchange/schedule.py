@@ -26,6 +26,7 @@ class ExchangeJson(TypedDict):
     always: list[int]
     computed: list[int]
     control: list[int]
+    head: list[int]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Exchange:
     """Those of `always` that only the server changes: they travel down alone."""
     control: frozenset[str] = frozenset()
     """Those of `always` that are no tensors of the model: SCAFFOLD's control variates."""
+    head: frozenset[str] = frozenset()
+    """Those of `always` that are the classifier's: its weight (K,d) and its bias (K,). Empty if it is not exchanged."""
+
+    @property
+    def features(self) -> int:
+        """Width d of the features that enter the classifier. Raises ValueError if it is not exchanged."""
+        (width,) = (spec.shape[1] for key, spec in self.specs.items() if key in self.head and len(spec.shape) > 1)
+        return width
 
     def trained(self, round_number: int) -> dict[str, TensorSpec]:
         """Specs of the exchanged tensors that get gradients in a round. Rounds count from 0."""
@@ -96,6 +105,7 @@ class Exchange:
             "always": positions(self.always),
             "computed": positions(self.computed),
             "control": positions(self.control),
+            "head": positions(self.head),
         }
 
     @classmethod
@@ -113,4 +123,5 @@ class Exchange:
             rotating=tuple(keys_at(positions) for positions in content["rotating"]),
             computed=keys_at(content["computed"]),
             control=keys_at(content["control"]),
+            head=keys_at(content["head"]),
         )

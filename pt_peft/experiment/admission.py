@@ -18,7 +18,9 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.schema import read_json
 
-TASKS = ("train", "validate", "submit_model")
+STATISTICS = "statistics"
+"""The task of a stage of statistics (`pt_peft.experiment.statistics`). FLARE has names for the other tasks."""
+TASKS = ("train", "validate", "submit_model", STATISTICS)
 """Tasks that a site does."""
 CLIENT_CONFIG = "config_fed_client.json"
 """What a site's process of a job is made of. FLARE would take other formats too; a site takes this one."""
@@ -100,6 +102,7 @@ def counted_refusals(
     own = exchange.at_rank(experiment.federation.lora_ranks.get(name or ""))
     yield from limits.exchange_refusals(experiment, own)
     yield from limits.bytes_refusals(experiment, own, 0)
+    yield from limits.stage_refusals(experiment, own)
     if train_images is not None:
         yield from limits.image_refusals(experiment, train_images)
 

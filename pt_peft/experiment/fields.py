@@ -11,7 +11,7 @@ from pt_peft.exchange.server_optimizers import ServerOptimizer
 from pt_peft.exchange.server_optimizers.none import NoOptimizer
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.privacy import Privacy
-from pt_peft.experiment.sections import Backbone, Data, Federation, Method, Partition, Training
+from pt_peft.experiment.sections import Backbone, Data, Federation, Head, Method, Partition, Training
 from pt_peft.schema import Strict
 
 
@@ -32,6 +32,8 @@ class ExperimentFields(Strict):
     """The PEFT method."""
     training: Training = Training()
     """Local training in a round."""
+    head: Head = Head()
+    """How the classifier starts and ends."""
     federation: Federation = Federation()
     """Rounds, quorum and deadlines."""
     aggregation: Aggregation = Mean()

@@ -16,6 +16,7 @@ from pt_peft.errors import OutsideLimits
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.statistics import stage_bytes, stages
 from pt_peft.schema import Strict
 
 FULL = "full"
@@ -81,6 +82,9 @@ class Limits(Strict):
     the sites that train all components that any site trains."""
     min_evaluated_images: int | None = Field(default=10, ge=1)
     """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
+    min_images_per_class: int | None = Field(default=5, ge=1)
+    """A class with fewer training images is left out of the sums of features that the site sends for a classifier in
+    closed form (section ``head``), and of its counts: the sum of a single image's features is that image's."""
     control_variates: bool | None = False
     """Whether ``training.control_variates`` is allowed: they are mean gradients, as no optimiser has changed them."""
     pinned_backbone: bool | None = True
@@ -268,6 +272,8 @@ class Limits(Strict):
     def image_refusals(self, experiment: Experiment, images: int) -> Iterator[OutsideLimits]:
         """Yields why a round has too few training images, or makes too few steps of them."""
         yield from _at_least("min_train_images", images, self.min_train_images, "a round on {} training image(s)")
+        if not experiment.federation.rounds:
+            return
         steps = math.ceil(images / experiment.training.batch_size) * experiment.training.local_epochs
         yield from _at_least("min_steps", steps, self.min_steps, "a round of {} step(s)")
 
@@ -285,6 +291,16 @@ class Limits(Strict):
         yield from self._nbytes_refusals(
             round_bytes(exchange, experiment.payload, round_number, encrypted=encrypted).up
         )
+
+    def check_sums(self, images: int) -> None:
+        """Raises OutsideLimits if sums of so few training images would leave."""
+        least = max(1, self.min_train_images or 1)
+        _raise_first(_at_least("min_train_images", images, least, "sums over {} training image(s)"))
+
+    def stage_refusals(self, experiment: Experiment, exchange: Exchange) -> Iterator[OutsideLimits]:
+        """Yields why the statistics that leave in a stage have more bytes than the limit of a round."""
+        for stage in stages(experiment):
+            yield from self._nbytes_refusals(stage_bytes(experiment, exchange, stage).up)
 
     def check_nbytes(self, nbytes: int) -> None:
         """Raises OutsideLimits if so many bytes at once are more than the limit of a round."""

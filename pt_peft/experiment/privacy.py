@@ -25,6 +25,27 @@ class SamplePrivacy(Strict):
     2021, arXiv:2106.02848), tighter, which needs Opacus at the sites."""
 
 
+class StatisticsPrivacy(Strict):
+    """Protects each training image by noise on sums of features (`pt_peft.privacy.private_moments`).
+
+    Each site adds all of this noise to each of its releases: one before the first round if ``head.start`` is ``lda``,
+    one after the last if ``head.finish`` is.
+    """
+
+    noise_multiplier: NoiseMultiplier
+    """Standard deviation of the Gaussian noise over the sums' sensitivity, which is the square root of 3."""
+    max_feature_norm: Norm
+    """Euclidean norm to which each image's features, those that enter the classifier, are clipped. They come from a
+    LayerNorm of d features with weight g and bias b, and sqrt(|g|² + |b|²) bounds nearly all of them: that is known
+    from the backbone's file."""
+    delta: Delta
+    """delta of (epsilon, delta); must be below 1 / training images at every site, and that of ``sample`` if that is
+    set."""
+    projection: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Dimensions to which the features are projected, by a matrix that the seed draws; null: none. A few dozen lose
+    less than the noise takes where epsilon is small."""
+
+
 class ClientPrivacy(Strict):
     """Protects all images of a site together by DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963), without sampling."""
 
@@ -44,10 +65,16 @@ class ClientPrivacy(Strict):
 
 
 class Privacy(Strict):
-    """Kinds of differential privacy; both together are two guarantees, each with its own epsilon."""
+    """Kinds of differential privacy.
+
+    ``sample`` and ``statistics`` together are one guarantee for single images, whose costs add up; ``client`` is
+    another, with an epsilon of its own.
+    """
 
     sample: SamplePrivacy | None = None
-    """Privacy of single images; null: none."""
+    """Privacy of single images in rounds of training; null: none."""
+    statistics: StatisticsPrivacy | None = None
+    """Privacy of single images in the sums from which a classifier is solved (section ``head``); null: none."""
     client: ClientPrivacy | None = None
     """Privacy of whole sites; null: none."""
     randomness: Literal["secret", "insecure_from_public_seed"] = "secret"
@@ -57,7 +84,12 @@ class Privacy(Strict):
     @property
     def asked(self) -> bool:
         """Whether the experiment asks for any privacy."""
-        return self.sample is not None or self.client is not None
+        return self.of_images or self.client is not None
+
+    @property
+    def of_images(self) -> bool:
+        """Whether single images are protected, by noise of the site's own."""
+        return self.sample is not None or self.statistics is not None
 
     @property
     def claimed(self) -> bool:
@@ -67,4 +99,4 @@ class Privacy(Strict):
     @property
     def by_sites(self) -> bool:
         """Whether each site ensures privacy itself, without trust in the server."""
-        return self.sample is not None or (self.client is not None and self.client.where == "sites")
+        return self.of_images or (self.client is not None and self.client.where == "sites")

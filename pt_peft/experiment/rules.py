@@ -17,6 +17,7 @@ from pt_peft.exchange.lora_pairs import pairs, rank_axis
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.fields import ExperimentFields
 from pt_peft.experiment.own_images import PUBLISHED, SiteData
+from pt_peft.experiment.statistics import solved
 
 _SHOWN = 100
 """Characters of a value that a message shows at most."""
@@ -113,6 +114,14 @@ def _changes_server_model(experiment: ExperimentFields) -> bool:
     return experiment.server_optimizer.name != "none"
 
 
+def _federation_weights(experiment: ExperimentFields) -> bool:
+    return experiment.training.imbalance == "federation_weights"
+
+
+def _solves(experiment: ExperimentFields) -> bool:
+    return any(solved(experiment, when) for when in ("start", "finish"))
+
+
 def _knows_sites(data: SiteData) -> bool:
     return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
 
@@ -123,6 +132,9 @@ _COMPONENTS = (
 )
 _ENCRYPTED = "the server can only add what it cannot read, and "
 _ONE_SUM = "its noise is made for a sum in which every site counts once"
+_NOT_SOLVED = "without 'ridge' and 'lda'"
+_SITES_COUNT = "sites would send how many images of each class they have, without noise"
+_ONE_LABEL = "it counts images of classes that exclude one another"
 _ROTATES = "a method that trains other tensors in each round, such as 'sba'"
 
 RULES: tuple[Rule[ExperimentFields], ...] = (
@@ -135,14 +147,16 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.data.source == "lesions" and e.data.task == "multilabel",
     ),
     Rule(
-        "training.imbalance", "another than 'balanced_softmax'", "data.task", "'multilabel'",
-        "the softmax is for labels that exclude one another",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.data.task == "multilabel",
+        "data.fold", "null", "data.source", "'lesions'", "each site draws as many images as the experiment says",
+        lambda e: e.data.source == "lesions" and e.data.fold is not None,
     ),
     Rule(
-        "training.label_smoothing", "0", "training.imbalance", "'balanced_softmax'",
-        "absent classes have no probability",
-        lambda e: e.training.imbalance == "balanced_softmax" and e.training.label_smoothing > 0,
+        "training.imbalance", "another than 'federation_weights' and 'fedlc'", "data.task", "'multilabel'", _ONE_LABEL,
+        lambda e: e.data.task == "multilabel" and e.training.imbalance in ("federation_weights", "fedlc"),
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "data.task", "'multilabel'", _ONE_LABEL,
+        lambda e: e.data.task == "multilabel" and _weighting(e) == "class_samples",
     ),
     Rule(
         "select_by", "another metric than 'quadratic_kappa'", "data.task", "'multiclass' or 'multilabel'",
@@ -182,9 +196,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.aggregation.robust and e.training.control_variates,
     ),
     Rule(
-        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance'",
-        "control variates need weights that do not change from round to round",
-        lambda e: e.training.control_variates and _weighting(e) == "inverse_variance",
+        "training.control_variates", "false", "aggregation.weighting", "'inverse_variance', 'class_samples'",
+        "control variates need weights that do not change from round to round or row to row",
+        lambda e: e.training.control_variates and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "training.control_variates", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
@@ -217,8 +231,9 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and e.aggregation.name != "mean",
     ),
     Rule(
-        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set", _ENCRYPTED + "a variance is no sum",
-        lambda e: e.encryption is not None and _weighting(e) == "inverse_variance",
+        "aggregation.weighting", "'samples' or 'uniform'", "encryption", "set",
+        _ENCRYPTED + "a variance is no sum, and counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _weighting(e) in ("inverse_variance", "class_samples"),
     ),
     Rule(
         "server_optimizer.name", "'none'", "encryption", "set", _ENCRYPTED + "an optimizer needs to read the mean",
@@ -238,17 +253,61 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and e.payload != Payload(),
     ),
     Rule(
+        "privacy.statistics", "null", "encryption", "set", _ENCRYPTED + "it mends what noise has done to the sums",
+        lambda e: e.encryption is not None and e.privacy.statistics is not None,
+    ),
+    Rule(
         "federation.lora_ranks", "empty", "encryption", "set", "tensors that differ in shape do not add up",
         lambda e: e.encryption is not None and bool(e.federation.lora_ranks),
     ),
     Rule(
-        "privacy.randomness", "'secret'", "privacy.sample", "null, with privacy.client null too",
-        "without privacy.sample and privacy.client there is no noise to draw",
+        "privacy.randomness", "'secret'", "privacy.sample", "null, with privacy.statistics and privacy.client null too",
+        "without them there is no noise to draw",
         lambda e: not e.privacy.asked and e.privacy.randomness != "secret",
     ),
     Rule(
         "training.imbalance", "'none'", "privacy.sample", "set", "it counts the labels of the images, without noise",
         lambda e: e.privacy.sample is not None and e.training.imbalance != "none",
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "privacy.sample", "set", _SITES_COUNT,
+        lambda e: e.privacy.sample is not None and _weighting(e) == "class_samples",
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "privacy.client", "set", _SITES_COUNT,
+        lambda e: e.privacy.client is not None and _federation_weights(e),
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "privacy.statistics", "set", _SITES_COUNT,
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and _federation_weights(e),
+    ),
+    Rule(
+        "aggregation.weighting", "another than 'class_samples'", "privacy.statistics", "set", _SITES_COUNT,
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and _weighting(e) == "class_samples",
+    ),
+    Rule(
+        "training.imbalance", "another than 'federation_weights'", "encryption", "set",
+        _ENCRYPTED + "counts of classes would not be encrypted",
+        lambda e: e.encryption is not None and _federation_weights(e),
+    ),
+    Rule(
+        "aggregation.name", "'mean'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and e.aggregation.name != "mean",
+    ),
+    Rule(
+        "aggregation.weighting", "'samples' or 'class_samples'", "training.imbalance", "'federation_weights'",
+        "the site's weight is that of its images",
+        lambda e: _federation_weights(e) and _weighting(e) in ("uniform", "inverse_variance"),
+    ),
+    Rule(
+        "training.control_variates", "false", "training.imbalance", "'federation_weights'",
+        "the variates' mean would have other weights than the models'",
+        lambda e: _federation_weights(e) and e.training.control_variates,
+    ),
+    Rule(
+        "method.head", "'exchanged'", "aggregation.weighting", "'class_samples'", "no classifier travels",
+        lambda e: _weighting(e) == "class_samples" and e.method.head != "exchanged",
     ),
     Rule(
         "aggregation.name", "'mean'", "privacy.client", "set", _ONE_SUM,
@@ -268,6 +327,77 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         "sites of a smaller rank add no noise to the components that they do not send",
         lambda e: e.privacy.client is not None and bool(e.federation.lora_ranks),
     ),
+    Rule(
+        "head", _NOT_SOLVED, "data.task", "'multilabel'", "the closed form is for labels that exclude one another",
+        lambda e: e.data.task == "multilabel" and _solves(e),
+    ),
+    Rule(
+        "head", "without 'zeros', 'ridge' and 'lda'", "method.head", "'local' or 'frozen'", "no classifier travels",
+        lambda e: e.method.head != "exchanged" and (e.head.start == "zeros" or _solves(e)),
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "method.roles", "'local' for some tensors",
+        "the features are then not the same function at all sites, and their sums mean nothing",
+        lambda e: "local" in e.method.roles.values() and _solves(e),
+    ),
+    Rule(
+        "federation.lora_ranks", "empty", "head.finish", "'ridge' or 'lda'",
+        "at a smaller rank the features are another function than at the other sites",
+        lambda e: bool(e.federation.lora_ranks) and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "aggregation.name", "'median', 'trimmed_mean', 'norm_bounded_mean', 'multi_krum'",
+        "a sum of features has no defence against a site that lies",
+        lambda e: e.aggregation.robust and _solves(e),
+    ),
+    Rule(
+        "privacy.statistics", "set", "privacy.sample", "set, with 'ridge' or 'lda' in head",
+        "the sums of features would leave without noise",
+        lambda e: e.privacy.sample is not None and e.privacy.statistics is None and _solves(e),
+    ),
+    Rule(
+        "privacy.sample", "set", "privacy.statistics", "set, with 1 or more rounds",
+        "the rounds of training would tell of the same images without noise",
+        lambda e: e.privacy.statistics is not None and e.privacy.sample is None and e.federation.rounds > 0,
+    ),
+    Rule(
+        "privacy.statistics.delta", "that of privacy.sample", "privacy.sample", "set, with privacy.statistics",
+        "their costs add up to one epsilon",
+        lambda e: e.privacy.statistics is not None
+        and e.privacy.sample is not None
+        and e.privacy.statistics.delta != e.privacy.sample.delta,
+    ),
+    Rule(
+        "head", "with 'lda' and without 'ridge'", "privacy.statistics", "set",
+        "its noise is made for one release, which 'ridge' would need a second for the weights of the classes",
+        lambda e: e.privacy.statistics is not None
+        and (not _solves(e) or "ridge" in (solved(e, "start"), solved(e, "finish"))),
+    ),
+    Rule(
+        "head.choose_by", "'validation'", "privacy.statistics", "set",
+        "the other choice is by training images, without noise",
+        lambda e: e.privacy.statistics is not None and e.head.choose_by == "leave_one_out",
+    ),
+    Rule(
+        "head", _NOT_SOLVED, "privacy.client", "set", "the sums of features would leave without noise",
+        lambda e: e.privacy.client is not None and _solves(e),
+    ),
+    Rule(
+        "federation.rounds", "1 or more", "head.start", "'seed' or 'zeros'", "nothing would be learned",
+        lambda e: not e.federation.rounds and solved(e, "start") is None,
+    ),
+    Rule(
+        "head.finish", "'trained'", "federation.rounds", "0", "without a round between them the start is the finish",
+        lambda e: not e.federation.rounds and solved(e, "finish") is not None,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.start", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.start == "lda" and max(e.head.penalties) > 1,
+    ),
+    Rule(
+        "head.penalties", "at most 1", "head.finish", "'lda'", "they are shares of a covariance",
+        lambda e: e.head.finish == "lda" and max(e.head.penalties) > 1,
+    ),
 )  # fmt: skip
 
 SITE_RULES: tuple[Rule[AtSite], ...] = (
@@ -285,6 +415,16 @@ SITE_RULES: tuple[Rule[AtSite], ...] = (
         "data.pooled", "true", "data.max_images_per_site", "set",
         "a site of its own uses all that it has, and what two jobs count tells of an image that only one of them takes",
         lambda s: bool(s.experiment.data.max_images_per_site) and not s.data.pooled,
+    ),
+    Rule(
+        "data.source", "'csv', 'image_folder', 'ham10000' or 'isic2019'", "data.fold", "set",
+        "the others have a published split, which stays",
+        lambda s: s.experiment.data.fold is not None and s.data.source in ("npz", "fed_isic2019"),
+    ),
+    Rule(
+        "data.columns.split", "null", "data.fold", "set",
+        "the split that the table assigns is the site's to keep, or to give up",
+        lambda s: s.experiment.data.fold is not None and s.data.source == "csv" and s.data.columns.split is not None,
     ),
     Rule(
         "data.source", f"'csv' with data.columns.site, or one of {', '.join(PUBLISHED)}", "partition.kind", "'natural'",
@@ -346,6 +486,13 @@ MODEL_RULES: tuple[Rule[Planned], ...] = (
     Rule(
         "privacy.client", "null", "method.name", _ROTATES, "its noise is not made for that",
         lambda p: p.experiment.privacy.client is not None and bool(p.exchange.rotating),
+    ),
+    Rule(
+        "privacy.statistics.projection", "at most the number of features", "backbone.name", "one of fewer features",
+        "a projection makes them fewer",
+        lambda p: p.experiment.privacy.statistics is not None
+        and (p.experiment.privacy.statistics.projection or 0) > p.exchange.features > 0,
+        exactly=lambda p: f"at most {p.exchange.features}",
     ),
     Rule(
         "training.control_variates", "false", "method.name", _ROTATES, "a variate needs a gradient in every round",

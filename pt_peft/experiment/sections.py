@@ -4,7 +4,7 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 `pt_peft.exchange`, `privacy` and `encryption` in this package.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,9 +15,11 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from pt_peft.schema import Strict
+from pt_peft.statistics.closed_form import Kind
 
 Images = Annotated[int, Field(ge=1, le=10**7)]
 ChannelMean = Annotated[float, Field(ge=-10, le=10)]
@@ -113,6 +115,21 @@ class Backbone(Strict):
         return value
 
 
+class Fold(Strict):
+    """One part of a cross-validation, in which every image is tested exactly once."""
+
+    number: int = Field(ge=1, le=100)
+    """Which fold is tested, counted from 1."""
+    of: int = Field(ge=2, le=100)
+    """How many folds there are."""
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.number > self.of:
+            raise ValueError(f"'number' is {self.number}; at most 'of' ({self.of}) would be right")
+        return self
+
+
 class Data(Strict):
     """The classes, and how images become batches. What a site's images are and mean is for its `site.json` to say."""
 
@@ -141,6 +158,11 @@ class Data(Strict):
     max_images_per_site: dict[Literal["train", "val", "test"], Images] = Field(default={})
     """Most images of a split that a simulated site uses, drawn by the seed from its share; used by ``site``. A site
     refuses it unless its `site.json` says ``pooled``."""
+    fold: Fold | None = None
+    """Deals the images into folds, by lesion or patient (``data.columns.group`` in `site.json`) and stratified by class
+    and site; used by ``site``, where the images have no splits of their own. The test images are those of one fold; an
+    eighth of the other groups are for validation. Which images a fold has follows from the site's table alone, not from
+    ``seed``. null: the splits that the site's data assigns, or else those that ``seed`` draws."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
     test_time_flips: TestTimeFlips = "none"
@@ -249,7 +271,8 @@ class Training(Strict):
     schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567); over those
+    that the site has under ``fedlc``, and by their shares there under ``balanced_softmax``."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass, by autocast; tensors that train and travel are float32 in either case."""
     proximal: float = Field(default=0.0, ge=0, le=1000)
@@ -261,17 +284,54 @@ class Training(Strict):
     ditto: float = Field(default=0.0, ge=0, le=1000)
     """lambda of Ditto (Li et al. 2021, arXiv:2012.04221): above 0, each site also trains a model of its own, pulled
     towards the federation's as in FedProx; it stays at the site and doubles its work."""
-    imbalance: Literal["none", "weighted_loss", "balanced_softmax", "weighted_sampler"] = "none"
-    """How a site treats rare classes (`pt_peft.training.imbalance`): ``weighted_loss`` weighs a class by the inverse of
-    its share of the training images; ``balanced_softmax`` adds the logarithm of that share to the logits of the loss;
+    imbalance: Literal[
+        "none", "weighted_loss", "federation_weights", "balanced_softmax", "fedlc", "weighted_sampler"
+    ] = "none"
+    """How a site treats rare classes (`pt_peft.training.imbalance`): ``balanced_softmax`` adds the logarithm of a
+    class's share of the site's images to its logit in the loss, so that sites with other shares learn the same;
+    ``weighted_loss`` weighs a class by the inverse of that share; ``federation_weights`` by the inverse of its share of
+    all sites' images, which have to send how many they have; ``fedlc`` subtracts a margin from the logit;
     ``weighted_sampler`` draws images of rare classes more often, with replacement."""
+    fedlc_tau: float = Field(default=0.5, gt=0, le=1000)
+    """tau of ``fedlc`` (Zhang et al. 2022, arXiv:2209.00189): the margin of a class with n training images at the site
+    is tau / n^(1/4)."""
+
+
+Penalty = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class Head(Strict):
+    """The classifier before the first round and after the last: trained, or solved in closed form.
+
+    The closed form follows from sums of features that the sites send (`pt_peft.experiment.statistics`).
+    """
+
+    start: Literal["seed", "zeros"] | Kind = "seed"
+    """``seed``: a weight drawn by the seed, a bias of zero; ``zeros``; ``ridge``: the ridge regression of the classes
+    on the features, in which all classes weigh alike; ``lda``: Fisher's linear discriminant with one covariance for all
+    classes and uniform priors (`pt_peft.statistics.closed_form`). With ``ridge`` or ``lda`` ``federation.rounds`` may
+    be 0: the job is then done."""
+    finish: Literal["trained"] | Kind = "trained"
+    """``trained``: the classifier of the last round; ``ridge`` or ``lda``: solved anew on the features that the rounds
+    have made."""
+    penalties: tuple[Penalty, ...] = Field(default=(0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, max_length=20)
+    """The penalties of which one is chosen: for ``ridge`` of a squared weight, relative to the mean weight of an image;
+    for ``lda`` the share, at most 1, by which the covariance is shrunk towards its mean diagonal. The best by
+    ``select_by`` on all sites' images together is taken; ``auroc`` is the mean over sites. Of equal ones it is the
+    largest, and without any images to choose by the middle one, of two the smaller."""
+    choose_by: Literal["validation", "leave_one_out"] = "validation"
+    """The images to choose by: the sites' validation images, or their training images, each by the head that all images
+    but this one give, exactly."""
+    temperature: bool = True
+    """Whether the classifier's logits are divided by the temperature that makes its probabilities say how often it is
+    right on the images to choose by (Guo et al. 2017, arXiv:1706.04599). What it predicts stays the same."""
 
 
 class Federation(Strict):
     """Rounds, sites, quorum and deadlines."""
 
-    rounds: int = Field(default=3, ge=1, le=100_000)
-    """Rounds of training and aggregation."""
+    rounds: int = Field(default=3, ge=0, le=100_000)
+    """Rounds of training and aggregation; 0 with a classifier that ``head.start`` solves, which is then the result."""
     min_sites: int = Field(default=2, ge=1)
     """Quorum: valid results that a round needs. With fewer the job stops, with a checkpoint."""
     round_timeout_s: int = Field(default=3600, ge=1, le=10**7)

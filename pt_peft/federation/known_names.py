@@ -13,7 +13,8 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft.federation.reports import EvaluationReport, TrainingReport
+from pt_peft.experiment.statistics import KEYS
+from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 
 
 def known_names(experiment: Experiment | None, exchange: Exchange | None) -> frozenset[str]:
@@ -23,7 +24,7 @@ def known_names(experiment: Experiment | None, exchange: Exchange | None) -> fro
         Dotted names of all fields of the schemas, of the reports and of a site's limits; names of this package's
         methods; fields and values of `experiment`; keys of the tensors of `exchange`, also as its codecs name them.
     """
-    names = {*_schema_names()}
+    names = {*_schema_names(), *KEYS}
     if experiment:
         names.update(_content(experiment.model_dump(mode="json")))
         names.update(experiment.method.name.split("+"))
@@ -37,7 +38,7 @@ def known_names(experiment: Experiment | None, exchange: Exchange | None) -> fro
 
 @cache
 def _schema_names() -> frozenset[str]:
-    schemas = (Experiment, Site, Limits, TrainingReport, EvaluationReport)
+    schemas = (Experiment, Site, Limits, TrainingReport, EvaluationReport, StatisticsReport, ChoiceReport)
     methods = (path.stem for path in (Path(pt_peft.__path__[0]) / "methods").glob("[a-z]*.py"))
     return frozenset([*(name for schema in schemas for name in _fields(schema)), *methods])
 

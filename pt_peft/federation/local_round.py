@@ -25,6 +25,7 @@ from pt_peft.federation import transfer
 from pt_peft.model.planned_exchange import CONTROL
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.update_noise import noisy_update
+from pt_peft.statistics.moments import Float
 from pt_peft.training.adjustments import Correction, Pull, RankLimit
 from pt_peft.training.trainer import LocalTrainer
 
@@ -93,6 +94,7 @@ def local_round(
     round_number: int,
     *,
     secret: bool = False,
+    federation_counts: Float | None = None,
 ) -> LocalRound:
     """Trains a site for one round.
 
@@ -104,6 +106,7 @@ def local_round(
         kept: what the site kept from its last round, as in `starting_model`.
         round_number: counted from 0.
         secret: whether all draws are the site's own, see `LocalTrainer.train`.
+        federation_counts: see `LocalTrainer.train`.
 
     Raises:
         UserError, TensorError: as `LocalTrainer.train` and `transfer.encode_up` do.
@@ -119,7 +122,8 @@ def local_round(
         shift = {key: aggregate[CONTROL + key] - value for key, value in own_control.items()}
         correction = Correction(shift)
     adjust = [*([correction.attach] if correction else []), *pull, *limit]
-    result = trainer.train(site, split, start, round_number, adjust=adjust, secret=secret)
+    train = partial(trainer.train, site, split, secret=secret, federation_counts=federation_counts)
+    result = train(start, round_number, adjust=adjust)
     made = {key: result.tensors[key] for key in pulled}
     privacy = trainer.experiment.privacy
     if privacy.client and privacy.client.where == "sites":
@@ -136,7 +140,7 @@ def local_round(
     if training.ditto:
         towards = partial(Pull, training.ditto, keys=pulled, towards=start)
         began = {**start, **own_model(kept)}
-        own = trainer.train(site, split, began, round_number, adjust=[towards, *limit], secret=secret)
+        own = train(began, round_number, adjust=[towards, *limit])
         after |= {_OWN_MODEL + key: value for key, value in own.tensors.items()}
     payload, unsent = transfer.encode_up(trainer.experiment, site, round_number, made, kept)
     loss = None if privacy.asked else result.loss

@@ -15,12 +15,14 @@ from pt_peft.environment import Code
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Data
+from pt_peft.experiment.statistics import stages
 from pt_peft.schema import Strict
 from pt_peft.training.metrics import confusion_metrics
 
 Count = Annotated[int, Field(ge=0, le=10**7)]
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -122,6 +124,14 @@ def rounded_epsilon(value: float) -> float:
     return float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)))
 
 
+def _checked_epsilon(value: float | None, promised: bool) -> float | None:
+    """`value` as it may leave. Raises UserError unless it is there exactly where it is `promised`."""
+    if (value is not None) != promised:
+        right = "a number" if promised else "null"
+        raise UserError(f"report: epsilon is {value}; {right} would be right.", "epsilon")
+    return None if value is None else rounded_epsilon(value)
+
+
 class TrainingReport(Strict):
     """A site's report of a round."""
 
@@ -137,10 +147,10 @@ class TrainingReport(Strict):
     """Metrics of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
     """The same for the site's own model, if ``training.ditto`` gives it one and there was a round before."""
-    epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    epsilon: Epsilon | None = None
     """Epsilon that the site's part in the job has cost so far, by its own noise alone: for each training image with
-    ``privacy.sample``, else for the site, where sites add the noise of ``privacy.client``. Null where the site adds no
-    noise that counts."""
+    ``privacy.sample``, with what ``privacy.statistics`` releases, else for the site, where sites add the noise of
+    ``privacy.client``. Null where the site adds no noise that counts."""
 
     def splits(self) -> list[SplitMetrics]:
         """The metrics that are there."""
@@ -158,25 +168,16 @@ class TrainingReport(Strict):
                 `most_images`, and unless the report has an epsilon, and no training loss, exactly where
                 ``experiment.privacy`` asks for that.
         """
-        if self.num_samples > (most := most_images(experiment)):
-            raise UserError(
-                f"report: field 'num_samples' is {self.num_samples}; at most {most} would be right, by "
-                "federation.max_images and the section data of the experiment.",
-                "num_samples",
-            )
+        _check_num_samples(self.num_samples, experiment)
         splits = _checked_splits({"val": self.val, "own_val": self.own_val}, experiment)
         privacy = experiment.privacy
         if (self.train_loss is None) != privacy.asked:
             right = "null" if privacy.asked else "a number"
             raise UserError(f"report: train_loss is {self.train_loss}; {right} would be right.", "train_loss")
-        promised = privacy.claimed and privacy.by_sites
-        if (self.epsilon is not None) != promised:
-            right = "a number" if promised else "null"
-            raise UserError(f"report: epsilon is {self.epsilon}; {right} would be right.", "epsilon")
         numbers = {
             "train_loss": None if self.train_loss is None else rounded_loss(self.train_loss),
             "seconds": rounded_seconds(self.seconds),
-            "epsilon": None if self.epsilon is None else rounded_epsilon(self.epsilon),
+            "epsilon": _checked_epsilon(self.epsilon, privacy.claimed and privacy.by_sites),
         }
         return self.model_copy(update={**splits, **numbers})
 
@@ -207,6 +208,70 @@ class EvaluationReport(Strict):
         return self.model_copy(update={**_checked_splits(splits, experiment), **seconds})
 
 
+class StatisticsReport(Strict):
+    """A site's report beside its counts, or the sums of its features (`pt_peft.experiment.statistics`)."""
+
+    num_samples: Annotated[int, Field(ge=1, le=10**8)]
+    """Training images that are in them."""
+    classes_left_out: Annotated[int, Field(ge=0, le=1000)]
+    """Classes that have fewer images at the site than its ``limits.min_images_per_class``, and are in none of them."""
+    seconds: Seconds
+    code: Code
+    epsilon: Epsilon | None = None
+    """What the site's part in the job has cost each training image so far, with this release, where
+    ``privacy.statistics`` adds noise that counts."""
+
+    def splits(self) -> list[SplitMetrics]:
+        """No metrics."""
+        return []
+
+    def checked(self, experiment: Experiment) -> Self:
+        """The report as it may leave.
+
+        Raises:
+            UserError: if it counts more images or classes than there can be, and unless it has an epsilon exactly where
+                ``experiment.privacy`` asks for that.
+        """
+        _check_num_samples(self.num_samples, experiment)
+        if self.classes_left_out >= (classes := len(experiment.data.classes)):
+            raise UserError(
+                f"report: classes_left_out is {self.classes_left_out}, and the job has {classes} classes.",
+                "classes_left_out",
+            )
+        promised = experiment.privacy.claimed and experiment.privacy.statistics is not None
+        numbers = {"seconds": rounded_seconds(self.seconds), "epsilon": _checked_epsilon(self.epsilon, promised)}
+        return self.model_copy(update=numbers)
+
+
+class ChoiceReport(Strict):
+    """A site's report of the candidates for a classifier in closed form."""
+
+    candidates: Annotated[list[SplitMetrics], Field(min_length=1, max_length=20)] | None
+    """Metrics by each of ``head.penalties``; null if the site has too few images to choose by."""
+    seconds: Seconds
+    code: Code
+
+    def splits(self) -> list[SplitMetrics]:
+        """The metrics that are there."""
+        return self.candidates or []
+
+    def checked(self, experiment: Experiment) -> Self:
+        """The report as it may leave.
+
+        Raises:
+            UserError: as `SplitMetrics.checked` does, and unless there is an entry for each of ``head.penalties``, all
+                of the same images.
+        """
+        found, wanted = self.splits(), len(experiment.head.penalties)
+        if self.candidates is not None and len(found) != wanted:
+            raise UserError(f"report: candidates has {len(found)} entries; {wanted} would be right.", "candidates")
+        if len({one.count for one in found}) > 1:
+            raise UserError("report: candidates are evaluated on different numbers of images.", "candidates")
+        seconds = {"seconds": rounded_seconds(self.seconds)}
+        candidates = None if self.candidates is None else [one.checked(experiment.data) for one in found]
+        return self.model_copy(update={"candidates": candidates, **seconds})
+
+
 def most_images(experiment: Experiment) -> int:
     """Most training images that a site can have in `experiment`: what it may say, and what it may use."""
     data = experiment.data
@@ -215,10 +280,20 @@ def most_images(experiment: Experiment) -> int:
 
 
 def report_bytes(experiment: Experiment) -> int:
-    """Most bytes of a report of either kind as it travels, with what FLARE adds to it."""
+    """Most bytes of a report of any kind as it travels, with what FLARE adds to it."""
     classes = len(experiment.data.classes)
-    # Four splits, each with counts of at most five bytes and areas of nine.
-    return (64 << 10) + 4 * (5 * classes * max(classes, 4) + 9 * classes)
+    # Splits or candidates, each with counts of at most five bytes, areas of nine, and a dozen names with a number.
+    candidates = len(experiment.head.penalties) if stages(experiment) else 0
+    return (64 << 10) + max(4, candidates) * (5 * classes * max(classes, 4) + 9 * classes + 512)
+
+
+def _check_num_samples(number: int, experiment: Experiment) -> None:
+    if number > (most := most_images(experiment)):
+        raise UserError(
+            f"report: field 'num_samples' is {number}; at most {most} would be right, by federation.max_images and the "
+            "section data of the experiment.",
+            "num_samples",
+        )
 
 
 def _checked_splits(

@@ -10,15 +10,21 @@ from pydantic import JsonValue
 
 from pt_peft.exchange import lora_pairs
 from pt_peft.exchange.aggregation.base import Aggregator, SiteResult
+from pt_peft.exchange.aggregation.class_weighted_mean import ClassWeightedMean
 from pt_peft.exchange.aggregation.lora_deviation import LoraDeviation
+from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
+from pt_peft.exchange.tensors import Array, TensorError, Tensors, TensorSpec, check_tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.statistics import weighs_by_class
 from pt_peft.federation.control_variates import ControlMean, RoundChanges
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.plan import client_epsilon
 from pt_peft.privacy.update_noise import NoisyMean
+from pt_peft.statistics.moments import class_weights
 
+_COUNTS = "class counts/"
+"""In a server's state, the prefix of the key of a site's training images of each class."""
 LARGEST = 1e6
 """Greatest magnitude of a value that a site may send. No sum or product of such values overflows: one site cannot make
 the aggregate infinite."""
@@ -37,9 +43,16 @@ class FederationServer:
         """
         self.tensors = tensors
         self.optimizer = experiment.server_optimizer.start()
+        self.class_counts: dict[str, Array] = {}
+        """Training images of each class by site, float64 (K,), from the stage ``counts`` on if it `weighs_by_class`."""
         self._experiment = experiment
         self._exchange = exchange
         self._control = ControlMean()
+
+    @property
+    def federation_counts(self) -> Array:
+        """Training images of each class at all sites that have sent theirs, float64 (K,)."""
+        return np.sum([*self.class_counts.values()], axis=0)
 
     def rank(self, site: str) -> int | None:
         """The rank at which the site trains LoRA; None for the experiment's."""
@@ -69,10 +82,16 @@ class FederationServer:
     def state(self, finished_rounds: int) -> Tensors:
         """Selects the tensors that another server needs to go on after the finished rounds."""
         state = {key: self.tensors[key] for key in self._exchange.down(0, finished_rounds)}
+        state |= {_COUNTS + site: counts for site, counts in self.class_counts.items()}
         return {**state, **self._control.state()} if self._exchange.control else state
 
     def take_over(self, state: Tensors, finished_rounds: int) -> None:
         """Goes on from the `state` of another server. Raises TensorError if it is not a state of this experiment."""
+        known = TensorSpec((len(self._experiment.data.classes),), "float64")
+        counted = {key: state[key] for key in state if key.startswith(_COUNTS)}
+        counts = check_tensors(counted, dict.fromkeys(counted, known))
+        self.class_counts = {key.removeprefix(_COUNTS): value for key, value in counts.items()}
+        state = {key: value for key, value in state.items() if key not in counted}
         if self._exchange.control:
             self._control.take_over({key: value for key, value in state.items() if key not in self._exchange.specs})
             state = {key: value for key, value in state.items() if key in self._exchange.specs}
@@ -120,12 +139,13 @@ class FederationRound:
     """A `Round` that decodes and checks the payloads of the sites."""
 
     def __init__(self, server: FederationServer, experiment: Experiment, exchange: Exchange, number: int):
-        self.aggregator = _aggregator(experiment, server.tensors, number)
+        self.aggregator = _aggregator(experiment, exchange, server, number)
         self.deviation = LoraDeviation()
         self.control = RoundChanges()
         self._server = server
         self._payload = experiment.payload
         self._exchange = exchange
+        self._weighs_by_class = weighs_by_class(experiment)
         self.number = number
         """Number of the round, from 0."""
 
@@ -141,6 +161,8 @@ class FederationRound:
             TensorError: if it is not what the site has to send, or has values larger than `LARGEST`. Nothing is then
                 added.
         """
+        if self._weighs_by_class and site not in self._server.class_counts:
+            raise TensorError("the site has not sent how many training images of each class it has")
         exchange = self._server.exchange(site)
         tensors = self._payload.up.decode(payload, exchange.up(self.number))
         if self._payload.changes:
@@ -166,8 +188,14 @@ class FederationRound:
         return check_tensors(after, self._server.exchange(site).trained(self.number))
 
 
-def _aggregator(experiment: Experiment, before: Tensors, round_number: int) -> Aggregator:
-    privacy = experiment.privacy
+def _aggregator(experiment: Experiment, exchange: Exchange, server: FederationServer, number: int) -> Aggregator:
+    privacy, rule = experiment.privacy, experiment.aggregation
     if privacy.client and privacy.client.where == "server":
-        return NoisyMean(before, privacy.client, draws_for(privacy, experiment.seed, "server's noise", round_number))
-    return experiment.aggregation.start(before)
+        return NoisyMean(server.tensors, privacy.client, draws_for(privacy, experiment.seed, "server's noise", number))
+    if weighs_by_class(experiment):
+        weights = np.ones(len(experiment.data.classes))
+        if experiment.training.imbalance == "federation_weights":
+            weights = class_weights(server.federation_counts)
+        head = exchange.head if isinstance(rule, Mean) and rule.weighting == "class_samples" else ()
+        return ClassWeightedMean(server.tensors, server.class_counts, weights, head)
+    return rule.start(server.tensors)

@@ -82,7 +82,7 @@ class AdaptedModel:
             for number in range(rounds if draws else 0)
         )
         computed = frozenset(key for key in always if key.endswith(f".{RESIDUAL}"))
-        return Exchange(specs, always, drawn, computed)
+        return Exchange(specs, always, drawn, computed, head=self.head & specs.keys())
 
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each trained tensor, by canonical key."""

@@ -42,7 +42,14 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
     )
 
 
-def initial_exchanged(exchange: Exchange, state: Tensors) -> Tensors:
-    """Everything that travels, before the first round: tensors of `state`, and control variates of zero."""
+def initial_exchanged(experiment: Experiment, exchange: Exchange, state: Tensors) -> Tensors:
+    """Everything that travels, before the first round.
+
+    Args:
+        experiment: with ``head.start`` ``zeros`` the classifier is zero, whatever it is in `state`.
+        exchange: the experiment's.
+        state: of the model, by canonical key. Control variates, which it does not have, are zero.
+    """
     tensors = {key: value for key, value in state.items() if key in exchange.specs}
-    return tensors | {key: np.zeros(exchange.specs[key].shape, exchange.specs[key].dtype) for key in exchange.control}
+    zero = exchange.control | (exchange.head if experiment.head.start == "zeros" else frozenset[str]())
+    return tensors | {key: np.zeros(exchange.specs[key].shape, exchange.specs[key].dtype) for key in zero}

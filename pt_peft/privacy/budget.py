@@ -1,6 +1,5 @@
 """The site's account of what it has spent, which survives restarts and jobs. Imports no torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,36 +9,36 @@ from pt_peft.errors import OutsideLimits
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.files import write_atomically
 from pt_peft.privacy.accounting import Steps, epsilon
-from pt_peft.privacy.plan import accountant_of, delta_of
+from pt_peft.privacy.plan import Plan, accountant_of, delta_of
 from pt_peft.schema import Strict
 
 FILE_NAME = "privacy_spent.json"
 
 
 class Spent(Strict):
-    """What one round of training cost."""
+    """What one round of training, or one release of sums of features, cost."""
 
     job: str
     """The job's id."""
     continues: str | None
     """The job that this job continues, if any."""
     round: int
-    """Counted from 0."""
+    """Counted from 0; of a release the number of the rounds before it."""
     steps: tuple[Steps, ...]
-    """The noisy steps of the round."""
+    """Its noisy steps."""
 
 
 class SpentFile(Strict):
     """The content of `FILE_NAME`."""
 
     spent: tuple[Spent, ...] = ()
-    """All rounds of all jobs, in order."""
+    """Those of all jobs, in order."""
 
 
 class Budget:
     """A site's account of all private jobs.
 
-    The cost of a round is written before its training begins: what others saw of a training that broke off costs too.
+    A cost is written before the work begins: what others saw of a training that broke off costs too.
     Jobs on the same images add up, so all jobs of the site share one account. The site's operator may remove the file
     when the images are others.
     """
@@ -55,18 +54,19 @@ class Budget:
         self._path = folder / FILE_NAME
         self._job, self._continues = job, continues
 
-    def charge(self, experiment: Experiment, a_round: Sequence[Steps], number: int, limit: float | None) -> float:
-        """Writes down the cost of a round that the site is about to train.
+    def charge(self, experiment: Experiment, now: Plan, ahead: Plan, number: int, limit: float | None) -> float:
+        """Writes down the cost of a round or a release that the site is about to make.
 
         Args:
             experiment: the job's.
-            a_round: the noisy steps of the round.
-            number: of the round, from 0.
-            limit: ``limits.max_epsilon``. In its first round at the site a job has to fit with its remaining rounds,
-                later with the one round.
+            now: the one round or release.
+            ahead: it, and all that the job may ask for after it.
+            number: of the rounds before it.
+            limit: ``limits.max_epsilon``. What a job asks for first at the site has to fit with all that is `ahead`,
+                later by itself.
 
         Returns:
-            Epsilon of the job's rounds so far, with this one and those of the jobs that it continues.
+            Epsilon of the job so far, with this and with the jobs that it continues.
 
         Raises:
             OutsideLimits: if the limit would be exceeded; nothing is then written.
@@ -78,21 +78,20 @@ class Budget:
         with FileLock(f"{self._path}.lock"):
             file = schema.read(SpentFile, self._path) if self._path.exists() else SpentFile()
             begun = any(one.job == self._job for one in file.spent)
-            rounds = 1 if begun else experiment.federation.rounds - number
+            asked = now if begun else ahead
             earlier = [steps for one in file.spent for steps in one.steps]
             if limit is not None:
-                total = epsilon([*earlier, *_times(rounds, a_round)], delta, accountant)
+                total = epsilon([*earlier, *asked.steps], delta, accountant)
                 if total > limit:
                     before = epsilon(earlier, delta, accountant)
-                    what = "a further round" if begun else f"{rounds} round(s)"
                     raise OutsideLimits(
                         "max_epsilon",
-                        f"{what}, with which its epsilon would be {total:.3g} at delta {delta:g}, of which "
-                        f"{before:.3g} is spent already",
+                        f"{asked}{' more' if begun else ''}, with which its epsilon would be {total:.3g} at delta "
+                        f"{delta:g}, of which {before:.3g} is spent already",
                         f"allowed: {limit:g}",
                     ).told_as(reasons.PrivacyBudget(total=total, spent=before, limit=limit))
-            now = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(a_round))
-            file = SpentFile(spent=(*file.spent, now))
+            spent = Spent(job=self._job, continues=self._continues, round=number, steps=tuple(now.steps))
+            file = SpentFile(spent=(*file.spent, spent))
             # Before the file is written: the accountant may fail.
             of_the_job = epsilon(self._of_the_job(file), delta, accountant)
             write_atomically(self._path, (file.model_dump_json(indent=1) + "\n").encode())
@@ -107,7 +106,3 @@ class Budget:
             # A job in which this site never trained has no entry: the chain then ends there.
             job = came_from.get(job)
         return [steps for one in file.spent if one.job in jobs for steps in one.steps]
-
-
-def _times(rounds: int, steps: Sequence[Steps]) -> list[Steps]:
-    return [one.model_copy(update={"count": rounds * one.count}) for one in steps]

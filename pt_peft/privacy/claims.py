@@ -7,30 +7,33 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.privacy.plan import client_epsilon
 
 
-def claim(experiment: Experiment, rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+def claim(
+    experiment: Experiment, rounds: Iterable[Mapping[str, Any]], statistics: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any] | None:
     """The privacy claim of an adapter; None if the experiment asks for no privacy.
 
     Args:
         experiment: that the adapter was trained in.
         rounds: all rounds so far with the ``sites``' reports, as `metrics.json` has them.
+        statistics: all stages of statistics so far, likewise.
 
     Returns:
-        The settings of ``sample`` and ``client`` with their ``epsilon`` so far. ``sample`` has the greatest that a site
-        has reported. ``client`` has that of the aggregates, and as ``epsilon_of_own_noise`` the greatest that a site's
-        own noise alone amounts to, which protects it from a curious server. They are null where the noise is not
-        secret.
+        The settings of ``sample``, ``statistics`` and ``client`` with their ``epsilon`` so far. The first two have the
+        greatest that a site has reported, which is that of both together. ``client`` has that of the aggregates, and as
+        ``epsilon_of_own_noise`` the greatest that a site's own noise alone amounts to, which protects it from a curious
+        server. They are null where the noise is not secret.
     """
     privacy = experiment.privacy
     if not privacy.asked:
         return None
     rounds = list(rounds)
-    reported = [
-        report["epsilon"] for one in rounds for report in one["sites"].values() if report["epsilon"] is not None
-    ]
+    reports = [report for one in (*rounds, *statistics) for report in one["sites"].values()]
+    reported = [report["epsilon"] for report in reports if report.get("epsilon") is not None]
     by_sites = max(reported, default=None)
     said = privacy.model_dump(mode="json")
-    if privacy.sample:
-        said["sample"]["epsilon"] = by_sites
+    for name in ("sample", "statistics"):
+        if said[name]:
+            said[name]["epsilon"] = by_sites
     if privacy.client:
         said["client"]["epsilon"] = client_epsilon(experiment, len(rounds))
         said["client"]["epsilon_of_own_noise"] = None if privacy.sample else by_sites

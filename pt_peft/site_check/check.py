@@ -1,5 +1,6 @@
 """All checks of a site, in one report."""
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from pt_peft.experiment.admission import JobFiles, component_refusals, distinct,
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.experiment.statistics import stages
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import JOB, LIMITS, Findings
@@ -70,6 +72,7 @@ def check_site(
         report["cache"] = cache_cost(experiment, site, len(items), findings)
     sizes: dict[SplitName, int] = {split: sum(item.split == split for item in items) for split in SPLITS}
     _check_sizes(experiment, site, sizes, findings)
+    _check_small_classes(experiment, site, items, findings)
     _check_open_limits(experiment, site, weights, job, sizes["train"], findings)
     report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
     if timing and fits and sizes["train"]:
@@ -126,6 +129,21 @@ def _check_sizes(experiment: Experiment, site: Site, sizes: Mapping[SplitName, i
                 "small split",
                 f"'{split}' has {sizes[split]} image(s), fewer than the {least} of 'min_evaluated_images' in the "
                 "site's limits: it will not be evaluated.",
+            )
+
+
+def _check_small_classes(experiment: Experiment, site: Site, items: Sequence[Item], findings: Findings) -> None:
+    """Warns of classes that the site would leave out of its statistics."""
+    least = site.limits.min_images_per_class or 1
+    if not stages(experiment) or experiment.privacy.statistics:  # whose noise hides them, so that all are in it
+        return
+    counts = Counter(label for item in items if item.split == "train" for label in item.labels)
+    for label, name in enumerate(experiment.data.classes):
+        if 0 < counts[label] < least:
+            findings.warning(
+                "small class",
+                f"class '{name}' has {counts[label]} training image(s), fewer than the {least} of "
+                "'min_images_per_class' in the site's limits: the site leaves it out of its statistics.",
             )
 
 

@@ -16,6 +16,7 @@ from pt_peft.data.site_data import ImageSplit
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft.experiment.statistics import stage_bytes, stages
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.torch_threads import torch_threads
 from pt_peft.site_check.findings import Findings
@@ -95,16 +96,23 @@ def _measured(experiment: Experiment, site: Site, name: str, weights: Path, trai
     exchange = trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
     nbytes = round_bytes(exchange, experiment.payload, 0, encrypted=experiment.encryption is not None)
     site.limits.check_bytes(experiment, exchange, 0)
+    for refusal in site.limits.stage_refusals(experiment, exchange):
+        raise refusal
+    statistics = [stage_bytes(experiment, exchange, stage) for stage in stages(experiment)]
     batch = min(experiment.training.batch_size, train)
     epochs = experiment.training.local_epochs
-    trainer.train("check", _noise(experiment, batch), {}, 0)  # the first step allocates
-    step = _timed(lambda: trainer.train("check", _noise(experiment, batch * TIMED_STEPS), {}, 0))
-    step /= TIMED_STEPS * epochs
+    step = steps = 0
+    if experiment.federation.rounds:
+        trainer.train("check", _noise(experiment, batch), {}, 0)  # the first step allocates
+        step = _timed(lambda: trainer.train("check", _noise(experiment, batch * TIMED_STEPS), {}, 0))
+        step /= TIMED_STEPS * epochs
+        steps = math.ceil(train / batch) * epochs
     evaluation = _timed(lambda: trainer.evaluate({}, _noise(experiment, batch))) / batch
-    steps = math.ceil(train / batch) * epochs
     return {
         "bytes_in": nbytes.down,
         "bytes_out": nbytes.up,
+        "statistics_in": sum(one.down for one in statistics),
+        "statistics_out": sum(one.up for one in statistics),
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

@@ -1,7 +1,7 @@
 """Checks of a site's images after each has been read."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from pt_peft.site_check.report import FITTED, Fitted, Looks, Spread
 
 Values = npt.NDArray[np.float64]
 
+IMBALANCED = 10
+"""Ratio of the training images of the most frequent class and the rarest from which classes are said to be rare."""
 SMALLEST_SIDE = 16
 """Pixels; smaller images are reported."""
 LONGEST_RATIO = 2.0
@@ -31,7 +33,7 @@ Probed = list[tuple[Item, Probe]]
 
 
 def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findings) -> dict[SplitName, SplitCounts]:
-    """Counts the images of each split; warns of classes without training images and of empty splits."""
+    """Counts the images of each split; warns of empty splits, and of rare and missing classes."""
     counts: dict[SplitName, SplitCounts] = {}
     for split in SPLITS:
         counts[split] = split_counts([item for item in items if item.split == split], experiment.data.classes)
@@ -39,10 +41,33 @@ def check_classes(experiment: Experiment, items: Sequence[Item], findings: Findi
             findings.warning(
                 "empty split", f"there are no '{split}' images: this site will report no '{split}' metrics."
             )
-    for name, count in counts["train"]["classes"].items():
+    of_class = counts["train"]["classes"]
+    for name, count in of_class.items():
         if not count:
             findings.warning("class without images", f"class {name!r} has no training images at this site.")
+    _check_imbalance(experiment, of_class, findings)
     return counts
+
+
+def _check_imbalance(experiment: Experiment, of_class: Mapping[str, int], findings: Findings) -> None:
+    """Warns of an objective by which the site would not learn rare classes, or unlearn those that it lacks."""
+    imbalance, present = experiment.training.imbalance, {name: count for name, count in of_class.items() if count}
+    if not present or experiment.privacy.sample:  # which leaves no choice
+        return
+    most, rarest = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+    if imbalance == "none" and present[most] >= IMBALANCED * present[rarest]:
+        times = present[most] / present[rarest]
+        findings.warning(
+            "rare classes",
+            f"class {most!r} has {times:.0f} times the training images of {rarest!r}, and the job's training.imbalance "
+            "is 'none'; 'balanced_softmax' would let all classes count alike.",
+        )
+    if imbalance == "weighted_loss" and len(present) < len(of_class):
+        findings.warning(
+            "rare classes",
+            "by the job's training.imbalance 'weighted_loss' the site unlearns classes of which it has no images; "
+            "'balanced_softmax' would leave them as other sites teach them.",
+        )
 
 
 def values_by_class(data: Data, own: SiteData, items: Sequence[Item]) -> dict[str, dict[str, int]]:

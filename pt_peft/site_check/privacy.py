@@ -3,14 +3,15 @@
 from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
+from pt_peft.experiment.statistics import stages
 from pt_peft.privacy.accounting import epsilon
-from pt_peft.privacy.plan import accountant_of, delta_of, steps_of_a_round
+from pt_peft.privacy.plan import accountant_of, delta_of, plan
 from pt_peft.site_check.findings import LIMITS, Findings
 from pt_peft.site_check.report import PrivacyCost
 
 
 def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Findings) -> PrivacyCost | None:
-    """The privacy loss of all rounds, by the site's own noise, without what earlier jobs have spent.
+    """The privacy loss of all rounds and releases, by the site's own noise, without what earlier jobs have spent.
 
     Args:
         experiment: the experiment.
@@ -24,14 +25,16 @@ def privacy_cost(experiment: Experiment, site: Site, images: int, findings: Find
     if not (images and experiment.privacy.claimed and experiment.privacy.by_sites):
         return None
     try:
-        rounds, delta = experiment.federation.rounds, delta_of(experiment)
-        spent = epsilon(rounds * steps_of_a_round(experiment, images), delta, accountant_of(experiment))
+        delta = delta_of(experiment)
+        released = sum(stage.name == "moments" for stage in stages(experiment))
+        planned = plan(experiment, images, experiment.federation.rounds, released)
+        spent = epsilon(planned.steps, delta, accountant_of(experiment))
     except UserError as error:
         findings.error("privacy", str(error))
         return None
     limit = site.limits.max_epsilon
     if limit is not None and spent > limit:
-        asked = f"an epsilon of {spent:.3g} at delta {delta:g} with {rounds} round(s)"
+        asked = f"an epsilon of {spent:.3g} at delta {delta:g} with {planned}"
         refused = OutsideLimits("max_epsilon", asked, f"allowed: {limit:g}, less what earlier jobs have spent")
         findings.error(LIMITS, str(refused))
-    return {"epsilon": spent, "delta": delta, "rounds": rounds}
+    return {"epsilon": spent, "delta": delta, "rounds": planned.rounds, "releases": planned.releases}

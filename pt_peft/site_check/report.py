@@ -75,6 +75,9 @@ class PrivacyCost(TypedDict):
     epsilon: float
     delta: float
     rounds: int
+    """Rounds of training with noise for it."""
+    releases: int
+    """Releases of sums of features with noise."""
 
 
 class RoundCost(TypedDict):
@@ -84,6 +87,10 @@ class RoundCost(TypedDict):
     """Payload that the site receives in the first round, bytes of the encoded tensors."""
     bytes_out: int
     """Payload that the site sends in the first round, bytes of the encoded tensors."""
+    statistics_in: int
+    """Statistics that the site receives in all stages (`pt_peft.experiment.statistics`), with the models, bytes."""
+    statistics_out: int
+    """Statistics that the site sends in all stages, bytes."""
     steps: int
     seconds: float
     device: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 from torch import nn
@@ -18,6 +19,7 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import TestTimeFlips
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
@@ -25,6 +27,7 @@ from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for, training_seed
 from pt_peft.privacy.plan import sampling_rate
+from pt_peft.statistics.moments import Float
 from pt_peft.torch_random import seed_torch
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
@@ -89,6 +92,7 @@ class LocalTrainer:
         adjust: Iterable[Adjustment] = (),
         *,
         secret: bool = False,
+        federation_counts: Float | None = None,
     ) -> TrainingResult:
         """Trains ``training.local_epochs`` epochs from `tensors` on.
 
@@ -101,6 +105,7 @@ class LocalTrainer:
             adjust: adjustments of each step's gradients, in this order.
             secret: whether all draws are secret, by ``limits.secret_draws`` of the site. If not, the same call gives
                 the same result, bit for bit, unless the experiment asks for secret noise.
+            federation_counts: see `training_loss`.
 
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
@@ -117,7 +122,7 @@ class LocalTrainer:
         peak_rates = [group["lr"] for group in optimizer.param_groups]
         training_now = {key: parameter for key, parameter in self.model.trained.items() if key in keys}
         adjustments = [attach(training_now) for attach in adjust]
-        loss_of = training_loss(self.experiment, split.labels, self.device)
+        loss_of = training_loss(self.experiment, split.labels, self.device, federation_counts)
         draws = gradients = None
         if sample := self.experiment.privacy.sample:
             draws = draws_for(
@@ -185,17 +190,46 @@ class LocalTrainer:
         Returns:
             Logits float32 (N,K), on the CPU, and the labels of `split`.
         """
+        logits = self._evaluated(tensors, split, self.experiment.data.test_time_flips)
+        return logits, torch.as_tensor(np.asarray(split.labels))
+
+    @torch.inference_mode()
+    def features(self, tensors: Tensors, split: ImageSplit, flips: TestTimeFlips) -> npt.NDArray[np.float32]:
+        """What the classifier gets of all images of `split`, in eval mode and without augmentation.
+
+        Args:
+            tensors: as in `train`.
+            split: one image or more.
+            flips: over which each image's features are averaged.
+
+        Returns:
+            Float32 (N,d).
+        """
+        entered: list[torch.Tensor] = []
+        classifier = self.model.module.get_classifier()
+        hook = classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            return self._evaluated(tensors, split, flips, lambda _: entered.pop().float()).numpy()
+        finally:
+            hook.remove()
+
+    def _evaluated(
+        self,
+        tensors: Tensors,
+        split: ImageSplit,
+        flips: TestTimeFlips,
+        of_logits: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+    ) -> torch.Tensor:
+        """What `of_logits` makes of each batch's logits in eval mode, averaged over `flips`; on the CPU."""
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
-        logits: list[torch.Tensor] = []
-        labels: list[torch.Tensor] = []
-        flips = self.experiment.data.test_time_flips
         inputs = self._with_features(split) if flips == "none" else split
         logits_of = self._forward(inputs)
-        for images, targets in batches(inputs, EVALUATION_BATCH, seed=None):
-            logits.append(over_flips(logits_of, images, flips).cpu())
-            labels.append(targets)
-        return torch.cat(logits), torch.cat(labels)
+        found = [
+            over_flips(lambda images: of_logits(logits_of(images)), images, flips).cpu()
+            for images, _ in batches(inputs, EVALUATION_BATCH, seed=None)
+        ]
+        return torch.cat(found)
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""

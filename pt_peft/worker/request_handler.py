@@ -13,11 +13,13 @@ from pt_peft.data.sources import site_images
 from pt_peft.environment import own_code
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange import lora_pairs
-from pt_peft.exchange.tensors import Tensors, check_tensors
+from pt_peft.exchange.tensors import TensorError, Tensors, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.federation import transfer
+from pt_peft.experiment.statistics import Stage, parted, sends_model, stage_bytes, stage_of
+from pt_peft.federation import site_statistics, transfer
 from pt_peft.federation.local_round import local_round, own_model, starting_model, without_last_round
+from pt_peft.federation.site_statistics import received_counts
 from pt_peft.files import tree_bytes
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
@@ -25,13 +27,13 @@ from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.method import components
 from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
-from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft.privacy.plan import plan, plan_from
 from pt_peft.schema import parse
 from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer
-from pt_peft.worker.requests import Evaluation, Opening, RoundStart
+from pt_peft.worker.requests import Evaluation, Opening, RoundStart, Statistics
 
 RECEIVED = "received.safetensors"
 """File with the last aggregate of each tensor that does not travel in every round."""
@@ -53,6 +55,7 @@ class RequestHandler:
             "initial_state": self.initial_state,
             "train": self.train,
             "evaluate": self.evaluate,
+            "statistics": self.statistics,
             "local_state": self.local_state,
         }
         """The requests by name; `pt_peft.worker.requests` has the types of their JSON parts."""
@@ -93,14 +96,14 @@ class RequestHandler:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""
         self._check_tensors()
         if ready := self._prepared:
-            return ready.exchange.to_json(), initial_exchanged(ready.exchange, ready.initial)
+            return ready.exchange.to_json(), initial_exchanged(self.experiment, ready.exchange, ready.initial)
         methods = [method for method, _ in components(self.experiment.method)]
         needs_weights = any(method.trains_backbone or method.starts_from_backbone for method in methods)
         weights = self._weights if needs_weights else None
         with told_as(reasons.ExperimentInvalid()):
             model = build_model(self.experiment.model, weights)
             exchange = planned_exchange(model, self.experiment)
-        return exchange.to_json(), initial_exchanged(exchange, model.state())
+        return exchange.to_json(), initial_exchanged(self.experiment, exchange, model.state())
 
     def train(self, message: RoundStart, tensors: Tensors) -> Reply:
         """Trains for one round.
@@ -121,7 +124,9 @@ class RequestHandler:
         self.site.limits.check_disk(tree_bytes(self.run_dir))
         number, exchange = message["round"], self._trainer.exchange
         self.site.limits.check_bytes(self.experiment, exchange.at_rank(self._rank), number)
-        aggregate = self._aggregate(message, tensors)
+        sent, statistics = parted(tensors)
+        aggregate = self._aggregate(message, sent)
+        counts = received_counts(self.experiment, statistics)
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
         self.site.limits.check_images(self.experiment, len(self._data.train))
@@ -129,7 +134,9 @@ class RequestHandler:
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)
         secret = self.site.limits.secret_draws is True
-        result = local_round(self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret)
+        result = local_round(
+            self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret, federation_counts=counts
+        )
         header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
         changed = exchange.changed(number + 1)
         self.local_adapter.save({**_with_keys(result.state, changed), **result.kept}, header)
@@ -154,6 +161,40 @@ class RequestHandler:
         for split in message["splits"]:
             metrics |= self._evaluate(aggregate, kept, split)
         return {**metrics, "seconds": time.monotonic() - started, "code": own_code().model_dump()}, {}
+
+    def statistics(self, message: Statistics, tensors: Tensors) -> Reply:
+        """Answers a stage of statistics with what `site_statistics.answer` makes of the site's images.
+
+        Raises:
+            TensorError: if what has come down is not what it should be.
+            UserError: if the experiment has no such stage then.
+            OutsideLimits: if the site's limits do not allow it.
+            OSError: as `Budget.charge` does.
+        """
+        started = time.monotonic()
+        limits = self.site.limits
+        limits.check_disk(tree_bytes(self.run_dir))
+        stage = stage_of(self.experiment, message["stage"], message["round"])
+        if stage is None:
+            raise UserError(f"the experiment has no stage '{message['stage']}' after {message['round']} rounds.")
+        limits.check_nbytes(stage_bytes(self.experiment, self._trainer.exchange.at_rank(self._rank), stage).up)
+        sent, received = parted(tensors)
+        model = Tensors()
+        if sends_model(stage):
+            model = starting_model(self._trainer, self._aggregate(message, sent), {})
+        elif sent:
+            raise TensorError(f"a model has come for stage '{stage.name}', which needs none")
+        least, least_evaluated = limits.min_images_per_class or 1, limits.min_evaluated_images or 1
+        released = stage.name == "moments" and self.experiment.privacy.statistics is not None
+        spent = {"epsilon": self._spend(stage)} if released else {}
+        found = site_statistics.answer(
+            self._trainer, stage, self._data, model, received, least, least_evaluated,
+            site=self.name, secret=limits.secret_draws is True,
+        )  # fmt: skip
+        if isinstance(images := found.report.get("num_samples"), int):
+            limits.check_sums(images)
+        report = {**found.report, **spent, "seconds": time.monotonic() - started, "code": own_code().model_dump()}
+        return report, found.tensors
 
     def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the site's exchanged tensors after its last local training, also across a restart."""
@@ -225,16 +266,23 @@ class RequestHandler:
             found[f"own_{name}"] = self._trainer.evaluate({**model, **own}, split)
         return found
 
-    def _spend(self, number: int) -> float | None:
-        """Pays for the training of round `number` before it begins, and returns the report's ``epsilon``.
+    def _spend(self, at: Stage | int) -> float | None:
+        """Pays for a release, or the training of a round, before it begins, and returns the report's ``epsilon``.
+
+        Args:
+            at: the stage of the release, or the number of the round.
 
         Raises:
             OutsideLimits, UserError, OSError: as `Budget.charge` does.
         """
         if not (self.experiment.privacy.claimed and self.experiment.privacy.by_sites):
             return None
-        a_round = steps_of_a_round(self.experiment, len(self._data.train))
-        return self.budget.charge(self.experiment, a_round, number, self.site.limits.max_epsilon)
+        images = len(self._data.train)
+        released = isinstance(at, Stage)
+        now = plan(self.experiment, images, int(not released), int(released))
+        ahead = plan_from(self.experiment, images, at)
+        number = at.round_number if released else at
+        return self.budget.charge(self.experiment, now, ahead, number, self.site.limits.max_epsilon)
 
     def _check_tensors(self) -> None:
         """Raises OutsideLimits if the limits refuse the experiment or the tensors of its model."""

@@ -40,6 +40,13 @@ class RoundStart(TypedDict):
     training."""
 
 
+class Statistics(RoundStart):
+    """The request ``statistics``; its tensors are as for ``train``, with the statistics that travel down."""
+
+    stage: str
+    """Name of a `pt_peft.experiment.statistics.Stage`."""
+
+
 class Evaluation(RoundStart):
     """The request ``evaluate``; its tensors are as for ``train``."""
 

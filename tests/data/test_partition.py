@@ -19,7 +19,7 @@ from pt_peft.data.partition import partition
 from pt_peft.data.partition.proportions import dirichlet, dirichlet_by_site
 from pt_peft.data.splits import assign_splits, shuffled
 from pt_peft.errors import UserError
-from pt_peft.experiment.sections import FeatureShift, Partition
+from pt_peft.experiment.sections import FeatureShift, Fold, Partition
 
 groups = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(SPLITS)), min_size=1, max_size=25)
 sites = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)
@@ -132,6 +132,37 @@ def test_val_is_carved_from_training_groups_only_where_there_is_none():
     assert Counter(item.split for item in carved) == {"train": 36, "val": 4, "test": 5}
     assert len({item.group for item in carved if item.split == "val"}) == 2
     assert assign_splits(carved, seed=1) == carved
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.sampled_from("ab")), min_size=1, max_size=60),
+       st.integers(2, 6), st.randoms())  # fmt: skip
+def test_every_image_is_tested_in_one_fold_and_every_fold_is_stratified(drawn, of, random):
+    items = [
+        Item(f"{g}/{i}.png", labels=(label,), split=None, group=f"group {g}", site=site)
+        for g, (size, label, site) in enumerate(drawn)
+        for i in range(size)
+    ]
+    folds = [assign_splits(items, seed, Fold(number=1 + seed, of=of)) for seed in range(of)]
+    assert Counter(item.file for fold in folds for item in fold if item.split == "test") == Counter(
+        item.file for item in items
+    )
+    strata = Counter((label, site) for _, label, site in drawn)
+    for number, fold in enumerate(folds):
+        split_of = {item.group: item.split for item in fold}
+        assert all(split_of[item.group] == item.split for item in fold), "a group is in two splits"
+        rest = [split for split in split_of.values() if split != "test"]
+        assert abs(rest.count("val") - len(rest) / 8) < 1
+        tested = Counter(drawn[int(group[6:])][1:] for group, split in split_of.items() if split == "test")
+        assert all(abs(tested[stratum] - count / of) < 1 for stratum, count in strata.items())
+        random.shuffle(items)
+        assert set(assign_splits(items, 99, Fold(number=1 + number, of=of))) == set(fold)
+
+
+def test_folds_are_for_images_without_splits():
+    with pytest.raises(UserError, match=r"'data.fold' must be null with images whose source assigns splits \(test, tr"):
+        assign_splits(items_of([(1, "train"), (1, "test")]), 0, Fold(number=1, of=5))
+    with pytest.raises(ValueError, match="at most 'of'"):
+        Fold(number=6, of=5)
 
 
 SKEWED = [

@@ -61,7 +61,7 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
             received = (
                 cipher.decrypt_sum(server.payload(name, 0, number))
                 if number
-                else initial_exchanged(exchange, trainer.initial)
+                else initial_exchanged(trainer.experiment, exchange, trainer.initial)
             )
             result = local_round(trainer, name, data[name].train, received, {}, number)
             weight = experiment.aggregation.weight(result.num_samples)

@@ -20,7 +20,7 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import EMBEDDED
 from pt_peft.model.method import PeftMethod, method_names, nothing_to_merge
 from pt_peft.model.planned_exchange import planned_exchange
-from pt_peft.presets import committed_methods, demo, embedded_backbone, override
+from pt_peft.presets import committed_jobs, demo, embedded_backbone, override
 from pt_peft.schema import Strict, parse
 from pt_peft.training.footprint import check_model, footprint
 from pt_peft.worker.request_handler import RequestHandler
@@ -69,7 +69,7 @@ def refusal(*arguments, **options) -> OutsideLimits:
     return error.value
 
 
-@pytest.mark.parametrize("name", committed_methods())
+@pytest.mark.parametrize("name", committed_jobs())
 def test_the_jobs_of_the_repository_are_allowed(name):
     experiment = Experiment.read(JOBS / name / "app" / "config" / "experiment.json")
     limits = Limits()

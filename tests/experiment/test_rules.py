@@ -21,17 +21,30 @@ from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.schema import parse
 
 SAMPLE = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}
+STATISTICS = {"noise_multiplier": 1.0, "max_feature_norm": 1.0, "delta": 1e-5}
 CLIENT = {"noise_multiplier": 2.0, "max_update_norm": 0.1, "delta": 1e-5, "where": "server"}
 CHOICES = {
     "data.source": ["site"],
     "data.task": ["multilabel", "ordinal"],
+    "data.fold": [{"number": 1, "of": 5}],
     "partition.kind": ["iid", "natural", "dirichlet", "dirichlet_by_site", "shards", "quantity"],
     "method.name": ["lora", "bitfit", "sba"],
     "training.label_smoothing": [0.1],
     "training.proximal": [0.1],
     "training.ditto": [0.1],
     "training.control_variates": [True],
-    "training.imbalance": ["weighted_loss", "balanced_softmax", "weighted_sampler"],
+    "training.imbalance": ["weighted_loss", "federation_weights", "balanced_softmax", "fedlc", "weighted_sampler"],
+    "method.head": ["local"],
+    "method.roles": [{"*.lora_B": "local"}],
+    "head": [
+        {"start": "zeros"},
+        {"start": "ridge", "finish": "ridge"},
+        {"start": "lda", "penalties": [2.0]},
+        {"start": "lda", "choose_by": "leave_one_out"},
+        {"finish": "ridge"},
+        {"finish": "lda", "penalties": [2.0]},
+    ],
+    "federation.rounds": [0],
     "federation.site_timeout_s": [1000],
     "federation.min_sites": [1, 3, 5],
     "federation.sites": [["a"], ["a", "b", "c", "d", "e"]],
@@ -39,6 +52,7 @@ CHOICES = {
     "aggregation": [
         {"name": "mean", "weighting": "uniform"},
         {"name": "mean", "weighting": "inverse_variance"},
+        {"name": "mean", "weighting": "class_samples"},
         {"name": "median"},
         {"name": "trimmed_mean"},
         {"name": "norm_bounded_mean"},
@@ -58,6 +72,9 @@ CHOICES = {
     "encryption": [{"scheme": "ckks"}],
     "privacy": [
         {"sample": SAMPLE},
+        {"statistics": STATISTICS},
+        {"sample": SAMPLE, "statistics": STATISTICS},
+        {"sample": SAMPLE, "statistics": {**STATISTICS, "delta": 1e-6}},
         {"client": CLIENT},
         {"client": {**CLIENT, "where": "sites"}},
         {"randomness": "insecure_from_public_seed"},
@@ -155,6 +172,8 @@ def test_messages_name_fields_that_exist(tiny):
         "payload.up.error_feedback",
         "aggregation.weighting",
         "privacy.client.where",
+        "privacy.statistics.delta",
+        "privacy.statistics.projection",
         "method.options.lora.residual",
     }
     site = {"data": SiteData().model_dump(mode="json")}
@@ -170,7 +189,7 @@ def test_messages_name_fields_that_exist(tiny):
 OWN = {
     "source": ["csv", "image_folder", "npz", *PUBLISHED],
     "pooled": [False, True],
-    "columns": [{}, {"site": "hospital"}],
+    "columns": [{}, {"site": "hospital"}, {"site": "hospital", "split": None}],
 }
 
 
@@ -179,12 +198,17 @@ def test_every_site_rule_refuses_some_job_and_most_go_together(tiny):
     jobs = [
         changed(
             tiny,
-            data={"source": "site", "task": task, "max_images_per_site": most},
+            data={"source": "site", "task": task, "max_images_per_site": most, "fold": fold},
             partition={"kind": kind, "feature_shift": shift},
         )
         for task in ("multiclass", "multilabel")
         for kind in ("none", "iid", "natural")
-        for shift, most in ((None, {}), ({"blur": 1.0}, {}), (None, {"val": 10}))
+        for shift, most, fold in (
+            (None, {}, None),
+            ({"blur": 1.0}, {}, None),
+            (None, {"val": 10}, None),
+            (None, {}, {"number": 1, "of": 5}),
+        )
     ]
     sites = [
         SiteData.model_validate(dict(zip(OWN, values, strict=True))) for values in itertools.product(*OWN.values())
@@ -216,6 +240,11 @@ SETTINGS = [
     {"federation": {"lora_ranks": {"a": 2}}},
     {"federation": {"lora_ranks": {"a": 9}}},
     {"encryption": {"scheme": "ckks"}},
+    {
+        "privacy": {"statistics": {**STATISTICS, "projection": 33}},
+        "head": {"start": "lda"},
+        "federation": {"rounds": 0},
+    },
     {"privacy": {"client": {**CLIENT, "where": "sites"}}, "aggregation": {"name": "mean", "weighting": "uniform"}},
     {"training": {"control_variates": True}},
 ]

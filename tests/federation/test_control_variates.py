@@ -144,7 +144,7 @@ def test_with_a_model_the_servers_variate_is_the_mean_of_what_the_sites_keep(wei
     train = {name: data[name].train for name in names}
     train["site-2"] = type(train["site-2"])(train["site-2"].images[:7], train["site-2"].labels[:7])
     exchange, kept = trainer.exchange, {name: {} for name in names}
-    found = FederationServer(experiment, exchange, initial_exchanged(exchange, trainer.initial))
+    found = FederationServer(experiment, exchange, initial_exchanged(trainer.experiment, exchange, trainer.initial))
     for number, there in enumerate((names, names[:2], names[1:])):
         opened = found.start_round(number)
         for name in there:

@@ -77,7 +77,7 @@ def test_scaffold_under_plain_descent(lora, site, sites):
     experiment = changed(lora, training={"control_variates": True, "schedule": "constant", "weight_decay": 0.0})
     trainer, rate = make_trainer(experiment, site), 0.1
     trainer._optimizer = lambda keys: torch.optim.SGD(trainer.model.activate(keys), lr=rate)
-    received, kept = initial_exchanged(trainer.exchange, trainer.initial), {}
+    received, kept = initial_exchanged(trainer.experiment, trainer.exchange, trainer.initial), {}
     random = np.random.default_rng(0)
     received |= {
         key: random.normal(scale=0.01, size=received[key].shape).astype(np.float32) for key in trainer.exchange.control

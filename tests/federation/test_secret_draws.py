@@ -25,7 +25,7 @@ PUBLIC_NOISE = {
 
 def trained(experiment, site, data, *, secret: bool):
     trainer = make_trainer(experiment, site)
-    start = initial_exchanged(trainer.exchange, trainer.initial)
+    start = initial_exchanged(trainer.experiment, trainer.exchange, trainer.initial)
     return local_round(trainer, "a", data, start, {}, 0, secret=secret).payload
 
 
@@ -92,7 +92,7 @@ def test_two_jobs_without_and_with_one_site(still, site, data):
     draws are public, and buried under what the others drew where they are secret."""
     experiment = changed(still, method={"name": "lora", "options": {}}, federation={"rounds": 1})
     trainer = make_trainer(experiment, site)
-    start = initial_exchanged(trainer.exchange, trainer.initial)
+    start = initial_exchanged(trainer.experiment, trainer.exchange, trainer.initial)
 
     def aggregate(names, secret):
         server = FederationServer(experiment, trainer.exchange, start)

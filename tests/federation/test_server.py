@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from helpers import changed
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.server_optimizers import ServerOptimizer
@@ -82,3 +83,37 @@ def test_a_mean_by_variance_says_what_it_gave_each_site(tiny):
     found.finish_round(opened, 3)
     assert sum(opened.shares.values()) == pytest.approx(1)
     assert opened.shares["c"] < 0.2 < opened.shares["a"] < opened.shares["b"]
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "weighting", "bias", "x"),
+    [
+        ("federation_weights", "samples", [6, 6, 6], 6),  # one class of three, and two
+        ("federation_weights", "class_samples", [2, 8, 8], 6),
+        ("balanced_softmax", "class_samples", [2, 8, 8], 84 / 18),  # 10 images, and 8
+    ],
+)
+def test_sites_weigh_by_their_images_of_each_class(imbalance, weighting, bias, x, tiny):
+    specs = {"head.bias": TensorSpec((3,), "float32"), "x": TensorSpec((2,), "float32")}
+    exchange = Exchange(specs, frozenset(specs), head=frozenset({"head.bias"}))
+    experiment = changed(
+        tiny,
+        data={"classes": ["naevus", "melanoma", "dermatofibroma"]},
+        training={"imbalance": imbalance},
+        aggregation={"name": "mean", "weighting": weighting},
+    )
+    found = FederationServer(
+        experiment, exchange, {key: np.zeros(spec.shape, np.float32) for key, spec in specs.items()}
+    )
+    found.class_counts = {"a": np.array([10.0, 0, 0]), "b": np.array([0.0, 7, 1])}
+    again = FederationServer(experiment, exchange, found.tensors)
+    again.take_over(found.state(0), 0)
+    opened = again.start_round(0)
+    for name, value in (("a", 2), ("b", 8)):
+        opened.add(name, {key: np.full(spec.shape, value, np.float32) for key, spec in specs.items()}, 12)
+    with pytest.raises(TensorError, match="has not sent how many training images of each class"):
+        opened.add("c", found.tensors, 12)
+    again.finish_round(opened, 3)
+    np.testing.assert_allclose(again.tensors["head.bias"], bias)
+    np.testing.assert_allclose(again.tensors["x"], [x, x])
+    assert opened.shares == pytest.approx({"a": (8 - x) / 6, "b": (x - 2) / 6})

@@ -8,7 +8,7 @@ from helpers import JOBS, ROOT, changed
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.presets import committed_methods, demo, override, preset
+from pt_peft.presets import committed_jobs, override, preset
 from pt_peft_flare.__main__ import main
 from pt_peft_flare.job_folder import write_job, write_workspace
 
@@ -17,21 +17,21 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("method", committed_methods())
-def test_committed_jobs_are_what_the_writer_writes(method, tmp_path):
-    write_job(demo(method)[0], tmp_path / method)
-    assert files(tmp_path / method) == files(JOBS / method)
+@pytest.mark.parametrize("name", committed_jobs())
+def test_committed_jobs_are_what_the_writer_writes(name, tmp_path):
+    write_job(committed_jobs()[name], tmp_path / name)
+    assert files(tmp_path / name) == files(JOBS / name)
 
 
 def test_no_other_jobs_are_committed_and_they_differ_in_the_experiment_alone():
-    assert {path.name for path in JOBS.iterdir()} == set(committed_methods())
+    assert {path.name for path in JOBS.iterdir()} == set(committed_jobs())
     shared = [
         {
             name: content
-            for name, content in files(JOBS / method).items()
+            for name, content in files(JOBS / job).items()
             if not name.endswith(("experiment.json", "meta.json"))
         }
-        for method in committed_methods()
+        for job in committed_jobs()
     ]
     assert all(one == shared[0] for one in shared)
 
@@ -90,8 +90,8 @@ def test_command(tiny, tmp_path, capsys):
     assert "nvflare simulator" in capsys.readouterr().out
     assert main(["job", "lorra_vpt", "--out", str(tmp_path / "job")]) == 1
     assert (
-        "'lorra_vpt' is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method (adaptformer, "
-        in capsys.readouterr().err
+        "'lorra_vpt' is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method "
+        "(adaptformer, " in capsys.readouterr().err
     )
     assert main(["job", "dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"

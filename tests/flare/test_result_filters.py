@@ -6,7 +6,7 @@ import pytest
 from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft import reasons
-from pt_peft.experiment.admission import EGRESS, filter_refusals
+from pt_peft.experiment.admission import EGRESS, STATISTICS, filter_refusals
 from pt_peft_flare.job_folder import CLIENT_CONFIG, TASKS
 
 OTHER = {"path": "nvflare.app_common.filters.exclude_vars.ExcludeVars"}
@@ -26,7 +26,7 @@ def refused(folder, chains, experiment):
         [
             {"tasks": ["train"], "filters": [OTHER]},
             {"tasks": ["train", "validate"], "filters": [OURS]},
-            {"tasks": ["submit*"], "filters": [OURS]},
+            {"tasks": ["s*"], "filters": [OURS]},
         ],
     ],
 )
@@ -59,7 +59,7 @@ def test_what_flare_does_not_read_is_refused(chains, tiny, tmp_path):
     assert first.reason == reasons.Filters()
 
 
-def test_the_tasks_are_flares():
+def test_the_tasks_are_flares_and_one_of_ours():
     assert set(TASKS) == {
-        AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL,
+        AppConstants.TASK_TRAIN, AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL, STATISTICS,
     }  # fmt: skip

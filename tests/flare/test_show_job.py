@@ -112,6 +112,22 @@ def test_while_it_runs(running, kit, capsys):
     assert "{" not in text
 
 
+def test_statistics_that_a_job_asks_for_are_said_with_their_bytes(experiment, tmp_path, capsys):
+    write_job(changed(experiment, head={"finish": "ridge"}), tmp_path / "solved", installed=True)
+    found = asked(capsys, tmp_path / "solved")
+    width = 96
+    counts, moments, choice = found["exchange"]["statistics"]
+    assert counts == {
+        "stage": "counts at the finish", "tensors": ["statistics/counts"], "bytes_up": 8 * 4, "bytes_down": 0,
+    }  # fmt: skip
+    assert moments["bytes_up"] == 8 * (4 + 4 * width + width * (width + 1) // 2)
+    assert choice["bytes_down"] == found["exchange"]["bytes_down"] + 8 * 4 + moments["bytes_up"]
+    text = shown(capsys, tmp_path / "solved")
+    assert "head        start seed, finish ridge\n" in text
+    assert "statistics  counts at the finish: 32 bytes of statistics/counts\n" in text
+    assert f"            moments at the finish: {moments['bytes_up']:,} bytes of statistics/counts, " in text
+
+
 def test_a_job_for_one_site_is_outside_the_default_limits(running, kit, capsys):
     (kit / "local" / "site.json").write_text("{}")
     found = asked(capsys, running, code=1)

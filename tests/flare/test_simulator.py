@@ -160,6 +160,25 @@ def test_other_ways_to_aggregate_are_equal_to_the_oracle_too(tiny, site, workspa
     assert_equal(run.server / "adapter.safetensors", expected)
 
 
+def test_a_closed_form_before_and_after_the_rounds_is_equal_to_the_oracle_too(
+    tiny, site, workspace, shared_host, tmp_path
+):
+    experiment = changed(tiny, head={"start": "ridge", "finish": "ridge"})
+    names = ["site-1", "site-2"]
+    expected = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
+    run = run_to_the_end(experiment, tmp_path, 2, threads="2", host=shared_host)
+    assert_equal(run.server / "adapter.safetensors", expected)
+    header = load_adapter(run.server / "adapter.safetensors")[1]
+    assert header["head"] == run.metrics["statistics"][-1]["head"]
+    assert [line["task"] for line in run.ledger("site-1")] == [
+        *["statistics"] * 3, "train", "train", *["statistics"] * 3, "validate",
+    ]  # fmt: skip
+    assert (
+        main(["ledger", str(run.workspace / "site-1" / "simulate_job"), "--verify", str(run.server / "metrics.json")])
+        == 0
+    )
+
+
 def test_what_sites_keep_to_themselves(tiny, site, workspace, shared_host, tmp_path):
     """Mixed ranks, SCAFFOLD and Ditto at once. With one thread each task gets a new process at its site."""
     experiment = changed(

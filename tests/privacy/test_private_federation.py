@@ -125,11 +125,11 @@ def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_p
     received = None
     for number, times in ((0, 1), (0, 2)):  # restarted, and the round is done again
         session = opened(experiment, limited, tmp_path / "job")
-        received = initial_exchanged(session._trainer.exchange, session._trainer.initial)
+        received = initial_exchanged(session.experiment, session._trainer.exchange, session._trainer.initial)
         reply, _ = session.train({"round": number, "since": 0}, received)
         assert reply["epsilon"] == epsilon(times * a_round, 1e-5)
         assert reply["train_loss"] is None
-    with pytest.raises(OutsideLimits, match="a further round, with which"):
+    with pytest.raises(OutsideLimits, match=r"1 round\(s\) more, with which"):
         opened(experiment, limited, tmp_path / "job").train({"round": 1, "since": 0}, received)
     assert len(json.loads((tmp_path / FILE_NAME).read_text())["spent"]) == 2
 

@@ -13,9 +13,12 @@ from PIL import Image
 from dicom_files import made
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
+from pt_peft.data.items import Item
 from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
 from pt_peft.privacy.plan import steps_of_a_round
+from pt_peft.site_check.findings import Findings
+from pt_peft.site_check.images import check_classes
 from pt_peft_flare.job_folder import write_job
 
 CLASSES = ("benign", "malignant")
@@ -37,6 +40,7 @@ def site(tmp_path, tiny, tiny_weights):
             self.own: dict = {"table": "table.csv", "images": "images", "columns": {"group": "patient"}}
             self.settings: dict = {}
             self.privacy: dict = {}
+            self.job: dict = {}
             random = np.random.default_rng(0)
             for index in range(20):
                 split = {8: "val", 9: "test"}.get(index % 10, "train")
@@ -60,7 +64,9 @@ def site(tmp_path, tiny, tiny_weights):
                 writer.writerows(self.rows)
             site = {"data": self.own, "backbone": str(tiny_weights), "cache": "cache"}
             (tmp_path / "site.json").write_text(json.dumps({"limits": OPEN} | site | self.settings))
-            (tmp_path / "experiment.json").write_text(changed(tiny, data=self.data, privacy=self.privacy).to_json())
+            (tmp_path / "experiment.json").write_text(
+                changed(tiny, data=self.data, privacy=self.privacy, **self.job).to_json()
+            )
             code = main(["check-site", str(tmp_path / "site.json"), *options])
             return code, *capsys.readouterr()
 
@@ -96,6 +102,24 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
     assert report["round"]["bytes_out"] == report["round"]["bytes_in"] == 4 * parameters
     assert report["round"]["steps"] == 1
     assert 0 < report["round"]["seconds"] < 60
+
+
+def test_a_job_of_statistics_alone(site, capsys):
+    """No step is taken; a class of few images stays out of the sums."""
+    site.job = {"head": {"start": "ridge"}, "federation": {"rounds": 0}}
+    site.settings = {"limits": OPEN | {"min_images_per_class": 9}}
+    code, out, _ = site.check(capsys, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert kinds(report["warnings"]) == {"small class": 2}
+    assert "class 'benign' has 8 training image(s), fewer than the 9" in json.dumps(report["warnings"])
+    assert report["round"]["steps"] == 0
+    sums = 8 * (2 + 2 * 32 + 32 * 33 // 2)
+    assert report["round"]["statistics_out"] == 8 * 2 + sums + 8 * 5 * 49
+    assert report["round"]["statistics_in"] == 2 * (report["round"]["bytes_in"] + 8 * 2) + sums
+    assert f"{report['round']['statistics_out'] / 1e3:,.1f} kB out, for the classifier" in site.check(capsys)[1]
+    site.settings = {"limits": OPEN | {"bytes_per_round": 4000, "min_images_per_class": 1}}
+    assert "5128 bytes a round" in site.check(capsys)[1]
 
 
 def test_a_job_outside_the_sites_own_limits(site, capsys):
@@ -143,7 +167,7 @@ def test_a_job_whose_egress_filter_was_removed(job, tmp_path, capsys):
     edit(job / "app" / "config" / "config_fed_client.json", task_result_filters=[])
     report, err = checked(capsys, tmp_path, job, OPEN)
     (error,) = report["errors"]
-    assert (error["kind"], error["count"]) == ("job", 3)
+    assert (error["kind"], error["count"]) == ("job", 4)
     assert "'task_result_filters' must end with pt_peft_flare.filters.EgressFilter for task 'train'" in str(error)
     assert "error: " + f"{job}: this site refuses the job 'job'." in err
     assert "mended" not in err
@@ -211,7 +235,7 @@ def test_what_privacy_will_cost(site, capsys, tiny):
     expected = epsilon(
         experiment.federation.rounds * steps_of_a_round(experiment, report["images"]["train"]["images"]), 1e-5
     )
-    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2}
+    assert report["privacy"] == {"epsilon": expected, "delta": 1e-5, "rounds": 2, "releases": 0}
     assert not report["errors"]
     site.settings = {"limits": OPEN | {"max_epsilon": 0.9 * expected}}
     code, out, _ = site.check(capsys, "--no-timing")
@@ -432,6 +456,28 @@ def test_splits_and_classes_that_are_empty(site, capsys):
     (message,) = next(one["examples"] for one in warnings if one["kind"] == "image without a row")
     assert "12 of 20 images are not taken: no row of " in message
     assert message.endswith("table.csv has them (first: '1.png', '11.png', '13.png', …).")
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "counts", "words"),
+    [
+        ("none", (40, 4), "class 'naevus' has 10 times the training images of 'melanoma'"),
+        ("none", (39, 4), None),
+        ("none", (40, 0), None),
+        ("weighted_loss", (40, 4), None),
+        ("weighted_loss", (40, 0), "the site unlearns classes of which it has no images"),
+        ("balanced_softmax", (40, 0), None),
+        ("none", (0, 0), None),
+    ],
+)
+def test_an_objective_that_does_not_suit_the_classes(tiny, imbalance, counts, words):
+    experiment = changed(tiny, data={"classes": ["naevus", "melanoma"]}, training={"imbalance": imbalance})
+    items = [Item(str(n), (label,), "train", str(n)) for label, count in enumerate(counts) for n in range(count)]
+    findings = Findings()
+    check_classes(experiment, items, findings)
+    found = [one.examples for one in findings.of("warning") if one.kind == "rare classes"]
+    assert len(found) == (words is not None)
+    assert not words or (words in found[0][0] and "'balanced_softmax' would" in found[0][0])
 
 
 def test_images_unlike_what_the_backbone_knows(site, capsys):

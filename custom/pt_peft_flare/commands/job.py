@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "experiment",
         nargs="?",
-        help="a job folder, an experiment.json, a method's name for its demo, 'ham10000' or 'medmnist:FLAG'; "
+        help="a job folder, an experiment.json, a method's name for its demo, 'ham10000', 'ridge_probe' or "
+        "'medmnist:FLAG'; "
         "not with --committed",
     )
     parser.add_argument("--out", type=Path, help="job folder to write")
@@ -45,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--committed",
         type=Path,
         metavar="DIR",
-        help="write the demo job of each method of the paper into DIR instead, as in jobs/",
+        help="write the demo job of each method of the paper, and ridge_probe, into DIR instead, as in jobs/",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
-    from pt_peft.presets import committed_methods, demo, open_experiment, override  # imports torch
+    from pt_peft.presets import committed_jobs, open_experiment, override  # imports torch
 
     if options.committed:
-        for method in committed_methods():
-            write_job(demo(method)[0], options.committed / method)
+        for name, experiment in committed_jobs().items():
+            write_job(experiment, options.committed / name)
         return
     if not (options.experiment and options.out):
         raise UserError("job: an experiment and --out are needed, or --committed.")

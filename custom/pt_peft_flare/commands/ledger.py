@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pt_peft.errors import UserError
+from pt_peft.experiment.admission import STATISTICS
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
 from pt_peft_flare.messages import one_line
 
@@ -30,6 +31,8 @@ class Sent(TypedDict):
     task: str
     round: int | None
     """From 0; of the final evaluation, the number of all rounds."""
+    stage: str | None
+    """Of statistics; null for other tasks."""
     bytes: int
     """Of the tensors as they travelled."""
     sha256: str | None
@@ -117,6 +120,7 @@ def _sent(line: dict[str, Any]) -> Sent:
         "time": str(line["time"]),
         "task": str(line["task"]),
         "round": None if line["round"] is None else int(line["round"]),
+        "stage": line.get("stage"),
         "bytes": int(line.get("tensor_bytes", 0)),
         "sha256": line.get("sha256"),
         "report": line.get("report"),
@@ -141,15 +145,16 @@ def verify(ledger: Ledger, path: Path) -> None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         rounds = [one for one in record["rounds"] if one["job"] == job]
-        if record["job"] != job and not rounds:
+        stages = [one for one in record["statistics"] if one["job"] == job]
+        if record["job"] != job and not (rounds or stages):
             raise UserError(f"{path}: is of job {one_line(str(record['job']))}; the ledger is of job {job}.")
-        counted = [(TRAIN, one["round"], one["sites"].get(site)) for one in rounds]
-        left_out = {(TRAIN, one["round"]): one["left_out"].get(site) for one in rounds}
+        entries: list[tuple[_Asked, dict[str, Any]]] = [((TRAIN, one["round"], None), one) for one in rounds]
+        entries += [((STATISTICS, one["round"], one["stage"]), one) for one in stages]
         if record["job"] == job and (final := record["final"]):
-            number = record["experiment"]["federation"]["rounds"]
-            counted.append((VALIDATE, number, final["sites"].get(site)))
-            left_out[VALIDATE, number] = final["left_out"].get(site)
-        said = [_find(ledger, task, number, result) for task, number, result in counted if result is not None]
+            entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
+        counted = [(asked, one["sites"].get(site)) for asked, one in entries]
+        left_out = {asked: one["left_out"].get(site) for asked, one in entries}
+        said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
         _explain(ledger, {key: reason["sentence"] for key, reason in left_out.items() if reason})
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
@@ -159,17 +164,21 @@ def verify(ledger: Ledger, path: Path) -> None:
     ledger["faults"] = [fault for fault in said if fault]
 
 
-def _find(ledger: Ledger, task: str, number: int, result: dict[str, Any]) -> str | None:
+_Asked = tuple[str, int | None, str | None]
+"""Task, round, and stage of statistics."""
+
+
+def _asked(one: Sent) -> _Asked:
+    return one["task"], one["round"], one["stage"]
+
+
+def _find(ledger: Ledger, asked: _Asked, result: dict[str, Any]) -> str | None:
     """Marks the line of a result that the server has counted. Returns what is wrong if there is none."""
-    when = _when(task, number)
-    lines = [
-        one
-        for one in ledger["sent"]
-        if (one["task"], one["round"]) == (task, number) and one["sha256"] and one["held_back"] is None
-    ]
+    when = _when(asked)
+    lines = [one for one in ledger["sent"] if _asked(one) == asked and one["sha256"] and one["held_back"] is None]
     if not lines:
         return f"{when}: the server counts a result, and none left this site"
-    if task == TRAIN:
+    if asked[0] != VALIDATE:
         digest = str(result["sha256"])
         same = [one for one in lines if one["sha256"] == digest]
         if not same:
@@ -185,12 +194,12 @@ def _find(ledger: Ledger, task: str, number: int, result: dict[str, Any]) -> str
     return None
 
 
-def _explain(ledger: Ledger, reasons: dict[tuple[str, int], str]) -> None:
-    """Notes of each result that the server has not counted why, by task and round."""
+def _explain(ledger: Ledger, reasons: dict[_Asked, str]) -> None:
+    """Notes of each result that the server has not counted why."""
     for one in ledger["sent"]:
-        if one["sha256"] and one["task"] in (TRAIN, VALIDATE) and not one["counted"]:
+        if one["sha256"] and one["task"] in (TRAIN, VALIDATE, STATISTICS) and not one["counted"]:
             one["counted"] = False
-            one["left_out"] = reasons.get((one["task"], -1 if one["round"] is None else one["round"]))
+            one["left_out"] = reasons.get(_asked(one))
 
 
 def table(ledger: Ledger) -> Iterator[str]:
@@ -201,7 +210,7 @@ def table(ledger: Ledger) -> Iterator[str]:
     yield f"job {one_line(ledger['job'])} at {ledger['site'] or 'a site without a name'}: {began}"
     for one in ledger["sent"]:
         yield (
-            f"{_when(one['task'], one['round']):14}{one_line(one['task'])[:12]:14}{one['bytes']:>12,} bytes  "
+            f"{one_line(_when(_asked(one))):16}{one_line(one['task'])[:12]:14}{one['bytes']:>12,} bytes  "
             f"{(one['sha256'] or '')[:SHOWN_DIGITS]:{SHOWN_DIGITS}}  {one['time'][:19]}  {one_line(_became(one))}"
         ).rstrip()
     left = sum(one["sha256"] is not None for one in ledger["sent"])
@@ -224,7 +233,10 @@ def _became(one: Sent) -> str:
     return "counted" if one["counted"] else f"not counted: {one['left_out'] or 'the server does not say why'}"
 
 
-def _when(task: str, number: int | None) -> str:
+def _when(asked: _Asked) -> str:
+    task, number, stage = asked
     if number is None:
         return "no round"
+    if task == STATISTICS:
+        return f"{stage or 'stage'} after {number}"
     return "final" if task == VALIDATE else f"round {number + 1}"

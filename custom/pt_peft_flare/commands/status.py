@@ -47,6 +47,8 @@ class JobState(TypedDict, total=False):
     continues: str | None
     continued_rounds: int
     rounds: int
+    finished_stages: int
+    stages: int
     seconds_left: float | None
     sites: dict[str, SiteProgress]
 
@@ -152,4 +154,5 @@ def _how_far(job: JobState) -> str:
     rest = "" if left is None else f", about {left:.0f} s left"
     before = known["continued_rounds"]
     earlier = f" ({before} of them in job {known['continues']}, which it continues)" if before else ""
-    return f"{known['experiment']}: {known['finished_rounds']} of {known['rounds']} rounds{earlier}{rest}"
+    statistics = f", {known['finished_stages']} of {known['stages']} stages of statistics" if known["stages"] else ""
+    return f"{known['experiment']}: {known['finished_rounds']} of {known['rounds']} rounds{earlier}{statistics}{rest}"

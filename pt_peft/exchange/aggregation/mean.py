@@ -12,19 +12,23 @@ class Mean(Rule):
     """The weighted mean sum_k w_k x_k / sum_k w_k over the sites' tensors x_k."""
 
     name: Literal["mean"] = "mean"
-    weighting: Literal["samples", "uniform", "inverse_variance"] = "samples"
-    """w_k: ``samples`` the number of training images; ``uniform`` 1; ``inverse_variance`` 1 / s_k², where s_k² is the
-    mean square of the site's deviation from the unweighted mean over all its values, so that a site far from the others
-    weighs less (as in a meta-analysis with known variances)."""
+    weighting: Literal["samples", "class_samples", "uniform", "inverse_variance"] = "samples"
+    """w_k: ``samples`` the number of training images; ``class_samples`` the same, but in each row of the classifier the
+    number of those of its class, which sites have to send (`ClassWeightedMean`); ``uniform`` 1; ``inverse_variance``
+    1 / s_k², where s_k² is the mean square of the site's deviation from the unweighted mean over all its values, so
+    that a site far from the others weighs less (as in a meta-analysis with known variances)."""
 
     def weight(self, num_samples: int) -> int:
-        """`num_samples` for ``samples``, else 1."""
-        return num_samples if self.weighting == "samples" else 1
+        """`num_samples` for ``samples`` and ``class_samples``, else 1."""
+        return num_samples if self.weighting in ("samples", "class_samples") else 1
 
     def start(self, before: Tensors) -> Aggregator:
-        """Sums results as they arrive; ``inverse_variance`` keeps them all."""
+        """Sums results as they arrive; ``inverse_variance`` keeps them all.
+
+        A server that knows how many images of each class the sites have starts a `ClassWeightedMean` itself.
+        """
         return (
-            InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting == "samples")
+            InverseVarianceMean() if self.weighting == "inverse_variance" else RunningMean(self.weighting != "uniform")
         )
 
 

@@ -138,7 +138,9 @@ def test_the_server_sees_what_it_aggregates_and_nothing_else():
     for changes in ((), ('payload.up={"name":"float16"}',), ('federation.lora_ranks={"site-1": 2}',)):
         case = Case("lora_vpt", 4, VARIATES, "federation.min_sites=1", *changes)
         trainer, exchange = case.trainer, case.trainer.exchange
-        server = FederationServer(case.experiment, exchange, initial_exchanged(exchange, trainer.initial))
+        server = FederationServer(
+            case.experiment, exchange, initial_exchanged(trainer.experiment, exchange, trainer.initial)
+        )
         opened = server.start_round(0)
         received = {key: server.tensors[key] for key in exchange.down(0, 0)}
         result = local_round(trainer, "site-1", case.data.train, received, {}, 0)

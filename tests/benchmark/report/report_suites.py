@@ -36,7 +36,9 @@ from pt_peft.training.metrics import evaluate_predictions
 
 T = TypeVar("T")
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
-AXES = ("domain", "data", "partition", "backbone", "aggregation")
+AXES = ("domain", "data", "partition", "backbone", "variant")
+DRAW = 1
+"""One of the draws in which all intervals of the tests hold the truth; test_report_coverage.py counts how many do."""
 SITES = ("north", "south")
 PROVENANCE = RunProvenance(
     commit="0123456789abcdef",
@@ -83,34 +85,48 @@ def write_suite(
     images: int = 300,
     baselines: bool = True,
     tuning: bool = True,
-    aggregations=("mean",),
+    variants=("default",),
     name: str = "paper",
     same_images: bool = False,
+    folds: int | None = None,
 ) -> Path:
     """Writes all combinations to `path`, and returns it.
 
     A panel is domain, data, partition and slope; a backbone is its name and middle accuracy. Every seed has test images
-    of its own, as folds do, two of a lesion; with `same_images` all seeds have the same.
+    of its own, as folds do, two of a lesion; with `same_images` all seeds have the same. With `folds` the seeds are
+    numbers of folds. A variant's name is its ``training.imbalance``.
     """
     records: list[Record] = [SuiteRecord(name=name, suite={})]
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
-            for aggregation in aggregations:
-                axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, aggregation), strict=True))
+            for variant in variants:
+                axes: dict[str, Any] = dict(zip(AXES, (domain, data, partition, backbone, variant), strict=True))
                 for seed in seeds:
                     drawn = 0 if same_images else seed
                     labels = np.random.default_rng(drawn).integers(4, size=images)
                     groups = group_numbers(f"{drawn} {image // 2}" for image in range(images))
                     for method in methods:
-                        logits = logits_of(labels, accuracy_of(method, slope, middle), (axes, method, seed))
+                        logits = logits_of(
+                            labels, accuracy_of(method, slope, middle), (DRAW, *axes.values(), method, seed)
+                        )
                         axes_here = {**axes, "method": method, "seed": seed}
-                        records.append(finished_cell(axes_here, logits, labels, groups=groups))
+                        cell = finished_cell(axes_here, logits, labels, groups=groups)
+                        records.append(cell.model_copy(update={"experiment": _experiment(variant, seed, folds)}))
                     if baselines:
-                        records.append(_baseline(axes, seed, labels))
+                        records.append(_baseline(axes, seed, labels, _experiment(variant, seed, folds)))
                 if tuning:
                     records += [_choice({**axes, "method": method}) for method in methods]
     write_records(path, records)
     return path
+
+
+def _experiment(variant: str, seed: int, folds: int | None) -> dict[str, Any]:
+    fold = {"number": seed, "of": folds} if folds else None
+    return {
+        "select_by": "balanced_accuracy",
+        "data": {"task": "multiclass", "fold": fold},
+        "training": {"imbalance": variant},
+    }
 
 
 def write_records(path: Path, records: list[Record]) -> None:
@@ -189,7 +205,7 @@ def fail_cell(path: Path, name: str, reason: str) -> None:
         file.write(failed.model_dump_json() + "\n")
 
 
-def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray) -> BaselineRecord:
+def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray, experiment: dict[str, Any]) -> BaselineRecord:
     rows = []
     for row, accuracy in (("pooled", 0.8), *((f"local {site}", 0.5) for site in SITES), ("majority class", 0.25)):
         found = scalars(logits_of(labels, accuracy, (axes, row, seed)), labels)
@@ -199,7 +215,7 @@ def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray) -> BaselineRe
         name="-".join(str(value) for value in (*axes.values(), "pooled", seed)),
         axes=Axes(**axes, method="pooled", seed=seed),
         engine="reference",
-        experiment={},
+        experiment=experiment,
         site_data={},
         seconds={"total": 20.0},
         peak_memory_bytes=1,

@@ -67,9 +67,9 @@ def test_a_suite_by_its_name(tmp_path, monkeypatch, capsys):
 
 def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     markdown = (written / "report.md").read_text()
-    table = rows_of(markdown, r"ham10000 \(out-of-domain\), natural, mean, lesions: test metrics")
+    table = rows_of(markdown, r"ham10000 \(out-of-domain\), natural, default, lesions: test metrics")
     assert list(table) == ["method", *PARAMETERS, "pooled", "local north", "local south", "majority class"]
-    name = "out-of-domain-ham10000-natural-lesions-mean-lora-"
+    name = "out-of-domain-ham10000-natural-lesions-default-lora-"
     cells = [line for line in lines_of(suite) if line["kind"] == "cell" and line["name"].startswith(name)]
     values = [100 * cell["final"]["test"]["pooled"]["accuracy"] for cell in cells]
     worst = [100 * min(site["balanced_accuracy"] for site in cell["final"]["test"]["sites"].values()) for cell in cells]
@@ -119,7 +119,7 @@ def test_csv_has_a_row_a_cell(written):
     with open(written / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
-    (row,) = [row for row in rows if row["name"] == "in-domain-cifar10-iid-imagenet-mean-full-2"]
+    (row,) = [row for row in rows if row["name"] == "in-domain-cifar10-iid-imagenet-default-full-2"]
     assert (row["data"], row["backbone"], row["method"], row["seed"]) == ("cifar10", "imagenet", "full", "2")
     assert (row["status"], row["exchanged_parameters"], row["wire_bytes"]) == ("finished", "1000000", "48000000")
     assert 0 < float(row["test_balanced_accuracy"]) == float(row["validation"]) < 1
@@ -160,7 +160,7 @@ def test_the_same_results_give_the_same_files(tmp_path):
 def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", seeds=(0,), images=60, baselines=False, tuning=False)
     reason = 'site-1: "out | of" <script>alert(1)</script> <b>memory'
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", reason)
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-0", reason)
     markdown = report(suite, tmp_path / "out")
     assert "1 cell of 5 failed" in markdown
     assert "rest on one seed" in markdown
@@ -176,7 +176,7 @@ def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
 
 def test_a_missing_seed_is_said_and_left_out_of_the_slope(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", images=60, seeds=(0, 1, 2))
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-1", "lost")
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-1", "lost")
     assert "the slope uses the 2 seeds that all of them have, of 3" in report(suite, tmp_path / "out")
     assert {str(entry["seeds"]) for entry in slopes(tmp_path / "out")} == {"[0, 2]"}
 
@@ -204,7 +204,7 @@ def test_a_method_that_sends_nothing_and_an_undefined_auroc(tmp_path):
 
 def test_when_all_cells_failed(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("lora",), seeds=(0,), images=60)
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-mean-lora-0", "no memory")
+    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-0", "no memory")
     markdown = report(suite, tmp_path / "out")
     assert "0 of 1 cells finished" in markdown
     assert "no memory" in markdown
@@ -234,7 +234,7 @@ def test_many_labels(tmp_path):
         "data": "chest",
         "partition": "iid",
         "backbone": "imagenet",
-        "aggregation": "mean",
+        "variant": "default",
     }
     records: list[Record] = [SuiteRecord(name="many", suite={})]
     for method in ("lora", "full"):
@@ -245,15 +245,15 @@ def test_many_labels(tmp_path):
     assert len(slopes(tmp_path / "out")) == 3
 
 
-def test_plain_averaging_stands_in_slopes_json(tmp_path):
+def test_the_default_variant_stands_in_slopes_json(tmp_path):
     suite = write_suite(
-        tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60, aggregations=("median", "mean")
+        tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60, variants=("a", "default")
     )
     markdown = report(suite, tmp_path / "out")
-    assert "iid, median, imagenet: test metrics" in markdown
+    assert "iid, a, imagenet: test metrics" in markdown
     entries = {entry["metric"]: entry for entry in slopes(tmp_path / "out")}
-    (mean,) = [panel for panel in panels(read_results(suite), 10) if panel.key.aggregation == "mean"]
-    lora, full = (100 * known(mean.estimate(model, "accuracy")).value for model in mean.models("imagenet"))
+    (default,) = [panel for panel in panels(read_results(suite), 10) if panel.key.variant == "default"]
+    lora, full = (100 * known(default.estimate(model, "accuracy")).value for model in default.models("imagenet"))
     assert entries["accuracy"]["slope_points_per_decade"] == pytest.approx((full - lora) / np.log10(1_000_000 / 30_000))
 
 

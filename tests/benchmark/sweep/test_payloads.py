@@ -12,7 +12,7 @@ from pt_peft.presets import demo, override
 
 def test_payloads_are_an_axis_of_a_suite():
     cells = list(Grid(Suite.read("payloads"), {"embedded": None}, Path()).runs([]))
-    found = {cell.axes.aggregation: cell.experiment.payload for cell in cells}
+    found = {cell.axes.variant: cell.experiment.payload for cell in cells}
     assert len(cells) == len(found) == 8
     assert not found["float32"].changes
     assert found["top-1"].up.model_dump()["fraction"] == 0.01
@@ -34,7 +34,7 @@ def test_bytes_of_a_run():
     scales = blocks * 2 * rank + classes + 1
     small = {"train": 16, "val": 8, "test": 8}
     for cell in Grid(Suite.read("payloads"), {"embedded": None}, Path()).runs([]):
-        sent = {"float32": 4 * values, "int8": values + 4 * scales}.get(cell.axes.aggregation)
+        sent = {"float32": 4 * values, "int8": values + 4 * scales}.get(cell.axes.variant)
         if sent is None:
             continue
         fields = [

@@ -49,7 +49,7 @@ from pt_peft.federation.reports import SplitMetrics
 from pt_peft.presets import demo
 
 SUITE = SuiteRecord(name="small", suite={"name": "small", "seeds": [0, 1]})
-PLACE = {"domain": "d", "data": "x", "partition": "iid", "backbone": "b", "aggregation": "mean", "method": "lora"}
+PLACE = {"domain": "d", "data": "x", "partition": "iid", "backbone": "b", "variant": "default", "method": "lora"}
 KNOWN = {
     "engine": "reference",
     "experiment": demo("lora")[0].model_dump(mode="json"),
@@ -325,8 +325,8 @@ def altered(**fields: object) -> str:
         (["{"], "line 1: is not valid JSON ("),
         ([cell().model_dump_json()], "line 1: has the kind 'cell'; a suite's results begin with one of kind 'suite'"),
         (
-            [SUITE.model_dump_json().replace('"version":2', '"version":3')],
-            "line 1: is of version 3 of the file's schema, and this code reads version 2",
+            [SUITE.model_dump_json().replace('"version":3', '"version":4')],
+            "line 1: is of version 4 of the file's schema, and this code reads version 3",
         ),
         ([SUITE.model_dump_json(), "{", altered()], "line 2: is not valid JSON ("),
         ([SUITE.model_dump_json(), "", altered()], "line 2: is not valid JSON ("),

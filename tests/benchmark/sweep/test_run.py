@@ -102,7 +102,7 @@ def test_a_part_of_a_suite(small, tmp_path, capsys):
     out = tmp_path / "small.jsonl"
     command = plain_loop(small, out)
     assert main([*command, "--only", "method=linear_probe", "--only", "seed=1"]) == 0
-    assert list(results(out)) == ["lesions.none.embedded.mean.linear_probe.1"]
+    assert list(results(out)) == ["lesions.none.embedded.default.linear_probe.1"]
     assert main([*command, "--only", "method=lra"]) == 1
     assert "the suite has no method 'lra'; it has linear_probe, local, lora, pooled" in capsys.readouterr().err
 
@@ -157,11 +157,11 @@ def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, caps
     path.write_text(yaml.safe_dump(suite))
     command = plain_loop(path, out)
     assert main(command) == 1
-    assert "3 of 6 cells failed; the first, 'absent.none.embedded.mean.linear_probe.0'" in capsys.readouterr().err
+    assert "3 of 6 cells failed; the first, 'absent.none.embedded.default.linear_probe.0'" in capsys.readouterr().err
     found = results(out)
     absent = {name for name in found if "absent" in name}
     assert {name for name, one in found.items() if isinstance(one, FailureRecord)} == absent
-    failed = found["absent.none.embedded.mean.linear_probe.0"]
+    failed = found["absent.none.embedded.default.linear_probe.0"]
     assert isinstance(failed, FailureRecord)
     assert "later.csv" in failed.reason
     assert failed.run_kind == "cell"
@@ -242,7 +242,7 @@ def test_both_engines_end_with_the_same_adapter(small, tmp_path):
     command = ["run", str(small), "--jobs", "1", "--engine", "flare", "--verify", "1", "--out", str(flare_out)]
     assert main([*command, *only]) == 0
     assert main(plain_loop(small, loop_out, *only)) == 0
-    name = "lesions.none.embedded.mean.lora.0"
+    name = "lesions.none.embedded.default.lora.0"
     flare, loop = results(flare_out)[name], results(loop_out)[name]
     assert isinstance(flare, CellRecord)
     assert isinstance(loop, CellRecord)

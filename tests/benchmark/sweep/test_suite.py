@@ -7,12 +7,13 @@ import yaml
 
 from benchmark.sweep import suite as suites
 from benchmark.sweep.cells import Cell, Grid, located
-from benchmark.sweep.records import ChoiceAxes, ChoiceRecord, TriedSettings
+from benchmark.sweep.records import ChoiceAxes, ChoiceRecord, TriedSettings, without_federation
 from benchmark.sweep.suite import Images, Suite
 from benchmark.sweep.trials import Settings, best
 from helpers import ROOT
 from pt_peft.data.delimited import read_rows
 from pt_peft.errors import UserError
+from pt_peft.experiment.sections import Fold
 
 SMOKE = yaml.safe_load((ROOT / "benchmark" / "suites" / "smoke.yaml").read_text())
 
@@ -95,14 +96,58 @@ def test_best():
     assert best([None]) is None
 
 
-def test_aggregations_are_an_axis(write):
-    suite = Suite.read(write(tuning=None, aggregations={"mean": {}, "longer": {"training": {"local_epochs": 2}}}))
+def test_variants_are_an_axis_and_have_their_own_baselines_where_a_site_alone_would_differ(write):
+    int8 = {"payload": {"up": {"name": "int8"}}}
+    variants = {"default": {}, "int8": int8, "longer": {"training": {"local_epochs": 2}, **int8}}
+    suite = Suite.read(write(tuning=None, variants=variants))
     cells = list(Grid(suite, {"embedded": None}, Path()).runs([]))
-    assert {(cell.axes.aggregation, cell.experiment.training.local_epochs) for cell in cells} == {
-        ("mean", 1),
-        ("longer", 2),
+    assert {
+        (cell.axes.variant, cell.experiment.training.local_epochs, cell.experiment.payload.changes)
+        for cell in cells
+        if cell.kind == "cell"
+    } == {("default", 1, False), ("int8", 1, True), ("longer", 2, True)}
+    assert [
+        (cell.axes.variant, cell.axes.method, cell.experiment.training.local_epochs, cell.experiment.payload.changes)
+        for cell in cells
+        if cell.kind == "baseline"
+    ] == [
+        ("default", "pooled", 1, False), ("default", "local", 1, False),
+        ("longer", "pooled", 2, False), ("longer", "local", 2, False),
+    ]  # fmt: skip
+
+
+def test_what_baselines_depend_on():
+    sections = {
+        "aggregation": {"name": "median"},
+        "method": {"options": {}},
+        "federation": {"min_sites": 3},
+        "training": {"imbalance": "none"},
     }
-    assert [cell.axes.method for cell in cells if cell.kind == "baseline"] == ["pooled", "local"]
+    assert without_federation(sections) == {"training": {"imbalance": "none"}}
+    assert without_federation({"federation": {"min_sites": 3, "rounds": 2}}) == {"federation": {"rounds": 2}}
+
+
+def test_a_seed_of_data_in_folds_is_the_number_of_its_fold(write, tmp_path):
+    """Trials are on the suite's first fold, with a seed of their own."""
+    (tmp_path / "table.csv").touch()
+    files = {"table": str(tmp_path / "table.csv"), "images": str(tmp_path), "columns": {"split": None, "site": "site"}}
+    data = {"domain": "d", "sites": ["a"], "data": {"source": "site", "classes": ["x", "y"]}, "site": files, "folds": 5}
+    fields = {"data": {"in_folds": data, **SMOKE["data"]}, "learning_rates": {"lora": 0.5}}
+    suite = Suite.read(write(**fields, seeds=[2, 5], tuning={"factors": [2], "seed": 100}))
+    grid = Grid(suite, {"embedded": None}, Path())
+    of_trials = {
+        (cell.axes.data, cell.experiment.seed, fold and fold.number)
+        for _, _, cells in grid.tuning()
+        for cell in cells
+        for fold in [cell.experiment.data.fold]
+    }
+    assert of_trials == {("in_folds", 100, 2), ("lesions", 100, None)}
+    cells = [cell for cell in grid.runs(chosen_first(grid)) if cell.axes.method == "lora"]
+    assert {cell.experiment.training.learning_rate for cell in cells} == {1.0}, "twice the suite's"
+    assert [(cell.axes.data, cell.axes.seed, cell.experiment.data.fold) for cell in cells] == [
+        ("in_folds", 2, Fold(number=2, of=5)), ("in_folds", 5, Fold(number=5, of=5)),
+        ("lesions", 2, None), ("lesions", 5, None),
+    ]  # fmt: skip
 
 
 def test_a_suite_over_another(tmp_path):
@@ -161,7 +206,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"extends": "smoke2"}, "field 'extends' is 'smoke2'"),
         ({"methods": ["lora+norm", "norm+lora"]}, "lora+norm, norm+lora are the same"),
         ({"seeds": [1, 2, 1]}, "1, 1 are the same"),
-        ({"aggregations": {}}, "field 'aggregations' is {}"),
+        ({"variants": {}}, "field 'variants' is {}"),
         ({"baselines": "lorra"}, "field 'baselines' is \"lorra\""),
         ({"tuning": {"factors": [1], "seed": SMOKE["seeds"][0]}}, "is one of the suite's own"),
         (
@@ -177,8 +222,13 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
             "'lra' is no part of the suite's methods; the parts are linear_probe, lora",
         ),
         ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to set"),
+        (
+            {"data": {"lesions": {**SMOKE["data"]["lesions"], "folds": 5}}},
+            "field 'seeds' is [0]: of 'lesions', numbers of folds from 1 to 5 would be right",
+        ),
+        ({"learning_rates": {"full": 0.1}}, "'full' is none of the suite's methods (lora, linear_probe)"),
         ({"defaults": {"partition": {"kind": "iid"}}}, "'partition' is not for this field to set"),
-        ({"aggregations": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to set"),
+        ({"variants": {"x": {"method": {"name": "full"}}}}, "'method.name' is not for this field to set"),
         (
             {"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}},
             "'lesions' has partition 'nope'",

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from pt_peft.errors import UserError
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.aggregation.base import SiteResult, squared_distances
+from pt_peft.exchange.aggregation.class_weighted_mean import ClassWeightedMean
 from pt_peft.exchange.aggregation.mean import Mean
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.schema import parse
@@ -69,6 +70,23 @@ def test_equal_results_are_a_fixed_point(kind):
         before = {"x": value if kind.get("bound") else np.zeros_like(value)}
         result = aggregate(kind, sites([value] * count, list(range(1, count + 1))), before)["x"]
         np.testing.assert_array_equal(result, value)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_row_of_the_classifier_is_averaged_by_the_images_of_its_class(first):
+    counts = {"a": np.array([6.0, 1, 0, 0]), "b": np.array([2.0, 3, 2, 0]), "absent": np.array([9.0, 9, 9, 9])}
+    values = {"a": 1.0, "b": 5.0}
+    before = {"head.weight": np.full((4, 2), 7, np.float32), "head.bias": np.full(4, 7, np.float32)}
+    before |= {"x": np.zeros(4, np.float32)}
+    mean = ClassWeightedMean(before, counts, np.array([1.0, 2, 1, 1]), {"head.weight", "head.bias"})
+    for name in ("ab", "ba")[first]:
+        mean.add(SiteResult(name, {key: np.full_like(value, values[name]) for key, value in before.items()}, 7))
+    rows = [(6 * 1 + 2 * 5) / 8, (1 * 1 + 3 * 5) / 4, 5, 7]  # the last one as it was
+    result = mean.result()
+    np.testing.assert_array_equal(result["head.bias"], np.array(rows, np.float32))
+    np.testing.assert_array_equal(result["head.weight"], np.array(rows, np.float32)[:, None].repeat(2, axis=1))
+    assert mean.shares == pytest.approx({"a": 8 / 18, "b": 10 / 18})
+    np.testing.assert_allclose(result["x"], (8 * 1 + 10 * 5) / 18)
 
 
 def test_means():

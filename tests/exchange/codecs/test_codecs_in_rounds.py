@@ -238,7 +238,7 @@ def test_what_is_malformed_is_refused_at_both_ends(lora, site, tmp_path):
 def test_a_value_that_cannot_be_written_says_so(lora, site):
     experiment = changed(lora, payload={"down": {"name": "float16"}})
     trainer = make_trainer(experiment, site)
-    tensors = initial_exchanged(trainer.exchange, trainer.initial)
+    tensors = initial_exchanged(trainer.experiment, trainer.exchange, trainer.initial)
     tensors["head.bias"] = np.full(4, 1e5, np.float32)
     with pytest.raises(UserError, match=r"'head\.bias' has 4 value.s. beyond 65504"):
         FederationServer(experiment, trainer.exchange, tensors).payload("site-1", 0, 0)

@@ -27,7 +27,14 @@ def loaded(kept):
 
 
 RECORD: Any = {"rounds": [1, 2], "best": None, "continues": None}
-CHECKPOINT = Checkpoint(2, {"a": np.ones(3, np.float32)}, {"a": np.zeros(3, np.float32)}, {"m/a": np.ones(3)}, RECORD)
+CHECKPOINT = Checkpoint(
+    rounds=2,
+    tensors={"a": np.ones(3, np.float32)},
+    best={"a": np.zeros(3, np.float32)},
+    optimizer={"m/a": np.ones(3)},
+    statistics={"start": {"statistics/counts": np.arange(3.0)}, "finish": {}},
+    record=RECORD,
+)
 
 
 def test_what_was_kept_comes_back(tmp_path):
@@ -41,6 +48,8 @@ def test_what_was_kept_comes_back(tmp_path):
     assert np.array_equal(back.best["a"], CHECKPOINT.best["a"])
     assert np.array_equal(back.optimizer["m/a"], CHECKPOINT.optimizer["m/a"])
     assert back.optimizer["m/a"].dtype == np.float64
+    assert np.array_equal(back.statistics["start"]["statistics/counts"], [0, 1, 2])
+    assert not back.statistics["finish"]
     kept.remove()
     assert kept.load() is None
 

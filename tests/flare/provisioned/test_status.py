@@ -11,6 +11,8 @@ from pt_peft_flare.progress import progress
 SITE = {"now": "answered", "version": "0.2.0", "rounds": 2, "bytes_in": 2000, "bytes_out": 1000}
 PROGRESS = {
     "finished_rounds": 2,
+    "finished_stages": 0,
+    "stages": 0,
     "continues": None,
     "continued_rounds": 0,
     "rounds": 3,
@@ -124,23 +126,39 @@ def record(job: str, rounds: list[tuple[str, float]], continues: str | None = No
         "code": {"version": "1"},
         "experiment": {"name": "x"},
         "rounds": [{"job": one, "seconds": seconds, "sites": {"a": report}} for one, seconds in rounds],
+        "statistics": [],
     }
 
 
 def test_the_first_round_says_nothing_of_the_others():
     """Every process starts up in it."""
     rounds = [("J", 170.0)]
-    assert progress(record("J", rounds), 10, {}, {})["seconds_left"] is None
+    assert progress(record("J", rounds), 10, 0, {}, {})["seconds_left"] is None
     rounds += [("J", 500.0), *[("J", 8.0)] * 5]
-    assert progress(record("J", rounds), 10, {}, {})["seconds_left"] == 3 * 8.0
+    assert progress(record("J", rounds), 10, 0, {}, {})["seconds_left"] == 3 * 8.0
     rounds += [("K", 170.0), ("K", 6.0)]
-    assert progress(record("K", rounds, "J"), 10, {}, {})["seconds_left"] == 6.0
+    assert progress(record("K", rounds, "J"), 10, 0, {}, {})["seconds_left"] == 6.0
+
+
+def test_stages_of_statistics_are_counted_with_their_bytes():
+    """Again for a site that was late for one."""
+    stages: Any = [
+        {"when": "start", "stage": stage, "job": "J", "sites": {site: {"bytes_out": sent, "code": {"version": "1"}}}}
+        for stage, site, sent in (("counts", "a", 8), ("counts", "b", 8), ("moments", "a", 800))
+    ]
+    content: Any = {**record("J", []), "statistics": stages}
+    found = progress(content, 4, 3, {"a": "training", "c": "training"}, {})
+    assert (found["finished_stages"], found["stages"]) == (2, 3)
+    assert (found["sites"]["a"]["bytes_out"], found["sites"]["a"]["version"]) == (808, "1")
+    assert found["sites"]["c"]["version"] is None
+    shown = table({"sites": {}, "shut_out": [], "jobs": {"K": {"status": "RUNNING", **found}}})  # pyright: ignore[reportArgumentType]
+    assert "x: 0 of 4 rounds, 2 of 3 stages of statistics" in shown
 
 
 def test_what_a_clone_says_of_bytes_is_of_its_own_rounds():
     """So that they sum to its ledgers."""
     rounds = [("J", 5.0), ("J", 5.0), ("K", 5.0)]
-    found = progress(record("K", rounds, "J"), 4, {"a": "training", "b": "training"}, {"a": 200})
+    found = progress(record("K", rounds, "J"), 4, 0, {"a": "training", "b": "training"}, {"a": 200})
     assert (found["finished_rounds"], found["continued_rounds"]) == (3, 2)
     assert (found["sites"]["a"]["bytes_in"], found["sites"]["a"]["bytes_out"]) == (200, 10)
     assert found["sites"]["b"]["bytes_in"] == 0

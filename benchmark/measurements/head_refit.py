@@ -1,0 +1,244 @@
+"""Compares ways to solve the classifier anew on the features that a federation has made, on folds of HAM10000.
+
+    python -m benchmark.measurements.head_refit --out benchmark/results/head_refit.json
+    python -m benchmark.measurements.head_refit --method linear_probe --folds 2 --json
+
+Each fold trains the preset ham10000 in the plain loop, with its own test images and seed. Every way is then taken on
+the same features: penalties are chosen on all sites' validation images, or by leaving out one training image at a time.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.oracle.reference import federate, load_sites, make_trainer
+from pt_peft.commands.dispatch import command
+from pt_peft.files import check_place, write_atomically
+from pt_peft.presets import ham10000, override
+from pt_peft.statistics.closed_form import Kind, LinearHead, candidates, leave_one_out
+from pt_peft.statistics.moments import Float, class_counts, class_weights, moments, total
+from pt_peft.statistics.temperature import best_temperature, log_losses
+from pt_peft.training.metrics import evaluate_predictions
+
+RIDGE = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LDA = (1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
+FIXED = 0.1
+METRICS = ("balanced_accuracy", "accuracy", "auroc")
+
+Score = dict[str, float]
+
+
+class Fold(TypedDict):
+    """One fold."""
+
+    fold: int
+    ways: dict[str, Score]
+    """Test metrics by way."""
+    penalties: dict[str, float]
+    """What each way has chosen."""
+
+
+class Result(TypedDict):
+    """The content of the result file."""
+
+    provenance: Provenance
+    method: str
+    rounds: int
+    folds: list[Fold]
+    summary: list[dict[str, Any]]
+    """By way the mean over folds, and how the balanced accuracy differs from the trained head's: mean and deviation."""
+
+
+class Images:
+    """Features and labels of all sites' images in one split."""
+
+    def __init__(self, features: Sequence[np.ndarray], labels: Sequence[np.ndarray]):
+        """Takes both site by site."""
+        self.by_site = [*zip(features, labels, strict=True)]
+        self.features = np.concatenate(features).astype(np.float64)
+        self.labels = np.concatenate(labels)
+
+    def score(self, logits: Float) -> Score:
+        """The metrics of logits (N,K)."""
+        found: Any = evaluate_predictions(torch.from_numpy(logits), torch.from_numpy(self.labels))
+        return {name: float(found[name]) for name in METRICS}
+
+    def best(self, heads: Sequence[LinearHead]) -> int:
+        """The place of the head with the best balanced accuracy; of equal ones the last, with the largest penalty."""
+        values = [self.score(head.logits(self.features))["balanced_accuracy"] for head in heads]
+        return max(range(len(heads)), key=lambda place: (values[place], place))
+
+    def calibrated(self, head: LinearHead) -> LinearHead:
+        """The head at its temperature on these images."""
+        return head.at_temperature(best_temperature(log_losses(head.logits(self.features), self.labels)))
+
+
+def towards(trained: LinearHead, train: Images, weights: Float, penalties: Sequence[float]) -> list[LinearHead]:
+    """Ridge heads whose penalty is on the distance from a multiple of the trained head, not from zero.
+
+    min Σ w ‖W z + b - e_y‖² / Σ w + λ ‖W - s V‖², with V the trained head for z, and s the multiple that fits e_y best:
+    the ridge regression of what s V leaves.
+    """
+    weight = weights[train.labels] / weights[train.labels].sum()
+    targets = np.eye(len(weights))[train.labels]
+
+    def centred(values: Float) -> Float:
+        return values - weight @ values
+
+    answers, wanted = centred(trained.logits(train.features)), centred(targets)
+    answers -= answers.mean(axis=1, keepdims=True)
+    multiple = (weight @ (answers * wanted)).sum() / (weight @ np.square(answers)).sum()
+    mean = weight @ train.features
+    deviation = np.sqrt(weight @ np.square(train.features - mean))
+    inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    standard = (train.features - mean) * inverse
+    values, vectors = np.linalg.eigh(standard.T @ (standard * weight[:, None]))
+    crossed = (wanted - multiple * answers).T @ (standard * weight[:, None]) @ vectors
+    kept = multiple * (trained.weight - trained.weight.mean(axis=0))
+    heads: list[LinearHead] = []
+    for penalty in penalties:
+        whole = kept + (crossed / (values + penalty)) @ vectors.T * inverse
+        heads.append(LinearHead(whole, weight @ targets - whole @ mean))
+    return heads
+
+
+def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[LinearHead, float]]:
+    """Every way's head, and the penalty that it has chosen.
+
+    Args:
+        trained: the federation's.
+        train: training images.
+        val: validation images.
+    """
+    classes = len(trained.bias)
+    weights = class_weights(class_counts(train.labels, classes))
+    sums = {
+        kind: total([moments(*one, classes, weight) for one in train.by_site])
+        for kind, weight in (("ridge", weights), ("lda", None))
+    }
+
+    def solved(kind: Kind, penalties: Sequence[float]) -> list[LinearHead]:
+        return candidates(kind, sums[kind], weights if kind == "ridge" else None, penalties)
+
+    def left_out(kind: Kind, penalties: Sequence[float]) -> int:
+        weight = weights if kind == "ridge" else None
+        found = leave_one_out(kind, sums[kind], weight, penalties, train.features, train.labels)
+        values = [train.score(logits)["balanced_accuracy"] for logits in found]
+        return max(range(len(values)), key=lambda place: (values[place], place))
+
+    made: dict[str, tuple[LinearHead, float]] = {"trained": (trained, 0.0)}
+    kinds: tuple[tuple[Kind, tuple[float, ...]], ...] = (("ridge", RIDGE), ("lda", LDA))
+    for kind, penalties in kinds:
+        heads = solved(kind, penalties)
+        chosen: dict[str, Callable[[], int]] = {
+            "validation": lambda heads=heads: val.best(heads),
+            "leave-one-out": lambda kind=kind, penalties=penalties: left_out(kind, penalties),
+            f"{FIXED:g}": lambda penalties=penalties: penalties.index(FIXED),
+        }
+        for by, choose in chosen.items():
+            place = choose()
+            made[f"{kind}, {by}"] = heads[place], penalties[place]
+    near = towards(trained, train, weights, RIDGE)
+    made["towards trained, validation"] = near[place := val.best(near)], RIDGE[place]
+    sure = val.calibrated(trained)
+    means: list[LinearHead] = []
+    for head in solved("ridge", RIDGE):
+        other = val.calibrated(head)
+        means.append(LinearHead((sure.weight + other.weight) / 2, (sure.bias + other.bias) / 2))
+    made["mean of both, validation"] = means[place := val.best(means)], RIDGE[place]
+    return made
+
+
+def measured(method: str, fold: int, assignments: Sequence[str]) -> Fold:
+    """Trains a fold's federation and takes every way."""
+    experiment, site = ham10000()
+    options = experiment.method.options if method == experiment.method.name else {}
+    settings = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}"]
+    settings += [f'data.fold={{"number": {fold}, "of": 5}}', *assignments]
+    experiment = override(experiment, settings)
+    columns = site.data.columns.model_copy(update={"split": None})
+    site = site.model_copy(update={"data": site.data.model_copy(update={"columns": columns})})
+    trainer = make_trainer(experiment, site)
+    sites = load_sites(experiment, site, [*experiment.federation.sites])
+    tensors = federate(trainer, sites).tensors
+    parts: dict[str, Images] = {}
+    for split in ("train", "val", "test"):
+        images = [getattr(data, split) for data in sites.values()]
+        parts[split] = Images(
+            [trainer.features(tensors, one, "none") for one in images], [one.labels for one in images]
+        )
+    trained = LinearHead(tensors["head.weight"].astype(np.float64), tensors["head.bias"].astype(np.float64))
+    made = ways(trained, parts["train"], parts["val"])
+    test = parts["test"]
+    return {
+        "fold": fold,
+        "ways": {name: test.score(head.logits(test.features)) for name, (head, _) in made.items()},
+        "penalties": {name: penalty for name, (_, penalty) in made.items() if name != "trained"},
+    }
+
+
+def summary(folds: Sequence[Fold]) -> list[dict[str, Any]]:
+    """By way what `Result` says."""
+    rows: list[dict[str, Any]] = []
+    for name in folds[0]["ways"]:
+        values = {metric: np.array([one["ways"][name][metric] for one in folds]) for metric in METRICS}
+        difference = values["balanced_accuracy"] - [one["ways"]["trained"]["balanced_accuracy"] for one in folds]
+        spread = float(difference.std(ddof=1)) if len(folds) > 1 else 0.0
+        means = {metric: float(value.mean()) for metric, value in values.items()}
+        rows.append({"way": name, **means, "difference": float(difference.mean()), "difference_std": spread})
+    return rows
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, writes the result file and prints a table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.measurements.head_refit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--method", default="lora_vpt", help="that makes the features (default: %(default)s)")
+    parser.add_argument("--folds", type=int, default=3, help="folds of five (default: %(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the experiment")
+    parser.add_argument("--out", type=Path, help="result file to write")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    if options.out:
+        check_place(options.out)
+    origin = provenance()
+    rounds = override(ham10000()[0], options.set).federation.rounds
+    folds: list[Fold] = []
+    for number in range(1, options.folds + 1):
+        folds.append(measured(options.method, number, options.set))
+        print(f"fold {number}: {folds[-1]['ways']['trained']}", file=sys.stderr, flush=True)
+    result: Result = {
+        "provenance": origin,
+        "method": options.method,
+        "rounds": rounds,
+        "folds": folds,
+        "summary": summary(folds),
+    }
+    if options.out:
+        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    print(json.dumps(result, indent=1) if options.json else table(result))
+
+
+def table(result: Result) -> str:
+    """The summary as a Markdown table."""
+    header = ["", *(name.replace("_", " ") for name in METRICS), "against trained"]
+    lines = [header, ["---"] * len(header)]
+    for row in result["summary"]:
+        against = f"{row['difference']:+.3f} ± {row['difference_std']:.3f}"
+        lines.append([row["way"], *(f"{row[name]:.3f}" for name in METRICS), against])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
