@@ -250,7 +250,7 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     ("threads", "head", "optimizer"),
     [
         pytest.param("1", "exchanged", {"name": "none"}, marks=pytest.mark.slow),
-        ("3", "frozen", {"name": "swa", "last_rounds": 3}),
+        ("3", "frozen", {"name": "swa", "last_rounds": 4}),
     ],
 )
 def test_stochastic_block_attention_with_a_site_that_misses_rounds(
@@ -261,7 +261,8 @@ def test_stochastic_block_attention_with_a_site_that_misses_rounds(
     The mean of the last rounds changes tensors that no site has trained in the last one.
     """
     experiment, site = four_blocks
-    experiment = changed(experiment, method={"name": "sba", "options": {}, "head": head}, server_optimizer=optimizer)
+    method, training = {"name": "sba", "options": {}, "head": head}, {"learning_rate": 0.01}
+    experiment = changed(experiment, method=method, training=training, server_optimizer=optimizer)
     names, missed = ["site-1", "site-2", "site-3"], {("site-2", 1), ("site-2", 2)}
     trainer = make_trainer(experiment, site)
     exchange = trainer.exchange

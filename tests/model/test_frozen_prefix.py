@@ -23,6 +23,7 @@ from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 NAMES = ["site-1", "site-2"]
 LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}
 PROBE = {"name": "linear_probe", "options": {}}
+BOTH = {"name": "lora_vpt", "options": {"lora": {"last_blocks": 1}, "vpt_deep": {"last_blocks": 1, "num_prompts": 3}}}
 PLAIN = {"augment": []}
 
 
@@ -52,6 +53,9 @@ def kept(site) -> list[Path]:
         ({"name": "norm", "options": {}}, {}, None),
         ({"name": "lora", "options": {}}, {}, None),
         ({"name": "vpt_shallow", "options": {}}, {}, None),
+        ({"name": "vpt_deep", "options": {"vpt_deep": {"last_blocks": 1}}}, {}, 1),
+        (BOTH, {}, 1),
+        ({"name": "lora_vpt", "options": {"lora": {"last_blocks": 1}}}, {}, None),  # prompts in all blocks
         ({"name": "full", "options": {}}, {}, None),
         ({"name": "lora", "options": {"lora": {"last_blocks": 1}}, "roles": {"*": "frozen"}}, {}, 1),
         (LAST, {"kwargs": {"proj_drop_rate": 0.1}}, None),
@@ -69,7 +73,7 @@ def test_what_is_frozen(tiny, method, backbone, blocks):
     assert (prefix and ("all" if prefix.blocks is None else prefix.blocks)) == blocks
 
 
-@pytest.mark.parametrize("method", [PROBE, LAST, {"name": "vera", "options": {"vera": {"last_blocks": 1}}}])
+@pytest.mark.parametrize("method", [PROBE, LAST, BOTH])
 @pytest.mark.parametrize("training", [{}, {"precision": "bfloat16"}, {"ditto": 0.1, "imbalance": "weighted_sampler"}])
 def test_it_is_the_same_training(tiny, cached_site, method, training):
     experiment = changed(tiny, method=method, data=PLAIN, training=training)
