@@ -112,5 +112,5 @@ def views_of(names: Sequence[str]) -> tuple[int, ...] | None:
                 return None
             corners = torch.cat([view(CORNERS, number) for number in reached])
             for move in transform.moves:
-                reached.update(numbers(move(corners).unsqueeze(1)).tolist())
+                reached.update(int(number) for number in numbers(move(corners).unsqueeze(1)))
     return tuple(sorted(reached))

@@ -287,6 +287,7 @@ def test_logits_of_the_features_of_a_view(tiny, cached_site, method, augment):
     images = sites["site-1"].train
     kept_features = trainer._with_features(images, trainer._views())
     assert kept_features is not images
+    assert trainer._prefix
     for (one, labels), (other, same) in zip(
         *(trainer._batches(split, "site-1", 1, 2, secret=False) for split in (images, kept_features)), strict=True
     ):

@@ -72,7 +72,7 @@ def test_swa_averages_what_trains_in_some_rounds_over_those():
     """Also what did not train in the last round; and nothing that trained before the last rounds alone."""
     optimizer = TypeAdapter(ServerOptimizer).validate_python({"name": "swa", "last_rounds": 3}).start()
     rounds = [{"a": 1.0, "z": 9.0}, {"a": 2.0, "b": 3.0}, {"a": 4.0, "b": 6.0}, {"a": 9.0, "c": 7.0}]
-    x = {key: np.zeros(2, np.float32) for key in "abcz"}
+    x, stepped = {key: np.zeros(2, np.float32) for key in "abcz"}, {}
     for remaining, means in zip(reversed(range(4)), rounds, strict=True):
         stepped = optimizer.step(x, {key: np.full(2, value, np.float32) for key, value in means.items()}, remaining)
         x |= stepped
