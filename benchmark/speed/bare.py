@@ -85,6 +85,8 @@ class Bare:
         self.model.train()
         for chosen in torch.randperm(len(images)).split(self.work["batch_size"]):
             batch = images[chosen].float().div_(255).sub_(0.5).div_(0.5)
+            if self.work["augment"]:
+                batch = torch.stack([_moved(image) for image in batch])
             loss = cross_entropy(self.model(batch), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -93,6 +95,12 @@ class Bare:
         mean = float(torch.stack(losses).mean())
         mark("ends", site)
         return mean
+
+
+def _moved(image: torch.Tensor) -> torch.Tensor:
+    """`image` (3,S,S), mirrored or not and turned by right angles, at random."""
+    turns, mirrored = (int(torch.randint(bound, ())) for bound in (4, 2))
+    return torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
 
 
 def _insert(prompts: nn.Parameter, index: int) -> Hook:

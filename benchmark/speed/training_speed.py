@@ -2,7 +2,8 @@
 
     python -m benchmark.speed.training_speed [--repeats 5] [--out benchmark/results/speed_training.json]
 
-The first round of each is a warm-up. In it our trainer computes the features that the frozen blocks make of the images.
+The first round of each is a warm-up. In it our trainer computes the features that the frozen blocks make of the images,
+of augmented images in all eight views.
 """
 
 import argparse
@@ -31,6 +32,9 @@ WORKS = {
     "LoRA in the last 3 blocks": Work(prompts=0, last_blocks=3),
     "LoRA in the last block": Work(prompts=0, last_blocks=1),
     "linear probe": Work(prompts=0, rank=0),
+    "LoRA in the last 3 blocks, augmented": Work(prompts=0, last_blocks=3, augment=True, rounds=12),
+    "LoRA in the last block, augmented": Work(prompts=0, last_blocks=1, augment=True, rounds=12),
+    "linear probe, augmented": Work(prompts=0, rank=0, augment=True, rounds=12),
 }
 
 

@@ -35,6 +35,8 @@ class Work:
     last_blocks: int | None = None
     """How many of the last blocks have LoRA; None for all."""
     batch_size: int = 32
+    augment: bool = False
+    """Whether images are mirrored and turned by right angles at random."""
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +58,12 @@ class Work:
         content = {
             "name": "speed",
             "backbone": {"name": self.model, "image_size": self.image_size, "sha256": sha256_of(folder / WEIGHTS)},
-            "data": {"source": "lesions", "classes": CLASSES, "images_per_site": {"train": self.images}},
+            "data": {
+                "source": "lesions",
+                "classes": CLASSES,
+                "images_per_site": {"train": self.images},
+                "augment": ["flip", "rotate90"] if self.augment else [],
+            },
             "method": {"name": "+".join(options) or "linear_probe", "options": options},
             "training": {"batch_size": self.batch_size},
             "federation": {"rounds": self.rounds, "sites": self.names, "min_sites": self.sites},

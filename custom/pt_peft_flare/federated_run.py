@@ -404,6 +404,8 @@ class FederatedRun:
             return report
 
         rounds = self.experiment.federation.rounds
+        if self.experiment.server_optimizer.name == "swa":
+            self._held.clear()  # its mean has changed tensors of earlier rounds too
         results = self._collect(self._task(AppConstants.TASK_VALIDATION, rounds), accept)
         summary = self.record.add_final(results.reports, results.left_out)
         self._consider(rounds, self._server.tensors, summary["val"])

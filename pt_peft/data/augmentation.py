@@ -9,10 +9,13 @@ Importing this module imports MONAI (seconds): import it where images are augmen
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from monai.transforms import Flip, Randomizable, Rotate90, Transform
 
 from pt_peft.data.untracked import untracked
+from pt_peft.data.views import CORNERS, numbers, view
 from pt_peft.seeds import derive_seed
 
 
@@ -27,18 +30,19 @@ class BatchTransform(Randomizable, Transform):
 class RandomMove(BatchTransform):
     """Moves the pixels of each image by one of `moves`, or not at all, each equally likely.
 
-    Args:
+    Attributes:
         moves: deterministic transforms of (channels,S,S) that treat channels alike.
     """
 
     def __init__(self, *moves: Flip | Rotate90):
-        self._moves = moves
+        """See the attributes."""
+        self.moves = moves
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """See `BatchTransform`."""
-        choices = torch.as_tensor(self.R.randint(len(self._moves) + 1, size=len(images)))
+        choices = torch.as_tensor(self.R.randint(len(self.moves) + 1, size=len(images)))
         moved = images.clone()
-        for index, move in enumerate(self._moves):
+        for index, move in enumerate(self.moves):
             chosen = choices == index
             if chosen.any():
                 selected = images[chosen]
@@ -86,3 +90,27 @@ class Augmentation:
             for transform in self._transforms:
                 images = transform(images)
         return images
+
+    def views(self, count: int) -> npt.NDArray[np.int64]:
+        """Draws the views (`pt_peft.data.views`) that the next `count` images get, int64 (count,).
+
+        The draws are those that a call with as many images makes. All transforms must be moves, see `views_of`.
+        """
+        return numbers(self(CORNERS.expand(count, -1, -1, -1))).numpy()
+
+
+def views_of(names: Sequence[str]) -> tuple[int, ...] | None:
+    """Numbers of all views that `Augmentation` may give an image, ascending; None if it also changes pixels' values.
+
+    Args:
+        names: keys of `AUGMENTATIONS`; without any the image itself is the only view.
+    """
+    reached = {0}
+    with untracked():
+        for transform in (one for name in names for one in AUGMENTATIONS[name]()):
+            if not isinstance(transform, RandomMove):
+                return None
+            corners = torch.cat([view(CORNERS, number) for number in reached])
+            for move in transform.moves:
+                reached.update(int(number) for number in numbers(move(corners).unsqueeze(1)))
+    return tuple(sorted(reached))

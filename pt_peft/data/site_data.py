@@ -59,8 +59,10 @@ class ImageSplit:
 class FeatureSplit:
     """The features of one split, which the frozen part of the model computes from its images; in the same order."""
 
-    features: npt.NDArray[np.float32]
-    """float32 (N,…), see `pt_peft.model.frozen_prefix`."""
+    features: npt.NDArray[np.float32] | npt.NDArray[np.float16]
+    """(N,V,…) of the images' views, see `pt_peft.model.frozen_prefix`; memory-mapped and read-only."""
+    views: tuple[int, ...]
+    """Numbers of the V views, ascending, see `pt_peft.data.views`."""
     labels: Labels
     """The labels of the images, see `ImageSplit`."""
 
@@ -121,7 +123,7 @@ def batches(
         split: N images or features.
         batch_size: images in a batch.
         seed: shuffles and augments: the same seed gives the same batches, bit for bit. None keeps the order.
-        augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`, for images.
+        augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`. Features have all views that these may give.
         weights: float64 (N,), how often each image is drawn, with replacement; None draws each once.
 
     Yields:
@@ -140,7 +142,9 @@ def batches(
     for chosen in BatchSampler(sampler, batch_size, drop_last=False):
         labels = torch.as_tensor(split.labels[chosen])
         if isinstance(split, FeatureSplit):
-            yield torch.as_tensor(split.features[chosen]), labels
+            drawn = augmentation.views(len(chosen)) if augmentation else [0] * len(chosen)
+            features = split.features[chosen, np.searchsorted(split.views, drawn)]
+            yield torch.as_tensor(features).float(), labels
         else:
             yield _images(split, chosen, augmentation), labels
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pt_peft.exchange.codecs import Payload
 from pt_peft.exchange.lora_pairs import pairs, rank_axis
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.exchange.server_optimizers.swa import Swa
 from pt_peft.experiment.fields import ExperimentFields
 from pt_peft.experiment.own_images import PUBLISHED, SiteData
 from pt_peft.experiment.statistics import solved
@@ -122,6 +123,10 @@ def _solves(experiment: ExperimentFields) -> bool:
     return any(solved(experiment, when) for when in ("start", "finish"))
 
 
+def _steps_by_changes(experiment: ExperimentFields) -> bool:
+    return experiment.server_optimizer.name not in ("none", "swa")
+
+
 def _knows_sites(data: SiteData) -> bool:
     return data.source in PUBLISHED or (data.source == "csv" and data.columns.site is not None)
 
@@ -186,7 +191,7 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
     ),
     Rule(
         "server_optimizer.name", "'none'", "aggregation.name", "'lora_product', 'fedex_lora', 'lora_fair'",
-        "it moves parts of an update from one tensor to another, so that differences from round to round mean nothing",
+        "it moves parts of an update from one tensor to another, so that those of two rounds neither subtract nor add",
         lambda e: e.aggregation.refactors and _changes_server_model(e),
     ),
     Rule(
@@ -218,8 +223,13 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: bool(e.federation.lora_ranks) and _weighting(e) == "inverse_variance",
     ),
     Rule(
-        "federation.lora_ranks", "empty", "server_optimizer.name", "all but 'none'", _NO_OPINION,
-        lambda e: bool(e.federation.lora_ranks) and _changes_server_model(e),
+        "federation.lora_ranks", "empty", "server_optimizer.name", "all but 'none' and 'swa'", _NO_OPINION,
+        lambda e: bool(e.federation.lora_ranks) and _steps_by_changes(e),
+    ),
+    Rule(
+        "server_optimizer.last_rounds", "at most federation.rounds", "federation.rounds", "fewer rounds",
+        "there are no other aggregates to average",
+        lambda e: isinstance(e.server_optimizer, Swa) and e.server_optimizer.last_rounds > e.federation.rounds,
     ),
     Rule(
         "payload.up.error_feedback", "false", "aggregation.name", "'lora_product'", _COMPONENTS,

@@ -119,7 +119,8 @@ class FederationServer:
         Raises:
             ValueError: if the round has no result.
         """
-        step = self.optimizer.step(self.tensors, finished.aggregator.result())
+        remaining = self._experiment.federation.rounds - finished.number - 1
+        step = self.optimizer.step(self.tensors, finished.aggregator.result(), remaining)
         if self._exchange.control:
             step |= self._control.step(self.tensors, finished.control, sites)
         self.tensors = {**self.tensors, **{key: value.astype(self.tensors[key].dtype) for key, value in step.items()}}

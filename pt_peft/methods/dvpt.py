@@ -13,25 +13,25 @@ from pydantic import Field
 from torch import nn
 
 from pt_peft.model import prompts
+from pt_peft.model.layers import LastBlocks, chosen_blocks
 from pt_peft.model.method import PeftMethod, register
 from pt_peft.model.vit import ViT
-from pt_peft.schema import Strict
 
 
-class Dvpt(Strict):
+class Dvpt(LastBlocks):
     """Options of the decomposed deep prompts."""
 
     num_prompts: int = Field(default=10, ge=1, le=1000)
-    """n, prompt tokens at each block."""
+    """n, prompt tokens at each chosen block."""
     rank: int = Field(default=2, ge=1, le=1000)
     """r; saves numbers below n d / (n + d)."""
 
 
 def inject(model: ViT, config: Dvpt) -> None:
-    """Registers ``prompts_A`` (n, r) and ``prompts_B`` (r, d) on each block."""
-    prompts.insert(model, config.num_prompts, lambda block: block.prompts_A @ block.prompts_B, deep=True)
-    bound = prompts.bound(model)
-    for block in model.blocks:
+    """Registers ``prompts_A`` (n, r) and ``prompts_B`` (r, d) on each chosen block."""
+    blocks, bound = list(chosen_blocks(model, config)), prompts.bound(model)
+    prompts.insert(model, blocks, config.num_prompts, lambda block: block.prompts_A @ block.prompts_B, deep=True)
+    for _, block in blocks:
         block.prompts_A = nn.Parameter(torch.randn(config.num_prompts, config.rank) / math.sqrt(config.rank))
         block.prompts_B = nn.Parameter(torch.empty(config.rank, model.embed_dim).uniform_(-bound, bound))
 

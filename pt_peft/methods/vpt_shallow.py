@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from pt_peft.model import prompts
+from pt_peft.model.layers import LastBlocks, chosen_blocks
 from pt_peft.model.method import PeftMethod, register
 from pt_peft.model.vit import ViT
 from pt_peft.schema import Strict
@@ -24,7 +25,8 @@ class VptShallow(Strict):
 
 def inject(model: ViT, config: VptShallow) -> None:
     """Registers ``prompts`` (n, d) on the first block."""
-    prompts.insert(model, config.num_prompts, lambda block: block.prompts, deep=False)
+    blocks = list(chosen_blocks(model, LastBlocks()))
+    prompts.insert(model, blocks, config.num_prompts, lambda block: block.prompts, deep=False)
     bound = prompts.bound(model)
     model.blocks[0].prompts = nn.Parameter(torch.empty(config.num_prompts, model.embed_dim).uniform_(-bound, bound))
 

@@ -1,7 +1,7 @@
 """Prompt tokens in the blocks of a timm ViT."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,18 +22,19 @@ def bound(model: ViT) -> float:
     return math.sqrt(6.0 / (3 * (side * side if isinstance(side, int) else math.prod(side)) + model.embed_dim))
 
 
-def insert(model: ViT, count: int, make: MakePrompts, *, deep: bool) -> None:
-    """Puts prompts right behind the class and register tokens, at the input of the first block or of every block.
+def insert(model: ViT, blocks: Sequence[tuple[str, Layer]], count: int, make: MakePrompts, *, deep: bool) -> None:
+    """Puts prompts right behind the class and register tokens, at the input of the first of `blocks` or of each.
 
     Behind the last block they are removed, so that norm, pooling and head see the tokens they know. Forward hooks do
     all of it: nothing is renamed. Rotary position embeddings are kept off the prompts as off the class token.
 
     Args:
-        model: gets the hooks.
+        model: its blocks get the hooks.
+        blocks: the blocks that see prompts with their paths: the model's last ones, from the input on.
         count: number of prompts n.
         make: makes a block's prompts.
         deep: whether each block's prompts take the place of the previous block's outputs at these positions; if not,
-            those of the first block pass through all blocks.
+            those of the first of `blocks` pass through all.
 
     Raises:
         UserError: if the backbone's attention has a fixed number of tokens, or another method's prompts are there.
@@ -41,8 +42,8 @@ def insert(model: ViT, count: int, make: MakePrompts, *, deep: bool) -> None:
     prefix = model.num_prefix_tokens
     if any(hasattr(block, "prompted") for block in model.blocks):
         raise UserError("it has another method's prompts already; one method of prompts can be used at a time.")
-    for index, block in enumerate(model.blocks):
-        for name, module in block.named_modules(prefix=f"blocks.{index}"):
+    for path, block in blocks:
+        for name, module in block.named_modules(prefix=path):
             if any(getattr(module, bias, None) is not None for bias in ("rel_pos", "relative_position_bias_table")):
                 raise UserError(
                     f"'{name}' has a relative position bias for a fixed number of tokens, so no prompts can be added."
@@ -59,10 +60,10 @@ def insert(model: ViT, count: int, make: MakePrompts, *, deep: bool) -> None:
     def remove(block: Layer, args: tuple[Any, ...], tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat((tokens[:, :prefix], tokens[:, prefix + count :]), dim=1)
 
-    for index, block in enumerate(model.blocks if deep else model.blocks[:1]):
+    for index, (_, block) in enumerate(blocks if deep else blocks[:1]):
         block.prompted = True
         block.register_forward_pre_hook(later if index else first)
-    model.blocks[-1].register_forward_hook(remove)
+    blocks[-1][1].register_forward_hook(remove)
 
 
 def _join(tokens: torch.Tensor, prompts: torch.Tensor, prefix: int, behind: int) -> torch.Tensor:

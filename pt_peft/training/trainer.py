@@ -111,9 +111,7 @@ class LocalTrainer:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
         training = self.experiment.training
-        inputs = split
-        if not self.experiment.data.augment and not self.experiment.privacy.sample:
-            inputs = self._with_features(split)
+        inputs = split if self.experiment.privacy.sample else self._with_features(split, self._views())
         logits_of = self._forward(inputs)
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
@@ -223,7 +221,7 @@ class LocalTrainer:
         """What `of_logits` makes of each batch's logits in eval mode, averaged over `flips`; on the CPU."""
         self.model.load({**self.initial, **tensors})
         self.model.module.eval()
-        inputs = self._with_features(split) if flips == "none" else split
+        inputs = self._with_features(split, (0,)) if flips == "none" else split
         logits_of = self._forward(inputs)
         found = [
             over_flips(lambda images: of_logits(logits_of(images)), images, flips).cpu()
@@ -248,14 +246,33 @@ class LocalTrainer:
         with autocast(self.experiment.training.precision, self.device):
             return prefix.logits(features.to(self.device)).float()
 
-    def _with_features(self, split: ImageSplit) -> ImageSplit | FeatureSplit:
-        """The features of `split` if a part of the model is frozen and the cache has room for them, else `split`."""
-        if self._prefix is None:
+    def _views(self) -> tuple[int, ...] | None:
+        """Numbers of the views that training draws of an image, see `pt_peft.data.views`.
+
+        Returns:
+            None where it does not pay to keep their features: augmentation does more than to choose a view, or training
+            passes over the images less often than they have views.
+        """
+        if not (names := self.experiment.data.augment):
+            return (0,)
+        from pt_peft.data.augmentation import views_of
+
+        views = views_of(names)
+        passes = self.experiment.federation.rounds * self.experiment.training.local_epochs
+        return views if views and len(views) <= passes else None
+
+    def _with_features(self, split: ImageSplit, views: tuple[int, ...] | None) -> ImageSplit | FeatureSplit:
+        """The features of `split` in each of `views`.
+
+        Returns:
+            `split` itself if `views` is None, no part of the model is frozen, or the cache has no room for them.
+        """
+        if self._prefix is None or views is None:
             return split
         compute = functools.partial(
             self._prefix.features, normalise=self._normalise, precision=self.experiment.training.precision
         )
-        return with_features(split, self._features_key(self._prefix), compute) or split
+        return with_features(split, views, self._features_key(self._prefix), compute) or split
 
     def _features_key(self, prefix: FrozenPrefix) -> JsonValue:
         """All that the features of an image depend on besides its pixels, which have a key of their own.
@@ -269,7 +286,7 @@ class LocalTrainer:
             "blocks": prefix.blocks,
             "precision": self.experiment.training.precision,
             "device": torch.cuda.get_device_name(self.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
-            "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.methods", *sorted(methods)),
+            "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.data.views", "pt_peft.methods", *sorted(methods)),
         }
 
     def _batches(

@@ -15,6 +15,7 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches, load_site_
 from pt_peft.data.sources import site_images
 from pt_peft.data.splits import assign_splits
 from pt_peft.data.table import read_table
+from pt_peft.data.views import view
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Data
 from pt_peft.experiment.site import Site
@@ -53,11 +54,25 @@ def test_a_seed_decides_the_batches_bit_for_bit(split, augment):
 
 
 def test_features_come_in_the_images_order_and_unchanged(split):
-    features = np.random.default_rng(1).standard_normal((10, 5, 8), np.float32)
-    found, labels, sizes = epoch(FeatureSplit(features, split.labels), 4, seed=1, augment=("flip",))
+    features = np.random.default_rng(1).standard_normal((10, 1, 5, 8), np.float32)
+    found, labels, sizes = epoch(FeatureSplit(features, (0,), split.labels), 4, seed=1)
     assert labels.tolist() == epoch(split, 4, seed=1)[1].tolist()
-    assert torch.equal(found, torch.tensor(features)[labels])
+    assert torch.equal(found, torch.tensor(features)[labels, 0])
     assert sizes == [4, 4, 2]
+
+
+def test_features_have_the_views_of_the_augmented_images(split):
+    """Which are the images themselves here, by their four flips."""
+    views = (0, 2, 4, 6)
+    pixels = torch.tensor(split.images).float() / 255
+    features = torch.stack([view(pixels, number) for number in views], dim=1).numpy()
+    for seed in (1, 2):
+        found, labels, _ = epoch(FeatureSplit(features, views, split.labels), 4, seed=seed, augment=("flip",))
+        images, same, _ = epoch(split, 4, seed=seed, augment=("flip",))
+        assert torch.equal(labels, same)
+        assert torch.equal(found, images)
+    halves = FeatureSplit(features.astype(np.float16), views, split.labels)
+    assert next(batches(halves, 4, seed=1, augment=("flip",)))[0].dtype == torch.float32
 
 
 def test_batches_leave_the_global_generators_alone(split):

@@ -10,8 +10,9 @@ from decoding import good
 from PIL import Image
 
 from helpers import at_size
-from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation
+from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation, views_of
 from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
+from pt_peft.data.views import CORNERS, VIEWS, numbers, view
 from pt_peft.experiment.sections import Data
 
 
@@ -183,6 +184,46 @@ def test_each_image_is_moved_by_itself_and_every_move_occurs(name):
     is_move = (moved(images, name) == Augmentation([name], 0)(images)).flatten(2).all(dim=2)
     assert (is_move.sum(dim=0) == 1).all()
     assert (is_move.sum(dim=1) > 4).all()
+
+
+def test_the_views_are_the_eight_symmetries_of_the_square():
+    image = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    seen = [view(image, number) for number in range(VIEWS)]
+    assert torch.equal(seen[0], image)
+    assert torch.equal(seen[1][:, 0, 0], image[:, 0, -1])  # anticlockwise: the top right corner comes to the left
+    assert torch.equal(seen[4], image.flip(2))
+    assert len({one.numpy().tobytes() for one in seen}) == VIEWS
+    assert numbers(torch.stack([view(CORNERS, number) for number in range(VIEWS)])).tolist() == list(range(VIEWS))
+
+
+@pytest.mark.parametrize(
+    ("names", "views"),
+    [
+        ((), (0,)),
+        (("flip",), (0, 2, 4, 6)),
+        (("rotate90",), (0, 1, 2, 3)),
+        (("flip", "rotate90"), tuple(range(VIEWS))),
+        (("rotate90", "flip"), tuple(range(VIEWS))),
+        (("rotate90", "flip", "rotate90"), tuple(range(VIEWS))),
+    ],
+)
+def test_the_views_that_are_drawn_are_those_that_the_images_get(names, views):
+    """Bit for bit, batch after batch, and no other."""
+    assert views_of(names) == views
+    generator = torch.Generator().manual_seed(0)
+    moves, draws, occurred = Augmentation(names, 3), Augmentation(names, 3), set()
+    for count in (64, 1, 37):
+        images = torch.rand(count, 3, 6, 6, generator=generator)
+        drawn = draws.views(count)
+        expected = torch.stack([view(image, int(number)) for image, number in zip(images, drawn, strict=True)])
+        assert torch.equal(moves(images), expected)
+        occurred |= set(drawn.tolist())
+    assert occurred == set(views)
+
+
+@pytest.mark.parametrize("names", [("intensity",), ("flip", "intensity"), ("intensity", "rotate90")])
+def test_intensity_makes_more_than_views(names):
+    assert views_of(names) is None
 
 
 def test_intensity_scales_and_shifts_each_image():

@@ -62,7 +62,13 @@ CHOICES = {
         {"name": "fedex_lora"},
         {"name": "lora_fair"},
     ],
-    "server_optimizer": [{"name": "fedavgm"}, {"name": "fedadam"}, {"name": "fedyogi"}],
+    "server_optimizer": [
+        {"name": "fedavgm"},
+        {"name": "fedadam"},
+        {"name": "fedyogi"},
+        {"name": "swa"},
+        {"name": "swa", "last_rounds": 2},
+    ],
     "payload": [
         {"up": {"name": "int8"}},
         {"up": {"name": "int8", "error_feedback": False}},
@@ -171,6 +177,7 @@ def test_messages_name_fields_that_exist(tiny):
     optional = {
         "payload.up.error_feedback",
         "aggregation.weighting",
+        "server_optimizer.last_rounds",
         "privacy.client.where",
         "privacy.statistics.delta",
         "privacy.statistics.projection",

@@ -37,12 +37,12 @@ def test_values_that_are_absurd_are_refused_and_add_nothing(value, tiny):
 
 @pytest.mark.parametrize(
     ("aggregation", "optimizer"),
-    [({"name": "mean"}, {"name": name}) for name in ("none", "fedavgm", "fedadagrad", "fedadam", "fedyogi")]
+    [({"name": "mean"}, {"name": name}) for name in ("none", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "swa")]
     + [({"name": name}, {"name": "none"}) for name in ("lora_product", "lora_fair", "norm_bounded_mean", "median")],
 )
 def test_the_largest_that_one_site_may_send_keeps_all_finite(aggregation, optimizer, tiny):
     """Twenty rounds long, with a factor that is zero as well."""
-    found = server(tiny, aggregation, optimizer)
+    found = server(changed(tiny, federation={"rounds": 20}), aggregation, optimizer)
     for number in range(20):
         opened = found.start_round(number)
         sign = LARGEST if number % 2 else -LARGEST
@@ -117,3 +117,27 @@ def test_sites_weigh_by_their_images_of_each_class(imbalance, weighting, bias, x
     np.testing.assert_allclose(again.tensors["head.bias"], bias)
     np.testing.assert_allclose(again.tensors["x"], [x, x])
     assert opened.shares == pytest.approx({"a": (8 - x) / 6, "b": (x - 2) / 6})
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median"])
+def test_swa_ends_with_the_mean_of_the_last_aggregates_also_in_a_job_that_goes_on(aggregation, tiny):
+    rounds = 5
+    experiment = changed(tiny, federation={"rounds": rounds})
+    found = server(experiment, {"name": aggregation}, {"name": "swa", "last_rounds": 3})
+    random, aggregates = np.random.default_rng(0), []
+    for number in range(rounds):
+        opened = found.start_round(number)
+        sent = [random.standard_normal((3, 2, 6)), random.standard_normal((3, 8, 2))]
+        for site, a, b in zip("abc", *sent, strict=True):
+            opened.add(site, {"l.lora_A": a.astype(np.float32), "l.lora_B": b.astype(np.float32)}, 10)
+        found.finish_round(opened, 3)
+        combined = np.median if aggregation == "median" else np.mean
+        aggregates.append([combined(values, axis=0) for values in sent])
+        last = aggregates[2:] if number == rounds - 1 else aggregates[-1:]
+        expected = [np.mean(values, axis=0) for values in zip(*last, strict=True)]
+        for key, value in zip(SPECS, expected, strict=True):
+            np.testing.assert_allclose(found.tensors[key], value, rtol=0, atol=1e-6)
+        again = server(experiment, {"name": aggregation}, {"name": "swa", "last_rounds": 3})
+        again.take_over(found.state(number + 1), number + 1)
+        again.optimizer.state = {key: value.copy() for key, value in found.optimizer.state.items()}
+        found = again

@@ -265,16 +265,29 @@ def four_blocks(tiny, tmp_path_factory) -> tuple[Experiment, Site]:
     return changed(tiny, backbone=backbone, federation={"rounds": 6}), Site(limits=Limits.open(), backbone=str(weights))
 
 
-@pytest.mark.parametrize(("threads", "head"), [pytest.param("1", "exchanged", marks=pytest.mark.slow), ("3", "frozen")])
-def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, head, four_blocks, shared_host, tmp_path):
-    """With one thread each task also finds a new process at its site; with a frozen head round 1 sends nothing."""
+@pytest.mark.parametrize(
+    ("threads", "head", "optimizer"),
+    [
+        pytest.param("1", "exchanged", {"name": "none"}, marks=pytest.mark.slow),
+        ("3", "frozen", {"name": "swa", "last_rounds": 4}),
+    ],
+)
+def test_stochastic_block_attention_with_a_site_that_misses_rounds(
+    threads, head, optimizer, four_blocks, shared_host, tmp_path
+):
+    """With one thread each task also finds a new process at its site; with a frozen head round 1 sends nothing.
+
+    The mean of the last rounds changes tensors that no site has trained in the last one.
+    """
     experiment, site = four_blocks
-    experiment = changed(experiment, method={"name": "sba", "options": {}, "head": head})
+    method, training = {"name": "sba", "options": {}, "head": head}, {"learning_rate": 0.01}
+    experiment = changed(experiment, method=method, training=training, server_optimizer=optimizer)
     names, missed = ["site-1", "site-2", "site-3"], {("site-2", 1), ("site-2", 2)}
     trainer = make_trainer(experiment, site)
     exchange = trainer.exchange
     assert len({*exchange.rotating}) >= 3, "else the test says little"
-    expected = federate(trainer, load_sites(experiment, site, names), absent=missed).tensors
+    sites = load_sites(experiment, site, names)
+    expected = federate(trainer, sites, absent=missed).tensors
 
     job = faulty_job(experiment, tmp_path / "job", {"1": "die", "2": "nan"}, egress_filter=True)
     write_workspace(site, tmp_path / "workspace")
@@ -282,6 +295,8 @@ def test_stochastic_block_attention_with_a_site_that_misses_rounds(threads, head
     assert run.exit_code == 0, run.output
     assert [sorted(entry["left_out"]) for entry in run.metrics["rounds"]] == [[], ["site-2"], ["site-2"], [], [], []]
     assert_equal(run.server / "adapter.safetensors", expected)
+    loss = trainer.evaluate(expected, sites["site-1"].test)["loss"]
+    assert run.metrics["final"]["sites"]["site-1"]["test"]["loss"] == approx_reported(loss)
 
     for name in names:
         lines = [line for line in run.ledger(name) if line["task"] == "train" and "tensors" in line]

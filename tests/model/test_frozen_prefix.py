@@ -23,6 +23,7 @@ from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 NAMES = ["site-1", "site-2"]
 LAST = {"name": "lora", "options": {"lora": {"last_blocks": 1}}}
 PROBE = {"name": "linear_probe", "options": {}}
+BOTH = {"name": "lora_vpt", "options": {"lora": {"last_blocks": 1}, "vpt_deep": {"last_blocks": 1, "num_prompts": 3}}}
 PLAIN = {"augment": []}
 
 
@@ -52,6 +53,9 @@ def kept(site) -> list[Path]:
         ({"name": "norm", "options": {}}, {}, None),
         ({"name": "lora", "options": {}}, {}, None),
         ({"name": "vpt_shallow", "options": {}}, {}, None),
+        ({"name": "vpt_deep", "options": {"vpt_deep": {"last_blocks": 1}}}, {}, 1),
+        (BOTH, {}, 1),
+        ({"name": "lora_vpt", "options": {"lora": {"last_blocks": 1}}}, {}, None),  # prompts in all blocks
         ({"name": "full", "options": {}}, {}, None),
         ({"name": "lora", "options": {"lora": {"last_blocks": 1}}, "roles": {"*": "frozen"}}, {}, 1),
         (LAST, {"kwargs": {"proj_drop_rate": 0.1}}, None),
@@ -69,7 +73,7 @@ def test_what_is_frozen(tiny, method, backbone, blocks):
     assert (prefix and ("all" if prefix.blocks is None else prefix.blocks)) == blocks
 
 
-@pytest.mark.parametrize("method", [PROBE, LAST, {"name": "vera", "options": {"vera": {"last_blocks": 1}}}])
+@pytest.mark.parametrize("method", [PROBE, LAST, BOTH])
 @pytest.mark.parametrize("training", [{}, {"precision": "bfloat16"}, {"ditto": 0.1, "imbalance": "weighted_sampler"}])
 def test_it_is_the_same_training(tiny, cached_site, method, training):
     experiment = changed(tiny, method=method, data=PLAIN, training=training)
@@ -104,11 +108,13 @@ def test_metrics_are_the_same_too(tiny, cached_site):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"data": {"augment": ["flip"]}},
+        {"data": {"augment": ["intensity"]}, "federation": {"rounds": 20}},
+        {"data": {"augment": ["flip", "intensity"]}, "federation": {"rounds": 20}},
+        {"data": {"augment": ["flip"]}, "federation": {"rounds": 3}},  # fewer passes than views
         {"data": PLAIN, "privacy": {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}},
     ],
 )
-def test_images_that_change_or_are_drawn_in_secret_have_none(tiny, cached_site, fields):
+def test_where_features_do_not_pay_or_images_are_drawn_in_secret_there_are_none(tiny, cached_site, fields):
     experiment = changed(tiny, method=PROBE, **fields)
     trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
     trainer.train("site-1", sites["site-1"].train, trainer.initial, 0)
@@ -246,4 +252,69 @@ def test_it_is_computed_once(tiny, cached_site, monkeypatch):
     monkeypatch.setattr(features, "BATCH", 16)
     experiment = changed(tiny, method=PROBE, data=PLAIN, federation={"rounds": 3})
     federate(make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES))
-    assert counted == [16, 16, 8] * len(NAMES)
+    assert counted == [1, 16, 16, 8] * len(NAMES)  # the first tells the shape
+
+
+VIEWS = {"data": {"augment": ["flip", "rotate90"]}, "training": {"local_epochs": 4}}
+"""Two rounds of four epochs pass over the images as often as they have views."""
+
+
+@pytest.mark.parametrize("method", [PROBE, LAST])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float16, 2e-3)])
+def test_training_on_the_features_of_all_views_is_training_on_augmented_images(
+    tiny, cached_site, monkeypatch, method, dtype, tolerance
+):
+    monkeypatch.setattr(features, "dtype_of", lambda views: np.dtype(dtype))
+    experiment = changed(tiny, method=method, **VIEWS)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
+    without = federate(trainer, not_cached(sites))
+    assert not kept(cached_site)
+    found = federate(trainer, sites)
+    assert [np.load(path, mmap_mode="r").shape[:2] for path in kept(cached_site)] == [(40, 8)] * 2
+    for key, value in found.tensors.items():
+        np.testing.assert_allclose(value, without.tensors[key], rtol=0, atol=tolerance, err_msg=key)
+    again = federate(make_trainer(experiment, cached_site), sites)
+    for key, value in found.tensors.items():
+        np.testing.assert_array_equal(value, again.tensors[key], err_msg=key)
+
+
+@pytest.mark.parametrize("method", [PROBE, LAST])
+@pytest.mark.parametrize("augment", [["flip", "rotate90"], ["rotate90"]])
+def test_logits_of_the_features_of_a_view(tiny, cached_site, method, augment):
+    """Each batch has the same images in the same views; logits are apart by what float16 rounds."""
+    experiment = changed(tiny, method=method, data={"augment": augment}, training={"local_epochs": 4})
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, NAMES)
+    images = sites["site-1"].train
+    kept_features = trainer._with_features(images, trainer._views())
+    assert kept_features is not images
+    assert trainer._prefix
+    for (one, labels), (other, same) in zip(
+        *(trainer._batches(split, "site-1", 1, 2, secret=False) for split in (images, kept_features)), strict=True
+    ):
+        assert torch.equal(labels, same)
+        exact, halved = trainer._forward(images)(one), trainer._forward(kept_features)(other)
+        np.testing.assert_allclose(halved.detach(), exact.detach(), rtol=0, atol=2e-3)
+        own = trainer._prefix.features((one * 255).round().byte().numpy(), trainer._normalise, "float32")
+        np.testing.assert_allclose(other, own, rtol=2**-11, atol=1e-5)
+
+
+def test_views_that_do_not_all_fit_are_not_kept(tiny, cached_site, caplog):
+    experiment = changed(tiny, method=LAST, **VIEWS)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
+    images = sites["site-1"].train
+    assert images.cached
+    seven = images.images.nbytes + 7 * 40 * 17 * 32 * 2
+    small = replace(images, cached=replace(images.cached, limit_gb=seven / 1e9))
+    trainer.train("site-1", small, trainer.initial, 0)
+    assert "those of 8 views take 0.00 GB beside the images" in caplog.text
+    assert not kept(cached_site)
+
+
+def test_values_beyond_half_precision_are_not_kept(tiny, cached_site, caplog, monkeypatch):
+    compute = FrozenPrefix.features
+    monkeypatch.setattr(FrozenPrefix, "features", lambda *args, **settings: compute(*args, **settings) * 1e6)
+    experiment = changed(tiny, method=PROBE, **VIEWS)
+    trainer, sites = make_trainer(experiment, cached_site), load_sites(experiment, cached_site, ["site-1"])
+    trainer.train("site-1", sites["site-1"].train, trainer.initial, 0)
+    assert "is beyond float16" in caplog.text
+    assert not kept(cached_site)

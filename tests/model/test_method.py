@@ -109,11 +109,14 @@ def plain(tiny, tiny_weights):
 
 
 def prompted(plain, images, prompts, deep):
-    """VPT as its paper writes it, with timm's blocks."""
+    """VPT as its paper writes it, with timm's blocks, of which the last have prompts if these are fewer."""
     batch = images.shape[0]
     x = plain.norm_pre(plain.patch_drop(plain._pos_embed(plain.patch_embed(images))))
+    without = len(plain.blocks) - len(prompts) if deep else 0
+    for block in plain.blocks[:without]:
+        x = block(x)
     x_class, z, x_patches = x[:, :1], prompts[0].expand(batch, -1, -1), x[:, 1:]
-    for index, block in enumerate(plain.blocks):
+    for index, block in enumerate(plain.blocks[without:]):
         if deep:
             z = prompts[index].expand(batch, -1, -1)
         x = block(torch.cat([x_class, z, x_patches], dim=1))
@@ -122,14 +125,25 @@ def prompted(plain, images, prompts, deep):
     return plain.forward_head(plain.norm(torch.cat([x_class, x_patches], dim=1)))
 
 
-@pytest.mark.parametrize("name", ["vpt_shallow", "vpt_deep", "dvpt"])
-def test_prompts_against_a_plain_loop(name, tiny, tiny_weights, plain):
-    model = build_model(changed(tiny, method={"name": name, "options": {name: {"num_prompts": 5}}}).model, tiny_weights)
+@pytest.mark.parametrize(
+    ("name", "options", "blocks"),
+    [
+        ("vpt_shallow", {}, [0]),
+        ("vpt_deep", {}, [0, 1]),
+        ("vpt_deep", {"last_blocks": 1}, [1]),
+        ("dvpt", {}, [0, 1]),
+        ("dvpt", {"last_blocks": 1}, [1]),
+    ],
+)
+def test_prompts_against_a_plain_loop(name, options, blocks, tiny, tiny_weights, plain):
+    method = {"name": name, "options": {name: {"num_prompts": 5, **options}}}
+    model = build_model(changed(tiny, method=method).model, tiny_weights)
     state = {key: torch.from_numpy(value) for key, value in model.state().items()}
+    assert {key.split(".")[1] for key in state if "prompts" in key} == {str(index) for index in blocks}
     if name == "dvpt":
-        prompts = [state[f"blocks.{index}.prompts_A"] @ state[f"blocks.{index}.prompts_B"] for index in range(2)]
+        prompts = [state[f"blocks.{index}.prompts_A"] @ state[f"blocks.{index}.prompts_B"] for index in blocks]
     else:
-        prompts = [state[f"blocks.{index}.prompts"] for index in range(1 if name == "vpt_shallow" else 2)]
+        prompts = [state[f"blocks.{index}.prompts"] for index in blocks]
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = prompted(plain(model), images, prompts, deep=name != "vpt_shallow")

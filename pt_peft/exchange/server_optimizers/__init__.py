@@ -7,5 +7,6 @@ from pydantic import Field
 from pt_peft.exchange.server_optimizers.adaptive import FedAdagrad, FedAdam, FedYogi
 from pt_peft.exchange.server_optimizers.fedavgm import FedAvgM
 from pt_peft.exchange.server_optimizers.none import NoOptimizer
+from pt_peft.exchange.server_optimizers.swa import Swa
 
-ServerOptimizer = Annotated[NoOptimizer | FedAvgM | FedAdagrad | FedAdam | FedYogi, Field(discriminator="name")]
+ServerOptimizer = Annotated[NoOptimizer | FedAvgM | FedAdagrad | FedAdam | FedYogi | Swa, Field(discriminator="name")]

@@ -79,7 +79,7 @@ class AdaptiveOptimizer:
         self._second_moment = second_moment
         self.state: Tensors = {}
 
-    def step(self, before: Tensors, mean: Tensors) -> Tensors:
+    def step(self, before: Tensors, mean: Tensors, remaining: int) -> Tensors:
         """Returns x for the next round, see `Optimizer.step`."""
         beta1, tau = self._config.beta1, self._config.tau
         after: Tensors = {}

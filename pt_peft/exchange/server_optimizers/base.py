@@ -1,4 +1,4 @@
-"""What all server optimisers share. Their gradient is the change that a round's aggregate makes."""
+"""What all server optimisers share. The gradient of most is the change that a round's aggregate makes."""
 
 from typing import Protocol
 
@@ -11,11 +11,14 @@ class Optimizer(Protocol):
     state: Tensors
     """Arrays by name; empty at first."""
 
-    def step(self, before: Tensors, mean: Tensors) -> Tensors:
-        """Returns the tensors that the next round starts from, with the keys, shapes and dtypes of `mean`.
+    def step(self, before: Tensors, mean: Tensors, remaining: int) -> Tensors:
+        """Returns the tensors that change: those that the next round starts from, or after the last one the final ones.
+
+        They have the shapes and dtypes of `mean`, and its keys; after the last round perhaps more of `before`.
 
         Args:
             before: the tensors that this round started from, by canonical key; may have more keys than `mean`.
             mean: the aggregate of the tensors that trained in this round.
+            remaining: number of rounds that follow this one.
         """
         ...

@@ -35,7 +35,7 @@ class Momentum:
         self._momentum = momentum
         self.state: Tensors = {}
 
-    def step(self, before: Tensors, mean: Tensors) -> Tensors:
+    def step(self, before: Tensors, mean: Tensors, remaining: int) -> Tensors:
         """Returns x for the next round, see `Optimizer.step`."""
         after: Tensors = {}
         for key, value in mean.items():

@@ -72,7 +72,13 @@ def test_a_contender_that_fails_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "work", [SMALL, Work(sites=1, images=32, last_blocks=2, prompts=0), Work(sites=1, images=32, rank=0, prompts=0)]
+    "work",
+    [
+        SMALL,
+        Work(sites=1, images=32, last_blocks=2, prompts=0),
+        Work(sites=1, images=32, rank=0, prompts=0),
+        Work(sites=1, images=32, prompts=0, augment=True),
+    ],
 )
 def test_bare_trains_what_ours_does(work, tmp_path, capsys):
     work.write(tmp_path / "work")
