@@ -32,10 +32,11 @@ from pt_peft_flare.ckks_contexts import encrypted_server
 from pt_peft_flare.console import console
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
+from pt_peft_flare.round_file import Summary
 from pt_peft_flare.round_log import log_final, log_round
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
-from pt_peft_flare.run_record import FILE_NAME, FinishedRound, RunRecord, Summary
+from pt_peft_flare.run_record import FILE_NAME, FinishedRound, RunRecord
 from pt_peft_flare.wire import Bounds, come
 
 Report = TypeVar("Report", bound=Strict)
@@ -233,18 +234,19 @@ class FederatedRun:
         if not left:
             console.warning("job %s, which this one is a clone of, has left no checkpoint: it starts anew", earlier)
             return 0
-        console.info("continues job %s after round %d", earlier, left.rounds)
-        self.record.continue_from(earlier, left.record)
+        finished = len(left.rounds)
+        console.info("continues job %s after round %d", earlier, finished)
+        self.record.continue_from(earlier, left.record, left.rounds)
         best = left.record["best"]
         value = best["val"]["mean"][self.experiment.select_by] if best else None
         if best and value is not None:
             self._best = _Best(value, left.best)
             self._persist(BEST, left.best, best["rounds"], {"metrics": {"val": best["val"]}})
-        self._server.take_over(left.tensors, left.rounds)
+        self._server.take_over(left.tensors, finished)
         self._server.optimizer.state = left.optimizer
-        self._taken = {site: one["round"] for one in left.record["rounds"] for site in one["sites"]}
-        self._persist(FINAL, self._server.tensors, left.rounds, {})
-        return left.rounds
+        self._taken = {site: one["round"] for one in left.rounds for site in one["sites"]}
+        self._persist(FINAL, self._server.tensors, finished, {})
+        return finished
 
     def _train_round(self, number: int) -> None:
         server = self._server
@@ -351,7 +353,7 @@ class FederatedRun:
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict[str, Any]) -> None:
         """Saves those of `tensors` that the finished rounds have changed."""
         changed = self._server.result(tensors, finished_rounds)
-        if privacy := claim(self.experiment, self.record.content["rounds"]):
+        if privacy := claim(self.experiment, self.record.rounds):
             meta = {**meta, "privacy": privacy}
         learnable = make_model_learnable(changed, {"round": finished_rounds, **meta, **self._server.header()})
         self._persistor.save_as(self._file(file_name), learnable, self._fl_ctx)
@@ -365,7 +367,7 @@ class FederatedRun:
             return
         best = self._best.tensors if self._best else {}
         state, optimizer = self._server.state(finished_rounds), self._server.optimizer.state
-        self._checkpoint.save(Checkpoint(finished_rounds, state, best, optimizer, self.record.content))
+        self._checkpoint.save(Checkpoint(self.record.rounds, state, best, optimizer, self.record.content))
 
 
 def _shown(code: Code) -> str:

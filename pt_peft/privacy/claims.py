@@ -23,15 +23,15 @@ def claim(experiment: Experiment, rounds: Iterable[Mapping[str, Any]]) -> dict[s
     privacy = experiment.privacy
     if not privacy.asked:
         return None
-    rounds = list(rounds)
-    reported = [
-        report["epsilon"] for one in rounds for report in one["sites"].values() if report["epsilon"] is not None
-    ]
-    by_sites = max(reported, default=None)
+    count, by_sites = 0, None
+    for one in rounds:
+        count += 1
+        reported = [report["epsilon"] for report in one["sites"].values()]
+        by_sites = max((epsilon for epsilon in (by_sites, *reported) if epsilon is not None), default=None)
     said = privacy.model_dump(mode="json")
     if privacy.sample:
         said["sample"]["epsilon"] = by_sites
     if privacy.client:
-        said["client"]["epsilon"] = client_epsilon(experiment, len(rounds))
+        said["client"]["epsilon"] = client_epsilon(experiment, count)
         said["client"]["epsilon_of_own_noise"] = None if privacy.sample else by_sites
     return said
