@@ -210,13 +210,12 @@ class RunRecord:
         """Ends the record as ``finished``, or as ``failed`` with the reason.
 
         Raises:
-            OSError: if it cannot be written; `rounds` stay where they are.
+            OSError: if it cannot be written.
         """
         self._record["status"], self._record["reason"] = status, reason
         content = json.dumps(self._record, indent=1).removesuffix("\n}").encode()
         rounds = b",\n".join(b"  " + line.rstrip() for line in self.rounds.lines())
         write_atomically(self._path, content + b',\n "rounds": [\n' + rounds + b"\n ]\n}\n")
-        self.rounds.path.unlink(missing_ok=True)
 
 
 def _left_out(sites: Mapping[str, LeftOut]) -> dict[str, dict[str, JsonValue]]:

@@ -48,7 +48,7 @@ def test_rounds_while_it_runs_and_all_at_the_end(tiny, tmp_path):
     content = json.loads((tmp_path / FILE_NAME).read_text())
     assert content == {**record.content, "rounds": kept}
     assert content["rounds"][2]["sites"]["hospital-9"]["val"]["confusion"] == CONFUSION
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert [one["round"] for one in record.rounds] == [0, 1, 2], "the lead may still ask how far it is"
 
 
 def test_a_job_that_fails_before_its_first_round(tiny, tmp_path):
