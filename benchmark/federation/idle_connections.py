@@ -34,6 +34,8 @@ from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.presets import demo
 from pt_peft_flare.job_folder import write_job
+from pt_peft_flare.round_file import read_rounds
+from pt_peft_flare.run_record import ROUNDS
 
 OUT = Path("benchmark/results/connections.json")
 SITES = ("hospital-1", "hospital-2")
@@ -147,9 +149,9 @@ def _measure(federation: Federation, folder: Path, connections: int, settings: s
     )
     write_job(experiment, folder / "job", installed=True)
     job = str(session.submit_job(str(folder / "job")))
-    record = federation.kit("server") / job / "metrics.json"
+    record = federation.kit("server") / job / ROUNDS
     deadline = time.monotonic() + 180
-    while len(_rounds(record)) < 2:
+    while len(read_rounds(record)) < 2:
         if time.monotonic() > deadline:
             raise UserError(f"job {job} has finished no round in 180 s.")
         time.sleep(1)
@@ -178,15 +180,15 @@ def _measure(federation: Federation, folder: Path, connections: int, settings: s
         for one in holders:
             one.join()
     after = _phase(federation, record, [])
-    finished = len(_rounds(record))
+    finished = len(read_rounds(record))
     time.sleep(15)
-    running = len(_rounds(record)) > finished
+    running = len(read_rounds(record)) > finished
     return {"settings": settings, "before": before, "during": during, "after": after, "running": running}
 
 
 def _phase(federation: Federation, record: Path, opened: list[Any]) -> Phase:
     """Watches the job for `PHASE_S`."""
-    first = len(_rounds(record))
+    first = len(read_rounds(record))
     until = time.monotonic() + PHASE_S
     descriptors = most = 0
     login_s: float | None = None
@@ -198,7 +200,7 @@ def _phase(federation: Federation, record: Path, opened: list[Any]) -> Phase:
             tried = True
             login_s = _login_s(federation)
         time.sleep(0.5)
-    rounds = _rounds(record)[first:]
+    rounds = read_rounds(record)[first:]
     return {
         "rounds": len(rounds),
         "round_s": statistics.median(one["seconds"] for one in rounds) if rounds else None,
@@ -215,10 +217,6 @@ def _login_s(federation: Federation) -> float | None:
         federation.session(within_s=20).close()
         return time.monotonic() - started
     return None
-
-
-def _rounds(record: Path) -> list[dict[str, Any]]:
-    return json.loads(record.read_text(encoding="utf-8"))["rounds"] if record.exists() else []
 
 
 def _descriptors(process: psutil.Process) -> int:

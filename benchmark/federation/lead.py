@@ -13,7 +13,8 @@ from benchmark.federation.provisioned import Federation
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.job_folder import write_job
-from pt_peft_flare.run_record import FILE_NAME
+from pt_peft_flare.round_file import read_rounds
+from pt_peft_flare.run_record import FILE_NAME, ROUNDS
 
 
 def wait(condition: Callable[[], Any], seconds: float, what: str, look_s: float = 0.2) -> Any:
@@ -58,11 +59,12 @@ class Run:
         return self._lead.federation.kit("server") / self.job
 
     def record(self) -> dict[str, Any]:
-        """``metrics.json`` as it stands at the server, while the job runs."""
+        """The rounds as they stand at the server, while the job runs; ``metrics.json``, when it has ended."""
+        rounds = read_rounds(self.folder / ROUNDS)
         try:
             return json.loads((self.folder / FILE_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {"rounds": []}
+            return {"rounds": rounds}
 
     def wait_for_round(self, finished: int, seconds: float = 240) -> None:
         """Waits until so many rounds are `finished`."""

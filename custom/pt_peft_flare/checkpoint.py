@@ -11,11 +11,12 @@ from pydantic import JsonValue
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
+from pt_peft.model.adapter_file import Header, load_adapter, load_header, save_adapter
+from pt_peft_flare.round_file import RoundFile
 from pt_peft_flare.run_record import Record
 
 FOLDER = "checkpoints"
-"""Folder in the server's workspace; one file for each job that has not finished."""
+"""Folder in the server's workspace; two files for each job that has not finished."""
 _NOW, _BEST, _OPTIMIZER = "now/", "best/", "optimizer/"
 _STATISTICS = {"start": "start/", "finish": "finish/"}
 """Prefixes of the keys in the file."""
@@ -25,8 +26,8 @@ _STATISTICS = {"start": "start/", "finish": "finish/"}
 class Checkpoint:
     """A job after some of its rounds."""
 
-    rounds: int
-    """Number of finished rounds."""
+    rounds: RoundFile
+    """The finished rounds."""
     tensors: Tensors
     """The tensors that they have changed."""
     best: Tensors
@@ -36,11 +37,15 @@ class Checkpoint:
     statistics: Mapping[str, Tensors]
     """What the stages of statistics have given, by the end of the rounds: ``start``, ``finish``."""
     record: Record
-    """The content of ``metrics.json``."""
+    """The content of ``metrics.json`` but for the rounds."""
 
 
 class CheckpointFile:
-    """The checkpoint of one job. It is written atomically, so that a full disk or a crash leaves the last one."""
+    """The checkpoint of one job: an adapter file, and beside it the finished rounds, a line each.
+
+    It is written atomically, so that a full disk or a crash leaves the last one: a round counts from when the header
+    of the adapter file says so.
+    """
 
     def __init__(self, fl_ctx: FLContext, job_id: str, experiment: Experiment):
         """Names the file; nothing is read or written yet.
@@ -51,17 +56,19 @@ class CheckpointFile:
             experiment: the job's, which a checkpoint has to be of.
         """
         self._path = Path(fl_ctx.get_engine().get_workspace().root_dir) / FOLDER / f"{job_id}.safetensors"
+        self._rounds = RoundFile(_rounds_of(self._path))
         self._experiment = experiment
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces what was kept. Raises OSError."""
+        """Replaces what was kept, whose rounds are the first of this one. Raises OSError."""
+        self._rounds.follow(checkpoint.rounds)
         tensors = {_NOW + key: value for key, value in checkpoint.tensors.items()}
         tensors |= {_BEST + key: value for key, value in checkpoint.best.items()}
         tensors |= {_OPTIMIZER + key: value for key, value in checkpoint.optimizer.items()}
         for when, gathered in checkpoint.statistics.items():
             tensors |= {_STATISTICS[when] + key: value for key, value in gathered.items()}
         header: dict[str, JsonValue] = {
-            "rounds": checkpoint.rounds,
+            "rounds": len(checkpoint.rounds),
             "record": cast(JsonValue, checkpoint.record),
             "experiment_sha256": self._experiment.digest(),
         }
@@ -78,8 +85,10 @@ class CheckpointFile:
         try:
             tensors, header = load_adapter(path)
             record: JsonValue = header["record"]
-        except (UserError, KeyError, TypeError):
+            finished = _finished(path, header)
+        except (UserError, KeyError, TypeError, ValueError):
             return
+        self._rounds.follow(finished)
         if isinstance(record, dict):
             record["continues"] = earlier
         save_adapter(self._path, tensors, header)
@@ -94,20 +103,19 @@ class CheckpointFile:
             return None
         tensors, header = load_adapter(self._path)
         try:
-            rounds, digest = header["rounds"], header["experiment_sha256"]
+            digest = header["experiment_sha256"]
             record: JsonValue = header["record"]
-        except (KeyError, TypeError):
+            finished = _finished(self._path, header)
+        except (KeyError, TypeError, ValueError):
             raise self._damaged() from None
-        finished = record.get("rounds") if isinstance(record, dict) else None
-        if not isinstance(rounds, int) or not isinstance(finished, list) or len(finished) != rounds:
-            raise self._damaged()
-        if rounds > self._experiment.federation.rounds:
+        if not isinstance(record, dict) or len(finished) > self._experiment.federation.rounds:
             raise self._damaged()
         if digest != self._experiment.digest():
             raise UserError(f"{self._path}: is the checkpoint of another experiment than this job's.")
         now, best, optimizer = (_under(prefix, tensors) for prefix in (_NOW, _BEST, _OPTIMIZER))
         statistics = {when: _under(prefix, tensors) for when, prefix in _STATISTICS.items()}
-        return Checkpoint(rounds, now, best, optimizer, statistics, cast(Record, record))
+        self._rounds = finished
+        return Checkpoint(finished, now, best, optimizer, statistics, cast(Record, record))
 
     def remove(self) -> None:
         """Removes the checkpoint of a job that has finished, with those of the jobs that it has continued."""
@@ -115,6 +123,7 @@ class CheckpointFile:
         while path and path.exists():
             earlier = _continued_by(path)
             path.unlink()
+            _rounds_of(path).unlink(missing_ok=True)
             path = self._path_of(earlier) if earlier else None
 
     def _path_of(self, job_id: str) -> Path:
@@ -122,7 +131,19 @@ class CheckpointFile:
         return self._path.with_name(f"{Path(job_id).name}.safetensors")
 
     def _damaged(self) -> UserError:
-        return UserError(f"{self._path}: its header is not that of a checkpoint.")
+        return UserError(f"{self._path}: its header is not that of a checkpoint, or the rounds beside it are fewer.")
+
+
+def _rounds_of(path: Path) -> Path:
+    """The file of the finished rounds beside that of the tensors."""
+    return path.with_suffix(".jsonl")
+
+
+def _finished(path: Path, header: Header) -> RoundFile:
+    """The finished rounds of the checkpoint `path`. Raises KeyError, TypeError, ValueError if they are not there."""
+    rounds = RoundFile(_rounds_of(path))
+    rounds.reopen(header["rounds"])
+    return rounds
 
 
 def _continued_by(path: Path) -> str | None:

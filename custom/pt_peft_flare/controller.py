@@ -152,11 +152,11 @@ class PeftFedAvg(ModelController):
         """Answers ``python -m pt_peft_flare status``; empty before the first round begins."""
         if not self._run:
             return {}
-        record, federation = self._run.record.content, self._run.experiment.federation
-        asked = len(stages(self._run.experiment))
-        sites = {*self.site_names(), *record["sites"], *federation.sites}
+        record, experiment = self._run.record, self._run.experiment
+        sites = {*self.site_names(), *record.content["sites"], *experiment.federation.sites}
         doing = {site: self._doing(site) for site in sites}
-        return cast(dict[str, Any], progress(record, federation.rounds, asked, doing, self._sent))
+        rounds, asked = experiment.federation.rounds, len(stages(experiment))
+        return cast(dict[str, Any], progress(record.content, [*record.rounds], rounds, asked, doing, self._sent))
 
     def _doing(self, site: str) -> str:
         """What a site does now, in a few words."""

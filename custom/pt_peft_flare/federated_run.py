@@ -45,10 +45,11 @@ from pt_peft_flare.ckks_contexts import encrypted_server, encrypted_statistics
 from pt_peft_flare.console import console
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
+from pt_peft_flare.round_file import Summary
 from pt_peft_flare.round_log import log_final, log_round, log_stage
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
-from pt_peft_flare.run_record import FILE_NAME, FinishedRound, FinishedStage, RunRecord, Summary
+from pt_peft_flare.run_record import FILE_NAME, FinishedRound, FinishedStage, RunRecord
 from pt_peft_flare.wire import Bounds, come
 
 Report = TypeVar("Report", bound=Strict)
@@ -276,22 +277,23 @@ class FederatedRun:
         if not left:
             console.warning("job %s, which this one is a clone of, has left no checkpoint: it starts anew", earlier)
             return 0
-        console.info("continues job %s after round %d", earlier, left.rounds)
-        self.record.continue_from(earlier, left.record)
+        finished = len(left.rounds)
+        console.info("continues job %s after round %d", earlier, finished)
+        self.record.continue_from(earlier, left.record, left.rounds)
         best = left.record["best"]
         value = best["val"]["mean"][self.experiment.select_by] if best else None
         if best and value is not None:
             self._best = _Best(value, left.best)
             self._persist(BEST, left.best, best["rounds"], {"metrics": {"val": best["val"]}})
-        self._server.take_over(left.tensors, left.rounds)
+        self._server.take_over(left.tensors, finished)
         for when, gathered in self._statistics.items():
             moments = [one for one in left.record["statistics"] if (one["when"], one["stage"]) == (when, "moments")]
             gathered.take_over(left.statistics[when], [site for one in moments for site in one["sites"]])
         self._server.optimizer.state = left.optimizer
-        self._taken = {site: one["round"] for one in left.record["rounds"] for site in one["sites"]}
-        if left.rounds or self._made(left.rounds):
-            self._persist(FINAL, self._server.tensors, left.rounds, {})
-        return left.rounds
+        self._taken = {site: one["round"] for one in left.rounds for site in one["sites"]}
+        if finished or self._made(finished):
+            self._persist(FINAL, self._server.tensors, finished, {})
+        return finished
 
     def _gather(self, when: When) -> None:
         """Goes through the stages at one end of the rounds that are not done yet."""
@@ -481,7 +483,7 @@ class FederatedRun:
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict[str, Any]) -> None:
         """Saves those of `tensors` that the finished rounds have changed."""
         changed = self._server.result(tensors, finished_rounds)
-        if privacy := claim(self.experiment, self.record.content["rounds"], self.record.content["statistics"]):
+        if privacy := claim(self.experiment, self.record.rounds, self.record.content["statistics"]):
             meta = {**meta, "privacy": privacy}
         if made := self._made(finished_rounds):
             meta = {**meta, "head": made}
@@ -498,7 +500,8 @@ class FederatedRun:
         best = self._best.tensors if self._best else {}
         state, optimizer = self._server.state(finished_rounds), self._server.optimizer.state
         statistics = {when: gathered.state() for when, gathered in self._statistics.items()}
-        self._checkpoint.save(Checkpoint(finished_rounds, state, best, optimizer, statistics, self.record.content))
+        record = self.record
+        self._checkpoint.save(Checkpoint(record.rounds, state, best, optimizer, statistics, record.content))
 
 
 def _shown(code: Code) -> str:

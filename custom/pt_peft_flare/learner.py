@@ -38,6 +38,7 @@ from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, one_line
 from pt_peft_flare.run_context import (
     app_folder,
     config_folder,
+    continued_dir,
     deployment,
     is_simulation,
     limit_refusals,
@@ -155,6 +156,10 @@ class PeftLearner(Executor):
         # First: without the egress filter not even a reason of the site's may leave.
         yield from filter_refusals(experiment, config_folder(fl_ctx))
         yield from limit_refusals(experiment, read_site(fl_ctx), fl_ctx)
+        try:
+            continued_dir(fl_ctx)
+        except UserError as error:
+            yield error
 
     def _open(self, experiment: Experiment, site: Site, fl_ctx: FLContext) -> "SiteJob":
         """Prepares the site for the job, and notes in the ledger what it counts, before anything leaves.

@@ -1,10 +1,11 @@
 """How far a job is, for the lead who asks while it runs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from pt_peft_flare.run_record import Record, RoundEntry
+from pt_peft_flare.round_file import RoundEntry
+from pt_peft_flare.run_record import Record
 
 
 class SiteProgress(TypedDict):
@@ -48,17 +49,24 @@ LAST = 5
 """Rounds by which the next ones are judged."""
 
 
-def progress(record: Record, rounds: int, stages: int, now: Mapping[str, str], sent: Mapping[str, int]) -> Progress:
+def progress(
+    record: Record,
+    finished: Sequence[RoundEntry],
+    rounds: int,
+    stages: int,
+    now: Mapping[str, str],
+    sent: Mapping[str, int],
+) -> Progress:
     """Tells how far a job is.
 
     Args:
-        record: the content of its ``metrics.json``.
+        record: the content of its ``metrics.json`` but for the rounds.
+        finished: the rounds.
         rounds: number of all its rounds.
         stages: number of all its stages of statistics.
         now: what each of its sites does, see `SiteProgress`.
         sent: bytes of the payloads that each site was sent in this job; none for a site that is not named.
     """
-    finished = record["rounds"]
     own = [one for one in finished if one["job"] == record["job"]]
     seconds = [one["seconds"] for one in own[1:][-LAST:]]
     return {

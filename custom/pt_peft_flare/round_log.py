@@ -7,7 +7,8 @@ from nvflare.apis.server_engine_spec import ServerEngineSpec
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.reports import EvaluationReport, StatisticsReport
 from pt_peft_flare.console import console
-from pt_peft_flare.run_record import SPLITS, FinishedRound, FinishedStage, Summary
+from pt_peft_flare.round_file import Summary
+from pt_peft_flare.run_record import SPLITS, FinishedRound, FinishedStage
 from pt_peft_flare.tracking import SCALARS, log_scalars, split_scalars
 
 GLOBAL = "global"

@@ -1,10 +1,10 @@
-"""`metrics.json`: what a run did, as the server saw it."""
+"""`metrics.json`: what a run did, as the server saw it. While it runs, its finished rounds are in `rounds.jsonl`."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from pydantic import JsonValue
@@ -19,41 +19,14 @@ from pt_peft.federation.reports import ChoiceReport, EvaluationReport, SplitMetr
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
 from pt_peft_flare.parent.refusals import read_refusals
+from pt_peft_flare.round_file import RoundEntry, RoundFile, Summary
 from pt_peft_flare.round_results import LeftOut
 from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
+ROUNDS = "rounds.jsonl"
 SPLITS = ("val", "test", "own_val", "own_test")
 """Splits of an `EvaluationReport`."""
-
-
-class Summary(TypedDict):
-    """One split's metrics over the sites that have images in it."""
-
-    mean: dict[str, float | None]
-    """Unweighted mean over the sites that have the metric; None if none has."""
-    pooled: dict[str, Any]
-    """Accuracy, balanced accuracy and macro F1, for ``ordinal`` kappa and error too, of all images together, with their
-    ``count`` and ``confusion`` counts: exact, from the sum of the sites' counts."""
-
-
-class RoundEntry(TypedDict):
-    """A finished round."""
-
-    round: int
-    """From 0."""
-    job: str
-    """In which it was done: this one, or one that it continues."""
-    seconds: float
-    sites: dict[str, dict[str, Any]]
-    """By site its `TrainingReport`, with ``bytes_in``, ``bytes_out``, ``sha256`` of what it sent, as its ledger has it,
-    and ``share``: its part in the aggregate, 0 … 1, null where the rule gives sites none."""
-    left_out: dict[str, dict[str, JsonValue]]
-    """By site why: the ``code`` and fields of a `pt_peft.reasons.Reason`, and the ``sentence``."""
-    val_at_start: Summary | None
-    """Validation of the model that the round started from."""
-    lora_deviation: NotRequired[float]
-    client_epsilon: NotRequired[float]
 
 
 class StageEntry(TypedDict):
@@ -84,7 +57,7 @@ class Best(TypedDict):
 
 
 class Record(TypedDict):
-    """The content of ``metrics.json``."""
+    """The content of ``metrics.json`` but for its last field: ``rounds``, a list of `RoundEntry`."""
 
     status: str
     """``running``, ``finished`` or ``failed``."""
@@ -101,7 +74,6 @@ class Record(TypedDict):
     experiment: dict[str, Any]
     exchanged: dict[str, int]
     """What a site sends in the first round: numbers of ``tensors`` and ``parameters``, and their ``bytes`` as sent."""
-    rounds: list[RoundEntry]
     statistics: list[StageEntry]
     """The stages of statistics, in order; empty without a head in closed form."""
     best: Best | None
@@ -171,7 +143,11 @@ def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> Summary |
 
 
 class RunRecord:
-    """Writes ``metrics.json`` anew after every round, so that it is never behind what was finished."""
+    """Keeps each finished round on disk, and puts all of them into ``metrics.json`` at the end.
+
+    Attributes:
+        rounds: the finished rounds.
+    """
 
     def __init__(
         self,
@@ -185,7 +161,7 @@ class RunRecord:
         """Begins a record; the first file is written after the first round.
 
         Args:
-            folder: where the file goes.
+            folder: where the files go.
             experiment: what runs.
             job_id: FLARE's id of the job.
             sites: names of the sites that are there.
@@ -193,6 +169,7 @@ class RunRecord:
             nbytes: their bytes as they travel.
         """
         self._path = folder / FILE_NAME
+        self.rounds = RoundFile(folder / ROUNDS)
         self._task: Task = experiment.data.task
         self._record: Record = {
             "status": "running",
@@ -208,7 +185,6 @@ class RunRecord:
                 "parameters": sum(spec.size for spec in first_up.values()),
                 "bytes": nbytes,
             },
-            "rounds": [],
             "statistics": [],
             "best": None,
             "final": None,
@@ -216,18 +192,22 @@ class RunRecord:
 
     @property
     def content(self) -> Record:
-        """The whole record."""
+        """All but the rounds."""
         return self._record
 
-    def continue_from(self, job_id: str, content: Record) -> None:
-        """Takes over the rounds and stages of the job `job_id`, which broke off with `content`."""
+    def continue_from(self, job_id: str, content: Record, rounds: RoundFile) -> None:
+        """Takes over the job `job_id`, which broke off with `content` and `rounds`. Raises OSError."""
         self._record["continues"] = job_id
-        self._record["rounds"] = content["rounds"]
         self._record["statistics"] = content["statistics"]
         self._record["best"] = content["best"]
+        self.rounds.follow(rounds)
 
     def add_round(self, finished: FinishedRound) -> Summary | None:
-        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from."""
+        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         validation = summarise({site: report.val for site, report in finished.reports.items()}, self._task)
         sites = {
             site: {
@@ -248,8 +228,7 @@ class RunRecord:
             "val_at_start": validation,
             **finished.notes,
         }
-        self._record["rounds"].append(cast(RoundEntry, entry))
-        self._write()
+        self.rounds.append(cast(RoundEntry, entry))
         return validation
 
     def add_stage(self, finished: FinishedStage) -> None:
@@ -274,7 +253,6 @@ class RunRecord:
             "head": finished.made,
         }
         self._record["statistics"].append(entry)
-        self._write()
 
     def add_final(
         self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]
@@ -289,7 +267,6 @@ class RunRecord:
             "left_out": _left_out(left_out),
             **summary,
         }
-        self._write()
         return summary
 
     def set_best(self, finished_rounds: int, validation: Summary) -> None:
@@ -297,12 +274,15 @@ class RunRecord:
         self._record["best"] = {"rounds": finished_rounds, "val": validation}
 
     def close(self, status: str, reason: str | None = None) -> None:
-        """Ends the record as ``finished``, or as ``failed`` with the reason."""
-        self._record["status"], self._record["reason"] = status, reason
-        self._write()
+        """Ends the record as ``finished``, or as ``failed`` with the reason.
 
-    def _write(self) -> None:
-        write_atomically(self._path, (json.dumps(self._record, indent=1) + "\n").encode())
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self._record["status"], self._record["reason"] = status, reason
+        content = json.dumps(self._record, indent=1).removesuffix("\n}").encode()
+        rounds = b",\n".join(b"  " + line.rstrip() for line in self.rounds.lines())
+        write_atomically(self._path, content + b',\n "rounds": [\n' + rounds + b"\n ]\n}\n")
 
 
 def _left_out(sites: Mapping[str, LeftOut]) -> dict[str, dict[str, JsonValue]]:

@@ -79,7 +79,8 @@ class Limits(Strict):
     are in ``federation.sites`` if that names any. 3 is better: of two sites each can tell the other's update from the
     mean. ``federation.min_sites``, the quorum, which the lead has signed, must be 2 at least where this is 2 or more:
     no round is then one site's alone, and three sites can spare one. With ``federation.lora_ranks`` the same holds for
-    the sites that train all components that any site trains."""
+    the sites that train all components that any site trains. A site that is named there with the whole rank is one of
+    them, where ``method.options`` say the rank."""
     min_evaluated_images: int | None = Field(default=10, ge=1)
     """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
     min_images_per_class: int | None = Field(default=5, ge=1)
@@ -210,7 +211,10 @@ class Limits(Strict):
         federation = experiment.federation
         if self.min_sites is None or not federation.lora_ranks or not sites:
             return
-        ranks = [federation.lora_ranks.get(site, math.inf) for site in sites]
+        method = experiment.method
+        rank = method.options.get(method.name, {}).get("rank")
+        full = rank if isinstance(rank, int) else math.inf  # where it is not said, a site that is named trains fewer
+        ranks = [federation.lora_ranks.get(site, full) for site in sites]
         fewer = sum(rank < max(ranks) for rank in ranks)
         what = "components of federation.lora_ranks that {} site(s) train"
         yield from _at_least("min_sites", len(ranks) - fewer, self.min_sites, what)

@@ -26,15 +26,21 @@ def claim(
     privacy = experiment.privacy
     if not privacy.asked:
         return None
-    rounds = list(rounds)
-    reports = [report for one in (*rounds, *statistics) for report in one["sites"].values()]
-    reported = [report["epsilon"] for report in reports if report.get("epsilon") is not None]
+    count, reported = 0, [epsilon for one in statistics for epsilon in _epsilons(one)]
+    for one in rounds:  # read from a file, one by one
+        count += 1
+        reported += _epsilons(one)
     by_sites = max(reported, default=None)
     said = privacy.model_dump(mode="json")
     for name in ("sample", "statistics"):
         if said[name]:
             said[name]["epsilon"] = by_sites
     if privacy.client:
-        said["client"]["epsilon"] = client_epsilon(experiment, len(rounds))
+        said["client"]["epsilon"] = client_epsilon(experiment, count)
         said["client"]["epsilon_of_own_noise"] = None if privacy.sample else by_sites
     return said
+
+
+def _epsilons(entry: Mapping[str, Any]) -> list[float]:
+    """What the sites' reports of a round or a stage say was spent."""
+    return [report["epsilon"] for report in entry["sites"].values() if report.get("epsilon") is not None]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item, SplitName
@@ -16,6 +17,7 @@ from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.experiment.statistics import stages
 from pt_peft.model.backbone import pinned_weights
+from pt_peft.model.method import method_names
 from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import JOB, LIMITS, Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, check_patients, values_by_class
@@ -54,6 +56,7 @@ def check_site(
     findings = Findings()
     report = empty_report(name, experiment.name)
     weights = (lambda: pinned_weights(experiment.backbone, site)) if timing else None
+    _check_method_names(site.limits, findings)
     check_job(experiment, site.limits, weights, job, local, findings)
     fits = not findings.of("error")
     if experiment.encryption:
@@ -81,6 +84,18 @@ def check_site(
     report["errors"] = [asdict(one) for one in findings.of("error")]
     report["warnings"] = [asdict(one) for one in findings.of("warning")]
     return findings, report
+
+
+def _check_method_names(limits: Limits, findings: Findings) -> None:
+    """Warns of allowed methods that do not exist: a misspelt one allows nothing."""
+    known = method_names()
+    for name in limits.methods or ():
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f"did you mean '{close[0]}'?" if close else f"a name of {', '.join(known)} would be right."
+            findings.warning(
+                "unknown method", f"field 'limits.methods' of site.json names '{name}', no method; {meant}"
+            )
 
 
 def check_job(

@@ -69,6 +69,7 @@ def model_refusals(
     if trains and (refused := [*limits.footprint_refusals(footprint(backbone, experiment, "meta"))]):
         yield from refused
         return
+    # Not before: loading resamples a position embedding to as many patches as the job asks for.
     if weights is not None and (refused := [*_backbone_refusals(backbone, experiment, limits, weights())]):
         yield from refused
         return

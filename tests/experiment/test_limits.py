@@ -379,6 +379,15 @@ def test_embeddings_that_are_not_in_the_weights(lacking, key):
     ask(experiment, Limits(), weights)
 
 
+def test_the_whole_rank_is_not_fewer():
+    federation = {"lora_ranks": {"a": 4, "b": 4}, "min_sites": 3, "sites": ["a", "b", "c"]}
+    job = changed(demo("lora")[0], method={"name": "lora", "options": {"lora": {"rank": 4}}}, federation=federation)
+    Limits(min_sites=3).check_deployment(job, ("a", "b", "c"), 1)
+    more = changed(job, method={"options": {"lora": {"rank": 5}}})
+    with pytest.raises(OutsideLimits, match=r"components of federation\.lora_ranks that 1 site"):
+        Limits(min_sites=3).check_deployment(more, ("a", "b", "c"), 1)
+
+
 HOSTILE = {
     "depth and width": {"backbone": {"kwargs": {**KWARGS, "depth": 256, "embed_dim": 3072}}},
     "width": {"backbone": {"kwargs": {**KWARGS, "embed_dim": 3 * 10**6}}},

@@ -104,6 +104,15 @@ def test_a_job_for_one_site_that_ends_before_its_first_task(site):
     assert "for hospital-1; this site refuses it: the site refuses the job by field 'min_sites'" in site.log[0]
 
 
+def test_a_clone_of_what_is_no_job(site):
+    site.meta = {**META, "cloned_from": "startup"}
+    reply = site.starts().execute("train", Shareable(), site.fl_ctx, Signal())
+    assert reason_of(reply) == reasons.NotAClone()
+    first = site.lines()[0]
+    assert "cloned_from is 'startup'; the id of a job would be right" in first["asks"]["refused"][0]
+    assert site.workers == 0
+
+
 def test_a_job_without_the_egress_filter(site):
     """Its site says so, and trains nothing; of its own settings it says no word."""
     site.edit("app/config/config_fed_client.json", task_result_filters=[])

@@ -138,7 +138,7 @@ def simulate_and_kill(job: Path, workspace: Path, threads: int, kills: int, host
         until = time.monotonic() + 200
         killed, first = set(), 0.0
         while process.poll() is None and time.monotonic() < until:
-            if (run.server / "metrics.json").exists() and len(killed) < kills:
+            if (run.server / "rounds.jsonl").exists() and len(killed) < kills:
                 for one in processes_of("site-2", simulator):
                     if one.pid not in killed:
                         os.kill(one.pid, signal.SIGKILL)

@@ -209,6 +209,12 @@ def test_all_limits_that_a_job_is_outside_of(tiny, tmp_path, capsys):
     assert "error: " + f"{tmp_path / 'much.json'}: this site refuses the job 'much'." in err
 
 
+def test_a_method_that_is_misspelt_in_the_limits_is_told(job, tmp_path, capsys):
+    report, _ = checked(capsys, tmp_path, job, {"methods": [*(Limits().methods or ()), "loar"]})
+    (warning,) = [one for one in report["warnings"] if one["kind"] == "unknown method"]
+    assert "'limits.methods' of site.json names 'loar', no method; did you mean 'lora'?" in str(warning)
+
+
 def test_limits_that_are_off_are_told(job, tmp_path, capsys):
     for limits in (None, dict.fromkeys(Limits.model_fields)):
         report, _ = checked(capsys, tmp_path, job, limits, code=0)

@@ -117,27 +117,27 @@ def test_a_site_that_is_shut_out_does_not_vanish():
     assert table(found).splitlines()[-1].split()[:6] == ["d", "shut", "out", "by", "an", "admin,"]
 
 
-def record(job: str, rounds: list[tuple[str, float]], continues: str | None = None) -> Any:
-    """A job's record, by the job and seconds of each round."""
+def record(job: str, rounds: list[tuple[str, float]], continues: str | None = None) -> tuple[Any, Any]:
+    """A job's record and its rounds, by the job and seconds of each round."""
     report = {"bytes_in": 100, "bytes_out": 10, "code": {"version": "1"}}
-    return {
+    content = {
         "job": job,
         "continues": continues,
         "code": {"version": "1"},
         "experiment": {"name": "x"},
-        "rounds": [{"job": one, "seconds": seconds, "sites": {"a": report}} for one, seconds in rounds],
         "statistics": [],
     }
+    return content, [{"job": one, "seconds": seconds, "sites": {"a": report}} for one, seconds in rounds]
 
 
 def test_the_first_round_says_nothing_of_the_others():
     """Every process starts up in it."""
     rounds = [("J", 170.0)]
-    assert progress(record("J", rounds), 10, 0, {}, {})["seconds_left"] is None
+    assert progress(*record("J", rounds), 10, 0, {}, {})["seconds_left"] is None
     rounds += [("J", 500.0), *[("J", 8.0)] * 5]
-    assert progress(record("J", rounds), 10, 0, {}, {})["seconds_left"] == 3 * 8.0
+    assert progress(*record("J", rounds), 10, 0, {}, {})["seconds_left"] == 3 * 8.0
     rounds += [("K", 170.0), ("K", 6.0)]
-    assert progress(record("K", rounds, "J"), 10, 0, {}, {})["seconds_left"] == 6.0
+    assert progress(*record("K", rounds, "J"), 10, 0, {}, {})["seconds_left"] == 6.0
 
 
 def test_stages_of_statistics_are_counted_with_their_bytes():
@@ -146,8 +146,8 @@ def test_stages_of_statistics_are_counted_with_their_bytes():
         {"when": "start", "stage": stage, "job": "J", "sites": {site: {"bytes_out": sent, "code": {"version": "1"}}}}
         for stage, site, sent in (("counts", "a", 8), ("counts", "b", 8), ("moments", "a", 800))
     ]
-    content: Any = {**record("J", []), "statistics": stages}
-    found = progress(content, 4, 3, {"a": "training", "c": "training"}, {})
+    content: Any = {**record("J", [])[0], "statistics": stages}
+    found = progress(content, [], 4, 3, {"a": "training", "c": "training"}, {})
     assert (found["finished_stages"], found["stages"]) == (2, 3)
     assert (found["sites"]["a"]["bytes_out"], found["sites"]["a"]["version"]) == (808, "1")
     assert found["sites"]["c"]["version"] is None
@@ -158,7 +158,7 @@ def test_stages_of_statistics_are_counted_with_their_bytes():
 def test_what_a_clone_says_of_bytes_is_of_its_own_rounds():
     """So that they sum to its ledgers."""
     rounds = [("J", 5.0), ("J", 5.0), ("K", 5.0)]
-    found = progress(record("K", rounds, "J"), 4, 0, {"a": "training", "b": "training"}, {"a": 200})
+    found = progress(*record("K", rounds, "J"), 4, 0, {"a": "training", "b": "training"}, {"a": 200})
     assert (found["finished_rounds"], found["continued_rounds"]) == (3, 2)
     assert (found["sites"]["a"]["bytes_in"], found["sites"]["a"]["bytes_out"]) == (200, 10)
     assert found["sites"]["b"]["bytes_in"] == 0
