@@ -1,4 +1,4 @@
-"""Measures the cost of homomorphic encryption: rounds of the demo with and without it, and payloads of larger models.
+"""Measures the cost of homomorphic encryption: rounds of the demo with and without it, and larger payloads.
 
     python -m benchmark.measurements.encryption_cost [--repeats 5] [--out benchmark/results/encryption.json]
 
@@ -23,15 +23,20 @@ from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.encryption.ciphertexts import Cipher, Sum
 from pt_peft.encryption.contexts import Context, new_context, server_context
+from pt_peft.encryption.encrypted_statistics import decrypted, encrypted
 from pt_peft.environment import versions
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.aggregation.mean import RunningMean
 from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, Layout
 from pt_peft.exchange.tensors import Tensors, TensorSpec, check_tensors, payload_bytes
+from pt_peft.experiment.statistics import PREFIX
 from pt_peft.federation.local_round import local_round
 from pt_peft.files import write_atomically
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.presets import demo
+from pt_peft.statistics.closed_form import candidates
+from pt_peft.statistics.moments import Moments, class_counts, class_weights, moments, total
+from pt_peft.statistics.moments import specs as moment_specs
 
 OUT = Path("benchmark/results/encryption.json")
 NAMES = ("site-1", "site-2", "site-3")
@@ -82,6 +87,16 @@ class Case(TypedDict):
     """Median seconds of a site's local training; the demo only."""
 
 
+class SolvedError(TypedDict):
+    """How far a ridge classifier from encrypted sums is from that of the sums themselves: the demo's linear probe."""
+
+    penalty: float
+    largest: float
+    """Greatest magnitude of the classifier's numbers."""
+    error: float
+    """Greatest difference between two of them."""
+
+
 class Result(TypedDict):
     """The content of the result file."""
 
@@ -91,6 +106,7 @@ class Result(TypedDict):
     sites: int
     repeats: int
     cases: list[Case]
+    classifiers: list[SolvedError]
 
 
 def lora_vpt(width: int, blocks: int, rank: int, prompts: int, classes: int) -> dict[str, TensorSpec]:
@@ -115,6 +131,8 @@ def lora_vpt(width: int, blocks: int, rank: int, prompts: int, classes: int) -> 
 PAYLOADS = {
     "ViT-Tiny, LoRA r=4 + 10 deep prompts, 7 classes": lora_vpt(192, 12, 4, 10, 7),
     "ViT-B/16, LoRA r=4, 7 classes": lora_vpt(768, 12, 4, 0, 7),
+    "sums of a ViT-Tiny's features, 7 classes": moment_specs(7, 192),
+    "sums of a ViT-B's features, 7 classes": moment_specs(7, 768),
 }
 
 
@@ -214,11 +232,12 @@ def measure(repeats: int) -> Result:
         "sites": len(NAMES),
         "repeats": repeats,
         "cases": cases,
+        "classifiers": _classifiers(private, public),
     }
 
 
 def _random_tensors(specs: Mapping[str, TensorSpec], random: np.random.Generator) -> Tensors:
-    return {key: random.normal(scale=0.05, size=spec.shape).astype(np.float32) for key, spec in specs.items()}
+    return {key: random.normal(scale=0.05, size=spec.shape).astype(spec.dtype) for key, spec in specs.items()}
 
 
 def _turns(
@@ -250,6 +269,32 @@ def _demo(private: Context, public: Context, repeats: int) -> Case:
         turns.append(_turns(results, cipher, public, specs, IMAGES["train"]))
     case = compare("demo, LoRA r=4 + 10 deep prompts, 4 classes", turns, specs)
     return {**case, "training_s": statistics.median(training)}
+
+
+def _classifiers(private: Context, public: Context) -> list[SolvedError]:
+    """Compares classifiers from the sums of three sites, encrypted and not."""
+    experiment, site = demo("linear_probe")
+    trainer = make_trainer(experiment, site)
+    cipher = Cipher(private, Layout({}), 1e4)
+    data = load_sites(experiment, site, list(NAMES)).values()
+    classes = len(experiment.data.classes)
+    weights = class_weights(np.sum([class_counts(one.train.labels, classes) for one in data], axis=0))
+    parts = [moments(trainer.features({}, one.train, "none"), one.train.labels, classes, weights) for one in data]
+    layout = Layout(moment_specs(classes, trainer.exchange.features))
+    opened = Sum(public, layout)
+    for part in parts:
+        images = int(part.counts.sum())
+        opened.add(encrypted(cipher, part.to_tensors(), images), images)
+    summed = {f"{PREFIX}moments/{key}": value for key, value in opened.result().items()}
+    read = Moments.from_tensors(decrypted(cipher, experiment, trainer.exchange, summed).tensors)
+    penalties = experiment.head.penalties
+    pairs = zip(*(candidates("ridge", one, weights, penalties) for one in (total(parts), read)), strict=True)
+    found: list[SolvedError] = []
+    for penalty, (plain, other) in zip(penalties, pairs, strict=True):
+        numbers = [np.concatenate([head.weight.ravel(), head.bias]) for head in (plain, other)]
+        largest, error = float(np.abs(numbers[0]).max()), float(np.abs(numbers[0] - numbers[1]).max())
+        found.append({"penalty": penalty, "largest": largest, "error": error})
+    return found
 
 
 def table(cases: Sequence[Case]) -> str:

@@ -1,5 +1,6 @@
 """What a server keeps outside a job's folder to continue it: a clone of a job that broke off starts where it ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,14 +11,13 @@ from pydantic import JsonValue
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.statistics import When
 from pt_peft.model.adapter_file import load_adapter, load_header, save_adapter
 from pt_peft_flare.run_record import Record
 
 FOLDER = "checkpoints"
 """Folder in the server's workspace; one file for each job that has not finished."""
 _NOW, _BEST, _OPTIMIZER = "now/", "best/", "optimizer/"
-_STATISTICS: dict[When, str] = {"start": "start/", "finish": "finish/"}
+_STATISTICS = {"start": "start/", "finish": "finish/"}
 """Prefixes of the keys in the file."""
 
 
@@ -33,8 +33,8 @@ class Checkpoint:
     """The best aggregate so far; empty if there is none."""
     optimizer: Tensors
     """The state of the server's optimiser."""
-    statistics: dict[When, Tensors]
-    """What the stages of statistics have given, by the end of the rounds at which they are."""
+    statistics: Mapping[str, Tensors]
+    """What the stages of statistics have given, by the end of the rounds: ``start``, ``finish``."""
     record: Record
     """The content of ``metrics.json``."""
 

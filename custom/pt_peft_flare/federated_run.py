@@ -41,7 +41,7 @@ from pt_peft.reasons import Reason
 from pt_peft.schema import Strict, parse
 from pt_peft.statistics.moments import COUNTS
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
-from pt_peft_flare.ckks_contexts import encrypted_server
+from pt_peft_flare.ckks_contexts import encrypted_server, encrypted_statistics
 from pt_peft_flare.console import console
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
@@ -165,9 +165,8 @@ class FederatedRun:
         initial = persistor.load(fl_ctx)
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
         self._server = self._new_server(initial[ModelLearnableKey.WEIGHTS])
-        self._statistics: dict[When, HeadStatistics] = {
-            when: HeadStatistics(self.experiment, self._exchange, when) for when in ("start", "finish")
-        }
+        ends: tuple[When, ...] = ("start", "finish")
+        self._statistics: dict[When, HeadStatistics] = {when: self._new_statistics(when) for when in ends}
         self.record = self._new_record()
         self._checkpoint = CheckpointFile(fl_ctx, fl_ctx.get_job_id(), self.experiment)
         self._best: _Best | None = None
@@ -182,11 +181,18 @@ class FederatedRun:
     def bounds(self) -> Bounds:
         """How large the tensors that a site sends may be."""
         if self.experiment.encryption:
-            keys = Layout(self._exchange.up(0)).keys
-            return Bounds.of(dict.fromkeys(keys, TensorSpec((MOST_BYTES,), "uint8")))
+            return Bounds.of(self._largest_encrypted)
         statistics = [up_specs(self.experiment, self._exchange, stage) for stage in stages(self.experiment)]
         trained = self.experiment.payload.up.specs(self._exchange.specs)
         return Bounds.of({key: spec for specs in (trained, *statistics) for key, spec in specs.items()})
+
+    @property
+    def _largest_encrypted(self) -> dict[str, TensorSpec]:
+        """All that may be in an encrypted payload, whichever it is."""
+        statistics = {stage.name: up_specs(self.experiment, self._exchange, stage) for stage in stages(self.experiment)}
+        plain = statistics.pop("choice", {})
+        keys = {key for specs in (self._exchange.up(0), *statistics.values()) for key in Layout(specs).keys}
+        return plain | dict.fromkeys(sorted(keys), TensorSpec((MOST_BYTES,), "uint8"))
 
     def complete(self) -> None:
         """Runs all stages and rounds that are not finished yet, and the final evaluation.
@@ -241,6 +247,11 @@ class FederatedRun:
         if self.experiment.encryption:
             return encrypted_server(self.experiment, self._exchange, self._fl_ctx)
         return FederationServer(self.experiment, self._exchange, tensors)
+
+    def _new_statistics(self, when: When) -> HeadStatistics:
+        if self.experiment.encryption:
+            return encrypted_statistics(self.experiment, self._exchange, when, self._fl_ctx)
+        return HeadStatistics(self.experiment, self._exchange, when)
 
     def _new_record(self) -> RunRecord:
         experiment, sites, first_up = self.experiment, self._sites.site_names(), self._exchange.up(0)

@@ -12,6 +12,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.encrypted_statistics import check_own
 from pt_peft.environment import own_code
 from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
@@ -149,21 +150,30 @@ class EgressFilter(Filter):
             )
         limits.check_exchange(experiment, exchange)
         limits.check_nbytes(stage_bytes(experiment, exchange, stage).up)
-        tensors = check_tensors(_weights(dxo), up_specs(experiment, exchange, stage))
+        specs, payload = up_specs(experiment, exchange, stage), _weights(dxo)
         said = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
         if stage.name == "choice":
+            tensors = check_tensors(payload, specs)
+            described = ledger.tensor_entry(tensors, tensors)
             report = _own(parse(ChoiceReport, said, "report").checked(experiment))
             for split in report.splits():
                 limits.check_evaluated(split.count)
         else:
             report = _own(parse(StatisticsReport, said, "report").checked(experiment))
             limits.check_sums(report.num_samples)
-            if private := experiment.privacy.statistics:
-                check_release(tensors, report.num_samples, private.noise_multiplier)
+            if experiment.encryption:
+                known = self._known_cipher(experiment.encryption, exchange, fl_ctx)
+                tensors, values, norm = check_own(known, specs, payload, report.num_samples)
+                described = ledger.encrypted_entry(tensors, specs, norm)
             else:
-                check_sums(tensors, report.num_samples, least=limits.min_images_per_class or 1)
+                values = tensors = check_tensors(payload, specs)
+                described = ledger.tensor_entry(tensors, tensors)
+            if private := experiment.privacy.statistics:
+                check_release(values, report.num_samples, private.noise_multiplier)
+            else:
+                check_sums(values, report.num_samples, least=limits.min_images_per_class or 1)
         fields = report.model_dump(mode="json")
-        entry: ledger.Entry = {"stage": stage.name, **ledger.tensor_entry(tensors, tensors), "report": fields}
+        entry: ledger.Entry = {"stage": stage.name, **described, "report": fields}
         if (private := experiment.privacy.statistics) and isinstance(report, StatisticsReport):
             said = {"randomness": experiment.privacy.randomness, "epsilon": report.epsilon}
             entry["privacy"] = {**said, "statistics": private.model_dump(mode="json")}

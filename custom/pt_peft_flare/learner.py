@@ -17,12 +17,15 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.encrypted_statistics import decrypted, encrypted
 from pt_peft.errors import UserError, told_as
+from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.admission import STATISTICS, TASKS, counted_refusals, filter_refusals
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.experiment.statistics import parted
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare import ledger
@@ -162,7 +165,8 @@ class PeftLearner(Executor):
         """
         name, folder = fl_ctx.get_identity_name(), run_dir(fl_ctx)
         worker = RespawningWorker(experiment, site, folder, fl_ctx)
-        exchange = images = cipher = None
+        exchange: Exchange | None = None
+        images = cipher = None
         refused: list[str] = []
         try:
             images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))
@@ -182,7 +186,7 @@ class PeftLearner(Executor):
                 ledger.append(folder, ledger.counted_entry(fl_ctx.get_job_id(), asked, images, refused))
             self._noted = True
         work_time = WorkTime(folder.parent, folder.name)
-        return SiteJob(experiment, name, folder, worker, cipher, site.limits, work_time)
+        return SiteJob(experiment, name, folder, worker, cipher, exchange, site.limits, work_time)
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,8 @@ class SiteJob:
     worker: RespawningWorker
     cipher: Cipher | None
     """With ``encryption``."""
+    exchange: Exchange
+    """What travels, at the experiment's own LoRA rank."""
     limits: Limits
     work_time: WorkTime
 
@@ -225,6 +231,9 @@ class SiteJob:
         if task == STATISTICS:
             stage = from_shareable(shareable).get_meta_prop(STAGE)
             report, tensors = self._call("statistics", shareable, patience, stage=stage)
+            if self.cipher and stage != "choice":
+                with told_as(reasons.ExperimentInvalid(field="encryption.largest_value")):
+                    tensors = encrypted(self.cipher, tensors, report["num_samples"])
             return DXO(DataKind.WEIGHTS, data=tensors, meta={MetaKey.INITIAL_METRICS: report, STAGE: stage})
         report, tensors = self._call("train", shareable, patience)
         if self.cipher:
@@ -248,13 +257,27 @@ class SiteJob:
         }
         tensors = cast(Tensors, come(dxo.data))  # which the worker checks
         if self.cipher:
-            tensors = self._decrypted(self.cipher, tensors, message["round"], patience)
-            if message["round"] == rounds:
+            tensors = self._decrypted(self.cipher, tensors, message["round"], request, fields.get("stage"), patience)
+            if request == "evaluate" and message["round"] == rounds:
                 header = {**adapter_header(self.experiment), "site": self.site_name, "round": rounds}
                 save_adapter(self.run_dir / FINAL_ADAPTER, tensors, header)
         return self.worker.call(request, message, tensors, patience)
 
-    def _decrypted(self, cipher: Cipher, payload: Tensors, round_number: int, patience: Patience) -> Tensors:
+    def _decrypted(
+        self, cipher: Cipher, payload: Tensors, round_number: int, request: str, stage: str | None, patience: Patience
+    ) -> Tensors:
+        """What has come down, as it would be without encryption."""
+        payload, statistics = parted(payload)
+        model = Tensors() if stage == "counts" else self._decrypted_model(cipher, payload, round_number, patience)
+        if not statistics:
+            return model
+        with told_as(reasons.EncryptionKey()):
+            found = decrypted(cipher, self.experiment, self.exchange, statistics)
+        if request == "statistics":
+            return model | found.tensors
+        return model | found.head(self.experiment, self.exchange, "finish" if round_number else "start")
+
+    def _decrypted_model(self, cipher: Cipher, payload: Tensors, round_number: int, patience: Patience) -> Tensors:
         """What a round starts from. The first starts from what each site draws from the seed itself."""
         if round_number:
             with told_as(reasons.EncryptionKey()):

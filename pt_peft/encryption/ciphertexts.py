@@ -32,6 +32,10 @@ class Cipher:
         self._context = context
         self._largest = largest_value
 
+    def of(self, layout: Layout) -> "Cipher":
+        """The same key for other tensors."""
+        return Cipher(self._context, layout, self._largest)
+
     def encrypt(self, tensors: Tensors, weight: int) -> Tensors:
         """Encrypts `weight` times the values.
 
@@ -84,6 +88,10 @@ class Cipher:
         return {key: np.frombuffer(content, np.uint8) for key, content in contents.items()}, float(
             np.linalg.norm(values)
         )
+
+    def read(self, payload: object, weight: int) -> Tensors:
+        """Decrypts this site's own ciphertexts, as `encrypt` made them. Raises TensorError for anything else."""
+        return self.layout.unpack(self._decrypted(self.layout.check(payload)) / weight)
 
     def _decrypted(self, contents: Mapping[str, bytes]) -> Array:
         return np.array([vector.decrypt() for vector in parse(contents, self._context).values()])

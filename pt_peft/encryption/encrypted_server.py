@@ -10,6 +10,7 @@ from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.statistics import parted
 from pt_peft.federation.server import privacy_note
 
 
@@ -28,6 +29,7 @@ class EncryptedServer:
         """Empty before the first round, whose start every site computes by itself."""
         self.optimizer = experiment.server_optimizer.start()
         self._layout = Layout(exchange.up(0))
+        self._head = exchange.head
         self._experiment = experiment
         self._context = context
 
@@ -36,7 +38,7 @@ class EncryptedServer:
         return None
 
     def payload(self, site: str, since: int, round_number: int) -> Tensors:
-        """Returns the sum as it is, for every site alike."""
+        """Returns the sum as it is, for every site alike, with the statistics that the classifier follows from."""
         return self.tensors
 
     def result(self, tensors: Tensors, finished_rounds: int) -> Tensors:
@@ -50,13 +52,13 @@ class EncryptedServer:
     def take_over(self, state: Tensors, finished_rounds: int) -> None:
         """Goes on from the `state` of another server. Raises TensorError if it is no sum of ciphertexts."""
         if finished_rounds:
-            self._layout.check_sum(state)
+            self._layout.check_sum(parted(state)[0])
         self.tensors = state
 
     def header(self) -> dict[str, JsonValue]:
         """Says how the tensors lie in the ciphertexts, which `decrypt` needs."""
         tensors = {key: EncryptedTensor(shape=spec.shape, dtype="float32") for key, spec in self._layout.specs.items()}
-        return {"encrypted": EncryptedHeader(tensors=tensors).model_dump(mode="json")}
+        return {"encrypted": EncryptedHeader(tensors=tensors, head=tuple(sorted(self._head))).model_dump(mode="json")}
 
     def start_round(self, round_number: int) -> "EncryptedRound":
         """Opens a round, counted from 0."""

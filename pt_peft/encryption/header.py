@@ -22,6 +22,8 @@ class EncryptedHeader(Strict):
     scheme: Literal["ckks"] = "ckks"
     tensors: dict[str, EncryptedTensor]
     """The tensors by canonical key."""
+    head: tuple[str, ...] = ()
+    """Those of the classifier, which follows from statistics where the file has some."""
 
     @property
     def layout(self) -> Layout:

@@ -253,6 +253,10 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: e.encryption is not None and e.payload != Payload(),
     ),
     Rule(
+        "privacy.statistics", "null", "encryption", "set", _ENCRYPTED + "it mends what noise has done to the sums",
+        lambda e: e.encryption is not None and e.privacy.statistics is not None,
+    ),
+    Rule(
         "federation.lora_ranks", "empty", "encryption", "set", "tensors that differ in shape do not add up",
         lambda e: e.encryption is not None and bool(e.federation.lora_ranks),
     ),
@@ -377,10 +381,6 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
     Rule(
         "head", _NOT_SOLVED, "privacy.client", "set", "the sums of features would leave without noise",
         lambda e: e.privacy.client is not None and _solves(e),
-    ),
-    Rule(
-        "head", _NOT_SOLVED, "encryption", "set", "the server would read the sums of features",
-        lambda e: e.encryption is not None and _solves(e),
     ),
     Rule(
         "federation.rounds", "1 or more", "head.start", "'seed' or 'zeros'", "nothing would be learned",

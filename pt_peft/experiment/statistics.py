@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pt_peft.exchange.aggregation.mean import Mean
+from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.exchange.round_bytes import RoundBytes, round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes
@@ -119,17 +120,24 @@ def sends_model(stage: Stage) -> bool:
 
 
 def stage_bytes(experiment: ExperimentFields, exchange: Exchange, stage: Stage) -> RoundBytes:
-    """The bytes of a stage.
+    """The bytes of a stage: exact for tensors, the most for ciphertexts.
 
     Args:
         experiment: that has the stage.
         exchange: what the site exchanges, at its own rank.
         stage: one of `stages`.
     """
-    down = payload_bytes(down_specs(experiment, exchange, stage))
+    up, down = up_specs(experiment, exchange, stage), down_specs(experiment, exchange, stage)
+    encrypted = experiment.encryption is not None
+    if encrypted:
+        counts = {key: down.pop(key) for key in (FEDERATION_COUNTS,) if key in down}
+        down_bytes = Layout(counts).most_bytes + Layout(down).most_bytes
+    else:
+        down_bytes = payload_bytes(down)
     if sends_model(stage):
-        down += round_bytes(exchange, experiment.payload, stage.round_number).down
-    return RoundBytes(down=down, up=payload_bytes(up_specs(experiment, exchange, stage)))
+        down_bytes += round_bytes(exchange, experiment.payload, stage.round_number, encrypted=encrypted).down
+    hidden = encrypted and stage.name != "choice"
+    return RoundBytes(down=down_bytes, up=Layout(up).most_bytes if hidden else payload_bytes(up))
 
 
 def parted(payload: Tensors) -> tuple[Tensors, Tensors]:

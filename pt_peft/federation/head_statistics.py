@@ -69,6 +69,7 @@ class HeadStatistics:
         self._stages = [stage for stage in stages(experiment) if stage.when == when]
         self._summed: Moments | None = None
         self._sites: list[str] = []
+        self._images = 0
         self._penalty, self._temperature = _middle(experiment.head.penalties), 1.0
 
     def down(self, stage: Stage) -> Tensors:
@@ -111,42 +112,46 @@ class HeadStatistics:
             How the classifier is made, after the last stage; None before.
         """
         sites = sorted(results)
-        if stage.name == "counts":
-            self.federation_counts = np.sum([results[site][COUNTS] for site in sites], axis=0)
-        elif stage.name == "moments":
-            self._summed, self._sites = total([Moments.from_tensors(results[site]) for site in sites]), sites
-            if private := self._experiment.privacy.statistics:
-                self._summed = repaired(self._summed, private.noise_multiplier, len(sites))
-        else:
+        if stage.name == "choice":
             chosen = _best(self._experiment, [reports[site] for site in sites])
             self._penalty = self._experiment.head.penalties[chosen]
             if self._experiment.head.temperature:
                 losses = np.sum([results[site][LOSSES][chosen] for site in sites], axis=0)
                 self._temperature = best_temperature(losses)
+        else:
+            self._add_up(stage, {site: results[site] for site in sites}, reports)
+            self._sites = sites if stage.name == "moments" else []
         return self.made if stage == self._stages[-1] else None
+
+    def _add_up(self, stage: Stage, results: Mapping[str, Tensors], reports: Mapping[str, Report]) -> None:
+        """Adds up the counts or the moments of the sites, in the order of `results`."""
+        if stage.name == "counts":
+            self.federation_counts = np.sum([one[COUNTS] for one in results.values()], axis=0)
+            return
+        self._summed = total([Moments.from_tensors(one) for one in results.values()])
+        if private := self._experiment.privacy.statistics:
+            self._summed = repaired(self._summed, private.noise_multiplier, len(results))
+        self._images = round(float(self._summed.counts.sum()))
 
     @property
     def made(self) -> SolvedHead | None:
         """How the classifier is made, from the last stage on; None without sums."""
         kind = solved(self._experiment, self._when)
-        if kind is None or self._summed is None:
+        if kind is None or not self._sites:
             return None
         return {
             "kind": kind,
             "penalty": self._penalty,
             "temperature": self._temperature,
             "sites": self._sites,
-            "images": round(float(self._summed.counts.sum())),
+            "images": self._images,
         }
 
     def head(self, made: SolvedHead) -> Tensors:
-        """The classifier's tensors by key, float32. Raises ValueError without sums."""
+        """The classifier's tensors by key, as the server holds them. Raises ValueError without sums."""
         if self._summed is None:
             raise ValueError("there are no sums to solve for a head")
-        (solved_head,) = solutions(
-            self._experiment, self._exchange, made["kind"], self._summed, self._weights(), [made["penalty"]]
-        )
-        return head_tensors(self._exchange, solved_head.at_temperature(made["temperature"]))
+        return solved_tensors(self._experiment, self._exchange, made, self._summed, self._weights())
 
     def state(self) -> Tensors:
         """What another server needs to go on, by key."""
@@ -170,6 +175,7 @@ class HeadStatistics:
         tensors = check_tensors(state, {key: spec for key, spec in known.items() if key in state})
         self.federation_counts = tensors.pop(FEDERATION_COUNTS, None)
         self._summed, self._sites = (Moments.from_tensors(tensors), [*sites]) if tensors else (None, [])
+        self._images = round(float(self._summed.counts.sum())) if self._summed else 0
 
     def _weights(self) -> Float | None:
         return None if self.federation_counts is None else class_weights(self.federation_counts)
@@ -198,6 +204,22 @@ def solutions(
         projection = Projection.of(private, experiment.seed, exchange.features)
         heads = [projection.lifted(head) for head in heads]
     return heads
+
+
+class Choice(TypedDict):
+    """What was chosen."""
+
+    kind: Kind
+    penalty: float
+    temperature: float
+
+
+def solved_tensors(
+    experiment: Experiment, exchange: Exchange, choice: Choice | SolvedHead, summed: Moments, weights: Float | None
+) -> Tensors:
+    """The tensors of the classifier that was chosen, by key; `summed` and `weights` as in `solutions`."""
+    (head,) = solutions(experiment, exchange, choice["kind"], summed, weights, [choice["penalty"]])
+    return head_tensors(exchange, head.at_temperature(choice["temperature"]))
 
 
 def head_tensors(exchange: Exchange, head: LinearHead) -> Tensors:

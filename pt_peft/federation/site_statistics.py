@@ -5,6 +5,7 @@ end.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ def _choice(
     metrics = [
         evaluate_predictions(torch.as_tensor(one), torch.as_tensor(labels), experiment.data.task) for one in logits
     ]
-    return SiteAnswer(losses, {"candidates": metrics})
+    return SiteAnswer(losses, {"candidates": cast(JsonValue, metrics)})
 
 
 def _weights(statistics: Tensors, own: Float) -> Float | None:

@@ -20,10 +20,14 @@ from nvflare.fuel.utils import fobs
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from helpers import changed
 from pt_peft import reasons
+from pt_peft.encryption.ciphertexts import Cipher
+from pt_peft.encryption.contexts import SITE_FILE, read_file, site_context, write_pair
 from pt_peft.errors import ReasonedError, UserError
+from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.statistics import stages
+from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.statistics.moments import COUNTS, SECOND
 from pt_peft.worker.handle import Patience
@@ -52,6 +56,12 @@ class Federation:
         folder.mkdir(exist_ok=True)
         self.folder, self.experiment = folder, experiment
         settings = site.model_copy(update={"limits": limits or Limits.open()})
+        self.cipher = None
+        if experiment.encryption:
+            write_pair(folder / "keys")
+            settings = settings.model_copy(update={"encryption_contexts": str(folder / "keys")})
+            key = site_context(read_file(folder / "keys" / SITE_FILE), "site")
+            self.cipher = Cipher(key, Layout(make_trainer(experiment, site).exchange.up(0)), 1e4)
         self.site = settings.model_dump(mode="json")
         self.trainer = make_trainer(experiment, settings)
         self.jobs: list[str] = []
@@ -81,11 +91,16 @@ class Federation:
         initial = initial_exchanged(self.experiment, self.trainer.exchange, self.trainer.initial)
         persistor: Any = SimpleNamespace(
             load=lambda fl_ctx: make_model_learnable(initial, {EXCHANGE: self.trainer.exchange.to_json()}),
-            save_as=lambda name, learnable, fl_ctx: self.saved.__setitem__(name, learnable),
+            save_as=self._save,
         )
         self.run = FederatedRun(self.context("server"), persistor, self)
         self.run.complete()
         return json.loads((self._run_dir("server") / "metrics.json").read_text())
+
+    def _save(self, name: str, learnable: Any, fl_ctx: Any) -> None:
+        self.saved[name] = learnable
+        header = {**adapter_header(self.experiment), **learnable["meta"]}
+        save_adapter(self.folder / name, learnable["weights"], header)
 
     def ledger(self, name: str) -> list[dict]:
         return [json.loads(line) for line in (self._run_dir(name) / "egress.jsonl").read_text().splitlines()]
@@ -159,7 +174,8 @@ class Federation:
             call=lambda request, message=None, tensors=None, patience=None: handler.requests[request](message, tensors)
         )
         work: Any = SimpleNamespace()
-        job = SiteJob(self.experiment, name, self._run_dir(name), worker, None, handler.site.limits, work)
+        limits, exchange = handler.site.limits, self.trainer.exchange
+        job = SiteJob(self.experiment, name, self._run_dir(name), worker, self.cipher, exchange, limits, work)
         try:
             result = job.do(task.name, down, Patience())
             if self.tamper:
@@ -460,3 +476,88 @@ def test_a_release_with_noise(tiny, site, tmp_path):
     lying = Federation(tmp_path / "lying", public, site)
     lying.tamper = enlarged
     assert lying.start()["statistics"][0]["left_out"].keys() == {"site-2"}
+
+
+CKKS = {"scheme": "ckks"}
+
+
+def of_sites(federation) -> list[dict]:
+    """The final adapters at the sites."""
+    return [load_adapter(federation._run_dir(name) / "final_adapter.safetensors")[0] for name in NAMES]
+
+
+@pytest.mark.parametrize("kind", ["ridge", "lda"])
+def test_encrypted_statistics_give_the_same_classifier(tiny, site, tmp_path, kind, capsys):
+    """Sites solve for it themselves, alike to the bit; `decrypt` makes the same of the server's file."""
+    pytest.importorskip("tenseal")
+    plain = changed(tiny, head={"start": kind, "finish": kind}, federation={"rounds": 1})
+    federation = Federation(tmp_path, changed(plain, encryption=CKKS), site)
+    record = federation.start()
+    assert len(federation.asked) == len(stages(plain)) + 2
+    first, *others = of_sites(federation)
+    assert all(greatest_difference(first, other) == 0 for other in others)
+    expected = reference(plain, site)
+    assert (
+        greatest_difference(first, expected) <= 1e-4
+    )  # of a round of AdamW, which enlarges the last bits of its start
+    encrypted = tmp_path / "encrypted_adapter.safetensors"
+    held = load_adapter(encrypted)[0]
+    assert {value.dtype for key, value in held.items() if "ciphertext" in key} == {np.dtype("uint8")}
+    assert "head.weight" not in held
+    out, key = tmp_path / "adapter.safetensors", tmp_path / "keys" / SITE_FILE
+    assert main(["decrypt", str(encrypted), "--context", str(key), "--out", str(out)]) == 0
+    tensors, header = load_adapter(out)
+    assert greatest_difference(tensors, first) == 0
+    assert header["head"] == record["statistics"][-1]["head"]
+    moments = [line for line in federation.ledger("site-1") if line.get("stage") == "moments"]
+    assert [line["encrypted"] for line in moments] == ["ckks", "ckks"]
+    assert moments[0]["holds"].keys() == {"statistics/counts", "statistics/sums", "statistics/second"}
+    assert not any("tensors" in line for line in moments)
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3, 6])
+def test_an_encrypted_clone_goes_on_too(both, site, tmp_path, answers):
+    pytest.importorskip("tenseal")
+    federation = Federation(tmp_path, changed(both, encryption=CKKS), site)
+    with pytest.raises(Stopped):
+        federation.start(die_after=answers)
+    federation.start()
+    assert federation.asked == ORDER[answers:]
+    assert greatest_difference(of_sites(federation)[0], reference(both, site)) <= 1e-4
+
+
+def test_an_encrypted_job_of_no_round(tiny, site, tmp_path, capsys):
+    pytest.importorskip("tenseal")
+    fields = {"head": {"start": "ridge"}, "federation": {"rounds": 0}, "encryption": CKKS}
+    experiment = changed(tiny, method={"name": "linear_probe", "options": {}}, **fields)
+    federation = Federation(tmp_path / "probe", experiment, site)
+    federation.start()
+    expected = reference(changed(experiment, encryption=None), site)
+    assert greatest_difference(of_sites(federation)[0], expected) <= 1e-6
+    arguments = ["--context", str(tmp_path / "probe" / "keys" / SITE_FILE), "--out", str(tmp_path / "out.safetensors")]
+    assert main(["decrypt", str(tmp_path / "probe" / "encrypted_adapter.safetensors"), *arguments]) == 0
+    assert greatest_difference(load_adapter(tmp_path / "out.safetensors")[0], of_sites(federation)[0]) == 0
+    # Of more than a classifier the server's file does not have all.
+    lora = Federation(tmp_path / "lora", changed(tiny, **fields), site)
+    lora.start()
+    assert of_sites(lora)[0].keys() > {"head.weight"}
+    arguments[1] = str(tmp_path / "lora" / "keys" / SITE_FILE)
+    assert main(["decrypt", str(tmp_path / "lora" / "encrypted_adapter.safetensors"), *arguments]) == 1
+    assert "holds the classifier alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda result: result.data.update({SECOND: np.ones(528)}), {"what": "tensors"}),
+        (lambda result: result.meta["initial_metrics"].update(num_samples=39), {"what": "tensors"}),
+    ],
+)
+def test_the_filter_reads_what_is_in_the_ciphertexts(both, site, tmp_path, change, reason):
+    pytest.importorskip("tenseal")
+    experiment = changed(both, encryption=CKKS, head={"finish": "trained"})
+    federation = Federation(tmp_path, experiment, site)
+    federation.tamper = learner_that(change)
+    federation.start()
+    line = federation.ledger("site-1")[1]
+    assert line["reason"].items() >= {"code": "held_back", **reason}.items()

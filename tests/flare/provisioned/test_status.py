@@ -142,11 +142,12 @@ def test_the_first_round_says_nothing_of_the_others():
 
 def test_stages_of_statistics_are_counted_with_their_bytes():
     """Again for a site that was late for one."""
-    stages = [
+    stages: Any = [
         {"when": "start", "stage": stage, "job": "J", "sites": {site: {"bytes_out": sent, "code": {"version": "1"}}}}
         for stage, site, sent in (("counts", "a", 8), ("counts", "b", 8), ("moments", "a", 800))
     ]
-    found = progress({**record("J", []), "statistics": stages}, 4, 3, {"a": "training", "c": "training"}, {})
+    content: Any = {**record("J", []), "statistics": stages}
+    found = progress(content, 4, 3, {"a": "training", "c": "training"}, {})
     assert (found["finished_stages"], found["stages"]) == (2, 3)
     assert (found["sites"]["a"]["bytes_out"], found["sites"]["a"]["version"]) == (808, "1")
     assert found["sites"]["c"]["version"] is None
