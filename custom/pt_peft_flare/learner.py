@@ -170,8 +170,7 @@ class PeftLearner(Executor):
         """
         name, folder = fl_ctx.get_identity_name(), run_dir(fl_ctx)
         worker = RespawningWorker(experiment, site, folder, fl_ctx)
-        exchange: Exchange | None = None
-        images = cipher = None
+        exchange = images = cipher = None
         refused: list[str] = []
         try:
             images, _ = worker.call("images", patience=Patience(experiment.federation.site_timeout_s))
@@ -179,6 +178,8 @@ class PeftLearner(Executor):
             if experiment.encryption:
                 with told_as(reasons.EncryptionKey()):
                     cipher = site_cipher(experiment.encryption, exchange, fl_ctx)
+            work_time = WorkTime(folder.parent, folder.name)
+            return SiteJob(experiment, name, folder, worker, cipher, exchange, site.limits, work_time)
         except (UserError, WorkerError) as error:
             refused.append(str(error))
             raise
@@ -190,8 +191,6 @@ class PeftLearner(Executor):
                     refused += map(str, counted_refusals(experiment, site.limits, exchange, images["train"], name))
                 ledger.append(folder, ledger.counted_entry(fl_ctx.get_job_id(), asked, images, refused))
             self._noted = True
-        work_time = WorkTime(folder.parent, folder.name)
-        return SiteJob(experiment, name, folder, worker, cipher, exchange, site.limits, work_time)
 
 
 @dataclass(frozen=True)
