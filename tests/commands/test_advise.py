@@ -1,4 +1,4 @@
-"""``python -m pt_peft advise``: what it says is counted by hand, and advice has its measurement or says that it has none."""
+"""``python -m pt_peft advise``: counts are those by hand, and advice names its measurement or says there is none."""
 
 import json
 from pathlib import Path
@@ -119,8 +119,9 @@ def test_with_measurements_it_names_them(advise):
     out = advise(NORTH, SOUTH, own=own)[1].out
     assert "method.name: lora_vpt (as it is)" in out, "within a point of full, and norm is not"
     assert (
-        "measured: ham10000, natural, imagenet, 12 rounds, 3 folds: lora_vpt with balanced_softmax 0.660 [0.500, 0.700] "
-        "of balanced accuracy; weighted_loss 0.610 [0.500, 0.700], a difference of +5.0 [+4.0, +6.0] points" in out
+        "measured: ham10000, natural, imagenet, 12 rounds, 3 folds: lora_vpt with balanced_softmax 0.660 "
+        "[0.500, 0.700] of balanced accuracy; weighted_loss 0.610 [0.500, 0.700], a difference of +5.0 "
+        "[+4.0, +6.0] points" in out
     )
     assert "61,255 numbers a round; less pooled training -1.5 [-2.5, -0.5] points" in out
     assert "federation.rounds: 12 (the job has 10)" in out
