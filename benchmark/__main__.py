@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak
+from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak, summary
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "run": run,
     "soak": soak,
+    "summary": summary,
 }
 
 

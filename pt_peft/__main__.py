@@ -2,11 +2,12 @@
 
 import sys
 
-from pt_peft.commands import check_site, export, methods, partition, predict, pretrain
+from pt_peft.commands import advise, check_site, export, methods, partition, predict, pretrain
 from pt_peft.commands.dispatch import Command, command, dispatch
 
 COMMANDS: dict[str, Command] = {
     "check-site": check_site,
+    "advise": advise,
     "partition": partition,
     "export": export,
     "predict": predict,

@@ -209,27 +209,36 @@ def gap_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> T
     Differences are paired by seed or fold. Which site alone is best is told by the very test images, in its favour.
     None without baselines and with one method.
     """
-    tested = baseline_tests(panel, backbone, baselines)
-    models = panel.models(backbone)
-    alone = [of_site for name, of_site in tested.items() if name.startswith("local ")]
-    others: dict[str, Mapping[str, Mapping[int, float | None]]] = {}
-    if "pooled" in tested:
-        others["pooled"] = {metric: _reached(tested["pooled"], metric) for metric in GAPS}
-    if alone:
-        others["the best site alone"] = {metric: _best([_reached(one, metric) for one in alone]) for metric in GAPS}
-    if len(models) > 1:
-        others[models[-1].method] = {metric: panel.tested(models[-1], metric) for metric in GAPS}
-    header = ["method", *(f"{metric_name(metric)} less {other}" for other in others for metric in GAPS), panel.units]
+    others = comparison_partners(panel, backbone, baselines)
+    header = ["method", *(f"{metric_name(metric)} less {other}" for other, _ in others for metric in GAPS), panel.units]
     rows = [
         [
             text(model.method),
-            *(points(paired(panel.tested(model, metric), of[metric])) for of in others.values() for metric in GAPS),
+            *(points(paired(panel.tested(model, metric), of[metric])) for _, of in others for metric in GAPS),
             runs(panel.cells[model], panel.units),
         ]
-        for model in models
+        for model in panel.models(backbone)
     ]
     caption = f"{panel.key}, {backbone}: paired differences in points, with 95 % intervals over common {panel.units}"
     return Table(caption, header, rows) if others else None
+
+
+def comparison_partners(
+    panel: Panel, backbone: str, baselines: list[BaselineRecord]
+) -> list[tuple[str, Mapping[str, Mapping[int, float | None]]]]:
+    """What the methods of `panel` are compared with: the name, and its `GAPS` by metric and seed."""
+    tested = baseline_tests(panel, backbone, baselines)
+    models = panel.models(backbone)
+    alone = [of_site for name, of_site in tested.items() if name.startswith("local ")]
+    others: list[tuple[str, Mapping[str, Mapping[int, float | None]]]] = []
+    if "pooled" in tested:
+        others.append(("pooled", {metric: _reached(tested["pooled"], metric) for metric in GAPS}))
+    if alone:
+        best = {metric: _best([_reached(one, metric) for one in alone]) for metric in GAPS}
+        others.append(("the best site alone", best))
+    if len(models) > 1:
+        others.append((models[-1].method, {metric: panel.tested(models[-1], metric) for metric in GAPS}))
+    return others
 
 
 def _reached(tests: Mapping[int, FinalTest], metric: str) -> dict[int, float | None]:

@@ -1,0 +1,35 @@
+"""Writes what all suites in benchmark/results have found to the small file that `python -m pt_peft advise` reads.
+
+Example:
+    python -m benchmark summary
+"""
+
+import argparse
+from pathlib import Path
+
+from benchmark.commands.run import RESULTS, SUFFIX
+from pt_peft.commands.measured import PACKAGED
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "results", nargs="*", type=Path, help="result files of suites (default: all in benchmark/results)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=PACKAGED, help="file to write (default: that which comes with the package)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError if a result file is not right, or the file cannot be written; nothing is written then."""
+    from benchmark.report.results import read_results
+    from benchmark.report.summary import summary
+    from pt_peft.commands.measured import Measurements
+    from pt_peft.files import check_place, write_atomically
+
+    check_place(options.out)
+    paths = options.results or sorted(RESULTS.glob(f"*{SUFFIX}"))
+    found = Measurements(measured=tuple(one for path in paths for one in summary(read_results(path))))
+    write_atomically(options.out, (found.model_dump_json(indent=1) + "\n").encode())
+    print(f"{options.out}: {len(found.measured)} lines of {len(paths)} result files")
