@@ -42,8 +42,8 @@ class StatisticsPrivacy(Strict):
     """delta of (epsilon, delta); must be below 1 / training images at every site, and that of ``sample`` if that is
     set."""
     projection: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Dimensions to which the features are projected, by a matrix that the seed draws; null: none. Fewer dimensions have
-    less noise; in our measurement that gained nothing beyond the spread."""
+    """Dimensions to which the features are projected, by a matrix that the seed draws; null: none. Fewer dimensions
+    have less noise; in our measurement that gained nothing beyond the spread."""
 
 
 class ClientPrivacy(Strict):
