@@ -127,8 +127,8 @@ class ProbeTrainer(LocalTrainer):
             raise ValueError("the model is no linear probe")
         self.model.module.forward = prefix.logits
 
-    def _with_features(self, split: ImageSplit) -> FeatureSplit:
-        return FeatureSplit(self._known[id(split)], split.labels)
+    def _with_features(self, split: ImageSplit, views: tuple[int, ...] | None) -> FeatureSplit:
+        return FeatureSplit(self._known[id(split)][:, None], (0,), split.labels)
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         return module(images).float()
