@@ -88,7 +88,7 @@ def _folded(items: Sequence[Item], fold: Fold) -> dict[str, SplitName]:
     line = _in_line(items, 0, "fold")
     rest = [group for place, group in enumerate(line) if place % fold.of != fold.number - 1]
     validated = set(rest[fold.number % _VAL_OF :: _VAL_OF])
-    drawn = {group: "val" if group in validated else "train" for group in rest}
+    drawn: dict[str, SplitName] = {group: "val" if group in validated else "train" for group in rest}
     return {group: drawn.get(group, "test") for group in line}
 
 

@@ -82,9 +82,9 @@ def test_differences_are_paired_by_fold(path):
 
 def difference(these: dict[int, float], those: dict[int, float]) -> str:
     """In points, over the folds of `those`."""
-    pairs = [(100 * these[seed], 100 * those[seed]) for seed in those]
-    low, high = ttest_rel(*zip(*pairs, strict=True)).confidence_interval()
-    return f"{np.mean([one - other for one, other in pairs]):+.1f} [{low:+.1f}, {high:+.1f}]"
+    mine, others = ([100 * values[seed] for seed in those] for values in (these, those))
+    low, high = ttest_rel(mine, others).confidence_interval()
+    return f"{np.mean(mine) - np.mean(others):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def reached(test: dict) -> float:
