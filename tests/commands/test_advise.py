@@ -42,8 +42,8 @@ def measured(method: str, value: float, size: int, imbalance="balanced_softmax",
         "method": method, "imbalance": imbalance, "rounds": 12, "image_size": 96, "exchanged_parameters": size,
         "folds": True, "balanced_accuracy": {**INTERVAL, "mean": value, "runs": runs}, "auroc": None,
         "less": {
-            name if name == "pooled" else f"variant {name}": {"mean": mean, "low": mean - 1, "high": mean + 1, "runs": runs}
-            for name, mean in less.items()
+            name: {"mean": mean, "low": mean - 1, "high": mean + 1, "runs": runs}
+            for name, mean in zip(("pooled", "variant weighted_loss"), less.values(), strict=False)
         },
         "commits": ["c"],
     }  # fmt: skip
