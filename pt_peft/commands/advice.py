@@ -243,7 +243,7 @@ def _method(experiment: Experiment, imbalance: str, measured: Sequence[Measured]
     for one in measured:
         if one.imbalance == imbalance:
             places.setdefault((*_place(one), one.variant), []).append(one)
-    compared = max(places.values(), key=len, default=list[Measured]())
+    compared = max(places.values(), key=len) if places else []
     if len({one.method for one in compared}) < 2:
         because = f"no two methods were measured with training.imbalance '{imbalance}'"
         return Advised(field="method.name", now=now, advised=now, because=because, measured=[])

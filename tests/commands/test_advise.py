@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,15 +36,16 @@ def report(site: str, counts: tuple[int, ...], **replaced) -> dict:
     }  # fmt: skip
 
 
-def measured(method: str, value: float, size: int, imbalance="balanced_softmax", runs=3, less=None) -> dict:
-    less = {
-        name: {"mean": mean, "low": mean - 1, "high": mean + 1, "runs": runs} for name, mean in (less or {}).items()
-    }
+def measured(method: str, value: float, size: int, imbalance="balanced_softmax", runs=3, **less) -> dict[str, Any]:
     return {
         "suite": "s", "data": "ham10000", "partition": "natural", "backbone": "imagenet", "variant": imbalance,
         "method": method, "imbalance": imbalance, "rounds": 12, "image_size": 96, "exchanged_parameters": size,
         "folds": True, "balanced_accuracy": {**INTERVAL, "mean": value, "runs": runs}, "auroc": None,
-        "less": less, "commits": ["c"],
+        "less": {
+            name: {"mean": mean, "low": mean - 1, "high": mean + 1, "runs": runs}
+            for name, mean in zip(("pooled", "variant weighted_loss"), less.values(), strict=False)
+        },
+        "commits": ["c"],
     }  # fmt: skip
 
 
@@ -113,8 +115,8 @@ def test_without_a_measurement_it_says_so(advise):
 
 def test_with_measurements_it_names_them(advise):
     own = [
-        measured("lora_vpt", 0.66, 61_255, less={"pooled": -1.5, "variant weighted_loss": 5.0}),
-        measured("full", 0.667, 5_495_047, less={"pooled": -1.0}),
+        measured("lora_vpt", 0.66, 61_255, pooled=-1.5, weighted_loss=5.0),
+        measured("full", 0.667, 5_495_047, pooled=-1.0),
         measured("norm", 0.60, 5_000),
         measured("lora_vpt", 0.61, 61_255, "weighted_loss", runs=1),
     ]
