@@ -36,14 +36,14 @@ class StatisticsPrivacy(Strict):
     """Standard deviation of the Gaussian noise over the sums' sensitivity, which is the square root of 3."""
     max_feature_norm: Norm
     """Euclidean norm to which each image's features, those that enter the classifier, are clipped. They come from a
-    LayerNorm of d features with weight g and bias b, and sqrt(|g|² + |b|²) bounds nearly all of them: that is known
-    from the backbone's file."""
+    LayerNorm of weight g and bias b, so that all have about the norm sqrt(|g|² + |b|²), which the backbone's file
+    tells."""
     delta: Delta
     """delta of (epsilon, delta); must be below 1 / training images at every site, and that of ``sample`` if that is
     set."""
     projection: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Dimensions to which the features are projected, by a matrix that the seed draws; null: none. A few dozen lose
-    less than the noise takes where epsilon is small."""
+    """Dimensions to which the features are projected, by a matrix that the seed draws; null: none. Fewer dimensions
+    have less noise; in our measurement that gained nothing beyond the spread."""
 
 
 class ClientPrivacy(Strict):

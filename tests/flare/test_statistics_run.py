@@ -443,6 +443,41 @@ def test_a_stage_that_the_experiment_does_not_have(both, site, tmp_path):
             handler.statistics({"stage": stage, "round": number, "since": 0}, {})
 
 
+def test_a_release_with_noise(tiny, site, tmp_path):
+    """What is released, what is said of it, and what the server does not take for a release."""
+    settings = {"noise_multiplier": 2.0, "max_feature_norm": 8.0, "delta": 1e-5, "projection": 6}
+    experiment = changed(
+        tiny,
+        method={"name": "linear_probe", "options": {}},
+        head={"start": "lda"},
+        federation={"rounds": 0},
+        privacy={"statistics": settings},
+    )
+    limits = Limits.open().model_copy(update={"max_epsilon": 2.0})
+    federation = Federation(tmp_path / "secret", experiment, site, limits)
+    record = federation.start()
+    spent = record["statistics"][0]["sites"]["site-1"]["epsilon"]
+    assert spent == pytest.approx(1.993, abs=2e-3)
+    assert federation.saved["adapter.safetensors"]["meta"]["privacy"]["statistics"]["epsilon"] == spent
+    line = federation.ledger("site-1")[0]
+    assert line["privacy"] == {"randomness": "secret", "epsilon": spent, "statistics": settings}
+    assert line["tensors"]["statistics/second"]["shape"] == [21]
+    assert record["statistics"][0]["sites"]["site-1"]["classes_left_out"] == 0
+
+    public = changed(experiment, privacy={"randomness": "insecure_from_public_seed"})
+    repeated = Federation(tmp_path / "public", public, site)
+    repeated.start()
+    assert greatest_difference(final(repeated), reference(public, site)) == 0
+
+    def enlarged(name, task, result):
+        if name == "site-2" and task.when == "moments at the start":
+            result.data[SECOND][0] = 200.0
+
+    lying = Federation(tmp_path / "lying", public, site)
+    lying.tamper = enlarged
+    assert lying.start()["statistics"][0]["left_out"].keys() == {"site-2"}
+
+
 CKKS = {"scheme": "ckks"}
 
 
@@ -526,38 +561,3 @@ def test_the_filter_reads_what_is_in_the_ciphertexts(both, site, tmp_path, chang
     federation.start()
     line = federation.ledger("site-1")[1]
     assert line["reason"].items() >= {"code": "held_back", **reason}.items()
-
-
-def test_a_release_with_noise(tiny, site, tmp_path):
-    """What is released, what is said of it, and what the server does not take for a release."""
-    settings = {"noise_multiplier": 2.0, "max_feature_norm": 8.0, "delta": 1e-5, "projection": 6}
-    experiment = changed(
-        tiny,
-        method={"name": "linear_probe", "options": {}},
-        head={"start": "lda"},
-        federation={"rounds": 0},
-        privacy={"statistics": settings},
-    )
-    limits = Limits.open().model_copy(update={"max_epsilon": 2.0})
-    federation = Federation(tmp_path / "secret", experiment, site, limits)
-    record = federation.start()
-    spent = record["statistics"][0]["sites"]["site-1"]["epsilon"]
-    assert spent == pytest.approx(1.993, abs=2e-3)
-    assert federation.saved["adapter.safetensors"]["meta"]["privacy"]["statistics"]["epsilon"] == spent
-    line = federation.ledger("site-1")[0]
-    assert line["privacy"] == {"randomness": "secret", "epsilon": spent, "statistics": settings}
-    assert line["tensors"]["statistics/second"]["shape"] == [21]
-    assert record["statistics"][0]["sites"]["site-1"]["classes_left_out"] == 0
-
-    public = changed(experiment, privacy={"randomness": "insecure_from_public_seed"})
-    repeated = Federation(tmp_path / "public", public, site)
-    repeated.start()
-    assert greatest_difference(final(repeated), reference(public, site)) == 0
-
-    def enlarged(name, task, result):
-        if name == "site-2" and task.when == "moments at the start":
-            result.data[SECOND][0] = 200.0
-
-    lying = Federation(tmp_path / "lying", public, site)
-    lying.tamper = enlarged
-    assert lying.start()["statistics"][0]["left_out"].keys() == {"site-2"}
