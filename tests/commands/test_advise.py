@@ -140,14 +140,6 @@ def test_balanced_and_alike_sites_need_no_other_objective(advise):
     assert "too little to matter" in out
 
 
-def test_an_objective_that_the_job_cannot_have_is_not_advised(advise, tmp_path):
-    smoothed = tmp_path / "smoothed.json"
-    smoothed.write_text(override(EXPERIMENT, ["training.label_smoothing=0.1"]).to_json())
-    out = advise(NORTH, SOUTH, job=smoothed)[1].out
-    assert "training.imbalance: none (as it is)" in out
-    assert "balanced_softmax is refused: --set: field 'training.label_smoothing' must be 0" in out
-
-
 def test_a_site_that_cannot_join_ends_in_exit_code_1(advise):
     error = {"level": "error", "kind": "limits", "count": 1, "examples": []}
     code, said = advise(NORTH, report("south", (0, 0, 0, 0), images=None, errors=[error]))
