@@ -59,7 +59,9 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if site.data.frames == "all" and site.data.source != "npz":
         items = each_frame(items, site.existing("data.images"))
     if site.data.source != "npz":  # whose splits are the published ones
-        items = assign_splits(items, experiment.seed, data.fold)
+        # A site's own images are split alike for all jobs: what two of them count or add up then differs by no image
+        # that a lead has chosen, and no image that one of them trains on is tested by another.
+        items = assign_splits(items, experiment.seed if site.data.pooled else 0, data.fold)
     if experiment.partition.kind == "natural":
         report_other_sites(items, {name, *names}, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
