@@ -21,7 +21,7 @@ from pt_peft.experiment.admission import STATISTICS, TASKS
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stage_of, up_specs
-from pt_peft.federation.head_statistics import check_release, check_sums
+from pt_peft.federation.head_statistics import check_release, check_sums, checked_losses
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 from pt_peft.reasons import Reason
@@ -154,8 +154,9 @@ class EgressFilter(Filter):
         said = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
         if stage.name == "choice":
             tensors = check_tensors(payload, specs)
-            described = ledger.tensor_entry(tensors, tensors)
             report = _own(parse(ChoiceReport, said, "report").checked(experiment))
+            tensors = {key: checked_losses(value, report) for key, value in tensors.items()}
+            described = ledger.tensor_entry(tensors, tensors)
             for split in report.splits():
                 limits.check_evaluated(split.count)
         else:

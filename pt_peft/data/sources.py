@@ -1,6 +1,7 @@
 """Which images a site has and how to read them, before any pixel is decoded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pt_peft.data import npz
 from pt_peft.data.frames import each_frame
@@ -59,7 +60,9 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if site.data.frames == "all" and site.data.source != "npz":
         items = each_frame(items, site.existing("data.images"))
     if site.data.source != "npz":  # whose splits are the published ones
-        items = assign_splits(items, experiment.seed, data.fold)
+        items = (
+            assign_splits(items, experiment.seed, data.fold) if site.data.pooled else _own_splits(items, data.classes)
+        )
     if experiment.partition.kind == "natural":
         report_other_sites(items, {name, *names}, report)
     items = partition(experiment.partition, items, name=name, names=names, seed=experiment.seed)
@@ -68,6 +71,17 @@ def _unshifted(experiment: Experiment, site: Site, name: str, names: Sequence[st
     if site.data.source == "npz":
         return NpzImages(items, site.existing("data.npz"))
     return FileImages(items, site.existing("data.images"), site.data.frames)
+
+
+def _own_splits(items: Sequence[Item], classes: Sequence[str]) -> list[Item]:
+    """`items` with their splits, in which no job has a part, neither by its seed nor by the order of its classes.
+
+    What two jobs count or add up then differs by no image that a lead has chosen, and no image that one of them trains
+    on is tested by another.
+    """
+    rank = {label: place for place, label in enumerate(sorted(range(len(classes)), key=lambda label: classes[label]))}
+    ranked = [replace(item, labels=tuple(sorted(rank[label] for label in item.labels))) for item in items]
+    return [replace(item, split=one.split) for item, one in zip(items, assign_splits(ranked, 0), strict=True)]
 
 
 def _evaluated_as_known(items: Sequence[Item], name: str, report: Report) -> list[Item]:

@@ -69,7 +69,8 @@ class Limits(Strict):
     """Names of allowed methods; a job with ``lora+norm`` needs both. ``full`` is allowed only where it is listed."""
     min_train_images: int | None = Field(default=50, ge=1)
     """Fewest training images of a round, after all that makes them fewer: partition, ``data.images_per_site``,
-    ``data.max_images_per_site``."""
+    ``data.max_images_per_site``. Under ``training.imbalance`` ``federation_weights``, whose weights follow from counts
+    that the server sends, so many must be left after weighing: (Σ w)² / Σ w² (Kish 1965)."""
     min_steps: int | None = Field(default=2, ge=1)
     """Fewest steps of the optimiser between two looks at the model: what one step changes is a gradient. With a tiny
     learning rate all steps are taken at the same point, and AdamW's are functions of the gradients there: more steps
@@ -280,6 +281,15 @@ class Limits(Strict):
             return
         steps = math.ceil(images / experiment.training.batch_size) * experiment.training.local_epochs
         yield from _at_least("min_steps", steps, self.min_steps, "a round of {} step(s)")
+
+    def check_weighed(self, images: int) -> None:
+        """Raises OutsideLimits if training weighs a few images so much that it is as if there were no others.
+
+        Args:
+            images: how many of equal weight would have a mean as blurred.
+        """
+        what = "a round whose weights make {} image(s) of all"
+        _raise_first(_at_least("min_train_images", images, self.min_train_images, what))
 
     def check_evaluated(self, images: int) -> None:
         """Raises OutsideLimits if metrics of so few images would leave."""

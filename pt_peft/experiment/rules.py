@@ -427,6 +427,11 @@ SITE_RULES: tuple[Rule[AtSite], ...] = (
         lambda s: bool(s.experiment.data.max_images_per_site) and not s.data.pooled,
     ),
     Rule(
+        "data.pooled", "true", "data.fold", "set",
+        "a site of its own keeps its splits, and what two folds count tells of an image that only one of them takes",
+        lambda s: s.experiment.data.fold is not None and not s.data.pooled,
+    ),
+    Rule(
         "data.source", "'csv', 'image_folder', 'ham10000' or 'isic2019'", "data.fold", "set",
         "the others have a published split, which stays",
         lambda s: s.experiment.data.fold is not None and s.data.source in ("npz", "fed_isic2019"),

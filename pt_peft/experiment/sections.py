@@ -162,7 +162,8 @@ class Data(Strict):
     """Deals the images into folds, by lesion or patient (``data.columns.group`` in `site.json`) and stratified by class
     and site; used by ``site``, where the images have no splits of their own. The test images are those of one fold; an
     eighth of the other groups are for validation. Which images a fold has follows from the site's table alone, not from
-    ``seed``. null: the splits that the site's data assigns, or else those that ``seed`` draws."""
+    ``seed``. A site refuses it unless its `site.json` says ``pooled``. null: the splits that the site's data assigns,
+    or else those that are drawn: by ``seed`` for pooled images, for a site's own the same in all jobs."""
     augment: tuple[Literal["flip", "rotate90", "intensity"], ...] = ()
     """Random transforms of training images, drawn anew for every batch."""
     test_time_flips: TestTimeFlips = "none"

@@ -22,7 +22,7 @@ from pt_peft.experiment.statistics import (
     up_specs,
     width,
 )
-from pt_peft.federation.reports import ChoiceReport, SplitMetrics, StatisticsReport
+from pt_peft.federation.reports import ChoiceReport, SplitMetrics, StatisticsReport, rounded_loss
 from pt_peft.federation.server import LARGEST
 from pt_peft.privacy.private_moments import Projection, largest, repaired
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates
@@ -97,7 +97,7 @@ class HeadStatistics:
             else:
                 check_sums(tensors, report.num_samples, self._weights())
         elif LOSSES in tensors and isinstance(report, ChoiceReport):
-            check_losses(tensors[LOSSES], report)
+            tensors = {LOSSES: checked_losses(tensors[LOSSES], report)}
         return tensors
 
     def take(self, stage: Stage, results: Mapping[str, Tensors], reports: Mapping[str, Report]) -> SolvedHead | None:
@@ -231,8 +231,8 @@ def head_tensors(exchange: Exchange, head: LinearHead) -> Tensors:
 
 
 def check_counts(key: str, counts: Float) -> None:
-    """Raises TensorError unless `counts` are whole numbers of 0 or more."""
-    if (counts < 0).any() or (counts != np.floor(counts)).any():
+    """Raises TensorError unless `counts` are whole numbers of 0 or more that float64 has exactly."""
+    if (counts < 0).any() or (counts != np.floor(counts)).any() or (counts > 2**53).any():
         raise TensorError(f"tensor '{key}' is not of whole numbers of 0 or more, as counts are", key)
 
 
@@ -269,11 +269,19 @@ def check_release(tensors: Tensors, images: int, noise_multiplier: float) -> Non
             raise TensorError(f"tensor '{key}' has larger values than sums over {images} image(s) and noise have", key)
 
 
-def check_losses(losses: Float, report: ChoiceReport) -> None:
-    """Raises TensorError unless `losses` are sums over the images that `report` has metrics of."""
+def checked_losses(losses: Float, report: ChoiceReport) -> Float:
+    """`losses` as they may leave: their means over the images are rounded like any loss that a site reports.
+
+    So many exact sums of known functions of the logits would give the logits of each image.
+
+    Raises:
+        TensorError: unless they are sums over the images that `report` has metrics of.
+    """
     images = report.candidates[0].count if report.candidates else 0
     if (losses < 0).any() or (losses > LARGEST * images).any():
         raise TensorError(f"tensor '{LOSSES}' has values that are no cross-entropy of {images} image(s)", LOSSES)
+    means = [rounded_loss(one) for one in (losses / max(images, 1)).flat]
+    return np.reshape(np.array(means, dtype=np.float64), losses.shape) * images
 
 
 def _middle(penalties: Sequence[float]) -> float:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 
-from pt_peft.data.site_data import SiteData
+from pt_peft.data.site_data import ImageSplit, SiteData
 from pt_peft.exchange.tensors import TensorError, Tensors, TensorSpec, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import (
@@ -22,6 +23,7 @@ from pt_peft.experiment.statistics import (
     up_specs,
 )
 from pt_peft.federation.head_statistics import check_counts, solutions
+from pt_peft.federation.server import LARGEST
 from pt_peft.privacy.draws import draws_for
 from pt_peft.privacy.private_moments import Projection, private_moments
 from pt_peft.statistics.closed_form import leave_one_out
@@ -126,7 +128,8 @@ def _choice(
     by_validation = experiment.head.choose_by == "validation"
     if not by_validation:
         _check_at_least(COUNTS, summed.counts, own)
-    split = data.val if by_validation else data.train
+    # Of training images those that are in the sums: counts by class of the others must not leave.
+    split = data.val if by_validation else _taken(data.train, own > 0)
     losses = {key: np.zeros(spec.shape) for key, spec in up_specs(experiment, trainer.exchange, stage).items()}
     if len(split) < max(1, least_evaluated):
         return SiteAnswer(losses, {"candidates": None})
@@ -136,13 +139,23 @@ def _choice(
         heads = solutions(experiment, trainer.exchange, kind, summed, weights, experiment.head.penalties)
         logits = [head.logits(features) for head in heads]
     else:
-        logits = [*leave_one_out(kind, summed, weights, experiment.head.penalties, features, labels, own > 0)]
+        logits = [*leave_one_out(kind, summed, weights, experiment.head.penalties, features, labels)]
     for rows in losses.values():
-        rows[:] = [log_losses(one, labels) for one in logits]
+        # Bounded, as a tiny penalty may make logits of any size: a poor candidate must not cost the site the stage.
+        rows[:] = [np.minimum(log_losses(one, labels), LARGEST * len(labels)) for one in logits]
     metrics = [
         evaluate_predictions(torch.as_tensor(one), torch.as_tensor(labels), experiment.data.task) for one in logits
     ]
+    for one in metrics:
+        one["loss"] = min(one["loss"], LARGEST)
     return SiteAnswer(losses, {"candidates": cast(JsonValue, metrics)})
+
+
+def _taken(split: ImageSplit, counted: npt.NDArray[np.bool_]) -> ImageSplit:
+    """The images of the classes that are `counted`, bool (K,)."""
+    places = np.flatnonzero(counted[split.labels])
+    whole = len(places) == len(split)  # whose features may be cached
+    return split if whole else ImageSplit(split.images[places], split.labels[places])
 
 
 def _weights(statistics: Tensors, own: Float) -> Float | None:

@@ -82,7 +82,6 @@ def leave_one_out(
     penalties: Sequence[float],
     features: npt.NDArray[np.floating],
     labels: npt.NDArray[Any],
-    counted: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Float]:
     """Logits of each of a site's images by the head that all images but this one would give, exactly.
 
@@ -100,8 +99,6 @@ def leave_one_out(
         penalties: as in `candidates`.
         features: floating point (N,d) of images that are in `moments`.
         labels: their classes, whole numbers (N,).
-        counted: bool (K,), whether the site's images of a class are in `moments`; None if all are. Those that are not
-            have the logits of the head as it is.
 
     Yields:
         For each penalty logits float64 (N,K), each image's up to a constant that all its classes share.
@@ -110,13 +107,10 @@ def leave_one_out(
         ValueError: as `candidates` does.
     """
     system = _SYSTEMS[kind](moments, weights)
-    inside = (np.ones(len(moments.counts), bool) if counted is None else counted) & system.present
     for penalty in penalties:
-        head = system.completed(system.head(penalty))
-        logits = head.logits(features)
-        chosen = np.flatnonzero(inside[labels])
-        for start in range(0, len(chosen), _BATCH):
-            batch = chosen[start : start + _BATCH]
+        logits = np.empty((len(labels), len(moments.counts)))
+        for start in range(0, len(labels), _BATCH):
+            batch = slice(start, start + _BATCH)
             logits[batch] = system.without_each(penalty, features[batch].astype(np.float64), labels[batch])
         yield logits
 

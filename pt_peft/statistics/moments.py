@@ -78,6 +78,18 @@ def class_weights(counts: Float) -> Float:
     return np.divide(counts.sum(), present.sum() * counts, out=np.zeros(len(counts)), where=present)
 
 
+def effective_images(counts: Float, weights: Float) -> float:
+    """How many images of equal weight would have a mean as blurred: (Σ w)² / Σ w² (Kish 1965); 0 if none has a weight.
+
+    Args:
+        counts: images of each class, float64 (K,).
+        weights: of the images of each class, float64 (K,), 0 or more.
+    """
+    shares = weights / max(float(weights.max(initial=0)), 1e-300)  # squares of huge ones would overflow
+    square = float(counts @ np.square(shares))
+    return float(counts @ shares) ** 2 / square if square else 0.0
+
+
 def moments(
     features: npt.NDArray[np.floating],
     labels: npt.NDArray[Any],

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pt_peft import reasons
 from pt_peft.data.items import SPLITS
 from pt_peft.data.site_data import SiteData, load_site_data
@@ -29,6 +31,7 @@ from pt_peft.model.planned_exchange import initial_exchanged, planned_exchange
 from pt_peft.privacy.budget import Budget
 from pt_peft.privacy.plan import plan, plan_from
 from pt_peft.schema import parse
+from pt_peft.statistics.moments import class_counts, class_weights, effective_images
 from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, pick_device
 from pt_peft.worker.local_adapter import LocalAdapter
@@ -130,6 +133,9 @@ class RequestHandler:
         if not len(self._data.train):
             raise UserError(f"site {self.name} has no training images.").told_as(reasons.NoImages())
         self.site.limits.check_images(self.experiment, len(self._data.train))
+        if counts is not None:
+            own = class_counts(np.asarray(self._data.train.labels), len(counts))
+            self.site.limits.check_weighed(int(effective_images(own, class_weights(counts))))
         kept = self._kept(number, message.get("taken"))
         validation = self._evaluate(aggregate, kept, "val")
         spent = self._spend(number)

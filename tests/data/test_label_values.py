@@ -1,5 +1,6 @@
 """A site says which of its values mean which class, whatever its source is; a job cannot say otherwise."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -171,6 +172,7 @@ ROWS = [
             {"data": SECTION | {"max_images_per_site": {"val": 1}}},
             "'data.pooled' must be true with data.max_images_per_site",
         ),
+        ({"data": SECTION | {"fold": {"number": 1, "of": 100}}}, "'data.pooled' must be true with data.fold"),
         ({"partition": {"feature_shift": {"blur": 2.0}}}, "'data.pooled' must be true with partition.feature_shift"),
     ],
 )
@@ -179,6 +181,21 @@ def test_a_malicious_job_cannot_make_a_site_count_something_else(make_experiment
     site = make_csv_site(ROWS, images=False, columns={"site": "hospital"})
     with pytest.raises(UserError, match=message):
         site_images(make_experiment(**{"data": SECTION} | sections), site, "a", ["a", "b"])
+
+
+def test_a_sites_own_images_have_the_same_splits_in_all_jobs(make_experiment, make_csv_site):
+    """Else sums over the training images of two jobs of other seeds differ by some images, of many jobs by any."""
+    own = make_csv_site([{**row, "file": f"{copy}{row['file']}"} for row in ROWS for copy in "abc"], images=False)
+    pooled = own.model_copy(update={"data": own.data.model_copy(update={"pooled": True})})
+
+    def drawn(site) -> set[tuple[str, ...]]:
+        jobs = [make_experiment(data=SECTION, seed=seed) for seed in range(3)]
+        orders = itertools.permutations(SECTION["classes"])
+        jobs += [make_experiment(data={**SECTION, "classes": [*order, "none at the site"]}) for order in orders]
+        return {tuple(one.file for one in site_images(job, site, "a", ["a"]).items("train")) for job in jobs}
+
+    assert len(drawn(own)) == 1
+    assert len(drawn(pooled)) > 1
 
 
 def test_what_it_was_asked_for_is_counted_all_of_it(make_experiment, make_csv_site):

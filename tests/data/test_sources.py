@@ -49,7 +49,9 @@ def test_a_table_without_splits_gets_them_drawn(make_experiment, make_csv_site, 
 def test_a_fold_takes_the_place_of_the_seeds_splits_and_leaves_a_tables_own(make_experiment, make_csv_site, rows):
     def tested(seed: int, fold: dict | None, columns: dict) -> set[str]:
         experiment = make_experiment(seed=seed, data={"source": "site", "classes": ["red", "blue"], "fold": fold})
-        return {item.file for item in found(experiment, make_csv_site(rows, columns=columns)).items("test")}
+        site = make_csv_site(rows, columns=columns)
+        site = site.model_copy(update={"data": site.data.model_copy(update={"pooled": True})})
+        return {item.file for item in found(experiment, site).items("test")}
 
     folds = [tested(seed, {"number": seed, "of": 5}, {"split": None}) for seed in range(1, 6)]
     assert [len(fold) for fold in folds] == [2] * 5

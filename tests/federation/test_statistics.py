@@ -25,7 +25,7 @@ from pt_peft.experiment.statistics import (
     stages,
     up_specs,
 )
-from pt_peft.federation.head_statistics import HeadStatistics, check_losses, check_sums
+from pt_peft.federation.head_statistics import HeadStatistics, check_sums, checked_losses
 from pt_peft.federation.reports import ChoiceReport, StatisticsReport
 from pt_peft.federation.site_statistics import answer
 from pt_peft.schema import parse
@@ -109,10 +109,18 @@ def test_the_bytes_of_the_stages(probe, trainer):
     assert [one.down for one in found] == [0, 4 * 132 + 8 * 4, 4 * 132 + 8 * 4 + sums]
 
 
+def assert_same_head(found, expected):
+    """To 1e-6 but for the temperature, which follows from losses that each site rounds."""
+    size, wanted = (np.linalg.norm(one["head.weight"].astype(np.float64)) for one in (found, expected))
+    assert size == pytest.approx(wanted, rel=0.02)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key] / size, value / wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_without_a_round_the_head_is_that_of_all_images_in_one_place(probe, trainer, data):
     expected = federate(trainer, {"all": pooled(data)}).tensors
     assert expected.keys() == {"head.weight", "head.bias"}
-    assert greatest_difference(federate(trainer, data).tensors, expected) < 1e-6
+    assert_same_head(federate(trainer, data).tensors, expected)
     labels = np.concatenate([one.train.labels for one in data.values()])
     features = np.concatenate([trainer.features({}, one.train, "none") for one in data.values()])
     weights = class_weights(class_counts(labels, 4))
@@ -129,8 +137,8 @@ def test_without_a_round_the_head_is_that_of_all_images_in_one_place(probe, trai
 def test_the_head_is_the_same_for_any_partition_of_the_images(probe, site, data, kind, choose_by):
     experiment = changed(probe, head={"start": kind, "choose_by": choose_by})
     found = [trained(experiment, site, dealt(data, shares, skew)) for shares, skew in ((2, None), (4, None), (3, 0.5))]
-    assert greatest_difference(found[0], found[1]) < 1e-6
-    assert greatest_difference(found[0], found[2]) < 1e-6
+    assert_same_head(found[1], found[0])
+    assert_same_head(found[2], found[0])
 
 
 def test_a_site_that_leaves_between_the_stages_is_in_the_sums_that_it_sent(probe, trainer, data):
@@ -243,6 +251,7 @@ def test_a_class_of_few_images_is_left_out_of_everything(probe, trainer, data):
     [
         ({0: -1}, "fewer images of a class than this site alone"),
         ({0: 0.5}, "not of whole numbers of 0 or more"),
+        ({0: 1e308, 1: 1e308}, "not of whole numbers of 0 or more"),
         ({0: float("nan")}, "not finite"),
     ],
 )
@@ -324,7 +333,7 @@ def test_reports_of_candidates(probe, trainer, data):
         wrong = {LOSSES: found.tensors[LOSSES].copy()}
         wrong[LOSSES][0, 0] = value
         with pytest.raises(TensorError, match=r"no cross-entropy of 16 image\(s\)"):
-            check_losses(wrong[LOSSES], report)
+            checked_losses(wrong[LOSSES], report)
     several = json.loads(report.model_dump_json())["candidates"]
     with pytest.raises(UserError, match="candidates has 4 entries; 5 would be right"):
         parse(ChoiceReport, said(candidates=several[:4]), "report").checked(probe)
@@ -335,6 +344,40 @@ def test_reports_of_candidates(probe, trainer, data):
     made = sent.take(CHOICE, {"site-1": none.tensors}, {"site-1": parse(ChoiceReport, said(candidates=None), "report")})
     assert made
     assert (made["penalty"], made["temperature"]) == (0.01, 1.0)  # the middle one
+
+
+def test_losses_leave_rounded_to_what_they_mean(probe, trainer, data):
+    """Exact ones at 49 temperatures would give each image's logits."""
+    sent = HeadStatistics(probe, trainer.exchange, "start")
+    counts = answer(trainer, Stage("start", "counts", 0), data["site-1"], {}, {}).tensors
+    sent.take(Stage("start", "counts", 0), {"site-1": counts}, {})
+    sent.take(MOMENTS, {"site-1": answer(trainer, MOMENTS, data["site-1"], {}, sent.down(MOMENTS)).tensors}, {})
+    found = answer(trainer, CHOICE, data["site-1"], {}, sent.down(CHOICE))
+    report = parse(ChoiceReport, said(**found.report), "report").checked(probe)
+    exact, rounded = found.tensors[LOSSES], checked_losses(found.tensors[LOSSES], report)
+    means = rounded / 16
+    np.testing.assert_allclose(rounded, exact, atol=16 * 5e-5 + 5e-4 * exact.max())
+    assert all(abs(value - float(f"{value:.4g}")) < 1e-12 for value in means.flat)
+    assert not np.array_equal(rounded, exact)
+    assert np.array_equal(checked_losses(rounded, report), rounded)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "lda"])
+def test_no_count_of_a_small_class_leaves_with_the_images_that_are_left_out_one_by_one(probe, site, data, kind):
+    experiment = changed(probe, head={"start": kind, "choose_by": "leave_one_out", "penalties": [1e-12, 0.5]})
+    trainer, train = make_trainer(experiment, site), data["site-1"].train
+    labels = np.asarray(train.labels)
+    few = np.concatenate([np.flatnonzero(labels == 2)[:4], np.flatnonzero(labels != 2)])
+    small = replace(data["site-1"], train=chosen(train, few))
+    sent = HeadStatistics(experiment, trainer.exchange, "start")
+    for stage in stages(experiment)[:-1]:
+        sent.take(stage, {"site-1": answer(trainer, stage, small, {}, sent.down(stage), least=5).tensors}, {})
+    found = answer(trainer, CHOICE, small, {}, sent.down(CHOICE), least=5)
+    report = parse(ChoiceReport, said(**found.report), "report").checked(experiment)
+    for one in report.splits():
+        assert one.count == len(few) - 4
+        assert sum(one.confusion[2]) == 0
+    assert sent.check(CHOICE, found.tensors, report)[LOSSES].shape == (2, len(TEMPERATURES))
 
 
 def test_of_equal_candidates_the_largest_penalty_is_chosen(probe, trainer, data):

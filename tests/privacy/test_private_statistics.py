@@ -62,7 +62,8 @@ def data(private, site):
 @pytest.mark.parametrize("projection", [None, 5])
 def test_the_plain_loop(private, site, data, projection):
     """Equal runs from the public seed alone; the head is one of all features also from a projection of them."""
-    settings = {"statistics": {**STATISTICS, "projection": projection}}
+    # With more noise often no class but one is left beyond it, and two heads of nothing are equal.
+    settings = {"statistics": {**STATISTICS, "noise_multiplier": 0.2, "projection": projection}}
     finals = []
     for randomness in (PUBLIC, PUBLIC, {}):
         trainer = make_trainer(changed(private, privacy={**settings, **randomness}), site)

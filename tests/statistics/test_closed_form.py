@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from pt_peft.statistics.closed_form import candidates, leave_one_out
-from pt_peft.statistics.moments import Moments, class_counts, class_weights, moments, specs, total
+from pt_peft.statistics.moments import Moments, class_counts, class_weights, effective_images, moments, specs, total
 
 CLASSES, WIDTH = 4, 9
 PENALTIES = (1e-4, 0.03, 0.7)
@@ -121,19 +121,6 @@ def test_lda_without_each_image_is_the_refit(weighted):
 
 
 @pytest.mark.parametrize("kind", ["ridge", "lda"])
-def test_images_that_are_not_in_the_sums_have_the_head_as_it_is(kind):
-    """Those of classes of which the site has too few."""
-    features, labels = images(3, count=60)
-    counted = class_counts(labels, CLASSES, least=30) > 0
-    assert counted.tolist() == [False, False, False, True]
-    everywhere = total([moments(features, labels, CLASSES, least=30), moments(features + 1, labels, CLASSES)])
-    [head] = candidates(kind, everywhere, None, [0.2])
-    [logits] = leave_one_out(kind, everywhere, None, [0.2], features, labels, counted)
-    same = (logits == head.logits(features)).all(axis=1)
-    np.testing.assert_array_equal(same, labels != 3)
-
-
-@pytest.mark.parametrize("kind", ["ridge", "lda"])
 @pytest.mark.parametrize("penalty", [0.0, 1e-3, 1.0])
 @pytest.mark.parametrize(
     "case", ["class without images", "constant features", "all constant", "few images", "one image", "one class", "d=1"]
@@ -225,3 +212,11 @@ def test_weights_make_classes_count_alike():
     weights = class_weights(counts)
     np.testing.assert_allclose(weights * counts, [15, 0, 15, 15])
     assert not class_weights(np.zeros(3)).any()
+
+
+def test_images_that_weigh_nothing_beside_one_class_are_not_counted():
+    counts = np.array([3.0, 60, 37])
+    assert effective_images(counts, np.ones(3)) == pytest.approx(100)
+    assert effective_images(counts, np.array([1e200, 1, 1])) == pytest.approx(3)
+    assert effective_images(counts, class_weights(counts)) == pytest.approx(9 / (1 / 3 + 1 / 60 + 1 / 37))
+    assert effective_images(counts, np.zeros(3)) == 0
