@@ -26,8 +26,8 @@ def report(site: str, counts: tuple[int, ...], **replaced) -> dict:
         "cache": None,
         "privacy": None,
         "round": {
-            "bytes_in": 200_000, "bytes_out": 300_000, "steps": 5, "seconds": 36.0, "device": "cpu", "threads": 1,
-            "process_memory": 1,
+            "bytes_in": 200_000, "bytes_out": 300_000, "statistics_in": 0, "statistics_out": 0,
+            "statistics_seconds": 0.0, "steps": 5, "seconds": 36.0, "device": "cpu", "threads": 1, "process_memory": 1,
         },
         "errors": [],
         "warnings": [],
@@ -86,6 +86,22 @@ def test_what_a_site_spends_and_how_it_differs(advise):
     assert (north["absent"], north["small_cells"]) == (["dermatofibroma"], {})
     assert (south["megabytes"], south["hours"], south["small_cells"]) == (None, None, {"basal_cell_carcinoma": 2})
     assert (south["images"], found["delta"]) == (50, 1e-5)
+
+
+def test_statistics_count_in_what_a_site_spends(advise, tmp_path):
+    cost = {**NORTH["round"], "statistics_in": 1_600_000, "statistics_out": 400_000, "statistics_seconds": 360.0}
+    north = {**NORTH, "round": cost}
+    (one,) = json.loads(advise(north, options=("--json",))[1].out)["sites"]
+    assert (one["megabytes"], one["hours"]) == (5.0 + 2.0, 0.1 + 0.1)
+    alone = tmp_path / "alone.json"
+    alone.write_text(override(EXPERIMENT, ["federation.rounds=0", "head.start=ridge"]).to_json())
+    found = json.loads(advise(north, job=alone, options=("--json",))[1].out)
+    assert (found["sites"][0]["megabytes"], found["sites"][0]["hours"]) == (2.0, 0.1)
+    assert [one["field"] for one in found["advised"]] == ["federation.rounds"]
+    assert {one["sample"] for one in found["privacy"]} == {None}
+    text = advise(north, job=alone)[1].out
+    assert "because nothing is trained: the classifier is solved from sums of features" in text
+    assert "DP-SGD" not in text
 
 
 def test_privacy_is_that_of_the_smallest_site(advise):
