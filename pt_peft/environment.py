@@ -16,7 +16,7 @@ from pydantic import Field
 import pt_peft
 from pt_peft.schema import Strict
 
-METHOD_CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds.py", "torch_random.py")
+METHOD_CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds.py", "statistics", "torch_random.py")
 """Packages and modules of `pt_peft` that define a method: what it trains and what it exchanges."""
 METHOD_LIBRARIES = ("timm", "peft")
 """Packages that build the model whose tensors are exchanged."""

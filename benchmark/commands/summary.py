@@ -1,7 +1,7 @@
 """Writes what all suites in benchmark/results have found to the small file that `python -m pt_peft advise` reads.
 
 Example:
-    python -m benchmark summary
+    python -m benchmark summary benchmark/results/ham10000.jsonl
 """
 
 import argparse
@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", nargs="*", type=Path, help="result files of suites (default: all in benchmark/results)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=PACKAGED, help="file to write (default: that which comes with the package)"
-    )
+    parser.add_argument("--out", type=Path, help="file to write (default: that which comes with the package)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,8 +26,9 @@ def run(options: argparse.Namespace) -> None:
     from pt_peft.commands.measured import Measurements
     from pt_peft.files import check_place, write_atomically
 
-    check_place(options.out)
+    out = options.out or PACKAGED
+    check_place(out)
     paths = options.results or sorted(RESULTS.glob(f"*{SUFFIX}"))
     found = Measurements(measured=tuple(one for path in paths for one in summary(read_results(path))))
-    write_atomically(options.out, (found.model_dump_json(indent=1) + "\n").encode())
-    print(f"{options.out}: {len(found.measured)} lines of {len(paths)} result files")
+    write_atomically(out, (found.model_dump_json(indent=1) + "\n").encode())
+    print(f"{out}: {len(found.measured)} lines of {len(paths)} result files")

@@ -8,6 +8,7 @@ from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES, Rule
 
 ANCHORS = {
     "aggregation.weighting": "aggregation.mean.weighting",
+    "server_optimizer.last_rounds": "server_optimizer.swa.last_rounds",
     "payload.up.error_feedback": "payload.up.int8.error_feedback",
 }
 """Fields that only some variants of a section have, to the variant that is shown."""

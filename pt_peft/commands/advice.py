@@ -11,7 +11,6 @@ from pt_peft.commands.measured import Interval, Measured
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
-from pt_peft.presets import override
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import Strict
@@ -231,11 +230,7 @@ def _objective(
     if ratio < IMBALANCED and apart < DIFFERENT:
         return Advised(field=field, now=now, advised=now, because=f"{seen}: too little to matter", measured=[])
     better = "balanced_softmax"
-    try:
-        override(experiment, [f"{field}={better}"])
-    except UserError as error:
-        return Advised(field=field, now=now, advised=now, because=f"{seen}; {better} is refused: {error}", measured=[])
-    because = f"{seen}; it has the same optimum at every site, which weights by a site's own classes do not"
+    because = f"{seen}; it has the same optimum at every site, also where a site lacks classes"
     compared = [one for one in measured if one.imbalance == better and _others(one, measured)]
     said = [f"{_reached(one)}; {other.imbalance} {_share(other.balanced_accuracy)}{_difference(one, other)}"
             for one in compared for other in _others(one, measured)]  # fmt: skip
@@ -255,7 +250,7 @@ def _method(experiment: Experiment, imbalance: str, measured: Sequence[Measured]
     for one in measured:
         if one.imbalance == imbalance:
             places.setdefault((*_place(one), one.variant), []).append(one)
-    compared = max(places.values(), key=len, default=list[Measured]())
+    compared = max(places.values(), key=len) if places else []
     if len({one.method for one in compared}) < 2:
         because = f"no two methods were measured with training.imbalance '{imbalance}'"
         return Advised(field="method.name", now=now, advised=now, because=because, measured=[])

@@ -43,7 +43,9 @@ def test_mistakes(shared, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "--sites: the experiment names no sites" in refusal("lora_vpt")
-    assert "is neither a file, nor 'ham10000', nor 'medmnist:<flag>', nor a method" in refusal("lorra")
+    assert "is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method" in refusal(
+        "lorra"
+    )
     assert "'bars.jpg' ends in '.jpg'; .svg, .png or .pdf" in refusal("lora_vpt", "--sites", "2", "--out", "bars.jpg")
     assert "is not a folder" in refusal("lora_vpt", "--sites", "2", "--out", str(tmp_path / "no" / "bars.svg"))
     shards = ("--set", "federation.sites=[]", "--set", "partition.kind=shards", "--sites", "3")

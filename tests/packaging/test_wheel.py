@@ -99,6 +99,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel):
         for path in (*package.rglob("*.py"), package / "py.typed")
     }
     expected |= {f"pt_peft/embedded/backbone.{suffix}" for suffix in ("json", "safetensors")}
+    expected |= {"pt_peft/embedded/measurements.json"}
     assert held == expected
 
 

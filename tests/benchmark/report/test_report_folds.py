@@ -82,9 +82,9 @@ def test_differences_are_paired_by_fold(path):
 
 def difference(these: dict[int, float], those: dict[int, float]) -> str:
     """In points, over the folds of `those`."""
-    first, second = (100 * np.array([by_fold[seed] for seed in those]) for by_fold in (these, those))
-    low, high = ttest_rel(first, second).confidence_interval()
-    return f"{np.mean(first - second):+.1f} [{low:+.1f}, {high:+.1f}]"
+    mine, others = ([100 * values[seed] for seed in those] for values in (these, those))
+    low, high = ttest_rel(mine, others).confidence_interval()
+    return f"{np.mean(mine) - np.mean(others):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def reached(test: dict) -> float:
