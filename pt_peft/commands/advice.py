@@ -11,6 +11,7 @@ from pt_peft.commands.measured import Interval, Measured
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
+from pt_peft.presets import override
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import Strict
@@ -230,6 +231,10 @@ def _objective(
     if ratio < IMBALANCED and apart < DIFFERENT:
         return Advised(field=field, now=now, advised=now, because=f"{seen}: too little to matter", measured=[])
     better = "balanced_softmax"
+    try:
+        override(experiment, [f"{field}={better}"])
+    except UserError as error:
+        return Advised(field=field, now=now, advised=now, because=f"{seen}; {better} is refused: {error}", measured=[])
     because = f"{seen}; it has the same optimum at every site, also where a site lacks classes"
     compared = [one for one in measured if one.imbalance == better and _others(one, measured)]
     said = [f"{_reached(one)}; {other.imbalance} {_share(other.balanced_accuracy)}{_difference(one, other)}"

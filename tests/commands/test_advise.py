@@ -156,6 +156,15 @@ def test_balanced_and_alike_sites_need_no_other_objective(advise):
     assert "too little to matter" in out
 
 
+def test_an_objective_that_the_job_cannot_have_is_not_advised(advise, tmp_path):
+    private = tmp_path / "private.json"
+    sample = '{"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}'
+    private.write_text(override(EXPERIMENT, [f"privacy.sample={sample}"]).to_json())
+    out = advise(NORTH, SOUTH, job=private)[1].out
+    assert "training.imbalance: none (as it is)" in out
+    assert "balanced_softmax is refused: --set: field 'training.imbalance' must be 'none' with privacy.sample" in out
+
+
 def test_a_site_that_cannot_join_ends_in_exit_code_1(advise):
     error = {"level": "error", "kind": "limits", "count": 1, "examples": []}
     code, said = advise(NORTH, report("south", (0, 0, 0, 0), images=None, errors=[error]))
