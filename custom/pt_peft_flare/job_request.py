@@ -330,7 +330,7 @@ def _head(asked: JobRequest) -> str:
     """How the classifier starts and ends and, where it is solved, how it is chosen."""
     head = asked["head"]
     ends = f"start {head['start']}, finish {head['finish']}"
-    if not {"ridge", "lda"} & {head["start"], head["finish"]}:
+    if not any(head[end] in ("ridge", "lda") for end in ("start", "finish")):
         return ends
     temperature = "with" if head["temperature"] else "without"
     chosen = f"by {str(head['choose_by']).replace('_', ' ')}, {temperature} a temperature"
