@@ -258,14 +258,17 @@ class FederatedRun:
         experiment, sites, first_up = self.experiment, self._sites.site_names(), self._exchange.up(0)
         encrypted = experiment.encryption is not None
         nbytes = round_bytes(self._exchange, experiment.payload, 0, encrypted=encrypted).up
-        console.info(
-            "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
-            experiment.name, len(sites), experiment.federation.rounds, len(first_up), nbytes / 1000,
-            " at most, encrypted" if encrypted else "",
-        )  # fmt: skip
+        if rounds := experiment.federation.rounds:
+            console.info(
+                "%s: %d sites, %d rounds, a site sends %d tensors of %.1f kB a round%s",
+                experiment.name, len(sites), rounds, len(first_up), nbytes / 1000,
+                " at most, encrypted" if encrypted else "",
+            )  # fmt: skip
+        else:
+            console.info("%s: %d sites, no round of training", experiment.name, len(sites))
         for stage in stages(experiment):
             sent = stage_bytes(experiment, self._exchange, stage).up
-            console.info("%s: a site sends %.1f kB of statistics", stage, sent / 1000)
+            console.info("%s: a site sends %s bytes of statistics", stage, f"{sent:,}")
         return RunRecord(run_dir(self._fl_ctx), experiment, self._fl_ctx.get_job_id(), sites, first_up, nbytes)
 
     def _resume(self) -> int:

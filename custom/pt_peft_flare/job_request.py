@@ -253,24 +253,33 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
     if travels := asked["exchange"]:
         names, encrypted = travels["tensors"], ", encrypted" if asked["encryption"] else ""
         more = f" and {len(names) - SHOWN_TENSORS} more" if len(names) > SHOWN_TENSORS else ""
-        yield (
-            "sends",
-            f"{len(names)} tensors, {travels['parameters']:,} values{encrypted}: {travels['bytes_up']:,} bytes a round",
-        )
-        yield "", ", ".join(names[:SHOWN_TENSORS]) + more
-        yield "receives", f"{travels['bytes_down']:,} bytes a round"
+        tensors = f"{len(names)} tensors, {travels['parameters']:,} values{encrypted}"
+        if asked["rounds"]:
+            yield "sends", f"{tensors}: {travels['bytes_up']:,} bytes a round"
+            yield "", ", ".join(names[:SHOWN_TENSORS]) + more
+            yield "receives", f"{travels['bytes_down']:,} bytes a round"
+        else:
+            yield "sends", "statistics alone"
+            yield "receives", f"the model to evaluate, {tensors}: {travels['bytes_down']:,} bytes"
         if not travels["alike"]:
             yield "", "other tensors in each round; these are the first round's"
         for number, one in enumerate(travels["statistics"]):
             sums = f" of {', '.join(one['tensors'])}" if one["tensors"] else ""
-            yield "" if number else "statistics", f"{one['stage']}: {one['bytes_up']:,} bytes{sums}"
+            text = f"{one['stage']}: {one['bytes_up']:,} bytes{sums}; receives {one['bytes_down']:,}"
+            yield "" if number else "statistics", text
     else:
         yield "sends", "not known: the model was not built"
     training, times = asked["training"], asked["federation"]
-    yield "rounds", f"{asked['rounds']}, each of results of at least {asked['min_sites']} site(s)"
-    yield "a round", f"{training['local_epochs']} epoch(s) in batches of {training['batch_size']}{_steps(asked)}"
-    yield "", f"at most {times['site_timeout_s']} s at this site, {times['round_timeout_s']} s in all"
-    yield "head", f"start {asked['head']['start']}, finish {asked['head']['finish']}"
+    quorum = f"results of at least {asked['min_sites']} site(s)"
+    longest = f"at most {times['site_timeout_s']} s at this site, {times['round_timeout_s']} s in all"
+    if asked["rounds"]:
+        yield "rounds", f"{asked['rounds']}, each of {quorum}"
+        yield "a round", f"{training['local_epochs']} epoch(s) in batches of {training['batch_size']}{_steps(asked)}"
+        yield "", longest
+    else:
+        yield "rounds", "none: nothing is trained, the classifier follows from the statistics"
+        yield "a stage", f"{quorum}, {longest}"
+    yield "head", _head(asked)
     yield "images", _images(asked)
     yield "task", _task(asked)
     yield "privacy", _settings(asked["privacy"]) or "no noise"
@@ -315,6 +324,17 @@ def _nested(value: JsonValue) -> str:
 
 def _options(options: JsonValue) -> str:
     return f"; {_settings(options)}" if options else ""
+
+
+def _head(asked: JobRequest) -> str:
+    """How the classifier starts and ends and, where it is solved, how it is chosen."""
+    head = asked["head"]
+    ends = f"start {head['start']}, finish {head['finish']}"
+    if not any(head[end] in ("ridge", "lda") for end in ("start", "finish")):
+        return ends
+    temperature = "with" if head["temperature"] else "without"
+    chosen = f"by {str(head['choose_by']).replace('_', ' ')}, {temperature} a temperature"
+    return f"{ends}; penalties {_settings(head['penalties'])} {chosen}"
 
 
 def _steps(asked: JobRequest) -> str:

@@ -61,9 +61,16 @@ def log_stage(engine: ServerEngineSpec, finished: FinishedStage) -> None:
     """Tells of a finished stage of statistics."""
     images = sum(report.num_samples for report in finished.reports.values() if isinstance(report, StatisticsReport))
     counted = f"  {images} images" if images else ""
-    spent = [one.epsilon for one in finished.reports.values() if isinstance(one, StatisticsReport)]
-    if known := [one for one in spent if one is not None]:
-        counted += f"  epsilon of a site at most {max(known):.3g}"
+    spent = {
+        site: report.epsilon
+        for site, report in finished.reports.items()
+        if isinstance(report, StatisticsReport) and report.epsilon is not None
+    }
+    if spent:
+        most = max(spent.values())
+        counted += f"  epsilon of a site at most {most:.3g}"
+        for source, epsilon in {**spent, GLOBAL: most}.items():
+            log_scalars(engine, source, finished.stage.round_number, {"privacy/epsilon": epsilon})
     console.info("%s  %d sites%s  %.1f s", finished.stage, len(finished.reports), counted, finished.seconds)
     for site, report in finished.reports.items():
         if isinstance(report, StatisticsReport) and report.classes_left_out:

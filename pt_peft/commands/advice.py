@@ -11,6 +11,7 @@ from pt_peft.commands.measured import Interval, Measured
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
+from pt_peft.presets import override
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.plan import steps_of_a_round
 from pt_peft.schema import Strict
@@ -47,10 +48,13 @@ class Counts(_Reported):
 
 
 class RoundCost(_Reported):
-    """What a round costs a site."""
+    """What a round costs a site, and what the statistics of the whole job do."""
 
     bytes_in: int = Field(ge=0)
     bytes_out: int = Field(ge=0)
+    statistics_in: int = Field(ge=0)
+    statistics_out: int = Field(ge=0)
+    statistics_seconds: float = Field(ge=0)
     seconds: float = Field(ge=0)
     device: str
 
@@ -85,9 +89,10 @@ class SiteAdvice(Strict):
     absent: list[str]
     """Classes of which it has none."""
     megabytes: float | None
-    """Payloads of all rounds, both ways, 10^6 bytes; null, as `hours`, where check-site did not time a round."""
+    """Payloads of all rounds and of all statistics, both ways, 10^6 bytes; null, as `hours`, where check-site did not
+    time a round."""
     hours: float | None
-    """Of its work in all rounds, without what it waits for others."""
+    """Of its work in them, without what it waits for others."""
     errors: list[str]
     """Kinds of errors for which it cannot join."""
 
@@ -110,7 +115,7 @@ class Affordable(Strict):
 
     noise_multiplier: float
     sample: float | None
-    """Epsilon of DP-SGD over all rounds; null where `delta` is no promise."""
+    """Epsilon of DP-SGD over all rounds; null without rounds, and where `delta` is no promise."""
     release: float
     """Epsilon of one release of sums, such as a round of statistics."""
 
@@ -169,13 +174,21 @@ def advice(experiment: Experiment, reports: Sequence[SiteReport], measured: Sequ
     delta = min(DELTA, 1 / (10 * least)) if least else DELTA
     if experiment.privacy.sample:
         delta = experiment.privacy.sample.delta
-    objective = _objective(experiment, classes, sites, measured)
+    if experiment.federation.rounds:
+        objective = _objective(experiment, classes, sites, measured)
+        advised = [objective, _method(experiment, objective.advised, measured), _rounds(experiment, measured)]
+    else:
+        because = (
+            "nothing is trained: the classifier is solved from sums of features. Objective and method count once there "
+            "are rounds"
+        )
+        advised = [Advised(field="federation.rounds", now="0", advised="0", because=because, measured=[])]
     return Advice(
         experiment=experiment.name,
         rounds=experiment.federation.rounds,
         sites=sites,
         classes=classes,
-        advised=[objective, _method(experiment, objective.advised, measured), _rounds(experiment, measured)],
+        advised=advised,
         delta=delta,
         privacy=[_affordable(experiment, noise, delta, least) for noise in NOISE] if least else [],
     )
@@ -197,8 +210,8 @@ def _site(experiment: Experiment, report: SiteReport, classes: Mapping[str, int]
         different=different,
         small_cells={name: count for name, count in own.items() if 0 < count < SMALL_CELL},
         absent=[name for name in classes if not own.get(name)] if own else [],
-        megabytes=cost and rounds * (cost.bytes_in + cost.bytes_out) / 1e6,
-        hours=cost and rounds * cost.seconds / 3600,
+        megabytes=cost and (rounds * (cost.bytes_in + cost.bytes_out) + cost.statistics_in + cost.statistics_out) / 1e6,
+        hours=cost and (rounds * cost.seconds + cost.statistics_seconds) / 3600,
         errors=[one.kind for one in report.errors],
     )
 
@@ -218,6 +231,10 @@ def _objective(
     if ratio < IMBALANCED and apart < DIFFERENT:
         return Advised(field=field, now=now, advised=now, because=f"{seen}: too little to matter", measured=[])
     better = "balanced_softmax"
+    try:
+        override(experiment, [f"{field}={better}"])
+    except UserError as error:
+        return Advised(field=field, now=now, advised=now, because=f"{seen}; {better} is refused: {error}", measured=[])
     because = f"{seen}; it has the same optimum at every site, also where a site lacks classes"
     compared = [one for one in measured if one.imbalance == better and _others(one, measured)]
     said = [f"{_reached(one)}; {other.imbalance} {_share(other.balanced_accuracy)}{_difference(one, other)}"
@@ -298,7 +315,7 @@ def _affordable(experiment: Experiment, noise: float, delta: float, images: int)
     sample = SamplePrivacy(noise_multiplier=noise, max_grad_norm=1.0, delta=delta)
     private = experiment.model_copy(update={"privacy": Privacy(sample=sample)})
     spent = None
-    if delta * images < 1:
+    if experiment.federation.rounds and delta * images < 1:
         spent = epsilon(experiment.federation.rounds * steps_of_a_round(private, images), delta)
     release = epsilon([Steps(rate=1.0, noise_multiplier=noise, count=1)], delta)
     return Affordable(noise_multiplier=noise, sample=spent, release=release)
@@ -357,10 +374,17 @@ def _privacy_lines(found: Advice) -> Iterator[str]:
     if not found.privacy:
         return
     yield f"privacy of single images at the smallest site, epsilon at delta {found.delta:.2g}, by noise multiplier"
-    yield from _table(
-        ["noise multiplier", f"DP-SGD, {found.rounds} round(s)", "one release of sums"],
-        [[f"{one.noise_multiplier:g}", _or_unknown(one.sample, ".3g"), f"{one.release:.3g}"] for one in found.privacy],
-    )
+    sample = f"DP-SGD, {found.rounds} round(s)"
+    rows = [
+        {
+            "noise multiplier": f"{one.noise_multiplier:g}",
+            sample: _or_unknown(one.sample, ".3g"),
+            "one release of sums": f"{one.release:.3g}",
+        }
+        for one in found.privacy
+    ]
+    columns = [name for name in rows[0] if found.rounds or name != sample]
+    yield from _table(columns, [[row[name] for name in columns] for row in rows])
     yield f"    what the noise costs in accuracy: {NOT_MEASURED}"
 
 

@@ -168,15 +168,18 @@ def table(report: Report) -> list[str]:
             f"{spent['releases']} release(s) of statistics, in addition to what earlier jobs have spent"
         )
     if cost := report["round"]:
-        lines.append(
-            f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about "
-            f"{cost['seconds']:,.0f} s for {cost['steps']} steps on {cost['device']} ({cost['threads']} threads), "
-            f"{cost['process_memory'] / 1e9:.1f} GB of memory"
-        )
+        machine = f"on {cost['device']} ({cost['threads']} threads), {cost['process_memory'] / 1e9:.1f} GB of memory"
+        if cost["steps"]:
+            lines.append(
+                f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about "
+                f"{cost['seconds']:,.0f} s for {cost['steps']} steps {machine}"
+            )
+        else:
+            lines.append(f"rounds  none; {cost['bytes_in'] / 1e3:,.1f} kB in to evaluate the model {machine}")
         if cost["statistics_out"]:
             lines.append(
                 f"statistics {cost['statistics_in'] / 1e3:,.1f} kB in, {cost['statistics_out'] / 1e3:,.1f} kB out, "
-                "for the classifier"
+                f"about {cost['statistics_seconds']:,.0f} s in all, for the classifier"
             )
     return lines
 

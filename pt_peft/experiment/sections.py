@@ -307,12 +307,12 @@ class Head(Strict):
     The closed form follows from sums of features that the sites send (`pt_peft.experiment.statistics`).
     """
 
-    start: Literal["seed", "zeros"] | Kind = "seed"
+    start: Literal["seed", "zeros", Kind] = "seed"
     """``seed``: a weight drawn by the seed, a bias of zero; ``zeros``; ``ridge``: the ridge regression of the classes
     on the features, in which all classes weigh alike; ``lda``: Fisher's linear discriminant with one covariance for all
     classes and uniform priors (`pt_peft.statistics.closed_form`). With ``ridge`` or ``lda`` ``federation.rounds`` may
     be 0: the job is then done."""
-    finish: Literal["trained"] | Kind = "trained"
+    finish: Literal["trained", Kind] = "trained"
     """``trained``: the classifier of the last round; ``ridge`` or ``lda``: solved anew on the features that the rounds
     have made."""
     penalties: tuple[Penalty, ...] = Field(default=(0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, max_length=20)

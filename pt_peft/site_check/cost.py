@@ -98,7 +98,10 @@ def _measured(experiment: Experiment, site: Site, name: str, weights: Path, trai
     site.limits.check_bytes(experiment, exchange, 0)
     for refusal in site.limits.stage_refusals(experiment, exchange):
         raise refusal
-    statistics = [stage_bytes(experiment, exchange, stage) for stage in stages(experiment)]
+    asked = stages(experiment)
+    statistics = [stage_bytes(experiment, exchange, stage) for stage in asked]
+    candidates_by = train if experiment.head.choose_by == "leave_one_out" else val
+    looked_at = sum({"counts": 0, "moments": train, "choice": candidates_by}[stage.name] for stage in asked)
     batch = min(experiment.training.batch_size, train)
     epochs = experiment.training.local_epochs
     step = steps = 0
@@ -113,6 +116,7 @@ def _measured(experiment: Experiment, site: Site, name: str, weights: Path, trai
         "bytes_out": nbytes.up,
         "statistics_in": sum(one.down for one in statistics),
         "statistics_out": sum(one.up for one in statistics),
+        "statistics_seconds": round(looked_at * evaluation, 3),
         "steps": steps,
         "seconds": round(steps * step + val * evaluation, 3),
         "device": str(trainer.device),

@@ -91,8 +91,11 @@ class RoundCost(TypedDict):
     """Statistics that the site receives in all stages (`pt_peft.experiment.statistics`), with the models, bytes."""
     statistics_out: int
     """Statistics that the site sends in all stages, bytes."""
+    statistics_seconds: float
+    """Of its work in all stages, without encryption."""
     steps: int
     seconds: float
+    """Of training and validation in a round."""
     device: str
     threads: int
     process_memory: int

@@ -27,8 +27,8 @@ def report(site: str, counts: tuple[int, ...], **replaced) -> dict:
         "cache": None,
         "privacy": None,
         "round": {
-            "bytes_in": 200_000, "bytes_out": 300_000, "steps": 5, "seconds": 36.0, "device": "cpu", "threads": 1,
-            "process_memory": 1,
+            "bytes_in": 200_000, "bytes_out": 300_000, "statistics_in": 0, "statistics_out": 0,
+            "statistics_seconds": 0.0, "steps": 5, "seconds": 36.0, "device": "cpu", "threads": 1, "process_memory": 1,
         },
         "errors": [],
         "warnings": [],
@@ -90,6 +90,22 @@ def test_what_a_site_spends_and_how_it_differs(advise):
     assert (south["images"], found["delta"]) == (50, 1e-5)
 
 
+def test_statistics_count_in_what_a_site_spends(advise, tmp_path):
+    cost = {**NORTH["round"], "statistics_in": 1_600_000, "statistics_out": 400_000, "statistics_seconds": 360.0}
+    north = {**NORTH, "round": cost}
+    (one,) = json.loads(advise(north, options=("--json",))[1].out)["sites"]
+    assert (one["megabytes"], one["hours"]) == (5.0 + 2.0, 0.1 + 0.1)
+    alone = tmp_path / "alone.json"
+    alone.write_text(override(EXPERIMENT, ["federation.rounds=0", "head.start=ridge"]).to_json())
+    found = json.loads(advise(north, job=alone, options=("--json",))[1].out)
+    assert (found["sites"][0]["megabytes"], found["sites"][0]["hours"]) == (2.0, 0.1)
+    assert [one["field"] for one in found["advised"]] == ["federation.rounds"]
+    assert {one["sample"] for one in found["privacy"]} == {None}
+    text = advise(north, job=alone)[1].out
+    assert "because nothing is trained: the classifier is solved from sums of features" in text
+    assert "DP-SGD" not in text
+
+
 def test_privacy_is_that_of_the_smallest_site(advise):
     found = json.loads(advise(NORTH, SOUTH, options=("--json",))[1].out)
     (one,) = [one for one in found["privacy"] if one["noise_multiplier"] == 2]
@@ -138,6 +154,15 @@ def test_balanced_and_alike_sites_need_no_other_objective(advise):
     out = advise(report("north", (20, 20, 20, 20)), report("south", (20, 20, 20, 20)))[1].out
     assert "training.imbalance: none (as it is)" in out
     assert "too little to matter" in out
+
+
+def test_an_objective_that_the_job_cannot_have_is_not_advised(advise, tmp_path):
+    private = tmp_path / "private.json"
+    sample = '{"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}'
+    private.write_text(override(EXPERIMENT, [f"privacy.sample={sample}"]).to_json())
+    out = advise(NORTH, SOUTH, job=private)[1].out
+    assert "training.imbalance: none (as it is)" in out
+    assert "balanced_softmax is refused: --set: field 'training.imbalance' must be 'none' with privacy.sample" in out
 
 
 def test_a_site_that_cannot_join_ends_in_exit_code_1(advise):

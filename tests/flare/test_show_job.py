@@ -123,9 +123,23 @@ def test_statistics_that_a_job_asks_for_are_said_with_their_bytes(experiment, tm
     assert moments["bytes_up"] == 8 * (4 + 4 * width + width * (width + 1) // 2)
     assert choice["bytes_down"] == found["exchange"]["bytes_down"] + 8 * 4 + moments["bytes_up"]
     text = shown(capsys, tmp_path / "solved")
-    assert "head        start seed, finish ridge\n" in text
-    assert "statistics  counts at the finish: 32 bytes of statistics/counts\n" in text
+    chosen = "penalties 0.0001, 0.001, 0.01, 0.1, 1.0 by validation, with a temperature"
+    assert f"head        start seed, finish ridge; {chosen}\n" in text
+    assert "statistics  counts at the finish: 32 bytes of statistics/counts; receives 0\n" in text
     assert f"            moments at the finish: {moments['bytes_up']:,} bytes of statistics/counts, " in text
+
+
+def test_a_job_without_rounds_sends_no_tensors_of_a_round(experiment, tmp_path, capsys):
+    solved = changed(experiment, head={"start": "ridge", "choose_by": "leave_one_out"}, federation={"rounds": 0})
+    write_job(solved, tmp_path / "solved", installed=True)
+    text = shown(capsys, tmp_path / "solved")
+    assert "sends       statistics alone\n" in text
+    assert "receives    the model to evaluate, " in text
+    assert "rounds      none: nothing is trained, the classifier follows from the statistics\n" in text
+    assert "a stage     results of at least 2 site(s), at most 1800 s at this site, 3600 s in all\n" in text
+    assert "by leave one out, with a temperature\n" in text
+    assert "bytes a round" not in text
+    assert "epoch" not in text
 
 
 def test_a_job_for_one_site_is_outside_the_default_limits(running, kit, capsys):

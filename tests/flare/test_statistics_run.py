@@ -26,13 +26,14 @@ from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
-from pt_peft.experiment.statistics import stages
+from pt_peft.experiment.statistics import Stage, stages
+from pt_peft.federation.reports import StatisticsReport
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.statistics.moments import COUNTS, SECOND
 from pt_peft.worker.handle import Patience
 from pt_peft.worker.request_handler import RequestHandler
-from pt_peft_flare import federated_run
+from pt_peft_flare import federated_run, round_log
 from pt_peft_flare.__main__ import main
 from pt_peft_flare.federated_run import FederatedRun, JobFailed, SiteTask
 from pt_peft_flare.filters import EgressFilter
@@ -41,6 +42,7 @@ from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, reason_of
 from pt_peft_flare.persistor import EXCHANGE
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.run_record import FinishedStage
 
 NAMES = ["site-1", "site-2", "site-3"]
 
@@ -266,6 +268,24 @@ def test_each_stage_is_a_line_of_the_ledger_that_the_lead_can_be_held_to(both, s
     metrics.write_text(json.dumps(record))
     assert main(["ledger", str(run), "--name", "site-1", "--verify", str(metrics)]) == 1
     assert "moments after 0: the server counts tensors 000000000000" in capsys.readouterr().err
+
+
+def test_the_epsilon_of_a_release_is_a_curve(monkeypatch):
+    """A job without rounds has no other."""
+    curves: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(round_log, "log_scalars", lambda engine, *scalars: curves.append(scalars))
+    code = {"version": "0.2.0", "source": "0" * 16, "method": "0" * 16}
+    reports = {
+        name: StatisticsReport.model_validate(
+            {"num_samples": 50, "classes_left_out": 0, "seconds": 1.0, "code": code, "epsilon": epsilon}
+        )
+        for name, epsilon in zip(NAMES, (1.5, 2.5, None), strict=True)
+    }
+    stage = Stage("start", "moments", 0)
+    finished = FinishedStage(stage, reports, {}, {}, None, {}, 1.0)
+    round_log.log_stage(SimpleNamespace(), finished)  # pyright: ignore[reportArgumentType]
+    expected = {"site-1": 1.5, "site-2": 2.5, "global": 2.5}
+    assert curves == [(name, 0, {"privacy/epsilon": value}) for name, value in expected.items()]
 
 
 @pytest.mark.parametrize("answers", range(1, len(ORDER)))
