@@ -185,6 +185,8 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
     admin = lead.federation.session(ADMIN)
     run = lead.submit(changed(experiment, name="shut_out_at_work", federation={"rounds": 20}))
     run.wait_for_training("hospital-2")
+    log = lead.federation.kit("hospital-2") / "log.txt"
+    before = len(log.read_text())
     try:
         admin.disable_client("hospital-2")
         shut_out = time.monotonic()
@@ -202,6 +204,9 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
     assert "hospital-2" not in sites[0]
     assert "hospital-2" in sites[-1]
     assert max(one["seconds"] for one in record["rounds"]) < 40
+    said = log.read_text()[before:]
+    assert said.count("an admin of the federation has shut this site out") == 1
+    assert said.count("this site is let in again") == 1
     lead.federation.wait_for(lead.session, since=time.time())
 
 
