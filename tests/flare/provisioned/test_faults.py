@@ -90,6 +90,27 @@ def test_a_killed_server_resumes(head, lead, experiment):
     assert not left & {run.job, again.job}
 
 
+def test_a_killed_server_asks_for_no_sums_again(lead, experiment):
+    head = {"start": "ridge", "finish": "ridge"}
+    experiment = changed(experiment, name="server_statistics", head=head, federation={"min_sites": 3})
+    run = lead.submit(experiment)
+    run.wait_for_round(1)
+    lead.federation.kill("server")
+    restart_server(lead)
+    again = lead.clone(run)
+    record = again.finish()
+    assert record["status"] == "finished"
+    assert [one["round"] for one in record["rounds"]] == [0, 1, 2]
+    asked = [(one["when"], one["stage"], one["job"]) for one in record["statistics"]]
+    assert asked == [
+        (when, stage, job)
+        for when, job in (("start", run.job), ("finish", again.job))
+        for stage in ("counts", "moments", "choice")
+    ]
+    oracle = federate(make_trainer(experiment, Site()), load_sites(experiment, Site(), list(lead.federation.sites)))
+    assert_equal(again.results / "adapter.safetensors", oracle.tensors)
+
+
 def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
     run = lead.submit(changed(experiment, name="hang", federation={"site_timeout_s": 90, "round_timeout_s": 120}))
     worker = run.wait_for_training("hospital-1")
