@@ -140,7 +140,8 @@ class Lead:
         return Run(self.session.clone_job(run.job), self)
 
     def connect(self) -> None:
-        """Opens another session, after the server was away."""
+        """Opens another session in place of the present one, after the server was away."""
+        self.session.api.close()
         self.session = self.federation.session()
 
 

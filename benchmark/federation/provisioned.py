@@ -61,6 +61,7 @@ class Federation:
         self.port = port
         self.environment: dict[str, dict[str, str]] = {}
         self.enter: dict[str, list[str]] = {}
+        self._sessions: list[Session] = []
         provisioned = yaml.safe_load(project.read_text(encoding="utf-8"))
         server, *people = (one for one in provisioned["participants"] if one["type"] != "client")
         server |= {"default_host": host, "fed_learn_port": port}
@@ -92,7 +93,9 @@ class Federation:
         deadline = time.monotonic() + within_s
         while True:
             try:
-                return new_secure_session(user, str(self.kit(user)))
+                session = new_secure_session(user, str(self.kit(user)))
+                self._sessions.append(session)
+                return session
             except Exception as error:
                 if time.monotonic() > deadline:
                     raise UserError(
@@ -132,11 +135,16 @@ class Federation:
             _kill(process)
 
     def close(self) -> None:
-        """Kills all processes of the federation. Ctrl-C does not interrupt this."""
+        """Kills all processes of the federation and ends its sessions. Ctrl-C does not interrupt this.
+
+        A session that stays open has a thread that looks for its server, and Python does not end before that does.
+        """
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for name in ("server", *self.sites):
                 self.kill(name)
+            for session in self._sessions:
+                session.api.close()
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -71,19 +71,16 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
         folder: takes job, workspace and log.
 
     Raises:
-        UserError: if the job did not finish, with the last line of its log.
+        UserError: if the job did not finish, with the last line of its log, or did without one of a site's results.
     """
     write_job(cell.experiment, folder / "job")
     workspace = folder / "workspace"
     write_workspace(cell.site, workspace)
     _simulate(folder, threads=min(len(sites), os.cpu_count() or 1))
     server = workspace / "server" / "simulate_job"
-    rounds = []
-    for one in _server_record(server)["rounds"]:
-        if one["left_out"]:
-            missing = ", ".join(f"{name} ({why['sentence']})" for name, why in one["left_out"].items())
-            raise UserError(f"round {one['round'] + 1} lacks {missing}")
-        rounds.append(_round(one["round"], one["seconds"], one["sites"]))
+    record = _server_record(server)
+    check_complete(record)
+    rounds = [_round(one["round"], one["seconds"], one["sites"]) for one in record["rounds"]]
     shared = trainer.exchange.changed(cell.experiment.federation.rounds)
     kept = {}
     for name in sites:
@@ -155,6 +152,18 @@ def _server_record(server: Path) -> dict[str, Any]:
     """The server's ``metrics.json``; if there is none, that the run failed."""
     path = server / FILE_NAME
     return cast(dict[str, Any], read_json(path)) if path.exists() else {"status": "failed", "reason": None}
+
+
+def check_complete(record: Mapping[str, Any]) -> None:
+    """Raises UserError if a round or a stage of statistics in a server's ``metrics.json`` lacks a site."""
+    exchanges = [(f"round {one['round'] + 1}", one["left_out"]) for one in record["rounds"]]
+    exchanges += [
+        (f"stage '{one['stage']}' of statistics at the {one['when']}", one["left_out"]) for one in record["statistics"]
+    ]
+    for what, left_out in exchanges:
+        if left_out:
+            missing = ", ".join(f"{name} ({why['sentence']})" for name, why in left_out.items())
+            raise UserError(f"{what} lacks {missing}")
 
 
 class _Recorder:

@@ -59,6 +59,8 @@ def test_a_site_that_is_shut_out_cannot_register_and_spoils_no_job(lead, quick):
     admin = lead.federation.session(ADMIN)
     run = lead.submit(changed(quick, name="shut_out"))
     run.wait_for_round(1)
+    log = lead.federation.kit("hospital-2") / "log.txt"
+    before = len(log.read_text())
     try:
         admin.disable_client("hospital-2")
         assert "hospital-2" not in connected(lead)
@@ -69,6 +71,7 @@ def test_a_site_that_is_shut_out_cannot_register_and_spoils_no_job(lead, quick):
         assert run.state == "FINISHED:COMPLETED"
         time.sleep(PATIENCE_S)
         assert "hospital-2" not in connected(lead)
+        assert "an admin of the federation has shut this site out" in log.read_text()[before:]
     finally:
         admin.enable_client("hospital-2")
         admin.close()

@@ -90,6 +90,27 @@ def test_a_killed_server_resumes(head, lead, experiment):
     assert not left & {run.job, again.job}
 
 
+def test_a_killed_server_asks_for_no_sums_again(lead, experiment):
+    head = {"start": "ridge", "finish": "ridge"}
+    experiment = changed(experiment, name="server_statistics", head=head, federation={"min_sites": 3})
+    run = lead.submit(experiment)
+    run.wait_for_round(1)
+    lead.federation.kill("server")
+    restart_server(lead)
+    again = lead.clone(run)
+    record = again.finish()
+    assert record["status"] == "finished"
+    assert [one["round"] for one in record["rounds"]] == [0, 1, 2]
+    asked = [(one["when"], one["stage"], one["job"]) for one in record["statistics"]]
+    assert asked == [
+        (when, stage, job)
+        for when, job in (("start", run.job), ("finish", again.job))
+        for stage in ("counts", "moments", "choice")
+    ]
+    oracle = federate(make_trainer(experiment, Site()), load_sites(experiment, Site(), list(lead.federation.sites)))
+    assert_equal(again.results / "adapter.safetensors", oracle.tensors)
+
+
 def test_a_worker_that_hangs_and_one_that_is_ten_times_slower(lead, experiment):
     run = lead.submit(changed(experiment, name="hang", federation={"site_timeout_s": 90, "round_timeout_s": 120}))
     worker = run.wait_for_training("hospital-1")
@@ -185,6 +206,8 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
     admin = lead.federation.session(ADMIN)
     run = lead.submit(changed(experiment, name="shut_out_at_work", federation={"rounds": 20}))
     run.wait_for_training("hospital-2")
+    log = lead.federation.kit("hospital-2") / "log.txt"
+    before = len(log.read_text())
     try:
         admin.disable_client("hospital-2")
         shut_out = time.monotonic()
@@ -202,6 +225,9 @@ def test_a_site_that_is_shut_out_is_not_waited_for_until_it_is_let_in_again(lead
     assert "hospital-2" not in sites[0]
     assert "hospital-2" in sites[-1]
     assert max(one["seconds"] for one in record["rounds"]) < 40
+    said = log.read_text()[before:]
+    assert said.count("an admin of the federation has shut this site out") == 1
+    assert said.count("this site is let in again") == 1
     lead.federation.wait_for(lead.session, since=time.time())
 
 
