@@ -182,7 +182,7 @@ def _methods(results: Results, replicates: int) -> str:
         " panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
         "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced "
         "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. Wire "
-        "bytes are raw tensors, all sites, all rounds, both directions; statistics are not in them."
+        "bytes are raw tensors, all sites, all rounds, stages of statistics, both directions."
     )
 
 

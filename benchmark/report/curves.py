@@ -19,12 +19,14 @@ class Point(NamedTuple):
 
 def validation_curve(cell: CellRecord, metric: str) -> list[Point]:
     """The models at the start of each round, then the final one, where they were validated."""
-    spent = 0
+    spent, after = (
+        sum(one.bytes_in + one.bytes_out for one in cell.statistics if one.when == when) for when in ("start", "finish")
+    )
     curve: list[tuple[int, int, Scalars | None]] = []
     for index, one in enumerate(cell.rounds):
         curve.append((index, spent, one.val))
         spent += one.bytes_in + one.bytes_out
-    curve.append((len(cell.rounds), spent, cell.final.val.mean if cell.final.val else None))
+    curve.append((len(cell.rounds), spent + after, cell.final.val.mean if cell.final.val else None))
     return [
         Point(rounds, spent, value)
         for rounds, spent, scalars in curve

@@ -22,6 +22,7 @@ from benchmark.oracle.predictions import Predictions
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.statistics import StageName, When
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.schema import Strict, parse
 
@@ -138,6 +139,17 @@ class Round(Strict):
     """Mean of the sites' `val`."""
 
 
+class StageBytes(Strict):
+    """What a stage of statistics takes, see `pt_peft.experiment.statistics`; for ciphertexts the most."""
+
+    when: When
+    stage: StageName
+    bytes_in: Bytes
+    """Bytes sent to all sites."""
+    bytes_out: Bytes
+    """Bytes sent by all sites."""
+
+
 class Final(Strict):
     """What the final aggregate reaches."""
 
@@ -244,6 +256,8 @@ class CellRecord(Run):
     exchanged_parameters: int = Field(ge=0)
     """Values that a site sends in a round, head included."""
     rounds: list[Round]
+    statistics: tuple[StageBytes, ...] = ()
+    """In order; empty without a classifier in closed form and without counts of classes."""
     final: Final
     verification: Verification | None
     """The other engine's run; null for a cell that one engine ran."""
@@ -263,17 +277,17 @@ class CellRecord(Run):
 
     @property
     def bytes_in(self) -> int:
-        """Bytes sent to all sites in all rounds."""
-        return sum(one.bytes_in for one in self.rounds)
+        """Bytes sent to all sites in all rounds and stages."""
+        return sum(one.bytes_in for one in (*self.rounds, *self.statistics))
 
     @property
     def bytes_out(self) -> int:
-        """Bytes sent by all sites in all rounds."""
-        return sum(one.bytes_out for one in self.rounds)
+        """Bytes sent by all sites in all rounds and stages."""
+        return sum(one.bytes_out for one in (*self.rounds, *self.statistics))
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes in both directions, all sites, all rounds."""
+        """Bytes in both directions, all sites, all rounds and stages."""
         return self.bytes_in + self.bytes_out
 
 

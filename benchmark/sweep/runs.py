@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,13 +32,17 @@ from benchmark.sweep.records import (
     FinalTest,
     RunProvenance,
     Scalars,
+    StageBytes,
     TrialRecord,
     Validation,
     Verification,
 )
 from pt_peft.data.site_data import SiteData
 from pt_peft.errors import UserError
+from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Task
+from pt_peft.experiment.statistics import stage_bytes, stages
 from pt_peft.federation.local_round import starting_model
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.training.trainer import LocalTrainer
@@ -140,10 +144,20 @@ def _federated(
     return {
         "exchanged_parameters": sum(spec.size for spec in trainer.exchange.up(0).values()),
         "rounds": outcome.rounds,
+        "statistics": tuple(_statistics(cell.experiment, trainer.exchange, sites)),
         "final": Final(val=val, test=_test(test, task)),
         "verification": verification,
         "predictions": test,
     }
+
+
+def _statistics(experiment: Experiment, exchange: Exchange, sites: Iterable[str]) -> Iterator[StageBytes]:
+    """The bytes of each stage of statistics, which follow from the experiment."""
+    at_sites = [exchange.at_rank(experiment.federation.lora_ranks.get(site)) for site in sites]
+    for stage in stages(experiment):
+        nbytes = [stage_bytes(experiment, one, stage) for one in at_sites]
+        down, up = sum(one.down for one in nbytes), sum(one.up for one in nbytes)
+        yield StageBytes(when=stage.when, stage=stage.name, bytes_in=down, bytes_out=up)
 
 
 def _verified(

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from benchmark.__main__ import main
+from benchmark.report.curves import validation_curve
 from benchmark.sweep import engines
 from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, FailureRecord, SuiteRecord
 from benchmark.sweep.result_file import ResultFile, read
@@ -232,6 +233,27 @@ def test_two_at_once_are_refused(small, tmp_path, capsys):
     with ResultFile.open(tmp_path / "small.jsonl", SuiteRecord(name="small", suite={})):
         assert main(["run", str(small), "--out", str(tmp_path / "small.jsonl")]) == 1
     assert "another process is writing its results there" in capsys.readouterr().err
+
+
+def test_statistics_are_among_the_bytes(small, tmp_path):
+    """Before the first round those of its start, at the end all."""
+    suite, out = tmp_path / "solved.yaml", tmp_path / "solved.jsonl"
+    head = {"start": "lda", "finish": "lda", "penalties": [0.1], "temperature": False}
+    fields = yaml.safe_load(small.read_text())
+    defaults = {**fields.get("defaults", {}), "head": head}
+    suite.write_text(yaml.safe_dump({**fields, "defaults": defaults, "methods": ["lora"], "seeds": [0]}))
+    assert main([*plain_loop(suite, out), "--only", "method=lora"]) == 0
+    (cell,) = results(out).values()
+    assert isinstance(cell, CellRecord)
+    assert [(one.when, one.stage) for one in cell.statistics] == [("start", "moments"), ("finish", "moments")]
+    width, classes, sites = 96, len(fields["data"]["lesions"]["data"]["classes"]), 2
+    numbers = classes + classes * width + width * (width + 1) // 2
+    assert [one.bytes_out for one in cell.statistics] == [8 * numbers * sites] * 2
+    rounds = sum(one.bytes_in + one.bytes_out for one in cell.rounds)
+    stages = [one.bytes_in + one.bytes_out for one in cell.statistics]
+    assert cell.wire_bytes == rounds + sum(stages)
+    curve = validation_curve(cell, "balanced_accuracy")
+    assert (curve[0].wire_bytes, curve[-1].wire_bytes) == (stages[0], cell.wire_bytes)
 
 
 @pytest.mark.slow
