@@ -15,6 +15,8 @@ from pt_peft.experiment.preprocessing import Decoding
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft.worker.request_handler import RequestHandler
+from pt_peft.worker.requests import Opening
 from pt_peft_flare.flare_internals import SIMULATION
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +29,22 @@ def changed(experiment: Experiment, **fields) -> Experiment:
     for name, value in fields.items():
         content[name] = {**(content[name] or {}), **value} if isinstance(value, dict) else value
     return Experiment.model_validate_json(json.dumps(content))
+
+
+def opened(experiment, site, folder) -> RequestHandler:
+    """A worker's handler for `site-1` of two sites."""
+    handler = RequestHandler()
+    opening: Opening = {
+        "experiment": experiment.model_dump(mode="json"),
+        "site": site.model_dump(mode="json"),
+        "name": "site-1",
+        "names": ["site-1", "site-2"],
+        "run_dir": str(folder),
+        "threads": 1,
+        "continues": None,
+    }
+    handler.open(opening, {})
+    return handler
 
 
 def at_size(size: int, **fields) -> Decoding:

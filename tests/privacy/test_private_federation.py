@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmark.oracle.reference import federate, load_sites, make_trainer
-from helpers import changed, simulate
+from helpers import changed, opened, simulate
 from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.experiment.limits import Limits
@@ -21,8 +21,6 @@ from pt_peft.privacy.budget import FILE_NAME
 from pt_peft.privacy.draws import PublicDraws
 from pt_peft.privacy.plan import client_epsilon, steps_of_a_round
 from pt_peft.privacy.update_noise import NoisyMean, bounded, noisy_update
-from pt_peft.worker.request_handler import RequestHandler
-from pt_peft.worker.requests import Opening
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 NAMES = ["site-1", "site-2"]
@@ -100,21 +98,6 @@ def test_the_plain_loop(privacy, lora, site):
     one, again, secret = finals
     assert all(np.array_equal(value, again[key]) for key, value in one.items())
     assert all(not np.array_equal(value, secret[key]) and np.isfinite(secret[key]).all() for key, value in one.items())
-
-
-def opened(experiment, site, folder) -> RequestHandler:
-    handler = RequestHandler()
-    opening: Opening = {
-        "experiment": experiment.model_dump(mode="json"),
-        "site": site.model_dump(mode="json"),
-        "name": "site-1",
-        "names": NAMES,
-        "run_dir": str(folder),
-        "threads": 1,
-        "continues": None,
-    }
-    handler.open(opening, {})
-    return handler
 
 
 def test_a_worker_pays_before_it_trains_and_stops_at_its_limit(lora, site, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
-from helpers import changed
+from helpers import changed, opened
 from pt_peft.environment import own_code
 from pt_peft.errors import OutsideLimits, UserError
 from pt_peft.experiment.limits import Limits
@@ -21,8 +21,7 @@ from pt_peft.privacy.claims import claim
 from pt_peft.privacy.plan import plan, plan_from, steps_of_a_release
 from pt_peft.schema import parse
 from pt_peft.statistics.moments import COUNTS, SECOND
-from pt_peft.worker.request_handler import RequestHandler
-from pt_peft.worker.requests import Opening, Statistics
+from pt_peft.worker.requests import Statistics
 
 NAMES = ["site-1", "site-2"]
 STATISTICS = {"noise_multiplier": 2.0, "max_feature_norm": 8.0, "delta": 1e-5}
@@ -112,21 +111,6 @@ def test_what_is_ahead_of_a_site(both):
     assert [str(plan(both, 40, *one)) for one in ((2, 0), (0, 1))] == ["2 round(s)", "1 release(s) of statistics"]
     with pytest.raises(UserError, match=r"'privacy.statistics.delta' is 1e-05, but the site has 200000 training"):
         steps_of_a_release(both, 200_000)
-
-
-def opened(experiment, site, folder) -> RequestHandler:
-    handler = RequestHandler()
-    opening: Opening = {
-        "experiment": experiment.model_dump(mode="json"),
-        "site": site.model_dump(mode="json"),
-        "name": "site-1",
-        "names": NAMES,
-        "run_dir": str(folder),
-        "threads": 1,
-        "continues": None,
-    }
-    handler.open(opening, {})
-    return handler
 
 
 def test_a_worker_pays_for_a_release_as_for_rounds(both, site, tmp_path):
