@@ -26,7 +26,7 @@ from pt_peft.schema import Strict
 from pt_peft.worker.handle import WorkerError
 from pt_peft_flare.checkpoint import CheckpointFile
 from pt_peft_flare.console import console, quiet_console
-from pt_peft_flare.federated_run import Delivery, FederatedRun, JobFailed, SiteTask
+from pt_peft_flare.federated_run import FederatedRun
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
 from pt_peft_flare.gate import Inbox
 from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STAGE, STATUS, TAKEN, reason_of
@@ -38,6 +38,7 @@ from pt_peft_flare.run_record import FILE_NAME
 from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
 from pt_peft_flare.signs_of_life import QUIET_S, SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
+from pt_peft_flare.site_tasks import Delivery, JobFailed, SiteTask
 from pt_peft_flare.task_notice import give_notice
 from pt_peft_flare.whole_paths import simulate_at_any_path
 from pt_peft_flare.wire import WireTensors, expect

@@ -23,7 +23,6 @@ from helpers import ROOT, simulated
 from pt_peft_flare import flare_internals as internals
 from pt_peft_flare import kits, short_waits
 from pt_peft_flare.controller import PeftFedAvg
-from pt_peft_flare.federated_run import SiteTask
 from pt_peft_flare.flare_internals import KNOWN, USES, FlareChanged, Use
 from pt_peft_flare.job_request import submitter_of
 from pt_peft_flare.parent.interrupted_jobs import InterruptedJobs
@@ -37,6 +36,7 @@ from pt_peft_flare.parent.site_jobs import SiteJobs
 from pt_peft_flare.run_context import is_simulation
 from pt_peft_flare.signs_of_life import SignsOfLife
 from pt_peft_flare.simulated_restarts import restart_killed_sites
+from pt_peft_flare.site_tasks import SiteTask
 from pt_peft_flare.task_notice import ignore_early_notices
 
 NAMES = [(label, name) for label, use in USES.items() for name in use.names]

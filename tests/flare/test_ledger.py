@@ -27,10 +27,11 @@ from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_sha256
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare import federated_run, ledger
 from pt_peft_flare.__main__ import main
-from pt_peft_flare.federated_run import FederatedRun, SiteTask
+from pt_peft_flare.federated_run import FederatedRun
 from pt_peft_flare.filters import EgressFilter
 from pt_peft_flare.persistor import EXCHANGE
 from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.site_tasks import SiteTask
 
 NAMES = ["site-1", "site-2"]
 SPECS = {

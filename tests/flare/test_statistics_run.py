@@ -35,7 +35,7 @@ from pt_peft.worker.handle import Patience
 from pt_peft.worker.request_handler import RequestHandler
 from pt_peft_flare import federated_run, round_log
 from pt_peft_flare.__main__ import main
-from pt_peft_flare.federated_run import FederatedRun, JobFailed, SiteTask
+from pt_peft_flare.federated_run import FederatedRun
 from pt_peft_flare.filters import EgressFilter
 from pt_peft_flare.learner import SiteJob
 from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, reason_of
@@ -43,6 +43,7 @@ from pt_peft_flare.persistor import EXCHANGE
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_record import FinishedStage
+from pt_peft_flare.site_tasks import JobFailed, SiteTask
 
 NAMES = ["site-1", "site-2", "site-3"]
 

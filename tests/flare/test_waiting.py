@@ -23,8 +23,8 @@ from pt_peft import reasons
 from pt_peft.schema import Strict
 from pt_peft_flare import signs_of_life
 from pt_peft_flare.controller import PeftFedAvg
-from pt_peft_flare.federated_run import Delivery, SiteTask
 from pt_peft_flare.round_results import RoundResults
+from pt_peft_flare.site_tasks import Delivery, SiteTask
 
 SITES = ["a", "b", "c"]
 flare: Any = nvflare.apis

@@ -68,6 +68,8 @@ class FedYogi(Adaptive):
 class AdaptiveOptimizer:
     """Computes in float64. `state` has ``m/KEY`` and ``v/KEY`` of every tensor that has trained."""
 
+    reaches_back = False
+
     def __init__(self, config: Adaptive, second_moment: Callable[[Array, Array], Array]):
         """Starts without a state.
 

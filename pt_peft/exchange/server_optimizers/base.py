@@ -10,6 +10,8 @@ class Optimizer(Protocol):
 
     state: Tensors
     """Arrays by name; empty at first."""
+    reaches_back: bool
+    """Whether the last step has changed tensors that did not train in its round."""
 
     def step(self, before: Tensors, mean: Tensors, remaining: int) -> Tensors:
         """Returns the tensors that change: those that the next round starts from, or after the last one the final ones.

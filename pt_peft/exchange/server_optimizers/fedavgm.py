@@ -30,6 +30,8 @@ class FedAvgM(Strict):
 class Momentum:
     """Computes in float64. `state` has m of every tensor that has trained, by its key."""
 
+    reaches_back = False
+
     def __init__(self, learning_rate: float, momentum: float):
         self._learning_rate = learning_rate
         self._momentum = momentum

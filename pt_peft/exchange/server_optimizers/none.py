@@ -20,6 +20,8 @@ class NoOptimizer(Strict):
 class Replacement:
     """Takes the aggregate as it is."""
 
+    reaches_back = False
+
     def __init__(self) -> None:
         self.state: Tensors = {}
 

@@ -34,6 +34,7 @@ class MeanOfLast:
     def __init__(self, last_rounds: int):
         self._last_rounds = last_rounds
         self.state: Tensors = {}
+        self.reaches_back = False
 
     def step(self, before: Tensors, mean: Tensors, remaining: int) -> Tensors:
         """Returns `mean`, after the last round the mean over rounds, see `Optimizer.step`."""
@@ -45,4 +46,5 @@ class MeanOfLast:
         if remaining:
             return mean
         keys = [name.removeprefix("sum/") for name in self.state if name.startswith("sum/")]
+        self.reaches_back = len(keys) > len(mean)
         return {key: (self.state[f"sum/{key}"] / self.state[f"rounds/{key}"]).astype(before[key].dtype) for key in keys}

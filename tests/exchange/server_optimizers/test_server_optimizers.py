@@ -77,6 +77,7 @@ def test_swa_averages_what_trains_in_some_rounds_over_those():
         stepped = optimizer.step(x, {key: np.full(2, value, np.float32) for key, value in means.items()}, remaining)
         x |= stepped
         assert bool(optimizer.state) == (remaining < 3)
+        assert optimizer.reaches_back == (remaining == 0)
     assert {key: float(value[0]) for key, value in stepped.items()} == {"a": 5.0, "b": 4.5, "c": 7.0}
     assert all(value.dtype == np.float32 for value in stepped.values())
 
@@ -86,6 +87,8 @@ def test_no_change_at_first_is_no_step(name):
     optimizer = TypeAdapter(ServerOptimizer).validate_python({"name": name}).start()
     x = {"x": np.array([1.5, -2.25], np.float32)}
     np.testing.assert_array_equal(optimizer.step(x, x, 4)["x"], x["x"])
+    optimizer.step(x, x, 0)
+    assert not optimizer.reaches_back
 
 
 @pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi", "swa"])
