@@ -53,7 +53,14 @@ def test_a_row_has_all_kinds(probe, monkeypatch):
         for kind in ("all_features", "projected", "dp_sgd"):
             assert 0 <= row[kind]["balanced_accuracy"]["mean"] <= 1
         assert row["dp_sgd_settings"]["federation.rounds"] in (1, 2)
+        assert row["at_edge"] == ["federation.rounds", "training.head_learning_rate"]
     assert row["all_features"]["auroc"]["std"] == 0
+
+
+def test_a_choice_inside_the_grid_is_not_at_its_edge(probe, monkeypatch):
+    monkeypatch.setattr(probe, "grid", {"federation.rounds": (1, 2, 3)})
+    monkeypatch.setattr(probe, "best", lambda target: ({"federation.rounds": 2}, None))
+    assert probe.row(None, 1)["at_edge"] == []
 
 
 def test_the_spread_of_draws():
