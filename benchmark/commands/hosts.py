@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes each result as it comes. Raises UserError after the last if one has failed."""
     from benchmark.federation.faults import FAULTS
     from benchmark.federation.hosts import run as run_there
-    from benchmark.federation.hosts import save
+    from benchmark.measurements.results import write_result
 
     names = options.only or list(FAULTS)
     if unknown := sorted(set(names) - FAULTS.keys()):
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
             print(failed[-1], flush=True)
             continue
         known = cast(dict[str, Any], read_json(options.out)) if options.out.exists() else {}
-        save(options.out, {one: (known | {name: found})[one] for one in FAULTS if one in known or one == name})
+        write_result(options.out, {one: (known | {name: found})[one] for one in FAULTS if one in known or one == name})
         print(line(name, found), flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} faults could not be measured: {'; '.join(failed)}")

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,17 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes and prints the audit. Raises UserError if the experiments cannot be audited."""
     _check(options)
+    from benchmark.measurements.results import finish
     from benchmark.membership.audit import audit
     from benchmark.membership.models import Design
     from benchmark.membership.table import table
-    from pt_peft.files import write_atomically
 
     subjects = _subjects(options)
     design = Design(options.seed, options.shadows, options.flips, options.known_seed)
     result = audit(subjects, design, options.out.with_name(options.out.name + ".models"), options.jobs)
-    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    write_atomically(options.out, content.encode())
-    print(content if options.json else table(result), end="")
+    finish(options, result, table(result).removesuffix("\n"))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,18 +55,17 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     from tqdm import tqdm
 
+    from benchmark.measurements.results import to_json, write_result
     from benchmark.reconstruction.audit import Design, audit
     from benchmark.reconstruction.table import table
-    from pt_peft.files import write_atomically
 
     design = Design(options.iterations, options.seconds, options.seed)
     subjects = _subjects(options)
-    result, content = {}, ""
+    result = {}
     for result in tqdm(audit(subjects, design), total=len(subjects), unit="experiment", disable=None):
-        content = json.dumps(result, indent=1, allow_nan=False) + "\n"
         if options.out:
-            write_atomically(options.out, content.encode())
-    print(content if options.json else table(result), end="", flush=True)
+            write_result(options.out, result)
+    print(to_json(result) if options.json else table(result).removesuffix("\n"), flush=True)
     found = [one["verdict"] for one in result["audits"] if one["found"]]
     if options.fail_if_found and found:
         raise UserError(" ".join(found))

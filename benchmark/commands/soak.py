@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes the result. Raises UserError if the soak cannot be run."""
     from benchmark.federation.hosts import run as run_there
-    from benchmark.federation.hosts import save
+    from benchmark.measurements.results import write_result
 
     check_positive(options, "sites", "rounds", "minutes")
     check_place(options.out)
     interrupt_on_sigterm()
     asked = [f"--{name}={getattr(options, name)}" for name in ("sites", "rounds", "minutes", "seed")]
     found = run_there("benchmark.federation.soak", asked, 60 * options.minutes + REST_S, options.keep)
-    save(options.out, found)
+    write_result(options.out, found)
     print(
         f"{found['finished_rounds']} rounds, {len(found['faults'])} faults: {found['results']} of "
         f"{found['expected_results']} results; {found['lost']['unexplained']} lost without a reason; the final "

@@ -1,6 +1,5 @@
 """Runs programs that make hosts of their own, and keeps their results."""
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ from benchmark.federation.faults import RESULT
 from benchmark.federation.network import own_network
 from benchmark.sweep import kill_with_parent
 from pt_peft.errors import UserError
-from pt_peft.files import write_atomically
 from pt_peft.schema import read_json
 
 LOG = "log.txt"
@@ -59,8 +57,3 @@ def _run(program: Sequence[str], arguments: Sequence[str], seconds: float, folde
         said = (folder / LOG).read_text(errors="replace").strip().splitlines()
         raise UserError(f"{program[-1]}: {said[-1].removeprefix('error: ') if said else code}")
     return cast(dict[str, Any], read_json(folder / RESULT))
-
-
-def save(path: Path, content: Any) -> None:
-    """Writes a result file."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

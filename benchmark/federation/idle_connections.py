@@ -27,11 +27,12 @@ import psutil
 from benchmark.federation.provisioned import Federation
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import finish, to_json
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.presets import demo
 from pt_peft_flare.job_folder import write_job
 from pt_peft_flare.round_file import read_rounds
@@ -245,8 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "cases": [measure(options.connections, settings) for settings in ("FLARE", "kits")],
     }
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(result["cases"], indent=1))
+    finish(options, result, to_json(result["cases"]))
 
 
 if __name__ == "__main__":

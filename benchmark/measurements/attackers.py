@@ -20,13 +20,14 @@ from pydantic import TypeAdapter
 
 from benchmark.measurements.compare import evaluate
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.presets import preset
 
 OUT = Path("benchmark/results/attackers.json")
@@ -102,11 +103,11 @@ def measure(experiment: Experiment, site: Site, rules: Sequence[Mapping[str, str
 
 def table(rows: Sequence[Row]) -> str:
     """Balanced accuracy as a Markdown table: a row for each aggregation rule, a column for each attack."""
-    lines = [["", *ATTACKS], ["---"] * (len(ATTACKS) + 1)]
+    lines: list[list[str]] = []
     for name in dict.fromkeys(row["aggregation"]["name"] for row in rows):
         accuracy = {row["attack"]: row["balanced_accuracy"] for row in rows if row["aggregation"]["name"] == name}
         lines.append([f"`{name}`", *(f"{accuracy[attack]:.3f}" for attack in ATTACKS)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(["", *ATTACKS], lines)
 
 
 @command
@@ -135,8 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         "liar": MALICIOUS_SITE,
         "rows": rows,
     }
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(table(rows))
+    finish(options, result, table(rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ on its images alone. The majority class needs no training.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from pydantic import JsonValue
 
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.baselines import majority, pooled
 from benchmark.oracle.evaluation import Predictions, predict
 from benchmark.oracle.reference import federate, load_sites, make_trainer
@@ -31,7 +31,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
@@ -187,12 +187,12 @@ def table(result: Comparison) -> str:
     """The result as a Markdown table: parameters sent, pooled metrics, then the balanced accuracy of each site."""
     sites = [name for name in result["rows"][0]["test"] if name != "pooled"]
     header = ["", "sent a round", *(f"{column.replace('_', ' ')}" for column in COLUMNS), *sites]
-    lines = [header, ["---"] * len(header)]
+    lines: list[list[str]] = []
     for row in result["rows"]:
         pooled = [_shown(row["test"]["pooled"][column]) for column in COLUMNS]
         sent = f"{row['exchanged_parameters']:,}" if "exchanged_parameters" in row else "\N{EN DASH}"
         lines.append([row["name"], sent, *pooled, *(_shown(row["test"][site]["balanced_accuracy"]) for site in sites)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 def _shown(value: float | None) -> str:
@@ -225,8 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("a workspace and --out are needed, or --show")
     check_place(options.out)
     result = compare(options.workspaces, not options.no_baselines, options.jobs)
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(table(result))
+    finish(options, result, table(result))
 
 
 if __name__ == "__main__":

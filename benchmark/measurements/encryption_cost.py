@@ -8,7 +8,6 @@ tensors and ciphertexts, counted as in the ledger.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,7 +17,9 @@ from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
+from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.encryption.ciphertexts import Cipher, Sum
@@ -31,7 +32,6 @@ from pt_peft.exchange.ciphertext_layout import DEGREE, PRIME_BITS, SCALE, Layout
 from pt_peft.exchange.tensors import Tensors, TensorSpec, check_tensors, payload_bytes
 from pt_peft.experiment.statistics import PREFIX
 from pt_peft.federation.local_round import local_round
-from pt_peft.files import write_atomically
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.presets import demo
 from pt_peft.statistics.closed_form import candidates
@@ -303,18 +303,14 @@ def table(cases: Sequence[Case]) -> str:
         *("values", "ciphertexts", "kB up plain", "encrypted", "factor"),
         *("encrypt", "check", "add (3 sites)", "decrypt", "largest error"),
     )
-    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    lines: list[list[str]] = []
     for case in cases:
         plain, encrypted = case["plain"], case["encrypted"]
-        seconds = " | ".join(
-            f"{1000 * encrypted[field]:.0f} ms" for field in ("encrypt_s", "check_s", "server_s", "decrypt_s")
-        )
-        kilobytes = f"{plain['bytes_up'] / 1000:,.0f} | {encrypted['bytes_up'] / 1000:,.0f}"
-        lines.append(
-            f"| {case['case']} | {case['values']:,} | {case['ciphertexts']} | {kilobytes} "
-            f"| {case['expansion_up']:.1f} | {seconds} | {case['largest_error']:.1e} |"
-        )
-    return "\n".join(lines)
+        seconds = (f"{1000 * encrypted[field]:.0f} ms" for field in ("encrypt_s", "check_s", "server_s", "decrypt_s"))
+        kilobytes = (f"{one['bytes_up'] / 1000:,.0f}" for one in (plain, encrypted))
+        sizes = (f"{case['values']:,}", str(case["ciphertexts"]), *kilobytes, f"{case['expansion_up']:.1f}")
+        lines.append([case["case"], *sizes, *seconds, f"{case['largest_error']:.1e}"])
+    return markdown_table(["", *columns], lines, texts=1)
 
 
 @command
@@ -325,13 +321,10 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each kind (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, help="result file to write (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
+    options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
     result = measure(options.repeats)
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(result, indent=1) if options.json else table(result["cases"]))
+    finish(options, result, table(result["cases"]))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.presets import ham10000, override
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates, leave_one_out
 from pt_peft.statistics.moments import Float, class_counts, class_weights, moments, total
@@ -225,19 +226,17 @@ def main(arguments: list[str] | None = None) -> None:
         "folds": folds,
         "summary": summary(folds),
     }
-    if options.out:
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(result, indent=1) if options.json else table(result))
+    finish(options, result, table(result))
 
 
 def table(result: Result) -> str:
     """The summary as a Markdown table."""
     header = ["", *(name.replace("_", " ") for name in METRICS), "against trained"]
-    lines = [header, ["---"] * len(header)]
+    lines: list[list[str]] = []
     for row in result["summary"]:
         against = f"{row['difference']:+.3f} ± {row['difference_std']:.3f}"
         lines.append([row["way"], *(f"{row[name]:.3f}" for name in METRICS), against])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -31,11 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measures and writes the result file. Raises UserError if the images cannot be read."""
     from benchmark.measurements.provenance import provenance
-    from pt_peft.files import write_atomically
+    from benchmark.measurements.results import finish
     from pt_peft.presets import preset
 
     check_positive(options, "repeats")
     check_place(options.out)
+    origin = provenance()
     experiment, site = preset(options.experiment)
     names = list(experiment.federation.sites) or [options.site]
     runs = [measure(experiment, site, options.site, names) for _ in range(options.repeats)]
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     seconds = {name: [measured[name] for _, measured in runs] for name in runs[0][1]}
     medians = {name: median(values) for name, values in seconds.items()}
     result = {
-        "provenance": provenance(),
+        "provenance": origin,
         "experiment": experiment.model_dump(mode="json"),
         "site_data": site.data.meaning(),
         "site": options.site,
@@ -53,10 +53,9 @@ def run(options: argparse.Namespace) -> None:
         "warm_over_cold": medians["warm"] / medians["cold"],
         "without_over_with": medians["pass without it"] / medians["pass from the cache"],
     }
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(f"{count} images of {experiment.backbone.image_size} px, median of {options.repeats}")
-    for name, value in medians.items():
-        print(f"{name:<20}{value:>9.3f} s")
+    lines = [f"{count} images of {experiment.backbone.image_size} px, median of {options.repeats}"]
+    lines += [f"{name:<20}{value:>9.3f} s" for name, value in medians.items()]
+    finish(options, result, "\n".join(lines))
 
 
 def measure(experiment: Experiment, site: Site, name: str, names: Sequence[str]) -> tuple[int, dict[str, float]]:

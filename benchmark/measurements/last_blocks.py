@@ -13,12 +13,13 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import markdown_table, write_result
 from benchmark.oracle.evaluation import predict
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
@@ -30,7 +31,7 @@ from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Method
 from pt_peft.federation.local_round import LocalRound
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.model.method import components
 from pt_peft.presets import preset
 from pt_peft.schema import read_json
@@ -214,27 +215,26 @@ def measure(out: Path, settings: Settings, blocks: list[int], seeds: list[int]) 
         if timing is None:
             timing = measurement.timing(number, budget)
             result["timings"].append(timing)
-            _write(out, result)
+            write_result(out, result)
         if budget is None:
             budget = timing["features_s"] + timing["rounds"] * timing["round_s"]
         for seed in seeds:
             if not any((row["blocks"], row["seed"]) == (number, seed) for row in result["rows"]):
                 result["rows"].append(measurement.row(timing, seed))
-                _write(out, result)
-                print(_line(result["rows"][-1]), file=sys.stderr, flush=True)
+                write_result(out, result)
+                print(table(result["rows"][-1:]), file=sys.stderr, flush=True)
     return result
 
 
-def _write(out: Path, result: Result) -> None:
-    write_atomically(out, (json.dumps(result, indent=1) + "\n").encode())
-
-
-def _line(row: Row) -> str:
-    accuracies = " | ".join(f"{row['test'][name]:.3f}" for name in METRICS)
-    return (
-        f"| {row['blocks']} | {row['seed']} | {row['rounds']} | {row['parameters']:,} | {row['megabytes']:.2f} | "
-        f"{row['minutes']:.2f} | {accuracies} |"
-    )
+def table(rows: Sequence[Row]) -> str:
+    """The runs as a Markdown table, with the metrics of the test images."""
+    header = ["blocks", "seed", "rounds", "parameters", "MB", "minutes", *(name.replace("_", " ") for name in METRICS)]
+    lines: list[list[str]] = []
+    for row in rows:
+        numbers = (str(row["blocks"]), str(row["seed"]), str(row["rounds"]), f"{row['parameters']:,}")
+        accuracies = (f"{row['test'][name]:.3f}" for name in METRICS)
+        lines.append([*numbers, f"{row['megabytes']:.2f}", f"{row['minutes']:.2f}", *accuracies])
+    return markdown_table(header, lines, texts=0)
 
 
 @command
@@ -262,9 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
         "precision": options.precision,
     }
     result = measure(options.out, settings, options.blocks, options.seeds)
-    print("| blocks | seed | rounds | parameters | MB | minutes | balanced accuracy | accuracy | AUROC |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    print("\n".join(_line(row) for row in result["rows"]))
+    print(table(result["rows"]))
 
 
 if __name__ == "__main__":

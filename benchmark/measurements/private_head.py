@@ -11,7 +11,6 @@ of noise, which it does not pay for. Test images of all sites together; mean and
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from benchmark.measurements.provenance import Provenance, provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.baselines import pooled
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
@@ -30,7 +30,7 @@ from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy, StatisticsPrivacy
 from pt_peft.experiment.site import Site
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.presets import demo, ham10000, override
 from pt_peft.privacy.accounting import Steps, epsilon
@@ -328,21 +328,19 @@ def main(arguments: list[str] | None = None) -> None:
         "max_grad_norm": MAX_GRAD_NORM,
         "data": {name: open_probe(name).measured(options.draws) for name in options.data},
     }
-    if options.out:
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(result, indent=1) if options.json else table(result))
+    finish(options, result, table(result))
 
 
 def table(result: Result) -> str:
     """Balanced accuracy as a Markdown table."""
     header = ["", "epsilon", "all features", f"{result['projection']} dimensions", "DP-SGD", "at the edge of its grid"]
-    lines = [header, ["---"] * len(header)]
+    lines: list[list[str]] = []
     for name, measured in result["data"].items():
         for row in measured["rows"]:
             values = [row[kind]["balanced_accuracy"] for kind in ("all_features", "projected", "dp_sgd")]
             shown = [f"{one['mean']:.3f} ± {one['std']:.3f}" for one in values]
             lines.append([name, row["epsilon"], *shown, ", ".join(row["at_edge"])])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ is what they take together.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -23,11 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Backbone, Method, ModelSpec
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.model.adapted_model import build_model, canonical_parameters
 from pt_peft.model.backbone import plain_model
 from pt_peft.schema import parse
@@ -143,9 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=224, help="side, pixels (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
-    if options.processes < 1:
-        raise UserError(f"--processes is {options.processes}; it must be at least 1.")
+    check_positive(options, "processes")
     check_place(options.out)
+    origin = provenance()
     fields = {"name": options.backbone, "image_size": options.image_size, "sha256": "0" * 64}
     backbone = parse(Backbone, fields, "--backbone")
     spec = ModelSpec(seed=0, backbone=backbone, classes=("a", "b"), method=Method(name="lora"))
@@ -162,16 +163,18 @@ def main(arguments: list[str] | None = None) -> None:
         "processes": options.processes,
         "sum_bytes": sums,
         "process_bytes": found,
-        "provenance": provenance(),
+        "provenance": origin,
     }
-    write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())
-    print(f"{options.processes} processes with {options.backbone}, a file of {size / 2**20:.0f} MiB; sums in MiB")
-    print(f"{'weights':<10}{'PSS':>8}{'RSS':>8}{'private':>9}{'PSS less imports':>18}")
+    lines = [
+        f"{options.processes} processes with {options.backbone}, a file of {size / 2**20:.0f} MiB; sums in MiB",
+        f"{'weights':<10}{'PSS':>8}{'RSS':>8}{'private':>9}{'PSS less imports':>18}",
+    ]
     for name, one in sums.items():
         private = one["Private_Clean"] + one["Private_Dirty"]
         above = one["Pss"] - sums["nothing"]["Pss"]
         pss, rss, private, above = (value / 2**20 for value in (one["Pss"], one["Rss"], private, above))
-        print(f"{name:<10}{pss:>8.0f}{rss:>8.0f}{private:>9.0f}{above:>18.0f}")
+        lines.append(f"{name:<10}{pss:>8.0f}{rss:>8.0f}{private:>9.0f}{above:>18.0f}")
+    finish(options, record, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ should run on the machine.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
 from benchmark.speed.measure import Measured, measure
@@ -26,7 +26,6 @@ from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
-from pt_peft.files import write_atomically
 from pt_peft.model.adapter_file import load_adapter
 from pt_peft_flare.persistor import FINAL
 
@@ -57,13 +56,13 @@ def medians(runs: Sequence[Measured], raw_bytes: int, transfers: int) -> Summary
 
 def table(contenders: Mapping[str, Summary]) -> str:
     """The contenders as a Markdown table."""
-    lines = [["contender", "wall / plain", *FIELDS], ["---"] + ["---:"] * (len(FIELDS) + 1)]
+    lines: list[list[str]] = []
     for name, found in contenders.items():
         ratio = found["wall_s"] / contenders["plain"]["wall_s"] if "plain" in contenders else None
         numbers = (ratio, *(found[field] for field in FIELDS))
         values = ["\N{EN DASH}" if number is None else f"{number:.2f}" for number in numbers]
         lines.append([name, *values])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(["contender", "wall / plain", *FIELDS], lines, texts=1)
 
 
 @command
@@ -110,8 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
             found["ours"]["difference_from_oracle"] = difference(work, folder, site, options.repeats)
     ratios = {name: one["wall_s"] / found["plain"]["wall_s"] for name, one in found.items() if "plain" in found}
     result = {**origin, "work": asdict(work), "raw_bytes": raw, **found, "wall_over_plain": ratios or None}
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print(table(found))
+    finish(options, result, table(found))
 
 
 def alternating(

@@ -6,7 +6,6 @@ FLARE then runs one site at a time, in a process that it starts again for each t
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -15,11 +14,11 @@ from pathlib import Path
 
 from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish
 from benchmark.speed.contenders import HOOKS, fresh
 from benchmark.speed.measure import ROOT, executable, measure, python_path
 from pt_peft.commands.dispatch import command
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.files import write_atomically
 
 JOB = ROOT / "jobs" / "lora_vpt"
 OUT = Path("benchmark/results/speed_job.json")
@@ -45,8 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         "wall_s": statistics.median(one.wall_s for one in found),
         "runs": [asdict(one) for one in found],
     }
-    write_atomically(options.out, (json.dumps({**origin, **result}, indent=1) + "\n").encode())
-    print(f"{options.job.name}: {result['wall_s']:.1f} s")
+    finish(options, {**origin, **result}, f"{options.job.name}: {result['wall_s']:.1f} s")
 
 
 if __name__ == "__main__":

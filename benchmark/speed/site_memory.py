@@ -4,7 +4,6 @@ python -m benchmark.speed.site_memory [--sites 4 64] [--rounds 1] [--images 32] 
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import asdict
@@ -13,12 +12,13 @@ from typing import TypedDict
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish
 from benchmark.speed.contenders import fresh, ours
 from benchmark.speed.measure import measure
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 
 OUT = Path("benchmark/results/speed_sites.json")
 
@@ -62,8 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         small, large = (Work(sites=sites, rounds=options.rounds, images=options.images) for sites in (few, many))
         found = further_site(small, large, Path(temporary), few)
-    write_atomically(options.out, (json.dumps({**origin, **found}, indent=1) + "\n").encode())
-    print(f"{found['pss_per_site_gb']:.3f} GB for each further site")
+    finish(options, {**origin, **found}, f"{found['pss_per_site_gb']:.3f} GB for each further site")
 
 
 def further_site(few: Work, many: Work, folder: Path, threads: int | None = None) -> FurtherSite:

@@ -7,7 +7,6 @@ of augmented images in all eight views.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -19,11 +18,11 @@ import torch
 
 from benchmark.measurements.options import parse_with_repeats
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import load_sites, make_trainer
 from benchmark.speed.bare import Bare
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
-from pt_peft.files import write_atomically
 
 OUT = Path("benchmark/results/speed_training.json")
 WORKS = {
@@ -77,20 +76,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parse_with_repeats(parser, arguments, repeats=5, out=OUT)
     origin, works = provenance(), dict[str, object]()
-    lines = [
-        "| a round of a site | bare (s) | ours (s) | bare / ours | our first round (s) |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    header = ["a round of a site", "bare (s)", "ours (s)", "bare / ours", "our first round (s)"]
+    lines: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
         for index, (name, work) in enumerate(WORKS.items()):
             found = seconds_of_rounds(work, Path(temporary) / str(index), options.repeats)
             works[name] = {**found, "work": asdict(work)}
-            shown = (f"{found[key]:.3f}" for key in ("bare", "ours", "bare_over_ours", "first"))
-            lines.append(f"| {name} | {' | '.join(shown)} |")
-            print(lines[-1], file=sys.stderr, flush=True)
+            lines.append([name, *(f"{found[key]:.3f}" for key in ("bare", "ours", "bare_over_ours", "first"))])
+            print(*lines[-1], file=sys.stderr, flush=True)
     result = {**origin, "threads": 1, "works": works}
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    print("\n".join(lines))
+    finish(options, result, markdown_table(header, lines, texts=1))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,6 @@ def test_three_processes_hold_the_weights_once(tmp_path):
 
 def test_what_is_refused(tmp_path, capsys):
     assert main(["--processes", "0", "--out", str(tmp_path / "m.json")]) == 1
-    assert "--processes is 0" in capsys.readouterr().err
+    assert "--processes: 0" in capsys.readouterr().err
     assert main(["--out", str(tmp_path / "none" / "m.json")]) == 1
     assert "is not a folder" in capsys.readouterr().err

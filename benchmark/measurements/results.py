@@ -1,0 +1,43 @@
+"""How a result becomes a file, and what a command prints of it."""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pt_peft.files import write_atomically
+
+
+def to_json(result: object) -> str:
+    """A result as JSON. Raises ValueError if a number is not finite."""
+    return json.dumps(result, indent=1, allow_nan=False)
+
+
+def write_result(path: Path, result: object) -> None:
+    """Writes a result file."""
+    write_atomically(path, (to_json(result) + "\n").encode())
+
+
+def finish(options: argparse.Namespace, result: object, shown: str) -> None:
+    """Writes a result to the file of ``--out``, if there is one, and prints it.
+
+    Args:
+        options: of the command, with ``out`` and perhaps ``json``.
+        result: the content of the file.
+        shown: what is printed without ``--json``.
+    """
+    if options.out:
+        write_result(options.out, result)
+    print(to_json(result) if vars(options).get("json") else shown)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int | None = None) -> str:
+    """A Markdown table.
+
+    Args:
+        header: of the columns.
+        rows: of cells.
+        texts: number of the first columns that are no numbers; None for no column set to the right.
+    """
+    rule = ["---" if texts is None or place < texts else "---:" for place in range(len(header))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))
