@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from pt_peft.errors import UserError
 
@@ -47,7 +48,8 @@ def parse(model: type[Model], value: object, source: str) -> Model:
         # From text, so that strict mode takes a list for a tuple: JSON has no tuples.
         parsed = model.model_validate_json(text)
     except ValidationError as error:
-        places = [(one, ".".join(str(part) for part in _path_in_file(content, one["loc"]))) for one in error.errors()]
+        found = [one for one in error.errors() if not _only_seems_short(one)]
+        places = [(one, ".".join(str(part) for part in _path_in_file(content, one["loc"]))) for one in found]
         first, field = places[0]
         same = [one for one, place in places if place == field]  # one for each kind of value that it may be
         if first["type"] == "extra_forbidden":
@@ -142,6 +144,11 @@ def _path_in_file(value: JsonValue, location: Location) -> list[str | int]:
         path.append(part)
         value = _children(value).get(part)
     return path
+
+
+def _only_seems_short(error: ErrorDetails) -> bool:
+    """Whether a list is long enough, and pydantic does not count those of its values that are wrong."""
+    return error["type"] == "too_short" and len(error["input"]) >= error.get("ctx", {})["min_length"]
 
 
 def _one_line(text: str) -> str:

@@ -54,9 +54,15 @@ class RoundCost(_Reported):
     bytes_out: int = Field(ge=0)
     statistics_in: int = Field(ge=0)
     statistics_out: int = Field(ge=0)
-    statistics_seconds: float = Field(ge=0)
-    seconds: float = Field(ge=0)
-    device: str
+    statistics_seconds: float | None = Field(ge=0)
+    seconds: float | None = Field(ge=0)
+    """None, as `statistics_seconds`, without timing."""
+
+    def hours(self, rounds: int) -> float | None:
+        """Of the site's work in the whole job; None without timing."""
+        if self.seconds is None or self.statistics_seconds is None:
+            return None
+        return (rounds * self.seconds + self.statistics_seconds) / 3600
 
 
 class Finding(_Reported):
@@ -89,10 +95,9 @@ class SiteAdvice(Strict):
     absent: list[str]
     """Classes of which it has none."""
     megabytes: float | None
-    """Payloads of all rounds and of all statistics, both ways, 10^6 bytes; null, as `hours`, where check-site did not
-    time a round."""
+    """Payloads of all rounds and of all statistics, both ways, 10^6 bytes; null where its check ended before."""
     hours: float | None
-    """Of its work in them, without what it waits for others."""
+    """Of its work in them, without what it waits for others; null where check-site did not time a round."""
     errors: list[str]
     """Kinds of errors for which it cannot join."""
 
@@ -211,7 +216,7 @@ def _site(experiment: Experiment, report: SiteReport, classes: Mapping[str, int]
         small_cells={name: count for name, count in own.items() if 0 < count < SMALL_CELL},
         absent=[name for name in classes if not own.get(name)] if own else [],
         megabytes=cost and (rounds * (cost.bytes_in + cost.bytes_out) + cost.statistics_in + cost.statistics_out) / 1e6,
-        hours=cost and (rounds * cost.seconds + cost.statistics_seconds) / 3600,
+        hours=cost and cost.hours(rounds),
         errors=[one.kind for one in report.errors],
     )
 
@@ -360,7 +365,7 @@ def _notes(found: Advice) -> Iterator[str]:
     if timed:
         yield f"slowest site: {max(timed)[1]}; each round waits for it, {max(timed)[0]:,.2f} hours in all"
     if untimed := [site.site for site in found.sites if site.hours is None]:
-        yield f"not timed, so that bytes and hours are not known: {', '.join(untimed)}"
+        yield f"not timed, so that hours are not known: {', '.join(untimed)}"
     if nowhere := [name for name, count in found.classes.items() if not count]:
         yield f"no site has a training image of: {', '.join(nowhere)}"
     if any(site.small_cells for site in found.sites):

@@ -18,7 +18,7 @@ from pt_peft.errors import UserError
 
 if TYPE_CHECKING:
     from pt_peft.experiment.admission import JobFiles
-    from pt_peft.site_check.report import Looks, Report
+    from pt_peft.site_check.report import Looks, Report, RoundCost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the site in the federation, on which some partitions depend "
         "(default: the first of the experiment's federation.sites, or site-1)",
     )
-    parser.add_argument("--no-timing", action="store_true", help="do not build the model, and do not estimate a round")
+    parser.add_argument("--no-timing", action="store_true", help="read no weights, and measure no time and memory")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
 
 
@@ -168,19 +168,28 @@ def table(report: Report) -> list[str]:
             f"{spent['releases']} release(s) of statistics, in addition to what earlier jobs have spent"
         )
     if cost := report["round"]:
-        machine = f"on {cost['device']} ({cost['threads']} threads), {cost['process_memory'] / 1e9:.1f} GB of memory"
-        if cost["steps"]:
-            lines.append(
-                f"round   {cost['bytes_in'] / 1e3:,.1f} kB in, {cost['bytes_out'] / 1e3:,.1f} kB out, about "
-                f"{cost['seconds']:,.0f} s for {cost['steps']} steps {machine}"
-            )
-        else:
-            lines.append(f"rounds  none; {cost['bytes_in'] / 1e3:,.1f} kB in to evaluate the model {machine}")
-        if cost["statistics_out"]:
-            lines.append(
-                f"statistics {cost['statistics_in'] / 1e3:,.1f} kB in, {cost['statistics_out'] / 1e3:,.1f} kB out, "
-                f"about {cost['statistics_seconds']:,.0f} s in all, for the classifier"
-            )
+        lines += _cost_lines(cost)
+    return lines
+
+
+def _cost_lines(cost: RoundCost) -> list[str]:
+    def took(seconds: float | None) -> str:
+        return "" if seconds is None else f", about {seconds:,.0f} s"
+
+    machine = ""
+    if cost["process_memory"] is not None:
+        machine = f" on {cost['device']} ({cost['threads']} threads), {cost['process_memory'] / 1e9:.1f} GB of memory"
+    received = f"{cost['bytes_in'] / 1e3:,.1f} kB in"
+    if cost["steps"]:
+        sent = f"{cost['bytes_out'] / 1e3:,.1f} kB out"
+        lines = [f"round   {received}, {sent}{took(cost['seconds'])} for {cost['steps']} steps{machine}"]
+    else:
+        lines = [f"rounds  none; {received} to evaluate the model{machine}"]
+    if cost["statistics_out"]:
+        lines.append(
+            f"statistics {cost['statistics_in'] / 1e3:,.1f} kB in, {cost['statistics_out'] / 1e3:,.1f} kB out"
+            f"{took(cost['statistics_seconds'])} in all, for the classifier"
+        )
     return lines
 
 
@@ -208,7 +217,7 @@ def _looks_lines(looks: Looks) -> list[str]:
     lines.append("modes   " + ", ".join(f"{mode} {count}" for mode, count in looks["modes"].items()))
     low, high = looks["stored_range"]
     mean, std = (
-        ", ".join(f"{value:.2f}" for value in values) for values in (looks["normalised_mean"], looks["normalised_std"])
+        ", ".join(f"{value:z.2f}" for value in values) for values in (looks["normalised_mean"], looks["normalised_std"])
     )
     lines.append(f"values  {low:g} to {high:g} as stored; as the backbone gets them mean ({mean}), std ({std})")
     return lines

@@ -31,6 +31,11 @@ def planned_exchange(model: AdaptedModel, experiment: Experiment) -> Exchange:
     )
     if rule := broken(MODEL_RULES, planned):
         raise UserError(f"experiment: {rule.message(planned)}.", rule.field)
+    return with_control_variates(exchange, experiment)
+
+
+def with_control_variates(exchange: Exchange, experiment: Experiment) -> Exchange:
+    """Adds SCAFFOLD's control variates to a model's exchange, if the experiment trains with them."""
     if not experiment.training.control_variates:
         return exchange
     variates = {CONTROL + key: exchange.specs[key] for key in exchange.trained(0)}

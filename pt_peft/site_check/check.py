@@ -46,7 +46,7 @@ def check_site(
         site: the site's settings.
         name: the site's name.
         names: all sites of the run.
-        timing: whether to read the weights, build the model and time a few steps.
+        timing: whether to read the weights and time a few steps of the model.
         job: the files of the job; None for an experiment alone.
         local: the folder of `site.json`, which in a kit has what jobs may have built.
 
@@ -78,9 +78,9 @@ def check_site(
     _check_small_classes(experiment, site, items, findings)
     _check_open_limits(experiment, site, weights, job, sizes["train"], findings)
     report["privacy"] = privacy_cost(experiment, site, sizes["train"], findings)
-    if timing and fits and sizes["train"]:
+    if fits and sizes["train"]:
         with _reported(findings):
-            report["round"] = round_cost(experiment, site, name, sizes["train"], sizes["val"])
+            report["round"] = round_cost(experiment, site, name, sizes["train"], sizes["val"], timing)
     report["errors"] = [asdict(one) for one in findings.of("error")]
     report["warnings"] = [asdict(one) for one in findings.of("warning")]
     return findings, report

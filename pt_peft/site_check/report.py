@@ -80,8 +80,8 @@ class PrivacyCost(TypedDict):
     """Releases of sums of features with noise."""
 
 
-class RoundCost(TypedDict):
-    """What one round costs on this machine."""
+class PayloadCost(TypedDict):
+    """What the site receives and sends."""
 
     bytes_in: int
     """Payload that the site receives in the first round, bytes of the encoded tensors."""
@@ -91,15 +91,25 @@ class RoundCost(TypedDict):
     """Statistics that the site receives in all stages (`pt_peft.experiment.statistics`), with the models, bytes."""
     statistics_out: int
     """Statistics that the site sends in all stages, bytes."""
-    statistics_seconds: float
-    """Of its work in all stages, without encryption."""
-    steps: int
-    seconds: float
+
+
+class MeasuredCost(TypedDict):
+    """What this machine takes; None without timing."""
+
+    statistics_seconds: float | None
+    """Of its work in all stages of statistics, without encryption."""
+    seconds: float | None
     """Of training and validation in a round."""
-    device: str
-    threads: int
-    process_memory: int
+    device: str | None
+    threads: int | None
+    process_memory: int | None
     """Peak resident memory of the process, bytes."""
+
+
+class RoundCost(PayloadCost, MeasuredCost):
+    """What one round costs, and what all statistics do."""
+
+    steps: int
 
 
 class Report(TypedDict):

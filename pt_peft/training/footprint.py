@@ -17,10 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from pt_peft import reasons
 from pt_peft.errors import OutsideLimits, UserError, told_as
+from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Footprint, Limits
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.backbone import create_backbone, head_name
+from pt_peft.model.planned_exchange import with_control_variates
 from pt_peft.model.vit import ViT
 from pt_peft.model.weights.loading import load_weights
 from pt_peft.training.trainer import EVALUATION_BATCH
@@ -84,6 +86,15 @@ def model_refusals(
         yield from limits.footprint_refusals(found)
     else:
         yield from limits.memory_refusals(_nbytes(model.module))
+
+
+def exchange_of_shapes(experiment: Experiment) -> Exchange:
+    """What an experiment exchanges, found without weights. Raises UserError as `build_model` does."""
+    try:
+        model = _on_meta(lambda: build_model(experiment.model, None))
+    except (UserError, NotImplementedError):  # some tuners look at values
+        model = build_model(experiment.model, None)
+    return with_control_variates(model.exchange(experiment.federation.rounds), experiment)
 
 
 def footprint(module: ViT, experiment: Experiment, device: str) -> Footprint:

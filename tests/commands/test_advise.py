@@ -125,7 +125,7 @@ def test_without_a_measurement_it_says_so(advise):
     assert said.out.count("no measurement of ours bears it") == 4
     assert "the largest class has 12.5 times the images of the smallest" in said.out
     assert "slowest site: north; each round waits for it, 0.10 hours in all" in said.out
-    assert "not timed, so that bytes and hours are not known: south" in said.out
+    assert "not timed, so that hours are not known: south" in said.out
     assert "smallest site: south, 50 images; largest: north, 100" in said.out
 
 
@@ -214,3 +214,7 @@ def test_a_report_of_check_site_is_one(advise, tmp_path, capsys):
     assert code == 0, said.err
     assert "north" in said.out
     assert "12 training images" in said.out
+    parameters = found["round"]["bytes_in"] + found["round"]["bytes_out"]
+    assert parameters > 0
+    assert "not timed, so that hours are not known: north" in said.out
+    assert f"{small.federation.rounds * parameters / 1e6:,.1f}" in said.out

@@ -9,6 +9,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.site import Site
+from pt_peft.presets import override
 
 
 @pytest.fixture
@@ -138,6 +139,18 @@ def test_a_value_of_none_of_its_kinds_has_all_that_would_be_right(tmp_path, valu
         Site.read(tmp_path / "site.json")
     message = f"field 'data.frames' is {json.dumps(value)}: input should be a valid integer, or input should be 'all'."
     assert str(caught.value).endswith(message)
+
+
+def test_one_wrong_value_of_a_list_is_one_error(tiny):
+    """Pydantic also calls the list too short, as it does not count the value."""
+    for value, message in (
+        ("[0]", "field 'head.penalties.0' is 0: input should be greater than 0."),
+        ("[]", "field 'head.penalties' is []: tuple should have at least 1 item after validation, not 0."),
+        ("[-1, 0]", "field 'head.penalties.0' is -1: input should be greater than 0 (and 1 more)."),
+    ):
+        with pytest.raises(UserError) as error:
+            override(tiny, [f"head.penalties={value}"])
+        assert str(error.value).endswith(message)
 
 
 def test_a_missing_file(tmp_path):

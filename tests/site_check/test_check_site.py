@@ -5,6 +5,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from dicom_files import made
 from helpers import ROOT, changed
 from pt_peft.__main__ import main
+from pt_peft.commands.check_site import _looks_lines
 from pt_peft.data.items import Item
 from pt_peft.experiment.limits import Limits
 from pt_peft.privacy.accounting import epsilon
@@ -102,6 +104,46 @@ def test_a_good_site_passes_and_knows_what_a_round_costs(site, capsys):
     assert report["round"]["bytes_out"] == report["round"]["bytes_in"] == 4 * parameters
     assert report["round"]["steps"] == 1
     assert 0 < report["round"]["seconds"] < 60
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {},
+        {"head": {"start": "ridge"}, "federation": {"rounds": 0}},
+        {"training": {"control_variates": True}, "federation": {"rounds": 3, "lora_ranks": {}}},
+        {"method": {"name": "sba", "options": {}}},
+    ],
+    ids=["adapters", "statistics", "control variates", "tensors that rotate"],
+)
+def test_bytes_need_no_timing_and_no_weights(site, capsys, job):
+    site.job = job
+    timed = json.loads(site.check(capsys, "--json")[1])["round"]
+    shown = site.check(capsys)[1]
+    site.settings = {"backbone": "nowhere.safetensors"}
+    code, out, err = site.check(capsys, "--no-timing", "--json")
+    assert code == 0, err
+    found = json.loads(out)["round"]
+    unknown = dict.fromkeys(("statistics_seconds", "seconds", "device", "threads", "process_memory"))
+    assert found == timed | unknown
+    lines = [line for line in site.check(capsys, "--no-timing")[1].splitlines() if " kB in" in line]
+    assert lines
+    for line in lines:
+        assert line.split(" kB out")[0] in shown
+        assert "about" not in line
+        assert "GB of memory" not in line
+
+
+def test_a_mean_of_about_zero_has_no_sign():
+    looks: Any = {
+        **{side: {"smallest": 1, "largest": 1, "median": 1} for side in ("width", "height")},
+        "fit": {"fit": "crop", "not_square": 0, "mean": 0.0, "largest": 0.0, "file": ""},
+        "modes": {"RGB": 1},
+        "stored_range": (0, 255),
+        "normalised_mean": (-0.001, 0.004, -0.5),
+        "normalised_std": (1.0, 1.0, 1.0),
+    }
+    assert "mean (0.00, 0.00, -0.50)" in _looks_lines(looks)[-1]
 
 
 def test_a_job_of_statistics_alone(site, capsys):
