@@ -5,6 +5,9 @@
 
 Each fold trains the preset ham10000 in the plain loop, with its own test images and seed. Every way is then taken on
 the same features: penalties are chosen on all sites' validation images, or by leaving out one training image at a time.
+Every solved head has the temperature that suits the validation images, as the product's has; the trained one is as the
+last round left it. All training images are in the sums, also of classes below `limits.min_images_per_class`. Test images
+choose nothing.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
+from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import federate, load_sites, make_trainer
@@ -154,7 +158,7 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
         other = val.calibrated(head)
         means.append(LinearHead((sure.weight + other.weight) / 2, (sure.bias + other.bias) / 2))
     made["mean of both, validation"] = means[place := val.best(means)], RIDGE[place]
-    return made
+    return {name: (head if name == "trained" else val.calibrated(head), by) for name, (head, by) in made.items()}
 
 
 def measured(method: str, fold: int, assignments: Sequence[str]) -> Fold:
@@ -211,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
+    check_positive(options, "folds")
     if options.out:
         check_place(options.out)
     origin = provenance()

@@ -4,8 +4,10 @@
 
 The greatest k sets the time: that of `--rounds` rounds of all sites. Fewer blocks get as many rounds as fit into it,
 with what computing the features of the frozen blocks takes. Times are of the process, of training alone, in the plain
-loop; the learning rate decays to zero in the last round of each run. The command can be stopped: given again, it goes
-on after the last finished run. `--images` makes a short run, which shows nothing but that it works.
+loop; the learning rate starts from the preset's, which was chosen for adapters in all blocks, and decays to zero in the
+last round of each run. Nothing is chosen by any image: the final model of each run is evaluated. The command can be
+stopped: given again, it goes on after the last finished run. `--images` makes a short run, which shows nothing but that
+it works.
 """
 
 import argparse
@@ -46,8 +48,10 @@ class Settings(TypedDict):
     """What all runs of a result file have in common."""
 
     method: str
+    most_blocks: int
+    """The greatest number of last blocks, which sets the time of all runs."""
     rounds: int
-    """Rounds of adapters in all blocks."""
+    """Its rounds."""
     images: int | None
     """Most training images of a site; None for all."""
     precision: str
@@ -134,14 +138,22 @@ class _Measurement:
         return make_trainer(experiment, self._site), load_sites(experiment, self._site, names)
 
     def timing(self, blocks: int, budget_s: float | None) -> Timing:
-        """Times two rounds; `budget_s` None is for all blocks, which set the time of the others."""
-        # With fewer rounds than views no features would be kept.
-        trainer, sites = self._open(self._experiment(blocks, max(self._settings["rounds"], VIEWS), 0))
+        """Times two rounds; `budget_s` None is for the most blocks, which set the time of the others."""
+        rounds = self._settings["rounds"]
+        features, second = self._timed(blocks, rounds if budget_s is None else VIEWS)
+        if budget_s is not None:
+            rounds = int((budget_s - features) / second)
+            if features and rounds < VIEWS:  # a run with fewer rounds than views keeps no features
+                features, second = self._timed(blocks, VIEWS - 1)
+                rounds = min(int(budget_s / second), VIEWS - 1)
+        return {"blocks": blocks, "features_s": features, "round_s": second, "rounds": max(1, rounds)}
+
+    def _timed(self, blocks: int, rounds: int) -> tuple[float, float]:
+        """Seconds of the features of the frozen blocks, in a run of so many rounds, and of a round after that."""
+        trainer, sites = self._open(self._experiment(blocks, max(rounds, 2), 0))
         _forget_features()
         first, second = (_training_seconds(trainer, sites, number) for number in (0, 1))
-        features = max(0.0, first - second) if _features() else 0.0
-        rounds = self._settings["rounds"] if budget_s is None else max(1, int((budget_s - features) / second))
-        return {"blocks": blocks, "features_s": features, "round_s": second, "rounds": rounds}
+        return (max(0.0, first - second) if _features() else 0.0), second
 
     def row(self, timing: Timing, seed: int) -> Row:
         """Runs and evaluates one federation."""
@@ -253,10 +265,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--out", type=Path, default=OUT, help="result file to write or go on with")
     options = parser.parse_args(arguments)
-    check_positive(options, "rounds")
+    check_positive(options, "rounds", *(["images"] if options.images is not None else []))
     check_place(options.out)
     settings: Settings = {
         "method": options.method,
+        "most_blocks": max(options.blocks),
         "rounds": options.rounds,
         "images": options.images,
         "precision": options.precision,

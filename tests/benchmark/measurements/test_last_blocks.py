@@ -7,7 +7,13 @@ import pytest
 from benchmark.measurements import last_blocks
 from pt_peft.errors import UserError
 
-SETTINGS: last_blocks.Settings = {"method": "lora_vpt", "rounds": 12, "images": None, "precision": "float32"}
+SETTINGS: last_blocks.Settings = {
+    "method": "lora_vpt",
+    "most_blocks": 12,
+    "rounds": 12,
+    "images": None,
+    "precision": "float32",
+}
 
 
 class Measurement:
@@ -49,3 +55,20 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert [(row["blocks"], row["seed"]) for row in rows] == [(12, 0), (12, 1), (3, 0), (3, 1)]
     with pytest.raises(UserError, match=r"has runs of .*'rounds': 12.*; another --out would be right"):
         last_blocks.measure(out, {**SETTINGS, "rounds": 3}, [12], [0])
+
+
+def test_a_run_that_is_too_short_to_keep_features_is_timed_without(monkeypatch):
+    """Eight views are computed at once, which pays from eight rounds on."""
+    measurement = last_blocks._Measurement.__new__(last_blocks._Measurement)
+    measurement._settings = SETTINGS
+    asked: list[int] = []
+
+    def timed(blocks, rounds):
+        asked.append(rounds)
+        return (20.0, 1.0) if rounds >= 8 else (0.0, 5.0)
+
+    monkeypatch.setattr(measurement, "_timed", timed)
+    assert measurement.timing(3, 50.0) == {"blocks": 3, "features_s": 20.0, "round_s": 1.0, "rounds": 30}
+    assert asked == [8]
+    assert measurement.timing(3, 25.0) == {"blocks": 3, "features_s": 0.0, "round_s": 5.0, "rounds": 5}
+    assert asked == [8, 8, 7]
