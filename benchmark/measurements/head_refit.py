@@ -6,8 +6,8 @@
 Each fold trains the preset ham10000 in the plain loop, with its own test images and seed. Every way is then taken on
 the same features: penalties are chosen on all sites' validation images, or by leaving out one training image at a time.
 Every solved head has the temperature that suits the validation images, as the product's has; the trained one is as the
-last round left it. All training images are in the sums, also of classes below `limits.min_images_per_class`. Test images
-choose nothing.
+last round left it. All training images are in the sums, also of classes below `limits.min_images_per_class`. Test
+images choose nothing.
 """
 
 import argparse
