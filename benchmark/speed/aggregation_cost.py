@@ -25,7 +25,7 @@ from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.contexts import new_context, server_context
 from pt_peft.encryption.encrypted_server import EncryptedServer
 from pt_peft.exchange.ciphertext_layout import Layout
-from pt_peft.exchange.lora_pairs import RESIDUAL, Pair, pairs
+from pt_peft.exchange.lora_pairs import Pair, pairs
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec
 from pt_peft.experiment.experiment import Experiment
@@ -45,11 +45,12 @@ RULES: dict[str, dict[str, JsonValue]] = {
     "mean with control variates": {"training": {"control_variates": True}},
     "mean with noise": {
         "aggregation": {"name": "mean", "weighting": "uniform"},
-        "privacy": {
-            "client": {"noise_multiplier": 1.0, "max_update_norm": 1.0, "delta": 1e-5, "where": "server"}
-        },
+        "privacy": {"client": {"noise_multiplier": 1.0, "max_update_norm": 1.0, "delta": 1e-5, "where": "server"}},
     },
-    **{f"mean, {name}": {"server_optimizer": {"name": name}} for name in ("fedavgm", "fedadagrad", "fedadam", "fedyogi")},
+    "mean, fedavgm": {"server_optimizer": {"name": "fedavgm"}},
+    "mean, fedadagrad": {"server_optimizer": {"name": "fedadagrad"}},
+    "mean, fedadam": {"server_optimizer": {"name": "fedadam"}},
+    "mean, fedyogi": {"server_optimizer": {"name": "fedyogi"}},
     "mean, swa": {"server_optimizer": {"name": "swa", "last_rounds": 1}},
     "median": {"aggregation": {"name": "median"}},
     "trimmed mean": {"aggregation": {"name": "trimmed_mean"}},
@@ -65,6 +66,10 @@ RULES: dict[str, dict[str, JsonValue]] = {
 MIXED = ", mixed ranks"
 """Ends the name of a rule whose sites differ in LoRA's rank."""
 NAMES = [*RULES, *(name + MIXED for name in ("mean", "FFA-LoRA", "LoRA product", "FedEx-LoRA", "LoRA-FAIR"))]
+
+
+Sent = tuple[str, Tensors, int]
+"""A site's name, what it sends, and its number of training images."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +152,14 @@ def tensors_of(specs: dict[str, TensorSpec], random: np.random.Generator) -> Ten
     }
 
 
-def results(server: FederationServer, names: list[str]) -> Iterator[tuple[str, Tensors, int]]:
-    """What each site sends, one after the other, and its number of training images."""
+def results(server: FederationServer, names: list[str]) -> Iterator[Sent]:
+    """What each site sends, one after the other."""
     for place, name in enumerate(names):
         random = np.random.default_rng([1, place])
         yield name, tensors_of(server.exchange(name).up(0), random), SAMPLES + place
 
 
-def encrypted_results(cipher: Cipher, specs: dict[str, TensorSpec], names: list[str]) -> Iterator[tuple[str, Tensors, int]]:
+def encrypted_results(cipher: Cipher, specs: dict[str, TensorSpec], names: list[str]) -> Iterator[Sent]:
     """What each site sends: the same ciphertexts, as adding takes as long whatever is in them."""
     payload = cipher.encrypt(tensors_of(specs, np.random.default_rng(1)), SAMPLES)
     for name in names:
@@ -172,7 +177,8 @@ def cost(rule: str, sites: int, shapes: Shapes) -> Cost:
     server: Server[Any]
     if asked.encryption:
         private = new_context()
-        public = server_context(private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False), "")
+        content = private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False)
+        public = server_context(content, "new")
         server = EncryptedServer(asked, travels, public)
         coming = encrypted_results(Cipher(private, Layout(travels.up(0)), 1e4), travels.up(0), names)
     else:

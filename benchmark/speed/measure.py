@@ -45,6 +45,8 @@ class Mark(TypedDict):
     """The process that writes it."""
     cpu_s: float
     """Processor seconds that the process has used."""
+    pss: int
+    """Its memory in bytes; 0 where the writer does not know it."""
 
 
 class Phases(TypedDict):
@@ -64,6 +66,8 @@ class Server:
 
     cpu_s: float
     """Processor seconds from its first round until all is done."""
+    start_pss_gb: float
+    """Memory when its first round begins, 10^9 bytes."""
     pss_gb: float
     """Peak memory, 10^9 bytes, sampled like that of all processes."""
 
@@ -219,7 +223,9 @@ def _server(marks: Sequence[Mark], memory: Mapping[int, int]) -> Server | None:
     if len(found) < 2:
         return None
     begun, ended = found["serves"], found["served"]
-    return Server(cpu_s=ended["cpu_s"] - begun["cpu_s"], pss_gb=memory[ended["pid"]] / 1e9)
+    return Server(
+        cpu_s=ended["cpu_s"] - begun["cpu_s"], start_pss_gb=begun["pss"] / 1e9, pss_gb=memory[ended["pid"]] / 1e9
+    )
 
 
 def _sent(devices: str) -> int:

@@ -6,6 +6,7 @@ So the code that is measured is the code that is installed, without anything tha
 import functools
 import importlib.abc
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -62,15 +63,17 @@ def _trainings(module: Any) -> None:
 
 def _serving(module: Any) -> None:
     """Marks when the server of a federation begins its rounds and when it is done."""
+    from benchmark.measurements.peak_memory import pss  # imports psutil, as FLARE's server does
+
     complete: Callable[[object], object] = module.FederatedRun.complete
 
     @functools.wraps(complete)
     def marked(self: object) -> object:
-        mark("serves")
+        mark("serves", pss=pss(os.getpid()))
         try:
             return complete(self)
         finally:
-            mark("served")
+            mark("served", pss=pss(os.getpid()))
 
     module.FederatedRun.complete = marked
 
