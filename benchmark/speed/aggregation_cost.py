@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def experiment(rule: str, sites: int, shapes: Shapes) -> Experiment:
     method: Any = fields.get("method", {})
     lora = {"rank": max(RANKS) if mixed else RANK, **method.get("options", {}).get("lora", {})}
     prompts = {"vpt_deep": {"num_prompts": shapes.prompts}} if shapes.prompts else {}
-    names = site_names(sites)
+    names = [f"site-{number:03d}" for number in range(1, sites + 1)]
     content = {
         "name": "aggregation",
         "backbone": {"name": "vit_base_patch16_224", "image_size": 224, "sha256": "0" * 64},
@@ -117,11 +117,6 @@ def experiment(rule: str, sites: int, shapes: Shapes) -> Experiment:
         },
     }
     return parse(Experiment, content, rule)
-
-
-def site_names(sites: int) -> list[str]:
-    """Names of the made-up sites."""
-    return [f"site-{number:03d}" for number in range(1, sites + 1)]
 
 
 def exchange(experiment: Experiment, shapes: Shapes) -> Exchange:
@@ -145,25 +140,11 @@ def _residual(pair: Pair, specs: dict[str, TensorSpec]) -> TensorSpec:
     return TensorSpec((specs[pair.b].shape[0], specs[pair.a].shape[1]), "float32")
 
 
-def tensors_of(specs: dict[str, TensorSpec], random: np.random.Generator) -> Tensors:
+def tensors_of(specs: Mapping[str, TensorSpec], random: np.random.Generator) -> Tensors:
     """Small random values."""
     return {
         key: random.standard_normal(spec.shape, np.float32) * np.float32(0.05) for key, spec in sorted(specs.items())
     }
-
-
-def results(server: FederationServer, names: list[str]) -> Iterator[Sent]:
-    """What each site sends, one after the other."""
-    for place, name in enumerate(names):
-        random = np.random.default_rng([1, place])
-        yield name, tensors_of(server.exchange(name).up(0), random), SAMPLES + place
-
-
-def encrypted_results(cipher: Cipher, specs: dict[str, TensorSpec], names: list[str]) -> Iterator[Sent]:
-    """What each site sends: the same ciphertexts, as adding takes as long whatever is in them."""
-    payload = cipher.encrypt(tensors_of(specs, np.random.default_rng(1)), SAMPLES)
-    for name in names:
-        yield name, dict(payload), SAMPLES
 
 
 def cost(rule: str, sites: int, shapes: Shapes) -> Cost:
@@ -172,19 +153,8 @@ def cost(rule: str, sites: int, shapes: Shapes) -> Cost:
     Raises:
         UserError: if the rule needs more results, or tenseal is not installed.
     """
-    asked, names = experiment(rule, sites, shapes), site_names(sites)
-    travels = exchange(asked, shapes)
-    server: Server[Any]
-    if asked.encryption:
-        private = new_context()
-        content = private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False)
-        public = server_context(content, "new")
-        server = EncryptedServer(asked, travels, public)
-        coming = encrypted_results(Cipher(private, Layout(travels.up(0)), 1e4), travels.up(0), names)
-    else:
-        server = FederationServer(asked, travels, tensors_of({**travels.specs}, np.random.default_rng(0)))
-        server.class_counts = {name: np.full(len(CLASSES), float(SAMPLES)) for name in names}
-        coming = results(server, names)
+    asked = experiment(rule, sites, shapes)
+    server, coming = (_encrypted if asked.encryption else _plain)(asked, exchange(asked, shapes))
     site, payload, images = next(coming)  # before the memory is looked at, for what the first one alone needs
     before = _start_peak()
     opened = server.start_round(0)
@@ -201,6 +171,29 @@ def cost(rule: str, sites: int, shapes: Shapes) -> Cost:
     server.finish_round(opened, sites)
     finish_s = time.process_time() - started
     return Cost(arrival_s, finish_s, arrival_s + finish_s, (_memory("VmHWM") - before) / 1e6)
+
+
+def _plain(asked: Experiment, travels: Exchange) -> tuple[Server[Any], Iterator[Sent]]:
+    """A server, and what each site sends, made one after the other."""
+    names = asked.federation.sites
+    server = FederationServer(asked, travels, tensors_of(travels.specs, np.random.default_rng(0)))
+    server.class_counts = {name: np.full(len(CLASSES), float(SAMPLES)) for name in names}
+
+    def results() -> Iterator[Sent]:
+        for place, name in enumerate(names):
+            yield name, tensors_of(server.exchange(name).up(0), np.random.default_rng([1, place])), SAMPLES + place
+
+    return server, results()
+
+
+def _encrypted(asked: Experiment, travels: Exchange) -> tuple[Server[Any], Iterator[Sent]]:
+    """The same, but all sites send the same ciphertexts: adding takes as long whatever is in them."""
+    private = new_context()
+    content = private.serialize(save_secret_key=False, save_galois_keys=False, save_relin_keys=False)
+    specs = travels.up(0)
+    payload = Cipher(private, Layout(specs), 1e4).encrypt(tensors_of(specs, np.random.default_rng(1)), SAMPLES)
+    server = EncryptedServer(asked, travels, server_context(content, "new"))
+    return server, ((name, dict(payload), SAMPLES) for name in asked.federation.sites)
 
 
 def _start_peak() -> int:
