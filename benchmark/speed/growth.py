@@ -5,6 +5,8 @@
 First whole simulations whose sites train on a few images each, so that nearly all is the federation's own cost, a few
 sites at a time. Then one round of aggregation by each rule, in a process of its own on one core
 (`benchmark.speed.aggregation_cost`). For each cost c of n sites the exponent b of c = a n^b is fitted.
+
+An option without a number leaves that part of the result file as it is.
 """
 
 import argparse
@@ -105,6 +107,16 @@ def simulated(work: Work, folder: Path, threads: int | None = None) -> tuple[Mea
     return found, [one["seconds"] for one in record["rounds"]]
 
 
+def federations(sites: Sequence[int], threads: int) -> dict[int, dict[str, float]]:
+    """Measures simulations with some numbers of sites by `federation`."""
+    found: dict[int, dict[str, float]] = {}
+    for number in sites:
+        with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+            one = found[number] = federation(number, threads, Path(folder))
+        print(f"{number} sites: a round {one['round_s']:.1f} s, server {one['server_pss_gb']:.2f} GB", flush=True)
+    return found
+
+
 def federation(sites: int, threads: int, folder: Path) -> dict[str, float]:
     """Measures a simulation.
 
@@ -171,6 +183,12 @@ def _cost(rule: str, results: int, prompts: int) -> dict[str, float]:
     return found
 
 
+def _write(out: Path, part: str, content: Mapping[str, object]) -> None:
+    """Puts one part into the result file."""
+    before = json.loads(out.read_bytes()) if out.exists() else {}
+    write_atomically(out, (json.dumps({**before, part: content}, indent=1, default=asdict) + "\n").encode())
+
+
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Measures and writes the result file."""
@@ -195,20 +213,14 @@ def main(arguments: list[str] | None = None) -> None:
         if (numbers := [*getattr(options, name)]) != sorted({*numbers}) or any(number < 2 for number in numbers):
             raise UserError(f"--{name}: {' '.join(map(str, numbers))}; rising numbers from 2 on would be right.")
     check_place(options.out)
-    origin = provenance()
-    federations: dict[int, dict[str, float]] = {}
-    for sites in options.sites:
-        with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-            federations[sites] = federation(sites, options.threads, Path(folder))
-        found = federations[sites]
-        print(f"{sites} sites: a round {found['round_s']:.1f} s, server {found['server_pss_gb']:.2f} GB", flush=True)
-    result = {
-        **origin,
-        "work": {"rounds": ROUNDS, "images": IMAGES, "threads": options.threads},
-        "federations": with_exponents(federations),
-        "aggregations": {name: aggregations(options.results, prompts) for name, prompts in PROMPTS.items()},
-    }
-    write_atomically(options.out, (json.dumps(result, indent=1, default=asdict) + "\n").encode())
+    if options.sites:
+        work = {"rounds": ROUNDS, "images": IMAGES, "threads": options.threads}
+        part = {"provenance": provenance(), "work": work}
+        _write(options.out, "federations", {**part, **with_exponents(federations(options.sites, options.threads))})
+    if options.results:
+        part = {"provenance": provenance()}
+        payloads = {name: aggregations(options.results, prompts) for name, prompts in PROMPTS.items()}
+        _write(options.out, "aggregations", {**part, **payloads})
 
 
 if __name__ == "__main__":

@@ -109,8 +109,10 @@ def test_the_result_file(tmp_path, monkeypatch):
     written = json.loads(out.read_bytes())
     assert written["federations"]["sites"]["8"]["round_s"] == 4
     assert written["federations"]["exponents"]["round_s"]["value"] == pytest.approx(1)
-    assert [*written["aggregations"]] == ["LoRA", "LoRA + deep prompts"]
-    assert written["commit"]
+    assert [*written["aggregations"]] == ["provenance", "LoRA", "LoRA + deep prompts"]
+    assert not growth.main(["--sites", "--results", "2", "--out", str(out)])
+    assert json.loads(out.read_bytes())["federations"] == written["federations"]
+    assert written["federations"]["provenance"]["commit"]
 
 
 @pytest.mark.slow
