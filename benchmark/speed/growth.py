@@ -141,6 +141,7 @@ def federation(sites: int, threads: int, folder: Path) -> dict[str, float]:
         "own_cpu_s": found.cpu_s - found.training_cpu_s,
         "server_cpu_s": found.server.cpu_s,
         "server_start_pss_gb": found.server.start_pss_gb,
+        "server_end_pss_gb": found.server.end_pss_gb,
         "server_pss_gb": found.server.pss_gb,
         "peak_pss_gb": found.peak_pss_gb,
     }

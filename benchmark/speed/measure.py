@@ -68,6 +68,8 @@ class Server:
     """Processor seconds from its first round until all is done."""
     start_pss_gb: float
     """Memory when its first round begins, 10^9 bytes."""
+    end_pss_gb: float
+    """Memory when all is done and FLARE goes on to end the run."""
     pss_gb: float
     """Peak memory, 10^9 bytes, sampled like that of all processes."""
 
@@ -224,7 +226,10 @@ def _server(marks: Sequence[Mark], memory: Mapping[int, int]) -> Server | None:
         return None
     begun, ended = found["serves"], found["served"]
     return Server(
-        cpu_s=ended["cpu_s"] - begun["cpu_s"], start_pss_gb=begun["pss"] / 1e9, pss_gb=memory[ended["pid"]] / 1e9
+        cpu_s=ended["cpu_s"] - begun["cpu_s"],
+        start_pss_gb=begun["pss"] / 1e9,
+        end_pss_gb=ended["pss"] / 1e9,
+        pss_gb=memory[ended["pid"]] / 1e9,
     )
 
 

@@ -77,7 +77,7 @@ def test_what_a_server_has_used(tmp_path):
     begun, ended = (
         {"what": what, "pid": 7, "cpu_s": cpu, "pss": 10**9} for what, cpu in (("serves", 2), ("served", 5))
     )
-    assert _server([begun, ended], {7: 3 * 10**9}) == Server(cpu_s=3, start_pss_gb=1, pss_gb=3)
+    assert _server([begun, ended], {7: 3 * 10**9}) == Server(cpu_s=3, start_pss_gb=1, end_pss_gb=1, pss_gb=3)
     assert _server([begun], {7: 1}) is None
 
 
