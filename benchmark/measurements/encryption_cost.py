@@ -18,6 +18,7 @@ from typing import NotRequired, TypedDict, cast
 import numpy as np
 
 from benchmark.measurements.options import parse_with_repeats
+from benchmark.measurements.payload_shapes import lora_vpt
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import load_sites, make_trainer
@@ -107,25 +108,6 @@ class Result(TypedDict):
     repeats: int
     cases: list[Case]
     classifiers: list[SolvedError]
-
-
-def lora_vpt(width: int, blocks: int, rank: int, prompts: int, classes: int) -> dict[str, TensorSpec]:
-    """Returns the specs of what LoRA on the fused qkv and deep prompts exchange on a ViT, with its head.
-
-    Args:
-        width: of the ViT's tokens.
-        blocks: of the ViT.
-        rank: of LoRA.
-        prompts: in each block; 0 for LoRA alone.
-        classes: outputs of the head.
-    """
-    shapes: dict[str, tuple[int, ...]] = {"head.weight": (classes, width), "head.bias": (classes,)}
-    for block in range(blocks):
-        shapes[f"blocks.{block}.attn.qkv.lora_A"] = (rank, width)
-        shapes[f"blocks.{block}.attn.qkv.lora_B"] = (3 * width, rank)
-        if prompts:
-            shapes[f"blocks.{block}.prompts"] = (prompts, width)
-    return {key: TensorSpec(shape, "float32") for key, shape in shapes.items()}
 
 
 PAYLOADS = {

@@ -29,11 +29,13 @@ class PeakMemory:
 
     Attributes:
         bytes: the greatest sum so far.
+        by_process: the greatest `pss` of each process so far, by its id.
     """
 
     def __init__(self, process: psutil.Process | None = None):
         """`process` is watched; None stands for this one."""
         self.bytes = 0
+        self.by_process: dict[int, int] = {}
         self._process = process or psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -52,6 +54,8 @@ class PeakMemory:
             started = time.monotonic()
             with suppress(psutil.NoSuchProcess):  # the process may end at any time
                 pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
-                self.bytes = max(self.bytes, sum(map(pss, pids)))
+                now = {pid: pss(pid) for pid in pids}
+                self.bytes = max(self.bytes, sum(now.values()))
+                self.by_process |= {pid: max(size, self.by_process.get(pid, 0)) for pid, size in now.items()}
             if self._stop.wait(min(longest, max(shortest, 100 * (time.monotonic() - started)))):
                 return

@@ -20,8 +20,8 @@ from benchmark.measurements.provenance import provenance
 from benchmark.measurements.results import finish, markdown_table
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from benchmark.speed.contenders import Contender, flare_stock, flower, flower_version, fresh, ours, plain
+from benchmark.speed.growth import simulated
 from benchmark.speed.measure import Measured, measure
-from benchmark.speed.site_memory import further_site
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         raw = work.raw_bytes(folder / "work")
         found = {name: medians(runs[name], raw, contenders[name].transfers) for name in names}
         if "ours" in found:
-            found["ours"] |= further_site(*FURTHER_SITE, folder / "memory")
+            found["ours"] |= further_site(folder / "memory")
             found["ours"]["difference_from_oracle"] = difference(work, folder, site, options.repeats)
     ratios = {name: one["wall_s"] / found["plain"]["wall_s"] for name, one in found.items() if "plain" in found}
     result = {**origin, "work": asdict(work), "raw_bytes": raw, **found, "wall_over_plain": ratios or None}
@@ -134,6 +134,24 @@ def alternating(
             runs[name].append(measure(contender.command, run_folder, rounds, contender.environment))
             print(f"{name} {repeat + 1}/{repeats}: {runs[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
     return runs
+
+
+def further_site(folder: Path) -> Summary:
+    """Measures the memory that one more site takes, 10^9 bytes, by two simulations in which all sites run at a time.
+
+    Args:
+        folder: takes what they write.
+
+    Returns:
+        ``pss_per_site_gb``, and the two ``memory_runs``.
+
+    Raises:
+        UserError: if a run fails.
+    """
+    few, many = (simulated(work, folder / str(work.sites))[0] for work in FURTHER_SITE)
+    per_site = (many.peak_pss_gb - few.peak_pss_gb) / (FURTHER_SITE[1].sites - FURTHER_SITE[0].sites)
+    runs = [{"work": asdict(work), **asdict(run)} for work, run in zip(FURTHER_SITE, (few, many), strict=True)]
+    return {"pss_per_site_gb": per_site, "memory_runs": runs}
 
 
 def difference(work: Work, folder: Path, site: Site, repeats: int) -> float:

@@ -42,7 +42,9 @@ def flare_stock(work: Work, data: Path) -> Contender:
         command = [sys.executable, "-m", "benchmark.speed.flare_stock.job", str(data), str(folder)]
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
-    return Contender([*simulator("stock", work.sites), "-n", str(work.sites)], python_path(), _both_ways(work), prepare)
+    return Contender(
+        [*simulator("stock", work.sites, work.sites), "-n", str(work.sites)], python_path(), _both_ways(work), prepare
+    )
 
 
 def flower(work: Work, data: Path, interpreter: str) -> Contender:
@@ -84,13 +86,14 @@ def ours(work: Work, data: Path, site: Site, threads: int | None = None, **field
 
     # The final aggregate travels to every site once more, which evaluates it.
     return Contender(
-        simulator("job", threads or work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare
+        simulator("job", threads or work.sites, work.sites), python_path(HOOKS), _both_ways(work) + work.sites, prepare
     )
 
 
-def simulator(job: str, threads: int) -> list[str]:
-    """Returns FLARE's command, which runs `threads` sites at the same time."""
-    return [executable("nvflare"), "simulator", job, "-w", "workspace", "-t", str(threads)]
+def simulator(job: str, threads: int, sites: int) -> list[str]:
+    """Returns FLARE's command, which runs `threads` of the `sites` at the same time."""
+    command = [executable("nvflare"), "simulator", job, "-w", "workspace", "-t", str(threads)]
+    return [*command, "-m", str(sites)]  # FLARE refuses more than 100 without it
 
 
 def fresh(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,12 @@ class Mark(TypedDict):
     site: str
     at: float
     """Seconds of the monotonic clock."""
+    pid: int
+    """The process that writes it."""
+    cpu_s: float
+    """Processor seconds that the process has used."""
+    pss: int
+    """Its memory in bytes; 0 where the writer does not know it."""
 
 
 class Phases(TypedDict):
@@ -50,6 +57,21 @@ class Phases(TypedDict):
     training_s: float
     gap_per_round_s: float
     tail_s: float
+    training_cpu_s: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """The process of a federation's server, with our job."""
+
+    cpu_s: float
+    """Processor seconds from its first round until all is done."""
+    start_pss_gb: float
+    """Memory when its first round begins, 10^9 bytes."""
+    end_pss_gb: float
+    """Memory when all is done and FLARE goes on to end the run."""
+    pss_gb: float
+    """Peak memory, 10^9 bytes, sampled like that of all processes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +94,12 @@ class Measured:
     """Peak memory of all processes, 10^9 bytes, sampled up to twice a second."""
     wire_bytes: int | None
     """Bytes over the loopback, protocol included; None where no loopback can be had for the run alone."""
+    cpu_s: float
+    """Processor seconds of all processes."""
+    training_cpu_s: float
+    """Those in which sites train."""
+    server: Server | None
+    """None without a federation of ours."""
 
 
 def private_loopback() -> bool:
@@ -98,7 +126,7 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
     marks.unlink(missing_ok=True)
     counts = private_loopback()
     whole = [*ON_LOOPBACK, str(counter), *command] if counts else list(command)
-    started = time.monotonic()
+    started, used = time.monotonic(), _used()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             whole, cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
@@ -124,6 +152,8 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
         wall_s=ended - started,
         peak_pss_gb=memory.bytes / 1e9,
         wire_bytes=_sent(counter.read_text()) if counts else None,
+        cpu_s=_used() - used,
+        server=_server(found, memory.by_process),
         **phases(found, started, ended, rounds),
     )
 
@@ -149,6 +179,7 @@ def phases(marks: Sequence[Mark], started: float, ended: float, rounds: int) -> 
     if not spans or any(len(own) != rounds or any(len(span) != 2 for span in own) for own in spans.values()):
         found = {site: len(own) for site, own in spans.items()}
         raise UserError(f"benchmark.speed: sites have trained in {found} rounds; {rounds} each would be right.")
+    sign = {"begins": -1, "ends": 1}
     begins = [min(own[number][0] for own in spans.values()) for number in range(rounds)]
     ends = [max(own[number][1] for own in spans.values()) for number in range(rounds)]
     gaps = [max(0.0, begin - end) for begin, end in zip(begins[1:], ends, strict=False)]
@@ -159,6 +190,7 @@ def phases(marks: Sequence[Mark], started: float, ended: float, rounds: int) -> 
         "training_s": _covered((begin, end) for own in spans.values() for begin, end in own),
         "gap_per_round_s": sum(gaps) / len(gaps) if gaps else 0.0,
         "tail_s": ended - ends[-1],
+        "training_cpu_s": sum(sign[mark["what"]] * mark["cpu_s"] for mark in marks if mark["what"] in sign),
     }
 
 
@@ -179,6 +211,26 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
+
+
+def _used() -> float:
+    """Processor seconds of this process's children that have ended, with theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _server(marks: Sequence[Mark], memory: Mapping[int, int]) -> Server | None:
+    """What the server has used, from the marks and the peak memory of each process."""
+    found = {mark["what"]: mark for mark in marks if mark["what"] in ("serves", "served")}
+    if len(found) < 2:
+        return None
+    begun, ended = found["serves"], found["served"]
+    return Server(
+        cpu_s=ended["cpu_s"] - begun["cpu_s"],
+        start_pss_gb=begun["pss"] / 1e9,
+        end_pss_gb=ended["pss"] / 1e9,
+        pss_gb=memory[ended["pid"]] / 1e9,
+    )
 
 
 def _sent(devices: str) -> int:

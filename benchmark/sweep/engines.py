@@ -76,7 +76,7 @@ def run_flare(cell: Cell, trainer: LocalTrainer, sites: Mapping[str, SiteData], 
     write_job(cell.experiment, folder / "job")
     workspace = folder / "workspace"
     write_workspace(cell.site, workspace)
-    _simulate(folder, threads=min(len(sites), os.cpu_count() or 1))
+    _simulate(folder, len(sites))
     server = workspace / "server" / "simulate_job"
     record = _server_record(server)
     check_complete(record)
@@ -113,8 +113,8 @@ ENGINES: dict[Engine, Callable[[Cell, LocalTrainer, Mapping[str, SiteData], Path
 }
 
 
-def _simulate(folder: Path, threads: int) -> None:
-    """Runs ``nvflare simulator`` to its end. Raises UserError if it fails."""
+def _simulate(folder: Path, sites: int) -> None:
+    """Runs ``nvflare simulator`` to its end, with a site for each core at a time. Raises UserError if it fails."""
     nvflare = str(Path(sys.executable).parent / "nvflare")
     command = [
         sys.executable,
@@ -125,7 +125,9 @@ def _simulate(folder: Path, threads: int) -> None:
         "-w",
         "workspace",
         "-t",
-        str(threads),
+        str(min(sites, os.cpu_count() or 1)),
+        "-m",  # FLARE refuses more than 100 sites without it
+        str(sites),
     ]
     environment = {**os.environ, HOST_VARIABLE: _shared_host(folder)}
     with (

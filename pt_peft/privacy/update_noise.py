@@ -8,7 +8,7 @@ site that is taken out counts as d_k = 0. Imports no torch.
 
 import numpy as np
 
-from pt_peft.exchange.aggregation.base import SiteResult
+from pt_peft.exchange.aggregation.base import Collected
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.privacy import ClientPrivacy
 from pt_peft.privacy.draws import Draws
@@ -40,31 +40,25 @@ def noisy_update(after: Tensors, before: Tensors, client: ClientPrivacy, min_sit
     return {key: (before[key] + value + noise[key]).astype(before[key].dtype) for key, value in change.items()}
 
 
-class NoisyMean:
+class NoisyMean(Collected):
     """An `Aggregator` that averages bounded changes and adds all of the noise."""
 
     def __init__(self, before: Tensors, client: ClientPrivacy, draws: Draws):
+        super().__init__()
         self._before = before
         self._client = client
         self._draws = draws
-        self._changes: list[tuple[str, Tensors]] = []
-        self.shares: dict[str, float] = {}
-
-    def add(self, result: SiteResult) -> None:
-        """Bounds and keeps one site's change."""
-        self._changes.append((result.site, bounded(result.tensors, self._before, self._client.max_update_norm)))
 
     def result(self) -> Tensors:
         """Returns the noisy mean in the dtypes of the start. Raises ValueError if nothing was added."""
-        if not self._changes:
-            raise ValueError("no results to aggregate")
-        # Sorted by site, so that the order of arrival changes nothing.
-        changes = [change for _, change in sorted(self._changes, key=lambda entry: entry[0])]
-        self.shares = {site: 1 / len(changes) for site, _ in self._changes}
-        noise = noise_like(changes[0], self._client.noise_multiplier * self._client.max_update_norm, self._draws)
+        results = self.results()
+        self.shares = {result.site: 1 / len(results) for result in results}
+        summed = {key: np.zeros(value.shape) for key, value in results[0].tensors.items()}
+        for result in results:  # bounded one by one, as a change takes twice the memory of the result
+            for key, change in bounded(result.tensors, self._before, self._client.max_update_norm).items():
+                summed[key] += change
+        noise = noise_like(summed, self._client.noise_multiplier * self._client.max_update_norm, self._draws)
         return {
-            key: (self._before[key] + (sum(change[key] for change in changes) + noise[key]) / len(changes)).astype(
-                self._before[key].dtype
-            )
-            for key in changes[0]
+            key: (self._before[key] + (value + noise[key]) / len(results)).astype(self._before[key].dtype)
+            for key, value in summed.items()
         }

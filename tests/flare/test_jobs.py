@@ -88,6 +88,10 @@ def test_command(tiny, tmp_path, capsys):
     assert main(["job", str(tmp_path / "experiment.json"), "--out", str(tmp_path / "job"), "--set", "seed=3"]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
     assert "nvflare simulator" in capsys.readouterr().out
+    many = [f"site-{number}" for number in range(101)]
+    (tmp_path / "many.json").write_text(changed(tiny, federation={"sites": many}).to_json())
+    assert main(["job", str(tmp_path / "many.json"), "--out", str(tmp_path / "job")]) == 0
+    assert capsys.readouterr().out.endswith("-t 101 -m 101\n")  # FLARE's simulator takes 100 without -m
     assert main(["job", "lorra_vpt", "--out", str(tmp_path / "job")]) == 1
     assert (
         "'lorra_vpt' is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method "

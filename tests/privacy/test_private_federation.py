@@ -1,6 +1,7 @@
 """Private rounds of whole federations: in the plain loop, in a worker, and in FLARE's simulator."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_updates_are_bounded_and_their_sum_is_noisy():
     assert (means[0]["b"] - 1)[1:].std() == pytest.approx(2.0 / 3, rel=0.05)
     with pytest.raises(ValueError):
         NoisyMean(before, client, PublicDraws(7)).result()
+
+
+def test_the_noisy_mean_keeps_results_and_no_float64_copies():
+    before = {"a": np.zeros(10_000, np.float32)}
+    client = ClientPrivacy(noise_multiplier=2.0, max_update_norm=1.0, delta=1e-5, where="server")
+    mean = NoisyMean(before, client, PublicDraws(7))
+    results = [SiteResult(f"site-{index}", {"a": np.ones(10_000, np.float32)}, 1) for index in range(20)]
+    tracemalloc.start()
+    for result in results:
+        mean.add(result)
+    mean.result()
+    assert tracemalloc.get_traced_memory()[1] < 20 * 80_000 / 2
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ So the code that is measured is the code that is installed, without anything tha
 import functools
 import importlib.abc
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -15,15 +16,20 @@ from typing import Any
 from benchmark.speed.marks import mark
 
 TRAINER = "pt_peft.training.trainer"
+SERVER = "pt_peft_flare.federated_run"
 
 
 class _MarkingFinder(importlib.abc.MetaPathFinder):
-    """Finds `TRAINER` as Python does; when it has been imported, its trainings are marked."""
+    """Finds a module as Python does; when it has been imported, `mark_calls` changes it."""
+
+    def __init__(self, name: str, mark_calls: Callable[[Any], None]):
+        self._name = name
+        self._mark_calls = mark_calls
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != TRAINER:
+        if fullname != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -31,18 +37,18 @@ class _MarkingFinder(importlib.abc.MetaPathFinder):
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_wrap(module: ModuleType) -> None:
+        def execute_and_mark(module: ModuleType) -> None:
             execute(module)
-            mark("imported")
-            _wrap(module.LocalTrainer)
+            self._mark_calls(module)
 
-        spec.loader.exec_module = execute_and_wrap
+        spec.loader.exec_module = execute_and_mark
         return spec
 
 
-def _wrap(trainer: Any) -> None:
-    """Marks each call of ``trainer.train``, whose first argument is the site's name."""
-    train: Callable[..., object] = trainer.train
+def _trainings(module: Any) -> None:
+    """Marks that the module is there, and each training, whose first argument is the site's name."""
+    mark("imported")
+    train: Callable[..., object] = module.LocalTrainer.train
 
     @functools.wraps(train)
     def marked(self: object, site: str, *args: object, **kwargs: object) -> object:
@@ -52,7 +58,24 @@ def _wrap(trainer: Any) -> None:
         finally:
             mark("ends", site)
 
-    trainer.train = marked
+    module.LocalTrainer.train = marked
 
 
-sys.meta_path.insert(0, _MarkingFinder())
+def _serving(module: Any) -> None:
+    """Marks when the server of a federation begins its rounds and when it is done."""
+    from benchmark.measurements.peak_memory import pss  # imports psutil, as FLARE's server does
+
+    complete: Callable[[object], object] = module.FederatedRun.complete
+
+    @functools.wraps(complete)
+    def marked(self: object) -> object:
+        mark("serves", pss=pss(os.getpid()))
+        try:
+            return complete(self)
+        finally:
+            mark("served", pss=pss(os.getpid()))
+
+    module.FederatedRun.complete = marked
+
+
+sys.meta_path[:0] = [_MarkingFinder(TRAINER, _trainings), _MarkingFinder(SERVER, _serving)]

@@ -15,6 +15,9 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
 from pt_peft_flare.job_folder import write_job, write_workspace
 
+MOST_SITES = 100
+"""More sites FLARE's simulator does not start unless ``-m`` says how many there may be."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
@@ -68,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
     workspace = ["-w", str(options.workspace)] if options.workspace else []
     count = ["-t", str(named)] if named else ["-n", str(needed), "-t", str(needed)]
+    if (sites := named or needed) > MOST_SITES:
+        count += ["-m", str(sites)]
     print(shlex.join(["nvflare", "simulator", str(options.out), *workspace, *count]))
     if experiment.data.source != "lesions" and not workspace:
         print(

@@ -96,6 +96,6 @@ def squared_distances(results: Sequence[SiteResult]) -> Array:
     distances = np.zeros((len(results), len(results)))
     for key in results[0].tensors:
         values = stacked(results, key).reshape(len(results), -1)
-        for index, value in enumerate(values):
-            distances[index] += np.square(values - value).sum(axis=1)
-    return distances
+        for index, value in enumerate(values):  # each pair once
+            distances[index, index + 1 :] += np.square(values[index + 1 :] - value).sum(axis=1)
+    return distances + distances.T

@@ -27,7 +27,9 @@ class LoraDeviation:
         if not results:
             return None
         weights = weights_of(results, by_samples=True)
-        layers = [Factors.of(results, pair, weights) for pair in pairs(results[0].tensors)]
-        missed = sum(squared_norm(*factors.residual()) for factors in layers)
-        whole = sum(squared_norm(*factors.product_mean()) for factors in layers)
+        missed = whole = 0.0
+        for pair in pairs(results[0].tensors):
+            factors = Factors.of(results, pair, weights)  # one layer's at a time: float64 copies of all sites' factors
+            missed += squared_norm(*factors.residual())
+            whole += squared_norm(*factors.product_mean())
         return float(np.sqrt(max(missed, 0.0) / whole)) if whole > 0 else None

@@ -60,5 +60,13 @@ class Factors:
 
 
 def squared_norm(p: Array, q: Array) -> float:
-    """‖P Q‖² (Frobenius norm) = trace(PᵀP QQᵀ)."""
+    """‖P Q‖² (Frobenius norm) = trace(PᵀP QQᵀ).
+
+    Args:
+        p: (m, n).
+        q: (n, k). With many sites n is large, and P Q takes less work than PᵀP and QQᵀ, whose work grows as n².
+    """
+    (m, n), k = p.shape, q.shape[1]
+    if m * k < n * (m + k):
+        return float(np.square(p @ q).sum())
     return float(np.einsum("ij,ji->", p.T @ p, q @ q.T))

@@ -8,7 +8,7 @@ import numpy as np
 from pt_peft.exchange.aggregation.base import Collected, Rule, stacked
 from pt_peft.exchange.aggregation.lora_factors import Factors, weights_of
 from pt_peft.exchange.lora_pairs import Pair, pairs
-from pt_peft.exchange.tensors import Tensors
+from pt_peft.exchange.tensors import Array, Tensors
 
 Combine = Callable[[Pair, Factors], Tensors]
 """Computes from the sites' factors of one pair the tensors, by key, that replace or join the means."""
@@ -41,7 +41,14 @@ class PairwiseMean(Collected):
         results = self.results()
         weights = weights_of(results, self._by_samples)
         self.shares = {result.site: float(weight) for result, weight in zip(results, weights, strict=True)}
-        mean = {key: np.tensordot(weights, stacked(results, key), axes=1) for key in results[0].tensors}
+        mean: Tensors = {}
+        for key in results[0].tensors:
+            mean[key] = self._stored(key, np.tensordot(weights, stacked(results, key), axes=1))
         for pair in pairs(mean):
-            mean |= self._combine(pair, Factors.of(results, pair, weights))
-        return {key: value.astype(self._before[key].dtype) for key, value in mean.items()}
+            combined = self._combine(pair, Factors.of(results, pair, weights))
+            mean |= {key: self._stored(key, value) for key, value in combined.items()}
+        return mean
+
+    def _stored(self, key: str, value: Array) -> Array:
+        """In the dtype of `before`, at once: all layers' residuals in float64 are the largest thing here."""
+        return value.astype(self._before[key].dtype)

@@ -1,5 +1,7 @@
 """Means for LoRA's factors, against the products formed in full."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
@@ -7,6 +9,7 @@ from pydantic import TypeAdapter
 from pt_peft.exchange.aggregation import Aggregation
 from pt_peft.exchange.aggregation.base import SiteResult
 from pt_peft.exchange.aggregation.lora_deviation import LoraDeviation
+from pt_peft.exchange.aggregation.lora_factors import squared_norm
 
 RULES = [{"name": "lora_product"}, {"name": "fedex_lora"}, {"name": "lora_fair", "regularization": 0.01}]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"])
@@ -182,6 +185,36 @@ def test_the_deviation():
     wanted = np.linalg.norm(mean_product(results) - plain) / np.linalg.norm(mean_product(results))
     assert deviation(results) == pytest.approx(wanted, rel=1e-5)
     assert wanted > 0.5, "else the test says little"
+
+
+@pytest.mark.parametrize("inner", [3, 200])
+def test_the_norm_of_a_product(inner):
+    random = np.random.default_rng(0)
+    p, q = random.normal(size=(12, inner)), random.normal(size=(inner, 8))
+    assert squared_norm(p, q) == pytest.approx(np.linalg.norm(p @ q) ** 2)
+
+
+def peak_memory(work) -> int:
+    """Bytes that `work` needs at most beside what is there."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_the_deviation_of_many_sites_takes_little_memory():
+    """No square of the number of sites, and copies of one layer's factors at a time."""
+    random = np.random.default_rng(0)
+    assert peak_memory(lambda: squared_norm(np.ones((8, 2000)), np.ones((2000, 8)))) < 1_000_000
+    factors = {"A": (RANK, D_IN), "B": (D_OUT, RANK)}
+    shapes = {f"blocks.{block}.lora_{factor}": shape for block in range(24) for factor, shape in factors.items()}
+    found = LoraDeviation()
+    for number in range(16):
+        tensors = {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+        found.add(SiteResult(f"site-{number}", tensors, 1))
+    whole = 16 * sum(8 * int(np.prod(shape)) for shape in shapes.values())
+    assert peak_memory(found.value) < whole / 2
 
 
 def test_no_deviation_where_one_factor_is_the_same_everywhere():
