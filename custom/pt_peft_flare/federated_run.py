@@ -21,6 +21,7 @@ from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Array, Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.experiment.admission import STATISTICS, TASKS
+from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.statistics import (
     FEDERATION_COUNTS,
     Stage,
@@ -177,6 +178,8 @@ class FederatedRun:
         """By site the round of its last result that was taken."""
         self._other_code: dict[str, Code] = {}
         """What sites run that do not run the server's code."""
+        self._precisions: set[Precision] = set()
+        """In which sites have computed what the aggregate is made of."""
 
     @property
     def bounds(self) -> Bounds:
@@ -283,6 +286,8 @@ class FederatedRun:
         finished = len(left.rounds)
         console.info("continues job %s after round %d", earlier, finished)
         self.record.continue_from(earlier, left.record, left.rounds)
+        told = [site for one in (*left.rounds, *left.record["statistics"]) for site in one["sites"].values()]
+        self._precisions.update(site["precision"] for site in told if site.get("precision"))
         best = left.record["best"]
         value = best["val"]["mean"][self.experiment.select_by] if best else None
         if best and value is not None:
@@ -344,6 +349,7 @@ class FederatedRun:
         taken = {site: sent[site] for site in results.reports}
         if weighs_by_class(self.experiment) and (stage.when, stage.name) == ("start", "counts"):
             self._class_counts.update({site: one[COUNTS] for site, one in taken.items()})
+        self._precisions.update(one.precision for one in results.reports.values() if one.precision)
         made = None if newcomers else gathered.take(stage, taken, results.reports)
         if made:
             self._server.tensors = {**self._server.tensors, **gathered.head(made)}
@@ -385,6 +391,7 @@ class FederatedRun:
         results = self._collect(task, accept)
         sites = {*results.reports, *results.left_out, *self.experiment.federation.sites}
         notes = server.finish_round(opened, len(sites))
+        self._precisions.update(one.precision for one in results.reports.values() if one.precision)
         finished = FinishedRound(
             number=number,
             reports=results.reports,
@@ -490,7 +497,9 @@ class FederatedRun:
             meta = {**meta, "privacy": privacy}
         if made := self._made(finished_rounds):
             meta = {**meta, "head": made}
-        learnable = make_model_learnable(changed, {"round": finished_rounds, **meta, **self._server.header()})
+        precision = {"precision": sorted(self._precisions)} if self._precisions else {}
+        meta = {"round": finished_rounds, **precision, **meta, **self._server.header()}
+        learnable = make_model_learnable(changed, meta)
         self._persistor.save_as(self._file(file_name), learnable, self._fl_ctx)
 
     def _file(self, name: str) -> str:

@@ -127,6 +127,7 @@ def table(found: Status) -> str:
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
             lines.append(
                 f"  {name:20} {site['rounds']} round(s), {sent}, version {site['version'] or 'not known yet'}, "
+                f"{site['precision'] + ', ' if site['precision'] else ''}"
                 f"seen {seen.get(name, 'long ago')}: {site['now']}"
             )
             working.add(name)
