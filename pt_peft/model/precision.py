@@ -31,5 +31,4 @@ def _has_bfloat16(device: torch.device) -> bool:
     # Not `torch.ops.mkldnn._is_mkldnn_bf16_supported`, which is true where AVX-512 has to emulate it. An older torch
     # lacks the function, and computes in float32.
     capabilities: Callable[[], Mapping[str, object]] | None = getattr(torch.cpu, "get_capabilities", None)
-    found = capabilities() if capabilities else {}
-    return any(bool(found.get(name)) for name in FAST_ON_CPU)
+    return capabilities is not None and any(bool(capabilities().get(name)) for name in FAST_ON_CPU)

@@ -19,7 +19,7 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import TestTimeFlips
+from pt_peft.experiment.sections import Precision, TestTimeFlips
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
@@ -77,7 +77,7 @@ class LocalTrainer:
         """
         self.experiment = experiment
         self.device = device
-        self.precision = resolved_precision(experiment.training.precision, device)
+        self.precision: Precision = resolved_precision(experiment.training.precision, device)
         self.model = build_model(experiment.model, weights)
         self.exchange = planned_exchange(self.model, experiment)
         self._prefix = frozen_prefix(self.model)

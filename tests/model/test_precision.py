@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 
@@ -94,7 +93,6 @@ def test_a_worker_says_what_it_computed_in(tiny, site, tmp_path, processor):
     assert load_header(tmp_path / "local_adapter.safetensors")["precision"] == ["bfloat16"]
     evaluated, _ = handler.evaluate({"round": 0, "since": 0, "taken": None, "splits": ["val"]}, dict(initial))
     assert evaluated["precision"] == "bfloat16"
-    assert np.isfinite(report["train_loss"])
 
 
 def test_the_header_says_no_more_than_its_writer_knows(tiny):
