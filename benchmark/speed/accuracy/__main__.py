@@ -55,7 +55,8 @@ class Row(TypedDict):
 
     what: str
     targets: dict[str, Reached | None]
-    """Medians over runs by target, of which ``final`` is a run's own last value; null if a run has not reached it."""
+    """Medians over runs, by target; null if a run has not reached it. ``val_60`` is a validation value of .60,
+    ``final`` a run's own last one."""
     val: float
     """Of the final aggregate, the mean over runs."""
     test: float
@@ -84,7 +85,7 @@ def run_once(contender: Contender, folder: Path, rounds: int) -> dict[str, Any]:
 def row(what: str, runs: Sequence[dict[str, Any]]) -> Row:
     """Sums up the runs of one contender."""
     curves = [cast(list[Point], run["curve"]) for run in runs]
-    aims = {f"{target:.2f}": [target] * len(runs) for target in TARGETS}
+    aims = {f"val_{100 * target:.0f}": [target] * len(runs) for target in TARGETS}
     aims["final"] = [curve[-1]["val"] for curve in curves]
     return {
         "what": what,
@@ -158,8 +159,7 @@ def table(rows: dict[str, Row]) -> str:
     for one in rows.values():
         cells: list[float | None] = []
         for found in one["targets"].values():
-            wire = found and found["wire_bytes"]
-            cells += [found and found["seconds"], None if wire is None else wire / 1e6]
+            cells += [found["seconds"], found["megabytes"]] if found else [None, None]
         shown = ["\N{EN DASH}" if value is None else f"{value:.1f}" for value in cells]
         lines.append([one["what"], *shown, f"{one['val']:.3f}", f"{one['test']:.3f}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

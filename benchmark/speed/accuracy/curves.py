@@ -22,7 +22,8 @@ class Reached(TypedDict):
     """When a target was reached."""
 
     seconds: float
-    wire_bytes: int | None
+    megabytes: float | None
+    """10^6 bytes over the loopback until then."""
     test: float
     """Balanced accuracy on test images of the aggregate that reached it."""
 
@@ -31,7 +32,9 @@ def reached(curve: Sequence[Point], target: float) -> Reached | None:
     """The first aggregate whose validation reaches `target`; None if none does."""
     for point in curve:
         if point["val"] >= target:
-            return {"seconds": point["seconds"], "wire_bytes": point["wire_bytes"], "test": point["test"]}
+            wire = point["wire_bytes"]
+            megabytes = None if wire is None else wire / 1e6
+            return {"seconds": point["seconds"], "megabytes": megabytes, "test": point["test"]}
     return None
 
 
@@ -40,9 +43,9 @@ def median(runs: Sequence[Reached | None]) -> Reached | None:
     known = [one for one in runs if one is not None]
     if not known or len(known) < len(runs):
         return None
-    wires = [one["wire_bytes"] for one in known if one["wire_bytes"] is not None]
+    wires = [one["megabytes"] for one in known if one["megabytes"] is not None]
     return {
         "seconds": statistics.median(one["seconds"] for one in known),
-        "wire_bytes": int(statistics.median(wires)) if len(wires) == len(known) else None,
+        "megabytes": statistics.median(wires) if len(wires) == len(known) else None,
         "test": statistics.median(one["test"] for one in known),
     }

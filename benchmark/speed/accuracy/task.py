@@ -142,8 +142,8 @@ def load_trained(learner: Learner, path: Path) -> None:
 
 def load_checkpoint(learner: Learner, path: Path) -> None:
     """Reads a checkpoint of FLARE's persistor: the whole model, or the trained tensors with flat names."""
-    held = torch.load(path, weights_only=True)["model"]
-    flat = {name.replace(".", "__"): name for name in learner.trained}
+    held: dict[str, Any] = torch.load(path, weights_only=True)["model"]
+    flat: dict[str, str] = {name.replace(".", "__"): name for name in learner.trained}
     values = {flat.get(key, key.removeprefix("model.")): torch.as_tensor(value) for key, value in held.items()}
     learner.model.load_state_dict(values, strict=len(values) > len(learner.trained))
 

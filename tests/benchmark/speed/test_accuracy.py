@@ -58,16 +58,20 @@ def point(seconds: float, val: float, wire_bytes: int | None = 10) -> Point:
 
 def test_when_a_target_is_reached():
     curve = [point(1, 0.4), point(2, 0.7, 20), point(3, 0.6, 30)]
-    assert reached(curve, 0.65) == {"seconds": 2, "wire_bytes": 20, "test": pytest.approx(0.6)}
+    assert reached(curve, 0.65) == {"seconds": 2, "megabytes": 20e-6, "test": pytest.approx(0.6)}
     assert reached(curve, 0.71) is None
     runs = [reached(curve, 0.65), reached([point(6, 0.7, None)], 0.65), reached([point(4, 0.65, 40)], 0.65)]
-    assert median(runs) == {"seconds": 4, "wire_bytes": None, "test": pytest.approx(0.6)}
+    assert median(runs) == {"seconds": 4, "megabytes": None, "test": pytest.approx(0.6)}
     assert (median([*runs, None]), median([])) == (None, None)
     runs = [{**one, "wall_s": 1.0} for one in ({"curve": curve}, {"curve": [point(5, 0.62, 7)]})]
     found = accuracy.row("a loop", runs)
-    assert found["targets"]["0.60"] == {"seconds": 3.5, "wire_bytes": 13, "test": pytest.approx(0.56)}
-    assert found["targets"]["0.65"] is None
-    assert found["targets"]["final"] == {"seconds": 3.5, "wire_bytes": 13, "test": pytest.approx(0.56)}
+    assert found["targets"]["val_60"] == {
+        "seconds": 3.5,
+        "megabytes": pytest.approx(13.5e-6),
+        "test": pytest.approx(0.56),
+    }
+    assert found["targets"]["val_65"] is None
+    assert found["targets"]["final"] == found["targets"]["val_60"]
     shown = accuracy.table({"x": found}).splitlines()[2].replace("\N{EN DASH}", "-")
     assert shown == "| a loop | 3.5 | 0.0 | - | - | 3.5 | 0.0 | 0.610 | 0.510 |"
 
