@@ -54,7 +54,10 @@ def starting_rate(method: str) -> float:
 
 
 def demo(method: str) -> tuple[Experiment, Site]:
-    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds."""
+    """`method`, or several joined by ``+``, on the embedded images and backbone: two sites, three rounds.
+
+    In float32, so that it ends alike on all machines, to rounding.
+    """
     rate = starting_rate(method)
     experiment = Experiment(
         name=method,
@@ -89,7 +92,7 @@ def ham10000() -> tuple[Experiment, Site]:
         ),
         partition=Partition(kind="natural"),
         method=Method(name="lora_vpt", options={"lora": {"alpha": 8.0}}),
-        training=Training(learning_rate=1e-3, head_learning_rate=3e-3, imbalance="balanced_softmax"),
+        training=Training(learning_rate=1e-3, head_learning_rate=3e-3, imbalance="balanced_softmax", precision="auto"),
         federation=Federation(rounds=12, min_sites=3, sites=HAM10000_SITES),
     )
     data = SiteData(
@@ -112,7 +115,9 @@ def medmnist_preset(flag: str) -> tuple[Experiment, Site]:
     """
     experiment, site = demo("lora_vpt")
     partition = Partition(kind="iid")
-    return experiment.model_copy(update={"name": flag, "data": medmnist(flag), "partition": partition}), site
+    training = experiment.training.model_copy(update={"precision": "auto"})
+    fields = {"name": flag, "data": medmnist(flag), "partition": partition, "training": training}
+    return experiment.model_copy(update=fields), site
 
 
 def ridge_probe() -> tuple[Experiment, Site]:

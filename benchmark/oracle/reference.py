@@ -141,7 +141,8 @@ def _solve_head(
                 received = transfer.decode_down(experiment, exchange, name, payload, 0, stage.round_number)
                 model = starting_model(trainer, received, {})
             found = answer(trainer, stage, sites[name], model, gathered.down(stage), site=name)
-            report = parse(kind, {**found.report, "seconds": 0.0, "code": own_code().model_dump()}, "report")
+            about = {"seconds": 0.0, "code": own_code().model_dump(), "precision": trainer.precision}
+            report = parse(kind, {**found.report, **about}, "report")
             # Rounded as it leaves a site. A pooled baseline has more images than a site may say it has.
             reports[name] = report.checked(experiment) if isinstance(report, ChoiceReport) else report
             sent[name] = gathered.check(stage, found.tensors, reports[name])
@@ -184,8 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
             f"--sites: {' '.join(names)}; {needed} or more different ones, by federation.min_sites, would be right."
         )
     check_place(options.out)
-    tensors = federate(make_trainer(experiment, site), load_sites(experiment, site, names)).tensors
-    save_adapter(options.out, tensors, {**adapter_header(experiment), "round": experiment.federation.rounds})
+    trainer = make_trainer(experiment, site)
+    tensors = federate(trainer, load_sites(experiment, site, names)).tensors
+    header = adapter_header(experiment, {trainer.precision})
+    save_adapter(options.out, tensors, {**header, "round": experiment.federation.rounds})
 
 
 if __name__ == "__main__":

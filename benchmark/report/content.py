@@ -68,6 +68,8 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     ]
     engines = Counter(cell.engine for cell in finished)
     lines += [f"Run by engine {name}: {_number(cells, 'cell')}." for name, cells in sorted(engines.items())]
+    precisions = Counter(cell.precision for cell in finished if cell.precision)
+    lines += [f"Computed in {name}: {_number(cells, 'cell')}." for name, cells in sorted(precisions.items())]
     if checked:
         greatest = max(one.max_difference for one in checked)
         others = ", ".join(sorted({one.engine for one in checked}))
@@ -159,6 +161,8 @@ def _warnings(results: Results, panels: list[Panel]) -> list[str]:
             "No learning rate was tuned: differences between methods may be differences in how well a guess fits."
         )
     shown: list[CellRecord | BaselineRecord] = [*results.cells, *results.baselines]
+    if len({run.precision for run in shown} - {None}) > 1:
+        found.append("Some runs were computed in bfloat16 and others in float32: their differences are also those.")
     if any(run.provenance.dirty for run in shown):
         found.append("Some runs come from a working tree with changes that are not in their commit.")
     return found

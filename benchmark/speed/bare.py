@@ -48,7 +48,7 @@ class Bare:
         if self.work["rank"]:
             first = len(model.blocks) - (self.work["last_blocks"] or len(model.blocks))
             targets = [f"blocks.{index}.attn.qkv" for index in range(first, len(model.blocks))]
-            config = LoraConfig(r=self.work["rank"], lora_alpha=16, target_modules=targets)
+            config = LoraConfig(r=self.work["rank"], lora_alpha=self.work["lora_alpha"], target_modules=targets)
             inject_adapter_in_model(config, model)
         model.requires_grad_(False)
         for name, parameter in model.named_parameters():
@@ -84,9 +84,9 @@ class Bare:
         losses: list[torch.Tensor] = []
         self.model.train()
         for chosen in torch.randperm(len(images)).split(self.work["batch_size"]):
-            batch = images[chosen].float().div_(255).sub_(0.5).div_(0.5)
+            batch = scaled(images[chosen])
             if self.work["augment"]:
-                batch = torch.stack([_moved(image) for image in batch])
+                batch = torch.stack([moved(image) for image in batch])
             loss = cross_entropy(self.model(batch), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -97,7 +97,12 @@ class Bare:
         return mean
 
 
-def _moved(image: torch.Tensor) -> torch.Tensor:
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """Images uint8 (B,3,S,S) as the backbone takes them: float32 in -1 … 1."""
+    return images.float().div_(255).sub_(0.5).div_(0.5)
+
+
+def moved(image: torch.Tensor) -> torch.Tensor:
     """`image` (3,S,S), mirrored or not and turned by right angles, at random."""
     turns, mirrored = (int(torch.randint(bound, ())) for bound in (4, 2))
     return torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -110,7 +110,13 @@ def private_loopback() -> bool:
     return tried.returncode == 0
 
 
-def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapping[str, str]) -> Measured:
+def measure(
+    command: Sequence[str],
+    folder: Path,
+    rounds: int,
+    environment: Mapping[str, str],
+    watching: Callable[[int], AbstractContextManager[object]] = lambda pid: nullcontext(),
+) -> Measured:
     """Runs a contender and measures it.
 
     Args:
@@ -118,6 +124,7 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
         folder: working directory of the run; takes its log and its marks.
         rounds: how often every site trains.
         environment: variables beside those of this process.
+        watching: makes a context that is open while the run lasts, from the number of its first process.
 
     Raises:
         UserError: if the command fails, or if a site did not train in every round.
@@ -132,7 +139,7 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
             whole, cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             env={**os.environ, VARIABLE: str(marks), **environment},
         )  # fmt: skip
-        with PeakMemory(psutil.Process(process.pid)) as memory:
+        with PeakMemory(psutil.Process(process.pid)) as memory, watching(process.pid):
             try:
                 code: int | str = process.wait(LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -151,7 +158,7 @@ def measure(command: Sequence[str], folder: Path, rounds: int, environment: Mapp
     return Measured(
         wall_s=ended - started,
         peak_pss_gb=memory.bytes / 1e9,
-        wire_bytes=_sent(counter.read_text()) if counts else None,
+        wire_bytes=sent(counter.read_text()) if counts else None,
         cpu_s=_used() - used,
         server=_server(found, memory.by_process),
         **phases(found, started, ended, rounds),
@@ -233,7 +240,7 @@ def _server(marks: Sequence[Mark], memory: Mapping[int, int]) -> Server | None:
     )
 
 
-def _sent(devices: str) -> int:
+def sent(devices: str) -> int:
     """Returns the bytes that ``lo`` has sent, from the content of ``/proc/net/dev``."""
     (line,) = [line for line in devices.splitlines() if line.strip().startswith("lo:")]
     return int(line.split(":")[1].split()[8])

@@ -30,6 +30,8 @@ class Work:
     """Architecture, by its name in timm."""
     rank: int = 4
     """Rank of LoRA on qkv; 0 for no LoRA."""
+    lora_alpha: int = 16
+    """Scale of LoRA's update."""
     prompts: int = 10
     """Prompts in each block; 0 for none."""
     last_blocks: int | None = None
@@ -52,7 +54,7 @@ class Work:
         """
         options: dict[str, dict[str, int | None]] = {}
         if self.rank:
-            options["lora"] = {"rank": self.rank, "last_blocks": self.last_blocks}
+            options["lora"] = {"rank": self.rank, "alpha": self.lora_alpha, "last_blocks": self.last_blocks}
         if self.prompts:
             options["vpt_deep"] = {"num_prompts": self.prompts}
         content = {

@@ -27,6 +27,9 @@ from pt_peft.model.method import components
 from pt_peft.presets import embedded_backbone, starting_rate
 from pt_peft.seeds import derive_seed
 
+DEFAULTS = {"training": {"precision": "auto"}}
+"""Fields of every cell's experiment, where the suite does not say otherwise."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -147,8 +150,9 @@ class Grid:
             "training": {"learning_rate": settings.learning_rate},
             "federation": {"sites": list(task.sites), "min_sites": len(task.sites)},
         }
-        # A variant's fields replace those of the axes, which replace the suite's defaults.
-        fields = overlaid(overlaid(suite.defaults, fields), suite.variants[place["variant"]])
+        # A variant's fields replace those of the axes, which replace the suite's defaults, which replace ours.
+        defaults = overlaid(DEFAULTS, suite.defaults)
+        fields = overlaid(overlaid(defaults, fields), suite.variants[place["variant"]])
         if name in BASELINES:
             fields = {section: value for section, value in fields.items() if section not in OF_THE_FEDERATION}
         # A head starts at zero, so it needs its own step size where the backbone's must be small.

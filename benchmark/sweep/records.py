@@ -22,6 +22,7 @@ from benchmark.oracle.predictions import Predictions
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
+from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.statistics import StageName, When
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.schema import Strict, parse
@@ -228,6 +229,9 @@ class Run(Strict):
     """What the images of all sites mean (`SiteData.meaning`): with the experiment, what was run."""
     seconds: dict[str, Seconds]
     """Wall time by phase, and under ``total``."""
+    precision: Precision | None = None
+    """What was computed in; null of a run that failed, and in files that know no ``training.precision`` ``auto``, whose
+    experiments say it."""
     peak_memory_bytes: Bytes | None
     """Proportional set size (PSS) of all processes; null where it is not known."""
     provenance: RunProvenance

@@ -77,6 +77,7 @@ def run_cell(cell: Cell, engine: Engine, verify: bool) -> AnyRun:
                 found = _without_federation(cell, trainer, sites, clock)
             else:
                 found = _federated(cell, engine, verify, trainer, sites, Path(scratch), clock)
+            found["precision"] = trainer.precision
         except UserError as error:
             reason = str(error)
         except Exception as error:  # one cell must not end the sweep

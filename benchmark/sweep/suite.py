@@ -116,7 +116,7 @@ class Suite(Strict):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
     """Seeds of the runs; for data in folds also the folds' numbers, from 1."""
     defaults: Sections = Field(default={})
-    """Fields of every cell's experiment."""
+    """Fields of every cell's experiment. ``training.precision`` is ``auto`` if this does not say otherwise."""
     options: dict[str, dict[str, JsonValue]] = Field(default={})
     """``method.options`` by elementary method; it holds for all methods that have it as a part."""
     learning_rates: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(default={})

@@ -16,6 +16,7 @@ from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.experiment.admission import TASKS
+from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.statistics import When, stage_bytes, stages, up_specs
 from pt_peft.federation.head_statistics import HeadStatistics, SolvedHead
 from pt_peft.federation.known_names import known_names
@@ -77,6 +78,8 @@ class FederatedRun:
         self.record = self._new_record()
         self._checkpoint = CheckpointFile(fl_ctx, fl_ctx.get_job_id(), self.experiment)
         self._best: _Best | None = None
+        self._precisions: set[Precision] = set()
+        """In which sites have computed what the aggregate is made of."""
 
     @property
     def bounds(self) -> Bounds:
@@ -170,6 +173,8 @@ class FederatedRun:
         finished = len(left.rounds)
         console.info("continues job %s after round %d", earlier, finished)
         self.record.continue_from(earlier, left.record, left.rounds)
+        told = [site for one in (*left.rounds, *left.record["statistics"]) for site in one["sites"].values()]
+        self._precisions.update(site["precision"] for site in told if site.get("precision"))
         best = left.record["best"]
         value = best["val"]["mean"][self.experiment.select_by] if best else None
         if best and value is not None:
@@ -185,6 +190,7 @@ class FederatedRun:
 
     def _finish_stage(self, finished: FinishedStage) -> None:
         number = finished.stage.round_number
+        self._precisions.update(one.precision for one in finished.reports.values() if one.precision)
         self.record.add_stage(finished)
         if finished.made:
             self._persist(FINAL, self._server.tensors, number, {})
@@ -216,6 +222,7 @@ class FederatedRun:
         notes = server.finish_round(opened, len(sites))
         if server.optimizer.reaches_back:
             self._tasks.held.clear()
+        self._precisions.update(one.precision for one in results.reports.values() if one.precision)
         finished = FinishedRound(
             number=number,
             reports=results.reports,
@@ -259,7 +266,9 @@ class FederatedRun:
             meta = {**meta, "privacy": privacy}
         if made := self._made(finished_rounds):
             meta = {**meta, "head": made}
-        learnable = make_model_learnable(changed, {"round": finished_rounds, **meta, **self._server.header()})
+        precision = {"precision": sorted(self._precisions)} if self._precisions else {}
+        meta = {"round": finished_rounds, **precision, **meta, **self._server.header()}
+        learnable = make_model_learnable(changed, meta)
         self._persistor.save_as(self._file(file_name), learnable, self._fl_ctx)
 
     def _file(self, name: str) -> str:

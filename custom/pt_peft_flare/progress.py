@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+from pt_peft.experiment.sections import Precision
 from pt_peft_flare.round_file import RoundEntry
 from pt_peft_flare.run_record import Record
 
@@ -15,6 +16,8 @@ class SiteProgress(TypedDict):
     """``training``, ``evaluating``, ``silent for … s``, ``answered``, or why it is left out or not there."""
     version: str | None
     """Of the package at the site, by its last report, with ``other code`` if that is not the server's; null before."""
+    precision: Precision | None
+    """What it computed in, by its last report; null before."""
     rounds: int
     """Number of rounds of this job that it took part in."""
     bytes_in: int
@@ -89,10 +92,12 @@ def _site_progress(name: str, record: Record, own: list[RoundEntry], now: str, s
     reports = [one["sites"][name] for one in own if name in one["sites"]]
     gathered = [one["sites"] for one in record["statistics"] if one["job"] == record["job"]]
     stages = [sites[name] for sites in gathered if name in sites]
-    code = (reports or stages)[-1]["code"] if reports or stages else None
+    last = (reports or stages)[-1] if reports or stages else {}
+    code = last.get("code")
     return {
         "now": now,
         "version": code and code["version"] + ("" if code == record["code"] else f", other code {code['source']}"),
+        "precision": last.get("precision"),
         "rounds": len(reports),
         "bytes_in": sent,
         "bytes_out": sum(report["bytes_out"] for report in [*stages, *reports]),

@@ -256,6 +256,10 @@ class Method(Strict):
     2025, arXiv:2410.01463)."""
 
 
+Precision = Literal["float32", "bfloat16"]
+"""What a model computes in."""
+
+
 class Training(Strict):
     """Local training in a round."""
 
@@ -274,8 +278,10 @@ class Training(Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567); over those
     that the site has under ``fedlc``, and by their shares there under ``balanced_softmax``."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the forward pass, by autocast; tensors that train and travel are float32 in either case."""
+    precision: Literal["auto", Precision] = "float32"
+    """Precision of the forward pass, by autocast; tensors that train and travel are float32 in any case. ``auto``: each
+    site computes in bfloat16 if its GPU or processor has instructions for it, which is faster, else in float32, and
+    says which; results then differ between machines of different kinds."""
     proximal: float = Field(default=0.0, ge=0, le=1000)
     """mu of FedProx (Li et al. 2020, arXiv:1812.06127): adds mu/2 times the squared distance of the exchanged tensors
     from where the round started to the loss."""

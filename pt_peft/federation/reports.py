@@ -14,7 +14,7 @@ from pydantic import Field
 from pt_peft.environment import Code
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import Data
+from pt_peft.experiment.sections import Data, Precision
 from pt_peft.experiment.statistics import stages
 from pt_peft.schema import Strict
 from pt_peft.training.metrics import confusion_metrics
@@ -132,6 +132,19 @@ def _checked_epsilon(value: float | None, promised: bool) -> float | None:
     return None if value is None else rounded_epsilon(value)
 
 
+def _checked_precision(value: Precision | None, experiment: Experiment) -> Precision:
+    """What the site computed in. Raises UserError unless it may be, or must be told and is not."""
+    asked = experiment.training.precision
+    if asked == "auto" and value is not None:
+        return value
+    if asked == "auto" or value not in (None, asked):
+        right = "float32 or bfloat16" if asked == "auto" else asked
+        raise UserError(
+            f"report: precision is {value}, and training.precision {asked}; {right} would be right.", "precision"
+        )
+    return asked
+
+
 class TrainingReport(Strict):
     """A site's report of a round."""
 
@@ -143,6 +156,8 @@ class TrainingReport(Strict):
     """Wall time of the site's work in the round."""
     code: Code
     """The code that made the report."""
+    precision: Precision | None = None
+    """What the site computed in. Null from code that knew no ``training.precision`` ``auto``."""
     val: SplitMetrics | None
     """Metrics of the model the round started from; null if the site has no validation images."""
     own_val: SplitMetrics | None = None
@@ -178,6 +193,7 @@ class TrainingReport(Strict):
             "train_loss": None if self.train_loss is None else rounded_loss(self.train_loss),
             "seconds": rounded_seconds(self.seconds),
             "epsilon": _checked_epsilon(self.epsilon, privacy.claimed and privacy.by_sites),
+            "precision": _checked_precision(self.precision, experiment),
         }
         return self.model_copy(update={**splits, **numbers})
 
@@ -192,6 +208,8 @@ class EvaluationReport(Strict):
     """Metrics of the site's own model, as in `TrainingReport`."""
     seconds: Seconds
     code: Code
+    precision: Precision | None = None
+    """As in `TrainingReport`."""
 
     def splits(self) -> list[SplitMetrics]:
         """The metrics that are there."""
@@ -204,8 +222,13 @@ class EvaluationReport(Strict):
             UserError: as `SplitMetrics.checked` does, and for metrics of a model that no site has.
         """
         splits = {"val": self.val, "test": self.test, "own_val": self.own_val, "own_test": self.own_test}
-        seconds = {"seconds": rounded_seconds(self.seconds)}
-        return self.model_copy(update={**_checked_splits(splits, experiment), **seconds})
+        return self.model_copy(
+            update={
+                **_checked_splits(splits, experiment),
+                "seconds": rounded_seconds(self.seconds),
+                "precision": _checked_precision(self.precision, experiment),
+            }
+        )
 
 
 class StatisticsReport(Strict):
@@ -217,6 +240,8 @@ class StatisticsReport(Strict):
     """Classes that have fewer images at the site than its ``limits.min_images_per_class``, and are in none of them."""
     seconds: Seconds
     code: Code
+    precision: Precision | None = None
+    """As in `TrainingReport`."""
     epsilon: Epsilon | None = None
     """What the site's part in the job has cost each training image so far, with this release, where
     ``privacy.statistics`` adds noise that counts."""
@@ -239,7 +264,11 @@ class StatisticsReport(Strict):
                 "classes_left_out",
             )
         promised = experiment.privacy.claimed and experiment.privacy.statistics is not None
-        numbers = {"seconds": rounded_seconds(self.seconds), "epsilon": _checked_epsilon(self.epsilon, promised)}
+        numbers = {
+            "seconds": rounded_seconds(self.seconds),
+            "epsilon": _checked_epsilon(self.epsilon, promised),
+            "precision": _checked_precision(self.precision, experiment),
+        }
         return self.model_copy(update=numbers)
 
 
@@ -250,6 +279,8 @@ class ChoiceReport(Strict):
     """Metrics by each of ``head.penalties``; null if the site has too few images to choose by."""
     seconds: Seconds
     code: Code
+    precision: Precision | None = None
+    """As in `TrainingReport`."""
 
     def splits(self) -> list[SplitMetrics]:
         """The metrics that are there."""
@@ -267,9 +298,14 @@ class ChoiceReport(Strict):
             raise UserError(f"report: candidates has {len(found)} entries; {wanted} would be right.", "candidates")
         if len({one.count for one in found}) > 1:
             raise UserError("report: candidates are evaluated on different numbers of images.", "candidates")
-        seconds = {"seconds": rounded_seconds(self.seconds)}
         candidates = None if self.candidates is None else [one.checked(experiment.data) for one in found]
-        return self.model_copy(update={"candidates": candidates, **seconds})
+        return self.model_copy(
+            update={
+                "candidates": candidates,
+                "seconds": rounded_seconds(self.seconds),
+                "precision": _checked_precision(self.precision, experiment),
+            }
+        )
 
 
 def most_images(experiment: Experiment) -> int:

@@ -1,7 +1,7 @@
 """The adapter file: exchanged tensors as safetensors with a JSON header. Imports no torch, unpickles nothing."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pt_peft import __version__
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Precision
 from pt_peft.files import write_atomically
 
 HEADER_KEY = "pt_peft"
@@ -21,9 +22,17 @@ Header = dict[str, Any]
 fields of its own."""
 
 
-def adapter_header(experiment: Experiment) -> Header:
-    """The fields that every adapter file of `experiment` has in its header."""
+def adapter_header(experiment: Experiment, precisions: Collection[Precision] = ()) -> Header:
+    """The fields that every adapter file of `experiment` has in its header.
+
+    Args:
+        experiment: what was run.
+        precisions: all in which those who trained the tensors computed. Empty: who writes the file knows only what the
+            experiment says, which is nothing if ``training.precision`` is ``auto``.
+    """
+    asked = experiment.training.precision
     return {
+        "precision": sorted(precisions or {asked} - {"auto"}),
         "model": experiment.model.model_dump(mode="json"),
         "preprocessing": experiment.preprocessing.model_dump(mode="json"),
         "experiment": experiment.name,

@@ -14,9 +14,10 @@ from timm.layers.patch_dropout import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from pt_peft.experiment.sections import Precision
 from pt_peft.model.adapted_model import AdaptedModel
 from pt_peft.model.library_internals import has_forward_hooks
-from pt_peft.model.model_input import Normalisation, Precision, autocast
+from pt_peft.model.model_input import Normalisation, autocast
 from pt_peft.model.vit import ViT
 
 _RANDOM = (nn.Dropout, DropPath, PatchDropout)

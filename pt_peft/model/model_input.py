@@ -1,15 +1,12 @@
 """What a model takes, in which precision it computes, and over which flips of an image its logits are averaged."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
 
 from pt_peft.experiment.preprocessing import Preprocessing
-from pt_peft.experiment.sections import Backbone, TestTimeFlips
-
-Precision = Literal["float32", "bfloat16"]
+from pt_peft.experiment.sections import Backbone, Precision, TestTimeFlips
 
 _FLIPS: dict[TestTimeFlips, tuple[tuple[int, ...], ...]] = {
     "horizontal": ((), (3,)),

@@ -23,6 +23,7 @@ from pt_peft.experiment.sections import Partition
 from pt_peft.experiment.site import Site
 from pt_peft.files import check_place, write_atomically
 from pt_peft.model.backbone import head_name, pinned_weights
+from pt_peft.model.precision import resolved_precision
 from pt_peft.model.torch_threads import torch_threads
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
@@ -81,7 +82,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
             "loss": losses.by_epoch,
             "images": len(split),
             "seed": experiment.seed,
-            "precision": experiment.training.precision,
+            "precision": resolved_precision(experiment.training.precision, device),
             "augment": list(experiment.data.augment),
             "experiment": experiment.name,
             "experiment_sha256": experiment.digest(),

@@ -15,6 +15,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.model_input import Normalisation, autocast
+from pt_peft.model.precision import resolved_precision
 from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
@@ -204,13 +205,14 @@ def train_masked_autoencoder(
         optimizer = _optimizer(model, recipe.learning_rate)
         steps = recipe.epochs * math.ceil(len(split) / recipe.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, steps))
+        precision = resolved_precision(experiment.training.precision, device)
         masks = torch.Generator().manual_seed(derive_seed(seed, "pretrain mask"))
         for epoch in range(recipe.epochs):
             seed_torch(derive_seed(seed, "pretrain dropout", epoch))
             shuffle = derive_seed(seed, "pretrain shuffle", epoch)
             for images, _ in batches(split, recipe.batch_size, seed=shuffle, augment=experiment.data.augment):
                 noise = torch.rand(len(images), encoder.patch_embed.num_patches, generator=masks)
-                with autocast(experiment.training.precision, device):
+                with autocast(precision, device):
                     loss = model(normalise(images.to(device)), noise.to(device))
                 optimizer.zero_grad()
                 loss.backward()

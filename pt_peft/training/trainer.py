@@ -19,11 +19,12 @@ from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
-from pt_peft.experiment.sections import TestTimeFlips
+from pt_peft.experiment.sections import Precision, TestTimeFlips
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
+from pt_peft.model.precision import resolved_precision
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for, training_seed
 from pt_peft.privacy.plan import sampling_rate
@@ -58,6 +59,7 @@ class LocalTrainer:
         experiment: what is trained, and how.
         device: where the model is.
         model: the adapted model.
+        precision: that the model computes in on `device`.
         exchange: which tensors travel in which round.
         initial: the tensors before the first round, by canonical key.
     """
@@ -75,6 +77,7 @@ class LocalTrainer:
         """
         self.experiment = experiment
         self.device = device
+        self.precision: Precision = resolved_precision(experiment.training.precision, device)
         self.model = build_model(experiment.model, weights)
         self.exchange = planned_exchange(self.model, experiment)
         self._prefix = frozen_prefix(self.model)
@@ -238,12 +241,12 @@ class LocalTrainer:
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
-        with autocast(self.experiment.training.precision, self.device):
+        with autocast(self.precision, self.device):
             return module(self._normalise(images.to(self.device))).float()
 
     def _feature_logits(self, prefix: FrozenPrefix, features: torch.Tensor) -> torch.Tensor:
         """Logits float32 (B,K) of features of the frozen prefix, float32 (B,…), by the rest of the model."""
-        with autocast(self.experiment.training.precision, self.device):
+        with autocast(self.precision, self.device):
             return prefix.logits(features.to(self.device)).float()
 
     def _views(self) -> tuple[int, ...] | None:
@@ -269,9 +272,7 @@ class LocalTrainer:
         """
         if self._prefix is None or views is None:
             return split
-        compute = functools.partial(
-            self._prefix.features, normalise=self._normalise, precision=self.experiment.training.precision
-        )
+        compute = functools.partial(self._prefix.features, normalise=self._normalise, precision=self.precision)
         return with_features(split, views, self._features_key(self._prefix), compute) or split
 
     def _features_key(self, prefix: FrozenPrefix) -> JsonValue:
@@ -284,7 +285,7 @@ class LocalTrainer:
         return {
             "model": self.experiment.model.model_dump(mode="json"),  # with the weights' digest and the normalisation
             "blocks": prefix.blocks,
-            "precision": self.experiment.training.precision,
+            "precision": self.precision,
             "device": torch.cuda.get_device_name(self.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
             "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.data.views", "pt_peft.methods", *sorted(methods)),
         }

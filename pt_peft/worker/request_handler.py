@@ -143,7 +143,7 @@ class RequestHandler:
         result = local_round(
             self._trainer, self.name, self._data.train, aggregate, kept, number, secret=secret, federation_counts=counts
         )
-        header = {"site": self.name, "round": number, **adapter_header(self.experiment)}
+        header = {"site": self.name, "round": number, **adapter_header(self.experiment, {self._trainer.precision})}
         changed = exchange.changed(number + 1)
         self.local_adapter.save({**_with_keys(result.state, changed), **result.kept}, header)
         if own := own_model(result.kept):
@@ -154,8 +154,7 @@ class RequestHandler:
             "train_loss": result.loss,
             "epsilon": spent,
             **validation,
-            "seconds": time.monotonic() - started,
-            "code": own_code().model_dump(),
+            **self._about(started),
         }
         return reply, result.payload
 
@@ -166,7 +165,7 @@ class RequestHandler:
         metrics: dict[str, object] = {}
         for split in message["splits"]:
             metrics |= self._evaluate(aggregate, kept, split)
-        return {**metrics, "seconds": time.monotonic() - started, "code": own_code().model_dump()}, {}
+        return {**metrics, **self._about(started)}, {}
 
     def statistics(self, message: Statistics, tensors: Tensors) -> Reply:
         """Answers a stage of statistics with what `site_statistics.answer` makes of the site's images.
@@ -199,8 +198,7 @@ class RequestHandler:
         )  # fmt: skip
         if isinstance(images := found.report.get("num_samples"), int):
             limits.check_sums(images)
-        report = {**found.report, **spent, "seconds": time.monotonic() - started, "code": own_code().model_dump()}
-        return report, found.tensors
+        return {**found.report, **spent, **self._about(started)}, found.tensors
 
     def local_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the site's exchanged tensors after its last local training, also across a restart."""
@@ -289,6 +287,14 @@ class RequestHandler:
         ahead = plan_from(self.experiment, images, at)
         number = at.round_number if released else at
         return self.budget.charge(self.experiment, now, ahead, number, self.site.limits.max_epsilon)
+
+    def _about(self, started: float) -> dict[str, object]:
+        """What every report says of the work that began then, in seconds of the monotonic clock."""
+        return {
+            "seconds": time.monotonic() - started,
+            "code": own_code().model_dump(),
+            "precision": self._trainer.precision,
+        }
 
     def _check_tensors(self) -> None:
         """Raises OutsideLimits if the limits refuse the experiment or the tensors of its model."""

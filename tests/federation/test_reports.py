@@ -48,6 +48,21 @@ def test_a_good_report_passes():
     parse(EvaluationReport, {"val": SPLIT, "test": None, "seconds": 1.0, "code": CODE}, "report").checked(EXPERIMENT)
 
 
+def test_the_precision_is_one_that_the_experiment_lets_a_site_compute_in():
+    auto = EXPERIMENT.model_copy(update={"training": Training(precision="auto")})
+
+    def told(experiment, precision):
+        return parse(TrainingReport, {**TRAINING, **precision}, "report").checked(experiment).precision
+
+    assert [told(auto, {"precision": one}) for one in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert told(EXPERIMENT, {}) == told(EXPERIMENT, {"precision": "float32"}) == "float32"
+    for experiment, precision, right in ((EXPERIMENT, "bfloat16", "float32"), (auto, None, "float32 or bfloat16")):
+        with pytest.raises(UserError, match=rf"report: precision is {precision}, .*; {right} would be right"):
+            told(experiment, {"precision": precision})
+    with pytest.raises(UserError, match="precision"):
+        told(auto, {"precision": "float16"})
+
+
 @pytest.mark.parametrize(
     ("federation", "data", "most"),
     [
@@ -172,4 +187,4 @@ def test_the_capacity_of_a_report():
     split = loss + share + 4 * share  # loss, ECE and an area for each of four classes
     assert loss == pytest.approx(15.97, abs=0.01)
     assert split == pytest.approx(82.4, abs=0.05)
-    assert loss + seconds + split == pytest.approx(112.5, abs=0.1)
+    assert loss + seconds + split == pytest.approx(112.5, abs=0.1)  # and `precision` one more if it is ``auto``

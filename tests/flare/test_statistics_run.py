@@ -244,6 +244,27 @@ def test_a_run_equals_the_plain_loop_and_says_what_it_did(both, site, tmp_path):
     assert (said["finished_stages"], said["stages"]) == (6, 6)
     sent = [one["sites"]["site-1"]["bytes_out"] for one in record["statistics"] + record["rounds"]]
     assert said["sites"]["site-1"]["bytes_out"] == sum(sent)
+    assert said["sites"]["site-1"]["precision"] == "float32"
+    assert federation.saved["adapter.safetensors"]["meta"]["precision"] == ["float32"]
+
+
+def test_sites_that_compute_in_different_precisions_are_told_apart(both, site, tmp_path):
+    """Also by a clone, whose own answers are all in one."""
+    federation = Federation(tmp_path, changed(both, training={"precision": "auto"}), site)
+
+    def other_machine(name, task, result):
+        report = result.data if task.when == "final evaluation" else result.meta["initial_metrics"]
+        report["precision"] = "bfloat16" if name == "site-2" and len(federation.jobs) == 1 else "float32"
+
+    federation.tamper = other_machine
+    with pytest.raises(Stopped):
+        federation.start(die_after=5)
+    record = federation.start()
+    assert {name: one["precision"] for name, one in record["rounds"][0]["sites"].items()} == {
+        "site-1": "float32", "site-2": "bfloat16", "site-3": "float32",
+    }  # fmt: skip
+    assert {one["precision"] for one in record["final"]["sites"].values()} == {"float32"}
+    assert federation.saved["adapter.safetensors"]["meta"]["precision"] == ["bfloat16", "float32"]
 
 
 def test_each_stage_is_a_line_of_the_ledger_that_the_lead_can_be_held_to(both, site, tmp_path, capsys):

@@ -171,6 +171,7 @@ REPORT = {
     "train_loss": 0.5,
     "seconds": 3.0,
     "code": own_code().model_dump(),
+    "precision": "float32",
     "val": {
         "count": 4,
         "loss": 0.7,

@@ -125,8 +125,10 @@ def table(found: Status) -> str:
         ]
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
+            precision = site.get("precision")  # a server of an earlier version does not tell
             lines.append(
                 f"  {name:20} {site['rounds']} round(s), {sent}, version {site['version'] or 'not known yet'}, "
+                f"{precision + ', ' if precision else ''}"
                 f"seen {seen.get(name, 'long ago')}: {site['now']}"
             )
             working.add(name)

@@ -17,7 +17,7 @@ from benchmark.speed.__main__ import alternating, main, medians, table
 from benchmark.speed.bare import Bare
 from benchmark.speed.contenders import HOOKS, flare_stock, ours, plain
 from benchmark.speed.marks import VARIABLE
-from benchmark.speed.measure import Mark, Measured, _sent, measure, phases, private_loopback, python_path
+from benchmark.speed.measure import Mark, Measured, measure, phases, private_loopback, python_path, sent
 from benchmark.speed.work import Work
 from pt_peft.errors import UserError
 from pt_peft.model.adapter_file import load_adapter
@@ -50,7 +50,7 @@ def test_phases():
 
 def test_bytes_of_a_loopback(tmp_path):
     devices = "Inter-|\n face |\n  eth0: 5 1 0 0 0 0 0 0 7 1\n    lo: 10 1 0 0 0 0 0 0 1234 1 0 0 0 0 0 0\n"
-    assert _sent(devices) == 1234
+    assert sent(devices) == 1234
     if not private_loopback():
         pytest.skip("this machine gives no process a loopback of its own")
     code = (

@@ -60,6 +60,7 @@ def test_each_result_is_complete_and_its_predictions_give_its_metrics(swept):
     for one in found.values():
         assert not isinstance(one, FailureRecord)
         assert one.seconds["total"] > 0
+        assert one.precision == "float32"
         assert (one.peak_memory_bytes or 0) > 1e8
         assert one.provenance.versions["torch"] == torch.__version__.partition("+")[0]
         if isinstance(one, BaselineRecord):

@@ -91,6 +91,16 @@ def all_cells(name: str) -> list[Cell]:
     return list(grid.runs(chosen_first(grid)))
 
 
+def test_cells_compute_as_the_device_does_best_unless_the_suite_says_otherwise(write):
+    def precisions(**fields) -> set[str]:
+        grid = Grid(Suite.read(write(tuning=None, **fields)), {"embedded": None}, Path())
+        return {cell.experiment.training.precision for cell in grid.runs([])}
+
+    assert precisions() == {"float32"}, "the embedded images, which end alike on all machines"
+    assert precisions(defaults={}) == {"auto"}
+    assert precisions(variants={"a": {"training": {"precision": "bfloat16"}}}) == {"bfloat16"}
+
+
 def test_best():
     assert best([None, 0.5, 0.7, 0.7]) == 2
     assert best([None]) is None

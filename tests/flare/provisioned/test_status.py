@@ -17,7 +17,7 @@ PROGRESS = {
     "continued_rounds": 0,
     "rounds": 3,
     "seconds_left": 12.4,
-    "sites": {"a": SITE, "b": SITE},
+    "sites": {"a": {**SITE, "precision": "bfloat16"}, "b": SITE},
 }
 NOW = 1_000_000.0
 """The server's clock, which is not that of whoever asks."""
@@ -73,6 +73,7 @@ def test_two_jobs_at_once():
         "out,",
         "version",
         "0.2.0,",
+        "bfloat16,",
         "seen",
         "5",
         "s",

@@ -8,6 +8,7 @@ class FLModel:
     params: Any  # whatever a site has sent: to be checked
     metrics: Any
     meta: dict[str, Any]
+    current_round: int | None
     def __init__(
         self,
         params_type: ParamsType | None = None,
