@@ -12,8 +12,9 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from pt_peft import reasons
+from pt_peft import gpu, reasons
 from pt_peft.code_key import code_key
+from pt_peft.data.device_batches import DeviceSplits
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
@@ -35,6 +36,10 @@ from pt_peft.training.metrics import Metrics, evaluate_predictions
 
 EVALUATION_BATCH = 256
 """Images."""
+GPU_EVALUATION_BATCH = 1024
+"""Images at most."""
+EVALUATION_COPIES = 3
+"""A forward pass without gradients holds about so many of its largest tensors at once."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class LocalTrainer:
         self.initial: Tensors = self.model.state()
         self.model.module.to(device)
         self._normalise = Normalisation(experiment.backbone).to(device)
+        self._splits = DeviceSplits(device) if device.type == "cuda" else None
 
     def train(
         self,
@@ -110,6 +116,20 @@ class LocalTrainer:
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
+        with gpu.exact(self.device):
+            return self._train(site, split, tensors, round_number, on_step, adjust, secret, federation_counts)
+
+    def _train(
+        self,
+        site: str,
+        split: ImageSplit,
+        tensors: Tensors,
+        round_number: int,
+        on_step: Callable[[torch.Tensor], None],
+        adjust: Iterable[Adjustment],
+        secret: bool,
+        federation_counts: Float | None,
+    ) -> TrainingResult:
         training = self.experiment.training
         inputs = split if self.experiment.privacy.sample else self._with_features(split, self._views())
         logits_of = self._forward(inputs)
@@ -219,15 +239,28 @@ class LocalTrainer:
         of_logits: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
     ) -> torch.Tensor:
         """What `of_logits` makes of each batch's logits in eval mode, averaged over `flips`; on the CPU."""
-        self.model.load({**self.initial, **tensors})
-        self.model.module.eval()
-        inputs = self._with_features(split, (0,)) if flips == "none" else split
-        logits_of = self._forward(inputs)
-        found = [
-            over_flips(lambda images: of_logits(logits_of(images)), images, flips).cpu()
-            for images, _ in batches(inputs, EVALUATION_BATCH, seed=None)
-        ]
-        return torch.cat(found)
+        with gpu.exact(self.device):
+            self.model.load({**self.initial, **tensors})
+            self.model.module.eval()
+            inputs = self._with_features(split, (0,)) if flips == "none" else split
+            logits_of = self._forward(inputs)
+            found = [
+                over_flips(lambda images: of_logits(logits_of(images)), images, flips)
+                for images, _ in batches(inputs, self._evaluation_batch(), seed=None, on=self._splits)
+            ]
+            return torch.cat(found).cpu()
+
+    def _evaluation_batch(self) -> int:
+        """Images that are evaluated at a time: on a GPU as many as keep it busy, if a quarter of its memory suffices.
+
+        The most that evaluation holds of an image is what the MLP of a block makes of its tokens.
+        """
+        if self.device.type != "cuda":
+            return EVALUATION_BATCH
+        module, size = self.model.module, self.experiment.backbone.image_size
+        tokens = getattr(module.patch_embed, "num_patches", None) or (size // 8) ** 2
+        nbytes = EVALUATION_COPIES * 4 * 4 * module.embed_dim * tokens
+        return max(1, min(GPU_EVALUATION_BATCH, gpu.room(self.device) // 4 // nbytes))
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""
@@ -298,14 +331,14 @@ class LocalTrainer:
         weights = sampling_weights(self.experiment, split.labels)
         shuffle = training_seed(seed, "shuffle", site, round_number, epoch, secret=secret)
         batch_size = self.experiment.training.batch_size
-        return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights)
+        return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights, on=self._splits)
 
     def _drawn_batches(self, split: ImageSplit, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch under differential privacy; also seeds its dropout."""
         seed_torch(draws.seed())
         rate = sampling_rate(self.experiment, len(split))
         steps = math.ceil(len(split) / self.experiment.training.batch_size)
-        return poisson_batches(split, rate, steps, self.experiment.data.augment, draws)
+        return poisson_batches(split, rate, steps, self.experiment.data.augment, draws, self._splits)
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
         """AdamW on the tensors in `keys`, which alone get gradients."""
@@ -315,9 +348,14 @@ class LocalTrainer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for parameter in self.model.activate(keys):
             groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+        # One kernel updates all tensors on a GPU. On a CPU it would round otherwise than the loop has done so far.
+        fused = True if self.device.type == "cuda" else None
         return torch.optim.AdamW(
-            {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
-            for (in_head, decays), members in groups.items()
+            [
+                {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
+                for (in_head, decays), members in groups.items()
+            ],
+            fused=fused,
         )
 
 

@@ -1,0 +1,51 @@
+"""What torch's GPUs have room for, and how exactly they compute. Nothing here touches a GPU on behalf of a CPU."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def room(device: torch.device) -> int:
+    """Bytes that this process may still allocate on a GPU, by what is free there and by its share of it."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    own = torch.cuda.memory_reserved(device)
+    return max(0, min(free + own, int(share * total)) - torch.cuda.memory_allocated(device))
+
+
+@contextmanager
+def exact(device: torch.device) -> Generator[None]:
+    """Within the context a GPU computes float32 in float32, and the same again if asked again; a CPU always does.
+
+    Without it torch lets convolutions (the patch embedding) round to TF32, a mantissa of 10 bits in place of 23, and
+    attention add up its gradients in any order. Everything of the process is as before afterwards.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    conv, memory = torch.backends.cudnn.conv, torch.utils.deterministic
+    before = (
+        torch.get_float32_matmul_precision(), conv.fp32_precision, torch.backends.cudnn.benchmark,
+        torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory, os.environ.get(_WORKSPACE),
+    )  # fmt: skip
+    try:
+        _set("highest", "ieee", False, "error", False, before[-1] or ":4096:8")
+        yield
+    finally:
+        _set(*before)
+
+
+def _set(matmul: str, conv: str, benchmark: bool, deterministic: int | str, fill: bool, workspace: str | None) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.conv.fp32_precision = conv
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_deterministic_debug_mode(deterministic)  # `use_deterministic_algorithms` would import the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    if workspace is None:
+        os.environ.pop(_WORKSPACE, None)
+    else:
+        os.environ[_WORKSPACE] = workspace  # without it torch refuses cuBLAS in deterministic mode
