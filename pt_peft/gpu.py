@@ -17,6 +17,12 @@ def room(device: torch.device) -> int:
     return max(0, min(free + own, int(share * total)) - torch.cuda.memory_allocated(device))
 
 
+def limit(device: torch.device, share: float) -> None:
+    """Lets this process take that share of a GPU's memory at most; torch then raises OutOfMemoryError for more."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
 @contextmanager
 def exact(device: torch.device) -> Generator[None]:
     """Within the context a GPU computes float32 in float32, and the same again if asked again; a CPU always does.

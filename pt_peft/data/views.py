@@ -63,5 +63,5 @@ def moved(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
 
 
 def intensified(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """x → clip(a·x + b, 0, 1) for each image float32 (B,3,S,S), with (a, b) in `drawn`, float32 (2,B,1,1,1)."""
+    """Maps x → clip(a·x + b, 0, 1) for each image float32 (B,3,S,S), with (a, b) in `drawn`, float32 (2,B,1,1,1)."""
     return (images * drawn[0] + drawn[1]).clamp_(0, 1)

@@ -21,7 +21,7 @@ from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.torch_threads import torch_threads
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.report import CacheCost, RoundCost
-from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, site_device
 
 TIMED_STEPS = 3
 """Training steps of which the mean duration is taken, after one that is not timed."""
@@ -92,7 +92,7 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
 
 
 def _measured(experiment: Experiment, site: Site, name: str, weights: Path, train: int, val: int) -> RoundCost:
-    trainer = LocalTrainer(experiment, weights, pick_device(site.device))
+    trainer = LocalTrainer(experiment, weights, site_device(site), compiled=site.compile)
     exchange = trainer.exchange.at_rank(experiment.federation.lora_ranks.get(name))
     nbytes = round_bytes(exchange, experiment.payload, 0, encrypted=experiment.encryption is not None)
     site.limits.check_bytes(experiment, exchange, 0)

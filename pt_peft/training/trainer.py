@@ -1,10 +1,12 @@
 """One site's share of a round: local training and evaluation."""
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import TestTimeFlips
+from pt_peft.experiment.site import Site
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
@@ -33,6 +36,8 @@ from pt_peft.torch_random import seed_torch
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
 from pt_peft.training.metrics import Metrics, evaluate_predictions
+
+_logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 """Images."""
@@ -67,13 +72,14 @@ class LocalTrainer:
         initial: the tensors before the first round, by canonical key.
     """
 
-    def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
+    def __init__(self, experiment: Experiment, weights: Path, device: torch.device, *, compiled: bool = False):
         """Builds the model on `device`.
 
         Args:
             experiment: what is trained, and how.
             weights: the backbone's file; the caller has checked its digest.
             device: where the model computes.
+            compiled: whether steps on images run through torch's compiler, if it can compile the model.
 
         Raises:
             UserError: as `build_model` and `planned_exchange` do.
@@ -87,6 +93,7 @@ class LocalTrainer:
         self.model.module.to(device)
         self._normalise = Normalisation(experiment.backbone).to(device)
         self._splits = DeviceSplits(device) if device.type == "cuda" else None
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None if compiled else self.model.module
 
     def train(
         self,
@@ -132,7 +139,6 @@ class LocalTrainer:
     ) -> TrainingResult:
         training = self.experiment.training
         inputs = split if self.experiment.privacy.sample else self._with_features(split, self._views())
-        logits_of = self._forward(inputs)
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
         keys = self.exchange.trained(round_number).keys() | self.model.personal
@@ -152,6 +158,7 @@ class LocalTrainer:
         step = round_number * steps_per_round
         losses: list[torch.Tensor] = []
         self.model.module.train()
+        logits_of = self._forward(inputs)
         for epoch in range(training.local_epochs):
             drawn = (
                 self._drawn_batches(split, draws)
@@ -264,10 +271,28 @@ class LocalTrainer:
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""
-        prefix = self._prefix
+        prefix, module = self._prefix, self.model.module
         if prefix and isinstance(split, FeatureSplit):
             return lambda features: self._feature_logits(prefix, features)
-        return lambda images: self._logits(images, self.model.module)
+        if module.training and not self.experiment.privacy.sample:
+            module = self._compiled = self._compiled or self._compile(len(split))
+        return lambda images: self._logits(images, module)
+
+    def _compile(self, images: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model compiled, tried in a step on so many images or a batch; as it is if that fails."""
+        module, size = self.model.module, self.experiment.backbone.image_size
+        compiled = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(module))
+        blank = torch.zeros(min(images, self.experiment.training.batch_size), 3, size, size, device=self.device)
+        try:
+            torch.autograd.backward(self._logits(blank, compiled).sum())
+        except Exception as error:  # the compilers below torch raise what they like
+            _logger.warning(
+                "the model cannot be compiled, so that it trains as it is: %s", " ".join(str(error).split())
+            )
+            compiled = module
+        for parameter in module.parameters():
+            parameter.grad = None
+        return compiled
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
@@ -363,14 +388,27 @@ def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.d
     """The torch device `name`.
 
     Args:
-        name: ``cpu``, ``cuda``, or ``auto``, which takes a GPU if there is one.
+        name: ``cpu``, ``cuda`` or ``cuda:N``, or ``auto``, which takes a GPU if there is one.
         source: the field or option that it was read from, for the error.
 
     Raises:
-        UserError: if it is ``cuda`` and this machine has none.
+        UserError: if it is a GPU that this machine does not have.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{source} is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, index = name.partition(":")
+    if kind == "cpu" or (kind == "auto" and not found):
+        return torch.device("cpu")
+    if not found:
+        raise UserError(f"{source} is '{name}', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
+    if (number := int(index or 0)) >= found:
+        raise UserError(
+            f"{source} is '{name}', but the last GPU that torch finds here is 'cuda:{found - 1}'.", "device"
+        )
+    return torch.device("cuda", number)
+
+
+def site_device(site: Site) -> torch.device:
+    """The device of a site, of which this process takes no more memory than the site's share. Raises UserError."""
+    device = pick_device(site.device)
+    gpu.limit(device, site.gpu_memory_share)
+    return device
