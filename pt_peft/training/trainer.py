@@ -275,8 +275,10 @@ class LocalTrainer:
         if prefix and isinstance(split, FeatureSplit):
             return lambda features: self._feature_logits(prefix, features)
         if module.training and not self.experiment.privacy.sample:
-            module = self._compiled = self._compiled or self._compile(len(split))
-        return lambda images: self._logits(images, module)
+            if self._compiled is None:
+                self._compiled = self._compile(len(split))
+            return functools.partial(self._logits, module=self._compiled)
+        return functools.partial(self._logits, module=module)
 
     def _compile(self, images: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """The model compiled, tried in a step on so many images or a batch; as it is if that fails."""

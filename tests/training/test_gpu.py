@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.oracle.reference import load_sites
+from benchmark.oracle.reference import greatest_difference, load_sites
 from helpers import changed
 from pt_peft import gpu
 from pt_peft.data.device_batches import DeviceSplits
+from pt_peft.errors import UserError
+from pt_peft.experiment.site import Site
+from pt_peft.schema import parse
 from pt_peft.training.adjustments import Correction, Pull, RankLimit
-from pt_peft.training.trainer import LocalTrainer
+from pt_peft.training.trainer import LocalTrainer, pick_device, site_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -145,10 +148,15 @@ def test_a_gpus_settings_are_as_they_were_before():
     before = settings()
     with gpu.exact(CPU):
         assert settings() == before
-    with pytest.raises(ZeroDivisionError), gpu.exact(GPU):
-        assert settings() == ("highest", "ieee", False, True, False, False, ":4096:8")
-        assert not torch.backends.cuda.matmul.allow_tf32
-        raise ZeroDivisionError
+
+    def fail():
+        with gpu.exact(GPU):
+            assert settings() == ("highest", "ieee", False, True, False, False, ":4096:8")
+            assert not torch.backends.cuda.matmul.allow_tf32
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert settings() == before
     assert torch.backends.cudnn.allow_tf32  # torch's old names for the same agree
 
@@ -169,7 +177,85 @@ def test_a_gpu_evaluates_as_many_images_at_a_time_as_fit(tiny, tiny_weights, mon
     trainer = LocalTrainer(tiny, tiny_weights, CPU)
     assert trainer._evaluation_batch() == 256
     trainer.device = GPU
-    nbytes = 3 * 4 * (4 * 32) * 16  # three copies in float32 of the MLP's 4 × 32 values for each of 16 patches
+    nbytes = 3 * 4 * (4 * 32) * 16  # three copies in float32 of the MLP's 4 x 32 values for each of 16 patches
     for room, images in ((2**40, 1024), (4 * 300 * nbytes, 300), (0, 1)):
         monkeypatch.setattr(gpu, "room", lambda _, room=room: room)
         assert trainer._evaluation_batch() == images
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("auto", GPU), ("cpu", CPU), ("cuda", GPU), ("cuda:1", torch.device("cuda", 1))]
+)
+def test_devices(name, expected, two_gpus):
+    assert pick_device(name) == expected
+
+
+def test_a_gpu_that_is_not_there(two_gpus):
+    with pytest.raises(UserError, match=r"'device' is 'cuda:2', but the last GPU that torch finds here is 'cuda:1'"):
+        pick_device("cuda:2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_no_gpu_at_all(name):
+    assert pick_device("auto") == CPU
+    with pytest.raises(UserError, match="torch finds no GPU here; 'auto' or 'cpu' would be right"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", " cuda"])
+def test_names_that_are_no_device(name):
+    with pytest.raises(UserError, match=f"'device' is \"{name}\": input should be 'auto', 'cpu' or 'cuda', or string"):
+        parse(Site, {"device": name}, "site.json")
+
+
+def test_a_site_takes_its_share_of_the_gpu(two_gpus, monkeypatch):
+    limits = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: limits.append(arguments))
+    assert site_device(Site(device="cuda:1", gpu_memory_share=0.25)) == torch.device("cuda", 1)
+    assert limits == [(0.25, torch.device("cuda", 1))]
+    site_device(Site(device="cpu", gpu_memory_share=0.25))
+    assert len(limits) == 1
+
+
+@pytest.fixture
+def trained(tiny, tiny_weights, site, tmp_path):
+    sites = load_sites(tiny, site.model_copy(update={"cache": str(tmp_path)}), ["a", "b"])
+
+    def train(compiled: bool):
+        trainer = LocalTrainer(tiny, tiny_weights, CPU, compiled=compiled)
+        return [trainer.train("a", sites["a"].train, {}, number).tensors for number in (0, 1)]
+
+    return train
+
+
+def test_a_compiled_model_trains_the_same(trained, monkeypatch):
+    """With torch's own capture and without a compiler behind it, which takes a minute."""
+    compiled, made = torch.compile, []
+
+    def compile_(module):
+        made.append(module)
+        return compiled(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        assert greatest_difference(found, expected) <= 1e-6
+    assert len(made) == 1
+
+
+def test_a_model_that_cannot_be_compiled_trains_as_it_is(trained, monkeypatch, caplog):
+    def fails(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fails))
+    found, expected = trained(True), trained(False)
+    assert all(np.array_equal(one[key], other[key]) for one, other in zip(found, expected, strict=True) for key in one)
+    warnings = [record.message for record in caplog.records if "cannot be compiled" in record.message]
+    assert len(warnings) == 1
+    assert "no compiler" in warnings[0]

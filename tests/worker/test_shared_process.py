@@ -1,20 +1,26 @@
 """One process answers all users, as where they share a GPU: the same results, and no user's end is another's."""
 
-import copy
 import os
 import signal
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import changed
+from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.reasons import read_reason
+from pt_peft.worker import prepared
+from pt_peft.worker.answering import answer
 from pt_peft.worker.handle import Patience, Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 
 FIRST = {"round": 0, "since": 0}
@@ -43,6 +49,16 @@ def opening(tiny, tiny_weights, tmp_path):
         }
 
     return of
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def same(one, other) -> bool:
@@ -112,8 +128,7 @@ def test_a_user_who_goes_stops_its_own_request(host, opening, tiny):
         worker.kill()
 
 
-def test_a_process_that_dies_is_replaced(opening, tmp_path):
-    host = WorkerHost(tmp_path / "host.log", shared=True)
+def test_a_process_that_dies_is_replaced(host, opening):
     worker = Worker(host.socket, opening("site-1"))
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="died during exchange"):
@@ -121,26 +136,64 @@ def test_a_process_that_dies_is_replaced(opening, tmp_path):
     again = Worker(host.socket, opening("site-1"))
     assert again.pid != worker.pid
     assert again.call("exchange")[0]["tensors"]
+    host.close()
+    assert gone(again.pid)
     again.kill()
-    host.close()
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):
-            os.kill(again.pid, 0)
-            time.sleep(0.05)
 
 
-def test_what_a_host_has_prepared_serves_all(opening, tiny_weights, tmp_path):
-    own = tmp_path / "weights.safetensors"
-    own.write_bytes(tiny_weights.read_bytes())
-    openings = [copy.deepcopy(opening(name)) for name in ("site-1", "site-2")]
-    for one in openings:
-        one["site"]["backbone"] = str(own)
-    work = {"experiment": openings[0]["experiment"], "site": openings[0]["site"]}
-    host = WorkerHost(tmp_path / "host.log", work, shared=True)
-    workers = [Worker(host.socket, one) for one in openings]
-    own.unlink()
-    for worker in workers:
-        _, initial = worker.call("initial_state")
-        assert worker.call("train", FIRST, initial)[0]["num_samples"] == 40
-        worker.kill()
-    host.close()
+@pytest.fixture
+def workers(opening, monkeypatch):
+    """Handlers of two sites in one process, which may have prepared for them."""
+    monkeypatch.setattr(prepared, "_prepared", None)
+    handlers = [RequestHandler(), RequestHandler()]
+    for number, handler in enumerate(handlers, start=1):
+        handler.open(opening(f"site-{number}"), {})
+    return handlers
+
+
+def test_sites_with_one_experiment_share_a_trainer(workers, opening, tiny):
+    first, second = (handler._trainer for handler in workers)
+    assert first is second
+    other = RequestHandler()
+    other.open(opening("site-1", changed(tiny, seed=5)), {})
+    assert other._trainer is not first
+
+
+@pytest.mark.parametrize(("forks", "gpu"), [(True, True), (True, False), (False, True)])
+def test_a_process_that_does_not_fork_prepares_with_a_gpu(forks, gpu, workers, opening, monkeypatch):
+    monkeypatch.setattr(prepared, "_finds_gpu", lambda: gpu)
+    opened = opening("site-1")
+    prepared.prepare({"experiment": opened["experiment"], "site": opened["site"]}, forks=forks)
+    ready = [handler._prepared for handler in workers]
+    assert (ready[0] is not None) == (not (forks and gpu))
+    assert ready[0] is ready[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "expected"),
+    [("auto", True, True), ("cuda:1", True, True), ("cpu", True, False), ("auto", False, False)],
+)
+def test_when_one_process_answers_all(device, gpu, expected, opening, monkeypatch):
+    monkeypatch.setattr(prepared, "_finds_gpu", lambda: gpu)
+    opened = opening("site-1")
+    opened["site"]["device"] = device
+    assert prepared.computes_on_gpu({"experiment": opened["experiment"], "site": opened["site"]}) == expected
+    assert prepared.computes_on_gpu(None) == gpu
+
+
+def test_a_gpu_that_is_too_small_is_told_in_a_sentence():
+    class Handler:
+        requests: ClassVar = {}
+
+    def fails(*_):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB of which …"
+        )
+
+    Handler.requests["train"] = fails
+    reply, _ = answer(Handler(), {"request": "train"}, {})
+    assert reply["error"]["arguments"] == [
+        "the GPU's memory, or the site's share of it, is too small for this job (CUDA out of memory); a smaller "
+        "training.batch_size, or a larger 'gpu_memory_share' in site.json, would be right"
+    ]
+    assert read_reason(reply["error"]["reason"]) == reasons.OutOfMemory()
