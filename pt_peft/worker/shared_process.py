@@ -68,10 +68,10 @@ class SharedProcess:
             with suppress(_Gone):
                 self._current = None
                 user, frame = self._waiting.get()
+                self._current = user  # before asking whether it has gone, see `_read`
                 if frame is None:
                     self._forget(user)
                 elif not user.gone:
-                    self._current = user
                     self._answer(user, *frame)
 
     def _answer(self, user: _User, message: dict[str, Any], tensors: Tensors) -> None:
@@ -81,7 +81,8 @@ class SharedProcess:
                 user.log = open_log(message["run_dir"])
             except OSError:
                 traceback.print_exc()
-                user.connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    user.connection.shutdown(socket.SHUT_RDWR)
                 return
         if user is not self._heard and user.log is not None:
             work_for(user.threads, user.log)
@@ -127,6 +128,7 @@ class SharedProcess:
 
     def _stop_current(self, _signal: int, _frame: FrameType | None) -> None:
         if self._current is not None and self._current.gone:
+            self._current = None
             raise _Gone
 
 
