@@ -3,10 +3,14 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# torch makes what is set here at run time, so that no type checker finds it.
+_CUDNN: Any = torch.backends.cudnn
+_MEMORY: Any = torch.utils.deterministic
 
 
 def room(device: torch.device) -> int:
@@ -20,7 +24,7 @@ def room(device: torch.device) -> int:
 def limit(device: torch.device, share: float) -> None:
     """Lets this process take that share of a GPU's memory at most; torch then raises OutOfMemoryError for more."""
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device)  # pyright: ignore[reportUnknownMemberType]
 
 
 @contextmanager
@@ -33,10 +37,9 @@ def exact(device: torch.device) -> Generator[None]:
     if device.type != "cuda":
         yield
         return
-    conv, memory = torch.backends.cudnn.conv, torch.utils.deterministic
     before = (
-        torch.get_float32_matmul_precision(), conv.fp32_precision, torch.backends.cudnn.benchmark,
-        torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory, os.environ.get(_WORKSPACE),
+        torch.get_float32_matmul_precision(), _CUDNN.conv.fp32_precision, _CUDNN.benchmark,
+        torch.get_deterministic_debug_mode(), _MEMORY.fill_uninitialized_memory, os.environ.get(_WORKSPACE),
     )  # fmt: skip
     try:
         _set("highest", "ieee", False, "error", False, before[-1] or ":4096:8")
@@ -47,10 +50,10 @@ def exact(device: torch.device) -> Generator[None]:
 
 def _set(matmul: str, conv: str, benchmark: bool, deterministic: int | str, fill: bool, workspace: str | None) -> None:
     torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.conv.fp32_precision = conv
-    torch.backends.cudnn.benchmark = benchmark
+    _CUDNN.conv.fp32_precision = conv
+    _CUDNN.benchmark = benchmark
     torch.set_deterministic_debug_mode(deterministic)  # `use_deterministic_algorithms` would import the compiler
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    _MEMORY.fill_uninitialized_memory = fill
     if workspace is None:
         os.environ.pop(_WORKSPACE, None)
     else:

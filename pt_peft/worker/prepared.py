@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -60,7 +61,8 @@ def trainer_for(experiment: Experiment, weights: Path, device: torch.device, *, 
 
 def computes_on_gpu(work: Work | None) -> bool:
     """Whether workers will compute on a GPU: this machine has one, and the site of `work`, if known, uses it."""
-    return not (work and isinstance(work["site"], dict) and work["site"].get("device") == "cpu") and _finds_gpu()
+    site: object = work and work["site"]  # a worker reports what is wrong with it
+    return not (isinstance(site, Mapping) and site.get("device") == "cpu") and _finds_gpu()
 
 
 def _without_limits(site: Site) -> Site:

@@ -68,10 +68,11 @@ class SharedProcess:
             with suppress(_Gone):
                 self._current = None
                 user, frame = self._waiting.get()
-                self._current = user  # before asking whether it has gone, see `_read`
                 if frame is None:
                     self._forget(user)
-                elif not user.gone:
+                    continue
+                self._current = user  # before asking whether it has gone, see `_read`
+                if not user.gone:
                     self._answer(user, *frame)
 
     def _answer(self, user: _User, message: dict[str, Any], tensors: Tensors) -> None:
