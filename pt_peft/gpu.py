@@ -15,10 +15,11 @@ _MEMORY: Any = torch.utils.deterministic
 
 def room(device: torch.device) -> int:
     """Bytes that this process may still allocate on a GPU, by what is free there and by its share of it."""
-    free, total = torch.cuda.mem_get_info(device)
-    share = torch.cuda.get_per_process_memory_fraction(device)
-    own = torch.cuda.memory_reserved(device)
-    return max(0, min(free + own, int(share * total)) - torch.cuda.memory_allocated(device))
+    number = torch.cuda.current_device() if device.index is None else device.index  # one of these asks for a number
+    free, total = torch.cuda.mem_get_info(number)
+    share = torch.cuda.get_per_process_memory_fraction(number)
+    own = torch.cuda.memory_reserved(number)
+    return max(0, min(free + own, int(share * total)) - torch.cuda.memory_allocated(number))
 
 
 def limit(device: torch.device, share: float) -> None:

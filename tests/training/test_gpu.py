@@ -167,10 +167,11 @@ def test_a_gpus_settings_are_as_they_were_before():
 )
 def test_room(free, share, reserved, allocated, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 100))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", {0: share, 1: share}.__getitem__)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
-    assert gpu.room(GPU) == expected
+    assert gpu.room(GPU) == gpu.room(torch.device("cuda")) == expected
 
 
 def test_a_gpu_evaluates_as_many_images_at_a_time_as_fit(tiny, tiny_weights, monkeypatch):
