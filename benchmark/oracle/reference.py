@@ -33,13 +33,13 @@ from pt_peft.model.backbone import pinned_weights
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.schema import parse
 from pt_peft.statistics.moments import COUNTS
-from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, site_device
 
 
 def make_trainer(experiment: Experiment, site: Site) -> LocalTrainer:
     """A trainer as a simulated site has it, on as many torch threads. Raises UserError."""
     torch.set_num_threads(site.threads or 1)
-    return LocalTrainer(experiment, pinned_weights(experiment.backbone, site), pick_device(site.device))
+    return LocalTrainer(experiment, pinned_weights(experiment.backbone, site), site_device(site), compiled=site.compile)
 
 
 def load_sites(experiment: Experiment, site: Site, names: list[str]) -> dict[str, SiteData]:

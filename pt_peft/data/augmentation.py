@@ -8,6 +8,7 @@ Importing this module imports MONAI (seconds): import it where images are augmen
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,16 @@ import torch
 from monai.transforms import Flip, Randomizable, Rotate90, Transform
 
 from pt_peft.data.untracked import untracked
-from pt_peft.data.views import CORNERS, numbers, view
+from pt_peft.data.views import CORNERS, VIEW_OF_VIEW, Drawn, intensified, numbers, view
 from pt_peft.seeds import derive_seed
 
 
 class BatchTransform(Randomizable, Transform):
     """A MONAI transform of a batch, with random numbers of its own."""
+
+    @abstractmethod
+    def draw(self, count: int) -> torch.Tensor:
+        """Draws what a call with `count` images draws."""
 
     @abstractmethod
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -38,9 +43,19 @@ class RandomMove(BatchTransform):
         """See the attributes."""
         self.moves = moves
 
+    @cached_property
+    def views(self) -> torch.Tensor:
+        """Number of the view (`pt_peft.data.views`) that each choice makes, int64; the last choice moves nothing."""
+        with untracked():
+            return numbers(torch.stack([*(move(CORNERS) for move in self.moves), CORNERS]))
+
+    def draw(self, count: int) -> torch.Tensor:
+        """Draws each image's choice, int64 (count,)."""
+        return torch.as_tensor(self.R.randint(len(self.moves) + 1, size=count))
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """See `BatchTransform`."""
-        choices = torch.as_tensor(self.R.randint(len(self.moves) + 1, size=len(images)))
+        choices = self.draw(len(images))
         moved = images.clone()
         for index, move in enumerate(self.moves):
             chosen = choices == index
@@ -57,10 +72,14 @@ class RandomIntensity(BatchTransform):
         self._scale = scale
         self._shift = shift
 
+    def draw(self, count: int) -> torch.Tensor:
+        """Draws a and b of each image, float32 (2,count,1,1,1)."""
+        factors = torch.as_tensor(self.R.uniform(-1, 1, size=(2, count, 1, 1, 1))).float()
+        return torch.stack((1 + self._scale * factors[0], self._shift * factors[1]))
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """See `BatchTransform`."""
-        factors = torch.as_tensor(self.R.uniform(-1, 1, size=(2, len(images), 1, 1, 1))).to(images)
-        return (images * (1 + self._scale * factors[0]) + self._shift * factors[1]).clamp_(0, 1)
+        return intensified(images, self.draw(len(images)))
 
 
 AUGMENTATIONS: dict[str, Callable[[], Sequence[BatchTransform]]] = {
@@ -91,12 +110,20 @@ class Augmentation:
                 images = transform(images)
         return images
 
-    def views(self, count: int) -> npt.NDArray[np.int64]:
-        """Draws the views (`pt_peft.data.views`) that the next `count` images get, int64 (count,).
+    def draw(self, count: int) -> Drawn:
+        """Draws for the next `count` images what a call with as many images would."""
+        views, intensities = torch.zeros(count, dtype=torch.int64), list[torch.Tensor]()
+        for transform in self._transforms:
+            drawn = transform.draw(count)
+            if isinstance(transform, RandomMove):
+                views = VIEW_OF_VIEW[views, transform.views[drawn]]
+            else:
+                intensities.append(drawn)
+        return Drawn(views, tuple(intensities))
 
-        The draws are those that a call with as many images makes. All transforms must be moves, see `views_of`.
-        """
-        return numbers(self(CORNERS.expand(count, -1, -1, -1))).numpy()
+    def views(self, count: int) -> npt.NDArray[np.int64]:
+        """The views that `draw` gives the next `count` images, int64 (count,)."""
+        return self.draw(count).views.numpy()
 
 
 def views_of(names: Sequence[str]) -> tuple[int, ...] | None:

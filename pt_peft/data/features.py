@@ -69,7 +69,7 @@ def with_features(split: ImageSplit, views: Sequence[int], key: JsonValue, compu
     except (OSError, UserError) as error:
         _logger.warning("the features of the frozen part of the model are computed anew each time: %s", error)
         return None
-    return FeatureSplit(features, tuple(views), split.labels)
+    return FeatureSplit(features, tuple(views), split.labels, entry)
 
 
 def dtype_of(views: Sequence[int]) -> np.dtype[Any]:

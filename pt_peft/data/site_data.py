@@ -22,6 +22,7 @@ from pt_peft.torch_random import generator
 
 if TYPE_CHECKING:
     from pt_peft.data.augmentation import Augmentation
+    from pt_peft.data.device_batches import DeviceSplits
 
 _logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class FeatureSplit:
     """Numbers of the V views, ascending, see `pt_peft.data.views`."""
     labels: Labels
     """The labels of the images, see `ImageSplit`."""
+    entry: Path | None = None
+    """Their folder in the site's cache, whose name stands for all that they depend on; None if they are not from it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,6 +119,7 @@ def batches(
     seed: int | None,
     augment: Sequence[str] = (),
     weights: npt.NDArray[np.float64] | None = None,
+    on: "DeviceSplits | None" = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over `split`; the last batch may be short.
 
@@ -125,6 +129,7 @@ def batches(
         seed: shuffles and augments: the same seed gives the same batches, bit for bit. None keeps the order.
         augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`. Features have all views that these may give.
         weights: float64 (N,), how often each image is drawn, with replacement; None draws each once.
+        on: makes the batches on a GPU; None makes them on the CPU. The draws are the same.
 
     Yields:
         Images float32 (B,3,S,S) in [0,1], or features float32 (B,…), and labels as in `split`.
@@ -139,7 +144,11 @@ def batches(
         else:
             sampler = WeightedRandomSampler(weights.tolist(), len(split), generator=generator(seed))
         augmentation = _augmentation(augment, seed)
-    for chosen in BatchSampler(sampler, batch_size, drop_last=False):
+    places_of = BatchSampler(sampler, batch_size, drop_last=False)
+    if on:
+        yield from on.batches(split, places_of, augmentation, ahead=True)
+        return
+    for chosen in places_of:
         labels = torch.as_tensor(split.labels[chosen])
         if isinstance(split, FeatureSplit):
             drawn = augmentation.views(len(chosen)) if augmentation else [0] * len(chosen)
@@ -150,7 +159,12 @@ def batches(
 
 
 def drawn_batches(
-    split: ImageSplit, chosen: Iterable[npt.NDArray[np.int64]], *, seed: int, augment: Sequence[str] = ()
+    split: ImageSplit,
+    chosen: Iterable[npt.NDArray[np.int64]],
+    *,
+    seed: int,
+    augment: Sequence[str] = (),
+    on: "DeviceSplits | None" = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of given images, as `batches` yields them.
 
@@ -159,8 +173,12 @@ def drawn_batches(
         chosen: the places of each batch's images in `split`, int64 (B,); a batch may be empty.
         seed: of the augmentation.
         augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`.
+        on: as in `batches`. Nothing of `chosen` is asked for before its turn.
     """
     augmentation = _augmentation(augment, seed)
+    if on:
+        yield from on.batches(split, chosen, augmentation, ahead=False)
+        return
     for places in chosen:
         yield _images(split, places, augmentation), torch.as_tensor(split.labels[places])
 

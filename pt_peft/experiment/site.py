@@ -33,8 +33,15 @@ class Site(Strict):
     backbone: Location | None = None
     """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
     fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of training and evaluation; ``auto`` takes a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:\d{1,3}$")] = "auto"
+    """Device of training and evaluation; ``auto`` takes a GPU where there is one, ``cuda`` is ``cuda:0``. GPUs are
+    counted as ``CUDA_VISIBLE_DEVICES`` shows them."""
+    gpu_memory_share: float = Field(default=1.0, gt=0, le=1)
+    """Largest share of the GPU's memory that a process of the site takes; in a simulation one process serves all
+    sites."""
+    compile: bool = False
+    """Whether training steps run through ``torch.compile``, which compiles at the start of a job. A model
+    that cannot be compiled trains without it. No measurement of ours speaks for it yet."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads of torch; null takes 1 in a simulation, where results then do not depend on ``-t``, else all cores."""
     cache: Location | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pt_peft import gpu
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
 from pt_peft.experiment.sections import ModelSpec, TestTimeFlips
 from pt_peft.model.model_input import Normalisation, over_flips
@@ -58,6 +59,7 @@ def torch_classifier(
 
     @torch.inference_mode()
     def logits(images: torch.Tensor) -> torch.Tensor:
-        return whole(images.to(device)).float().cpu()
+        with gpu.exact(device):
+            return whole(images.to(device)).float().cpu()
 
     return Classifier(spec, preprocessing.decoding, logits)

@@ -28,7 +28,7 @@ from pt_peft.model.torch_threads import torch_threads
 from pt_peft.pretraining.mae import train_masked_autoencoder
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.pretraining.supervised import train_classifier
-from pt_peft.training.trainer import pick_device
+from pt_peft.training.trainer import site_device
 
 OBJECTIVES = {"supervised": train_classifier, "mae": train_masked_autoencoder}
 NAME = "pretrain"
@@ -57,7 +57,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     described = out.with_name(out.name + ".json")
     _check_output(out, described)
     source = pinned_weights(experiment.backbone, site)
-    device = pick_device(site.device)
+    device = site_device(site)
     split = load_site_data(experiment.model_copy(update={"partition": Partition()}), site, NAME, [NAME]).train
     started = time.monotonic()
     losses = _Losses(recipe, len(split))

@@ -16,6 +16,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pt_peft.data.device_batches import DeviceSplits
 from pt_peft.data.site_data import ImageSplit, drawn_batches
 from pt_peft.experiment.privacy import SamplePrivacy
 from pt_peft.privacy.draws import Draws
@@ -33,7 +34,12 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def poisson_batches(
-    split: ImageSplit, rate: float, steps: int, augment: tuple[str, ...], draws: Draws
+    split: ImageSplit,
+    rate: float,
+    steps: int,
+    augment: tuple[str, ...],
+    draws: Draws,
+    on: DeviceSplits | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Draws `steps` batches in which each image is with probability `rate`; some may be empty.
 
@@ -41,7 +47,7 @@ def poisson_batches(
     were known, an image that is left out would show in how those after it are changed.
     """
     chosen = (np.flatnonzero(draws.uniform(len(split)) < rate) for _ in range(steps))
-    return drawn_batches(split, chosen, seed=draws.seed(), augment=augment)
+    return drawn_batches(split, chosen, seed=draws.seed(), augment=augment, on=on)
 
 
 class PrivateGradients:

@@ -23,7 +23,7 @@ from pt_peft.model.torch_threads import torch_threads
 from pt_peft.site_check.findings import Findings
 from pt_peft.site_check.report import CacheCost, MeasuredCost, PayloadCost, RoundCost
 from pt_peft.training.footprint import exchange_of_shapes
-from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, site_device
 
 TIMED_STEPS = 3
 """Training steps of which the mean duration is taken, after one that is not timed."""
@@ -98,7 +98,7 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
         return {**payloads, "steps": _steps(experiment, train), **NOT_MEASURED}
     weights = pinned_weights(experiment.backbone, site)
     with torch_threads(site.threads or os.cpu_count()):
-        trainer = LocalTrainer(experiment, weights, pick_device(site.device))
+        trainer = LocalTrainer(experiment, weights, site_device(site), compiled=site.compile)
         payloads = _payloads(experiment, site, name, trainer.exchange)
         return {**payloads, "steps": _steps(experiment, train), **_measured(trainer, train, val)}
 

@@ -25,12 +25,10 @@ from pt_peft.model.backbone import create_backbone, head_name
 from pt_peft.model.planned_exchange import with_control_variates
 from pt_peft.model.vit import ViT
 from pt_peft.model.weights.loading import load_weights
-from pt_peft.training.trainer import EVALUATION_BATCH
+from pt_peft.training.trainer import EVALUATION_BATCH, EVALUATION_COPIES
 
 COPIES = 4
 """Tensors for each one that trains, besides itself: its gradient, AdamW's two moments, its start."""
-AT_ONCE = 3
-"""A forward pass without gradients holds about so many of its largest tensors at once."""
 
 Made = TypeVar("Made")
 
@@ -127,7 +125,7 @@ def footprint(module: ViT, experiment: Experiment, device: str) -> Footprint:
         ) from None
     trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
     step = COPIES * trained + experiment.training.batch_size * sum(saved)
-    evaluation = EVALUATION_BATCH * AT_ONCE * max(saved)
+    evaluation = EVALUATION_BATCH * EVALUATION_COPIES * max(saved)
     return Footprint(patches, _nbytes(module) + max(step, evaluation))
 
 

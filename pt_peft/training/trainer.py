@@ -1,10 +1,12 @@
 """One site's share of a round: local training and evaluation."""
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +14,16 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from pt_peft import reasons
+from pt_peft import gpu, reasons
 from pt_peft.code_key import code_key
+from pt_peft.data.device_batches import DeviceSplits
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.sections import Precision, TestTimeFlips
+from pt_peft.experiment.site import Site
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
@@ -34,8 +38,14 @@ from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
 from pt_peft.training.metrics import Metrics, evaluate_predictions
 
+_logger = logging.getLogger(__name__)
+
 EVALUATION_BATCH = 256
 """Images."""
+GPU_EVALUATION_BATCH = 1024
+"""Images at most."""
+EVALUATION_COPIES = 3
+"""A forward pass without gradients holds about so many of its largest tensors at once."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,14 @@ class LocalTrainer:
         initial: the tensors before the first round, by canonical key.
     """
 
-    def __init__(self, experiment: Experiment, weights: Path, device: torch.device):
+    def __init__(self, experiment: Experiment, weights: Path, device: torch.device, *, compiled: bool = False):
         """Builds the model on `device`.
 
         Args:
             experiment: what is trained, and how.
             weights: the backbone's file; the caller has checked its digest.
             device: where the model computes.
+            compiled: whether steps on images run through torch's compiler, if it can compile the model.
 
         Raises:
             UserError: as `build_model` and `planned_exchange` do.
@@ -84,6 +95,8 @@ class LocalTrainer:
         self.initial: Tensors = self.model.state()
         self.model.module.to(device)
         self._normalise = Normalisation(experiment.backbone).to(device)
+        self._splits = DeviceSplits(device) if device.type == "cuda" else None
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None if compiled else self.model.module
 
     def train(
         self,
@@ -113,9 +126,22 @@ class LocalTrainer:
         Raises:
             UserError: if the loss, or with ``privacy.sample`` a tensor, stops being finite.
         """
+        with gpu.exact(self.device):
+            return self._train(site, split, tensors, round_number, on_step, adjust, secret, federation_counts)
+
+    def _train(
+        self,
+        site: str,
+        split: ImageSplit,
+        tensors: Tensors,
+        round_number: int,
+        on_step: Callable[[torch.Tensor], None],
+        adjust: Iterable[Adjustment],
+        secret: bool,
+        federation_counts: Float | None,
+    ) -> TrainingResult:
         training = self.experiment.training
         inputs = split if self.experiment.privacy.sample else self._with_features(split, self._views())
-        logits_of = self._forward(inputs)
         self.model.load({**self.initial, **tensors})
         # A fresh optimiser each round: a restarted process then loses nothing.
         keys = self.exchange.trained(round_number).keys() | self.model.personal
@@ -135,6 +161,7 @@ class LocalTrainer:
         step = round_number * steps_per_round
         losses: list[torch.Tensor] = []
         self.model.module.train()
+        logits_of = self._forward(inputs)
         for epoch in range(training.local_epochs):
             drawn = (
                 self._drawn_batches(split, draws)
@@ -222,22 +249,55 @@ class LocalTrainer:
         of_logits: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
     ) -> torch.Tensor:
         """What `of_logits` makes of each batch's logits in eval mode, averaged over `flips`; on the CPU."""
-        self.model.load({**self.initial, **tensors})
-        self.model.module.eval()
-        inputs = self._with_features(split, (0,)) if flips == "none" else split
-        logits_of = self._forward(inputs)
-        found = [
-            over_flips(lambda images: of_logits(logits_of(images)), images, flips).cpu()
-            for images, _ in batches(inputs, EVALUATION_BATCH, seed=None)
-        ]
-        return torch.cat(found)
+        with gpu.exact(self.device):
+            self.model.load({**self.initial, **tensors})
+            self.model.module.eval()
+            inputs = self._with_features(split, (0,)) if flips == "none" else split
+            logits_of = self._forward(inputs)
+            found = [
+                over_flips(lambda images: of_logits(logits_of(images)), images, flips)
+                for images, _ in batches(inputs, self._evaluation_batch(), seed=None, on=self._splits)
+            ]
+            return torch.cat(found).cpu()
+
+    def _evaluation_batch(self) -> int:
+        """Images that are evaluated at a time: on a GPU as many as keep it busy, if a quarter of its memory suffices.
+
+        The most that evaluation holds of an image is what the MLP of a block makes of its tokens.
+        """
+        if self.device.type != "cuda":
+            return EVALUATION_BATCH
+        module, size = self.model.module, self.experiment.backbone.image_size
+        tokens = getattr(module.patch_embed, "num_patches", None) or (size // 8) ** 2
+        nbytes = EVALUATION_COPIES * 4 * 4 * module.embed_dim * tokens
+        return max(1, min(GPU_EVALUATION_BATCH, gpu.room(self.device) // 4 // nbytes))
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""
-        prefix = self._prefix
+        prefix, module = self._prefix, self.model.module
         if prefix and isinstance(split, FeatureSplit):
             return lambda features: self._feature_logits(prefix, features)
-        return lambda images: self._logits(images, self.model.module)
+        if module.training and not self.experiment.privacy.sample:
+            if self._compiled is None:
+                self._compiled = self._compile(len(split))
+            return functools.partial(self._logits, module=self._compiled)
+        return functools.partial(self._logits, module=module)
+
+    def _compile(self, images: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model compiled, tried in a step on so many images or a batch; as it is if that fails."""
+        module, size = self.model.module, self.experiment.backbone.image_size
+        compiled = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(module))
+        blank = torch.zeros(min(images, self.experiment.training.batch_size), 3, size, size, device=self.device)
+        try:
+            torch.autograd.backward(self._logits(blank, compiled).sum())
+        except Exception as error:  # the compilers below torch raise what they like
+            _logger.warning(
+                "the model cannot be compiled, so that it trains as it is: %s", " ".join(str(error).split())
+            )
+            compiled = module
+        for parameter in module.parameters():
+            parameter.grad = None
+        return compiled
 
     def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
@@ -299,14 +359,14 @@ class LocalTrainer:
         weights = sampling_weights(self.experiment, split.labels)
         shuffle = training_seed(seed, "shuffle", site, round_number, epoch, secret=secret)
         batch_size = self.experiment.training.batch_size
-        return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights)
+        return batches(split, batch_size, seed=shuffle, augment=augment, weights=weights, on=self._splits)
 
     def _drawn_batches(self, split: ImageSplit, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch under differential privacy; also seeds its dropout."""
         seed_torch(draws.seed())
         rate = sampling_rate(self.experiment, len(split))
         steps = math.ceil(len(split) / self.experiment.training.batch_size)
-        return poisson_batches(split, rate, steps, self.experiment.data.augment, draws)
+        return poisson_batches(split, rate, steps, self.experiment.data.augment, draws, self._splits)
 
     def _optimizer(self, keys: Set[str]) -> torch.optim.Optimizer:
         """AdamW on the tensors in `keys`, which alone get gradients."""
@@ -316,9 +376,14 @@ class LocalTrainer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for parameter in self.model.activate(keys):
             groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+        # One kernel updates all tensors on a GPU. On a CPU it would round otherwise than the loop has done so far.
+        fused = True if self.device.type == "cuda" else None
         return torch.optim.AdamW(
-            {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
-            for (in_head, decays), members in groups.items()
+            [
+                {"params": members, "lr": rates[in_head], "weight_decay": training.weight_decay * decays}
+                for (in_head, decays), members in groups.items()
+            ],
+            fused=fused,
         )
 
 
@@ -326,14 +391,27 @@ def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.d
     """The torch device `name`.
 
     Args:
-        name: ``cpu``, ``cuda``, or ``auto``, which takes a GPU if there is one.
+        name: ``cpu``, ``cuda`` or ``cuda:N``, or ``auto``, which takes a GPU if there is one.
         source: the field or option that it was read from, for the error.
 
     Raises:
-        UserError: if it is ``cuda`` and this machine has none.
+        UserError: if it is a GPU that this machine does not have.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{source} is 'cuda', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, index = name.partition(":")
+    if kind == "cpu" or (kind == "auto" and not found):
+        return torch.device("cpu")
+    if not found:
+        raise UserError(f"{source} is '{name}', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
+    if (number := int(index or 0)) >= found:
+        raise UserError(
+            f"{source} is '{name}', but the last GPU that torch finds here is 'cuda:{found - 1}'.", "device"
+        )
+    return torch.device("cuda", number)
+
+
+def site_device(site: Site) -> torch.device:
+    """The device of a site, of which this process takes no more memory than the site's share. Raises UserError."""
+    device = pick_device(site.device)
+    gpu.limit(device, site.gpu_memory_share)
+    return device

@@ -79,7 +79,9 @@ class Worker:
         try:
             self._connection.connect(host)
             patience.wait_for(self._connection)
-            self.pid: int = frames.receive(self._connection)[0]["pid"]
+            greeting = frames.receive(self._connection)[0]
+            self.pid: int = greeting["pid"]
+            self._shared = bool(greeting.get("shared"))
         except (OSError, EOFError) as error:
             self._connection.close()
             raise HostGone(f"the worker host at {host} does not answer ({error})") from None
@@ -134,10 +136,15 @@ class Worker:
         return reply, result
 
     def kill(self) -> None:
-        """Ends the worker at once, even while it works; does nothing if the worker is known to have ended."""
+        """Ends the worker at once, even while it works; does nothing if the worker is known to have ended.
+
+        A process that others use too goes on, and stops what it does for this one.
+        """
         if self._connection.fileno() < 0:
             return
         self._connection.close()
+        if self._shared:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 

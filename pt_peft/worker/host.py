@@ -1,17 +1,18 @@
 """The worker host imports torch, timm and peft, builds the model of a job, and forks a worker for each connection.
 
-    python -m pt_peft.worker.host LISTENER FOLDER [WORK.json] < pipe
+    python -m pt_peft.worker.host LISTENER FOLDER [WORK.json] [--shared] < pipe
 
 ``LISTENER`` is the descriptor of a listening socket, ``FOLDER`` the host's own folder, ``WORK.json`` what
 `pt_peft.worker.prepared.prepare` takes. All sites that run on a machine in one simulation share the imports and their
 memory; a FLARE client process needs no torch of its own. The host ends, with its workers, when its standard input does.
+
+Where the sites compute on a GPU, or with ``--shared``, one fork answers all connections, see
+`pt_peft.worker.shared_process`.
 """
 
-import errno
 import gc
 import importlib
 import json
-import logging
 import os
 import queue
 import select
@@ -20,34 +21,53 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from pt_peft import reasons
-from pt_peft.errors import UserError
-from pt_peft.exchange.tensors import TensorError
-from pt_peft.reasons import Reason
 from pt_peft.worker import frames
-from pt_peft.worker.handle import WorkerError
 from pt_peft.worker.requests import Work
 from pt_peft.worker.turns import Turns
 
+SHARED = "--shared"
 COMPUTING = ("train", "evaluate")
 """Requests that wait for a turn, see `pt_peft.worker.turns`."""
 
 
 def main() -> None:
     """Serves until standard input ends."""
-    listener, folder = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
-    _make_ready(sys.argv[3] if len(sys.argv) > 3 else None)
+    arguments = [argument for argument in sys.argv[1:] if argument != SHARED]
+    listener, folder = socket.socket(fileno=int(arguments[0])), Path(arguments[1])
+    work_file = arguments[2] if len(arguments) > 2 else None
+    _make_ready(work_file)
+    from pt_peft.worker.prepared import computes_on_gpu
+    from pt_peft.worker.shared_process import serve
+
+    def fork_shared() -> int:
+        """Forks the process that answers all users. Returns the end of a pipe that ends with it."""
+        ended, alive = os.pipe()
+        if os.fork() == 0:
+            os.close(0)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            serve(listener, _work_of(work_file))
+        os.close(alive)
+        return ended
+
+    shared = SHARED in sys.argv or computes_on_gpu(_work_of(work_file))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ended = fork_shared() if shared else None
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        ready, _, _ = select.select([sys.stdin, listener if ended is None else ended], [], [])
         if sys.stdin in ready:
             shutil.rmtree(folder, ignore_errors=True)
             # The host leads its process group, see `host_process.WorkerHost`: this ends its workers and itself.
             os.killpg(0, signal.SIGKILL)
+        if ended is not None:  # the shared process has died, perhaps for its memory
+            os.close(ended)
+            ended = None
+            continue
+        if shared:
+            ended = fork_shared()
+            continue
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
@@ -67,7 +87,7 @@ def _make_ready(work_file: str | None) -> None:
 
     importlib.import_module("pt_peft.worker.request_handler")
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
-    work: Work | None = json.loads(Path(work_file).read_text(encoding="utf-8")) if work_file else None
+    work = _work_of(work_file)
     if work is None or work["experiment"]["data"]["augment"]:
         importlib.import_module("pt_peft.data.augmentation")
     if work:
@@ -76,8 +96,15 @@ def _make_ready(work_file: str | None) -> None:
     gc.enable()
 
 
+def _work_of(work_file: str | None) -> Work | None:
+    return json.loads(Path(work_file).read_text(encoding="utf-8")) if work_file else None
+
+
 def _work(connection: socket.socket, folder: Path) -> None:
     """Answers the requests of one connection, in a fork."""
+    import torch
+
+    from pt_peft.worker.answering import answer, open_log, work_for
     from pt_peft.worker.request_handler import RequestHandler
 
     frames.send(connection, {"pid": os.getpid()})
@@ -87,28 +114,13 @@ def _work(connection: socket.socket, folder: Path) -> None:
     while True:
         message, tensors = received.get()
         if message["request"] == "open":
-            _prepare_process(message["threads"], message["run_dir"])
+            work_for(message["threads"], open_log(message["run_dir"]))
         try:
             with turns.turn() if message["request"] in COMPUTING else nullcontext():
-                reply, result = handler.requests[message["request"]](message, tensors)
-        except (UserError, TensorError) as error:
-            reply, result = {"error": frames.error_fields(error)}, {}
-        except Exception as error:
-            traceback.print_exc()
-            broken = WorkerError(f"{type(error).__name__}: {error}", _reason_of(error))
-            reply, result = {"error": frames.error_fields(broken)}, {}
+                reply, result = answer(handler, message, tensors)
+        except torch.AcceleratorError:
+            os._exit(1)
         frames.send(connection, reply, result)
-
-
-def _reason_of(error: Exception) -> Reason:
-    """What others are told of an error that nobody has foreseen."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return reasons.OutOfMemory()
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return reasons.DiskFull()
-    return reasons.Internal()
 
 
 def _read(connection: socket.socket, received: queue.SimpleQueue[frames.Frame]) -> None:
@@ -119,18 +131,6 @@ def _read(connection: socket.socket, received: queue.SimpleQueue[frames.Frame]) 
     finally:
         # What cannot be read ends the worker too: it would never answer.
         os._exit(0)
-
-
-def _prepare_process(threads: int, run_dir: str) -> None:
-    """Sets torch's threads, and sends all output to the log in `run_dir`."""
-    import torch
-
-    torch.set_num_threads(threads)
-    os.makedirs(run_dir, exist_ok=True)
-    log_file = os.open(os.path.join(run_dir, "worker.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log_file, 1)
-    os.dup2(log_file, 2)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ _END_S = 10
 class WorkerHost:
     """A running host process, a child of this one."""
 
-    def __init__(self, log: Path, work: Work | None = None):
+    def __init__(self, log: Path, work: Work | None = None, *, shared: bool = False):
         """Starts the host.
 
         Args:
             log: file that the host's own output is appended to; its workers have logs of their own.
             work: what most workers will be opened with, so that the host prepares for it.
+            shared: whether one process answers all users even if they compute on no GPU.
 
         Raises:
             UserError: if the system has no place for the host's folder.
@@ -34,7 +35,7 @@ class WorkerHost:
             self.socket = os.path.join(self._folder.name, SOCKET)
             """Path of the socket on which the host listens."""
             try:
-                self._process = self._start(log, work)
+                self._process = self._start(log, work, shared)
             except OSError:
                 self._folder.cleanup()
                 raise
@@ -44,11 +45,13 @@ class WorkerHost:
                 "would be right."
             ) from None
 
-    def _start(self, log: Path, work: Work | None) -> subprocess.Popen[bytes]:
+    def _start(self, log: Path, work: Work | None, shared: bool) -> subprocess.Popen[bytes]:
         arguments = [self._folder.name]
         if work:
             arguments.append(os.path.join(self._folder.name, "work.json"))
             Path(arguments[-1]).write_text(json.dumps(work), encoding="utf-8")
+        if shared:
+            arguments.append("--shared")
         log.parent.mkdir(parents=True, exist_ok=True)
         # The socket listens from now on: users that connect before the host has imported wait for its greeting.
         with open(log, "ab") as output, socket.socket(socket.AF_UNIX) as listener:

@@ -1,7 +1,11 @@
 """The trainer that a host builds once, before it forks, for all its workers."""
 
+import functools
 import logging
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -11,27 +15,33 @@ from pt_peft.experiment.site import Site
 from pt_peft.model.backbone import pinned_weights
 from pt_peft.schema import parse
 from pt_peft.training.footprint import check_model
-from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, site_device
 from pt_peft.worker.requests import Work
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
+_trainers: WeakValueDictionary[tuple[str, torch.device, bool], LocalTrainer] = WeakValueDictionary()
+"""The trainers that workers in this process use."""
 
 
-def prepare(work: Work) -> None:
-    """Builds the trainer for `work` on the CPU, if the site's limits allow it.
+def prepare(work: Work, *, forks: bool = True) -> None:
+    """Builds the trainer for `work`, if the site's limits allow it.
 
-    On a machine with a GPU, used or not, nothing is built: neither the GPU nor the threads that autograd starts for it
-    survive a fork. Errors in `work` are left for a worker to report.
+    On a machine with a GPU, used or not, nothing is built where this process forks: neither the GPU nor the threads
+    that autograd starts for it survive that. Errors in `work` are left for a worker to report.
     """
     global _prepared
     try:
         experiment = parse(Experiment, work["experiment"], "experiment.json")
         site = parse(Site, work["site"], "site.json")
-        if not _finds_gpu():
-            device = pick_device(site.device)
+        if not (_prepared or (forks and _finds_gpu())):
+            device = site_device(site)
             weights = pinned_weights(experiment.backbone, site)
             check_model(experiment, site.limits, lambda: weights, trains=True)
-            _prepared = experiment, _without_limits(site), LocalTrainer(experiment, weights, device)
+            _prepared = (
+                experiment,
+                _without_limits(site),
+                LocalTrainer(experiment, weights, device, compiled=site.compile),
+            )
     except Exception:
         logging.getLogger(__name__).info("nothing could be prepared", exc_info=True)
 
@@ -41,11 +51,26 @@ def prepared_trainer(experiment: Experiment, site: Site) -> LocalTrainer | None:
     return _prepared[2] if _prepared and _prepared[:2] == (experiment, _without_limits(site)) else None
 
 
+def trainer_for(experiment: Experiment, weights: Path, device: torch.device, *, compiled: bool) -> LocalTrainer:
+    """A trainer as `LocalTrainer` makes it: the same one for all workers of this process that ask for the same."""
+    key = experiment.to_json(), device, compiled
+    if (trainer := _trainers.get(key)) is None:
+        trainer = _trainers[key] = LocalTrainer(experiment, weights, device, compiled=compiled)
+    return trainer
+
+
+def computes_on_gpu(work: Work | None) -> bool:
+    """Whether workers will compute on a GPU: this machine has one, and the site of `work`, if known, uses it."""
+    site: object = work and work["site"]  # a worker reports what is wrong with it
+    return not (isinstance(site, Mapping) and site.get("device") == "cpu") and _finds_gpu()
+
+
 def _without_limits(site: Site) -> Site:
     """In a simulation the server prepares for the sites, whose limits are their own."""
     return site.model_copy(update={"limits": Limits.open()})
 
 
+@functools.cache
 def _finds_gpu() -> bool:
     """Whether torch finds a GPU, asked in a fork: a process that has asked cannot use the GPU in its forks."""
     asking = os.fork()

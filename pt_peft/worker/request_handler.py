@@ -33,9 +33,9 @@ from pt_peft.privacy.plan import plan, plan_from
 from pt_peft.schema import parse
 from pt_peft.statistics.moments import class_counts, class_weights, effective_images
 from pt_peft.training.footprint import check_model
-from pt_peft.training.trainer import LocalTrainer, pick_device
+from pt_peft.training.trainer import LocalTrainer, site_device
 from pt_peft.worker.local_adapter import LocalAdapter
-from pt_peft.worker.prepared import prepared_trainer
+from pt_peft.worker.prepared import prepared_trainer, trainer_for
 from pt_peft.worker.requests import Evaluation, Opening, RoundStart, Statistics
 
 RECEIVED = "received.safetensors"
@@ -326,10 +326,10 @@ class RequestHandler:
         if self._prepared:
             return self._prepared
         with told_as(reasons.SiteSettings()):
-            device = pick_device(self.site.device)
+            device = site_device(self.site)
         weights = self._weights
         with told_as(reasons.ExperimentInvalid()):
-            return LocalTrainer(self.experiment, weights, device)
+            return trainer_for(self.experiment, weights, device, compiled=self.site.compile)
 
 
 def _with_keys(tensors: Tensors, keys: Container[str]) -> Tensors:

@@ -33,8 +33,8 @@ from pt_peft.privacy.budget import FILE_NAME as BUDGET
 from pt_peft.reasons import Reason, ServerReason, SiteReason, read_reason
 from pt_peft.schema import parse
 from pt_peft.worker import frames
+from pt_peft.worker.answering import _reason_of
 from pt_peft.worker.handle import WorkerError, _error
-from pt_peft.worker.host import _reason_of
 from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 from pt_peft_flare.filters import EgressFilter
