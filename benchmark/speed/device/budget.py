@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-SHARES = {"machine": 0.0, "contract": 0.15, "speed": 0.45, "sites": 0.15, "levers": 0.05, "accuracy": 0.2}
+SHARES = {"machine": 0.05, "contract": 0.1, "speed": 0.45, "sites": 0.15, "levers": 0.05, "accuracy": 0.2}
 """The sections in their order. A section may also take what those before it have left."""
 
 

@@ -46,7 +46,10 @@ def _code() -> dict[str, Any]:
         return {"commit": about["commit"], "dirty": about["dirty"], "packed": True}
     from benchmark.measurements.provenance import provenance
 
-    found = provenance()
+    try:
+        found = provenance()
+    except (OSError, importlib.metadata.PackageNotFoundError):  # no git, or no FLARE
+        return {"commit": "", "dirty": False, "packed": False}
     return {"commit": found["commit"], "dirty": found["dirty"], "packed": False}
 
 

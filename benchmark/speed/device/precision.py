@@ -13,7 +13,7 @@ def precision_pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         minus float32's in points of a hundred; ``standard_error`` of that mean, None of one fold; and ``evaluated``,
         the mean of the same where the same adapters are evaluated in both.
     """
-    cells_done = [one for one in records if one["section"] == "accuracy" and one["status"] == "done"]
+    cells_done = [one for one in records if one["section"] == "accuracy" and one["status"] == "done" and "kind" in one]
     found: list[dict[str, Any]] = []
     for kind, method in dict.fromkeys((one["kind"], one["method"]) for one in cells_done):
         of_kind = [one for one in cells_done if (one["kind"], one["method"]) == (kind, method)]

@@ -19,7 +19,7 @@ Record = dict[str, Any]
 
 
 class Results:
-    """A folder with a line of JSON for each step, and a summary of them that is always up to date."""
+    """A folder with a line of JSON for each step, and a summary that is written anew with each measurement."""
 
     def __init__(self, folder: Path):
         """Makes `folder` if need be. Raises UserError if it has results already."""
@@ -33,16 +33,24 @@ class Results:
     def add(
         self, section: str, step: str, status: Status, seconds: float, values: Mapping[str, Any] | None = None
     ) -> None:
-        """Adds a record and writes the summary anew."""
+        """Adds a record. What was measured is then on disk, and in the summary."""
         record = {"section": section, "step": step, "status": status, "seconds": round(seconds, 2), **(values or {})}
         with self._lock:
             self.records.append(record)
             # One short write to a file opened for appending is not torn; `read` leaves out a line that is.
             with open(self.folder / FILE, "ab") as file:
                 file.write(json.dumps(record, default=str).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            write_atomically(self.folder / SUMMARY, summary(self.records).encode())
+                if status != "skipped":  # these come by the dozen, and the disk would cost the seconds that are left
+                    file.flush()
+                    os.fsync(file.fileno())
+        if status != "skipped":
+            self.summarise()
+
+    def summarise(self) -> None:
+        """Writes the summary of all records so far."""
+        with self._lock:
+            text = summary(self.records)
+        write_atomically(self.folder / SUMMARY, text.encode())
 
 
 def read(folder: Path) -> list[Record]:

@@ -139,8 +139,10 @@ class _Group:
 
     def close(self) -> None:
         """Ends the workers and the host."""
-        self._host.close()
         self._pool.shutdown()
+        for worker in self._workers:
+            worker.kill()
+        self._host.close()
 
     def _train(self, index: int, seconds: float) -> None:
         message = {"round": self._rounds[index], "since": None}

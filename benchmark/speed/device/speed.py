@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from benchmark.speed.device.cases import CLASSES, METHODS, Architecture, Case
+from benchmark.speed.device.cases import METHODS, SPEED_CLASSES, Architecture, Case
 from benchmark.speed.device.machine import synchronize
 from benchmark.speed.device.pace import Pace
 from benchmark.speed.device.plain_loop import PlainLoop
@@ -100,7 +100,7 @@ class Loops:
         generator = np.random.default_rng(0)
         size = case.architecture.size
         images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-        labels = generator.integers(0, len(CLASSES), count)
+        labels = generator.integers(0, len(SPEED_CLASSES), count)
         self._round = 0
         self.peaks: dict[str, dict[str, Peak]] = {}
         self.first: dict[str, float] = {}
@@ -112,7 +112,7 @@ class Loops:
                 tensors,
                 case.architecture.name,
                 {"img_size": size, **case.architecture.kwargs},
-                len(CLASSES),
+                len(SPEED_CLASSES),
                 device,
                 rank=options.get("lora", {}).get("rank", 0),
                 prompts=options.get("vpt_deep", {}).get("num_prompts", 0),

@@ -56,6 +56,7 @@ class Runner:
         for step in late:
             if self._budget.left() > 1.2 * step.least():
                 self._one(step, self._budget.left())
+        self._results.summarise()
 
     def _one(self, step: Step, left: float) -> bool:
         """Runs one step. Returns false if `left` seconds are too few for it."""
@@ -75,7 +76,7 @@ class Runner:
             self._add(step, "done", values)
         finally:
             self.now = None
-            free_memory()
+        free_memory()
         return True
 
     def _add(self, step: Step, status: Any, values: Mapping[str, Any]) -> None:
@@ -90,6 +91,7 @@ class Runner:
         def stop() -> None:
             if step := self.now:
                 self._add(step, "failed", {"why": "the time was over before it ended"})
+            self._results.summarise()
             end(0)
 
         timer = threading.Timer(max(0.0, self._budget.left() + 3), stop)

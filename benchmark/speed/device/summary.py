@@ -27,22 +27,21 @@ def summary(records: Records) -> str:
 
 
 def _machine(done: Records) -> str:
-    for one in done:
-        if one["section"] == "machine":
-            gpu = one["gpu"]
-            if gpu:
-                where = f"{gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}, CUDA {gpu['cuda']}"
-            else:
-                where = f"no GPU: {one['machine']['cpu']}, {one['threads']} threads. **These are a CPU's figures.**"
-            versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-            dirty = ", changed" if one["dirty"] else ""
-            return f"# Speed on a device\n\n{where}\n\nCommit {one['commit'][:12]}{dirty}, {one['time']}. {versions}."
+    for one in _of(done, "machine", "versions"):
+        gpu = one["gpu"]
+        if gpu:
+            where = f"{gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}, CUDA {gpu['cuda']}"
+        else:
+            where = f"no GPU: {one['machine']['cpu']}, {one['threads']} threads. **These are a CPU's figures.**"
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        dirty = ", changed" if one["dirty"] else ""
+        return f"# Speed on a device\n\n{where}\n\nCommit {one['commit'][:12]}{dirty}, {one['time']}. {versions}."
     return "# Speed on a device"
 
 
 def _targets(done: Records) -> str:
     rows: list[list[object]] = []
-    speed = [one for one in done if one["section"] == "speed"]
+    speed = _of(done, "speed", "train")
     train = [one["train"]["ours_over_bare"] for one in speed]
     evaluate = [one["evaluate"]["ours_over_bare"] for one in speed]
     memory = [ratio for one in speed if (ratio := one["train"]["memory_ours_over_bare"]) is not None]
@@ -66,7 +65,7 @@ def _targets(done: Records) -> str:
         found = f"{one['evaluated']:+.2f}"
         met = "met" if one["evaluated"] >= -POINTS else "not met"
         rows.append([f"{one['kind']} {one['method']}: the same adapter evaluated in both", f"≥ -{POINTS}", found, met])
-    if equal := [one for one in done if one["section"] == "contract" and "equal" in one]:
+    if equal := _of(done, "contract", "equal"):
         most = max(one["relative"] for one in equal)
         met = sum(one["equal"] for one in equal)
         rows.append(
@@ -77,9 +76,7 @@ def _targets(done: Records) -> str:
 
 def _speed(done: Records, section: str) -> str:
     rows: list[list[object]] = []
-    for one in done:
-        if one["section"] != section:
-            continue
+    for one in _of(done, section, "train"):
         train, evaluate = one["train"], one["evaluate"]
         rows.append(
             [
@@ -106,15 +103,14 @@ def _speed(done: Records, section: str) -> str:
 
 def _contract(records: Records) -> str:
     parts: list[str] = []
-    for one in records:
-        if one["section"] == "contract" and "tests" in one:
-            counts = ", ".join(f"{count} {name}" for name, count in one["tests"].items()) or "none ended"
-            parts.append(f"`{one['step']}`: {counts}; exit code {one['exit_code']}.")
+    for one in _of(records, "contract", "tests"):
+        counts = ", ".join(f"{count} {name}" for name, count in one["tests"].items()) or "none ended"
+        parts.append(f"`{one['step']}`: {counts}; exit code {one['exit_code']}.")
     rows = [
         [one["step"], f"{one['relative']:.1e}", f"{one['relative_change']:.1e}", one["worst"],
          f"{one['worst_relative']:.1e}", f"{one['logits_relative']:.1e}",
          "the same bits" if one["again"] == 0 else f"{one['again']:.1e}"]
-        for one in records if one["section"] == "contract" and one["status"] == "done" and "equal" in one
+        for one in _of(records, "contract", "equal")
     ]  # fmt: skip
     head = [
         "method",
@@ -132,9 +128,7 @@ def _contract(records: Records) -> str:
 
 def _sites(done: Records) -> str:
     parts: list[str] = []
-    for one in done:
-        if one["section"] != "sites":
-            continue
+    for one in _of(done, "sites", "sites"):
         rows = [
             [row["sites"], f"{row['images_per_s']:.0f}", f"{row['images_per_s'] / one['sites'][0]['images_per_s']:.2f}",
              _gb(row["memory_bytes"])]
@@ -151,7 +145,7 @@ def _accuracy(done: Records) -> str:
         [one["kind"], one["method"], one["precision"], one["fold"], one["rounds"], f"{one['balanced_accuracy']:.3f}",
          f"{one['in_the_other_precision']['balanced_accuracy']:.3f}",
          f"{one['in_the_other_precision']['same_answers']:.3f}", f"{one['training_s']:.1f}"]
-        for one in done if one["section"] == "accuracy"
+        for one in _of(done, "accuracy", "kind")
     ]  # fmt: skip
     head = ["trained", "method", "precision", "fold", "rounds", "balanced accuracy", "evaluated in the other precision"]
     head += ["same answers", "training, s"]
@@ -166,6 +160,11 @@ def _missing(records: Records) -> str:
     return (
         f"## What was not measured\n\n{title}.\n\n{_table(['section', 'step', 'status', 'why'], rows)}" if rows else ""
     )
+
+
+def _of(records: Records, section: str, field: str) -> list[dict[str, Any]]:
+    """The records of a section that have a field."""
+    return [one for one in records if one["section"] == section and field in one]
 
 
 def _number(value: float | None) -> str:
