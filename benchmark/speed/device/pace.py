@@ -33,7 +33,7 @@ class Pace:
         """Seconds of a training step of `case`: those of the step seen that is nearest in size, scaled."""
         flops = case.flops(case.batch_size)
         if seen := self._seen[case.precision]:
-            size, seconds = min(seen, key=lambda one: max(one[0] / flops, flops / one[0]))
+            size, seconds = min(reversed(seen), key=lambda one: max(one[0] / flops, flops / one[0]))
             # A smaller step takes more of its time for each operation.
             return seconds * max(flops / size, (flops / size) ** 0.5)
         if case.precision not in self._rates:

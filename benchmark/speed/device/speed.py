@@ -73,9 +73,11 @@ class Loops:
     """The bare loop and ours, with the same images.
 
     Attributes:
+        images: uint8 (N,3,S,S), of a round.
+        step_s: seconds of a step of the bare loop.
         peaks: memory of each loop's training and evaluation, by its name and ``train`` or ``evaluate``.
         first: seconds of the first rounds.
-        losses: mean loss of each loop's first round.
+        parameters: trained values of each loop.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Loops:
         case: Case,
         weights: Weights,
         device: torch.device,
-        steps: int,
+        steps_of: Callable[[float], int],
         make_ours: Callable[..., LocalTrainer] = LocalTrainer,
     ):
         """Builds both models and lets each train and evaluate once, so that nothing is measured that happens once.
@@ -92,19 +94,20 @@ class Loops:
             case: what they train.
             weights: of the backbone.
             device: where.
-            steps: of a round.
+            steps_of: takes the seconds of a step and returns the steps of a round.
             make_ours: makes our trainer of an experiment, a weights file and the device.
         """
-        self._case, self._device = case, device
-        count = steps * case.batch_size
-        generator = np.random.default_rng(0)
+        self._device = device
         size = case.architecture.size
-        images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-        labels = generator.integers(0, len(SPEED_CLASSES), count)
         self._round = 0
         self.peaks: dict[str, dict[str, Peak]] = {}
         self.first: dict[str, float] = {}
         path, tensors = weights.of(case.architecture)
+
+        def random_images(count: int) -> tuple[np.ndarray, np.ndarray]:
+            generator = np.random.default_rng(0)
+            images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+            return images, generator.integers(0, len(SPEED_CLASSES), count)
 
         def bare() -> tuple[Callable[[], float], Callable[[], torch.Tensor]]:
             options = METHODS[case.method]
@@ -131,8 +134,8 @@ class Loops:
             )
 
         def ours() -> tuple[Callable[[], float], Callable[[], torch.Tensor]]:
-            trainer = make_ours(case.experiment(sha256_of(path), count), path, device)
-            split, start = ImageSplit(images, labels), trainer.initial
+            trainer = make_ours(case.experiment(sha256_of(path), len(self.labels)), path, device)
+            split, start = ImageSplit(self.images, self.labels), trainer.initial
             self.parameters["ours"] = sum(one.numel() for one in trainer.model.trained.values())
 
             def train() -> float:
@@ -147,6 +150,17 @@ class Loops:
         self._evaluate = {name: one[1] for name, one in made.items()}
         if self.parameters["bare"] != self.parameters["ours"]:
             raise RuntimeError(f"the loops train different numbers of parameters: {self.parameters}")
+
+    def _seconds_of_step(self, loop: PlainLoop, images: np.ndarray, labels: np.ndarray) -> float:
+        """Seconds of the second step on one batch."""
+        batch, truth, start = torch.from_numpy(images).to(self._device), torch.from_numpy(labels), loop.state()
+        truth = truth.to(self._device)
+        for _ in range(2):
+            synchronize(self._device)
+            started = time.perf_counter()
+            loop.train(start, batch, truth, len(batch))
+            synchronize(self._device)
+        return time.perf_counter() - started
 
     def _made(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, after its first training and evaluation, whose memory is noted."""
@@ -235,15 +249,21 @@ def measure(
     Raises:
         NoTime: if they are too few.
     """
-    seconds = min(left, max(CASE_S, left / 3))
-    step_s = pace.step(case)
-    plan = rounds_of(step_s, 0.8 * seconds)
-    if plan is None:
-        raise NoTime(least_seconds(step_s) / 0.8, left)
-    steps, repeats = plan
-    loops = Loops(case, weights, device, steps, make_ours)
-    images = steps * case.batch_size
-    taken = loops.seconds(repeats)
+    until = time.monotonic() + min(left, max(CASE_S, left / 3))
+    repeats = 0
+
+    def steps_of(step_s: float) -> int:
+        nonlocal repeats
+        pace.note(case, case.batch_size, step_s)
+        seconds = 0.8 * (until - time.monotonic())
+        plan = rounds_of(step_s, seconds)
+        if plan is None:
+            raise NoTime(least_seconds(step_s), seconds)
+        steps, repeats = plan
+        return steps
+
+    loops = Loops(case, weights, device, steps_of, make_ours)
+    images, taken = len(loops.images), loops.seconds(repeats)
     pace.note(case, images, statistics.median(taken["train"]["bare"]))
     return {**of_case(case), "images": images, "repeats": repeats, **compared(loops, taken, images)}
 
