@@ -121,11 +121,10 @@ class Loops:
                 prompts=options.get("vpt_deep", {}).get("num_prompts", 0),
                 bfloat16=case.precision == "bfloat16",
             )
-            on_device, truth, start = (
-                torch.from_numpy(images).to(device),
-                torch.from_numpy(labels).to(device),
-                loop.state(),
-            )
+            start = loop.state()
+            self.step_s = self._seconds_of_step(loop, *random_images(case.batch_size))
+            self.images, self.labels = random_images(steps_of(self.step_s) * case.batch_size)
+            on_device, truth = (torch.from_numpy(one).to(device) for one in (self.images, self.labels))
             self.parameters = {"bare": sum(one.numel() for one in loop.trained.values())}
             batch = EVALUATION_BATCH[device.type]
             return (

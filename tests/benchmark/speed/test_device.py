@@ -492,7 +492,8 @@ def test_the_summary_says_what_was_wanted_and_what_is_a_cpus():
         }
         return {
             "section": "speed", "step": model, "status": "done", "model": model, "method": "lora",
-            "precision": "float32", "batch_size": 32, "train": {**rates, "ours_over_bare": train, "memory_ours_over_bare": memory},
+            "precision": "float32", "batch_size": 32,
+            "train": {**rates, "ours_over_bare": train, "memory_ours_over_bare": memory},
             "evaluate": {**rates, "ours_over_bare": evaluate, "memory_ours_over_bare": memory},
         }  # fmt: skip
 
