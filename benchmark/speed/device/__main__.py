@@ -40,8 +40,10 @@ def _main(arguments: list[str] | None) -> None:
 
     if not 0 < options.minutes <= 24 * 60:
         raise UserError(f"--minutes: {options.minutes:g}; above 0 and at most {24 * 60} would be right.")
-    from benchmark.speed.device.run import run
-
+    try:
+        from benchmark.speed.device.run import run
+    except ModuleNotFoundError as error:
+        raise UserError(f"this Python has no {error.name}; see docs/benchmark/gpu.md.") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the worker host and temporary files go too
     with tempfile.TemporaryDirectory(prefix="device-") as folder:
         run(options.minutes, STARTED, options.out, options.device, Path(folder))

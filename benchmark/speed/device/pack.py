@@ -1,7 +1,7 @@
 """Packs what `python -m benchmark.speed.device` needs on a machine without a network, at most 60 MB.
 
     python -m benchmark.speed.device.pack --out pack.zip
-    python -m benchmark.speed.device.pack --out FOLDER --python 3.11 3.12
+    python -m benchmark.speed.device.pack --out FOLDER --python 3.12
 
 It takes this clone's code, half of HAM10000 and ViT-Tiny's weights from ``$PT_PEFT_SHARED/data``, and the packages that
 a machine with torch may lack, in the versions that are installed here. In the unpacked folder the command runs as in a
@@ -46,6 +46,8 @@ WHEELS = (
     "filelock",  # the cache of images
 )
 """What a machine with torch, numpy, pillow, safetensors, huggingface_hub and transformers may lack."""
+PYTHONS = ["3.12", "3.11", "3.13"]
+"""The versions of Python for which compiled packages are packed, if no others are asked for."""
 COMPILED = ("pydantic_core",)
 """Those of them that are compiled for one version of Python."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 17, 12, 5)] + ["manylinux2014_x86_64"]
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="FILE.zip, or a new folder")
-    parser.add_argument("--python", nargs="+", default=["3.12"], help="the machine's Python (default: 3.12)")
+    parser.add_argument("--python", nargs="+", default=PYTHONS, help="default: %(default)s")
     parser.add_argument("--wheels", nargs="+", default=[], metavar="NAME[==VERSION]", help="packages to add")
     options = parser.parse_args(arguments)
     out: Path = options.out
