@@ -130,10 +130,11 @@ class Source:
     @classmethod
     def packed(cls, cache: Path) -> "Source":
         """What the pack holds. Raises Skipped in a clone."""
-        paths = [ROOT / name for name in (IMAGES, TABLE, WEIGHTS)]
-        if absent := [str(path) for path in paths if not path.is_file()]:
-            raise Skipped(f"{absent[0]} is not here; the pack has it")
-        return cls(*paths, cache)
+        source = cls(ROOT / IMAGES, ROOT / TABLE, ROOT / WEIGHTS, cache)
+        for path in (source.images, source.table, source.weights):
+            if not path.is_file():
+                raise Skipped(f"{path} is not here; the pack has it")
+        return source
 
 
 class Bench:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 from safetensors.torch import save_file
@@ -33,6 +34,8 @@ CASE_S = 20.0
 """Seconds that a case may take at most, unless a third of what is left to the section is more."""
 EVALUATION_BATCH = {"cpu": 256, "cuda": 1024}
 """Images in a batch of the bare loop's evaluation."""
+Runs = Mapping[str, Callable[[], object]]
+"""What a loop does: ``train`` and ``evaluate``."""
 _EVALUATION = 1 / 3
 """An evaluation's share of a training round's seconds."""
 
@@ -74,7 +77,7 @@ class Loops:
 
     Attributes:
         images: uint8 (N,3,S,S), of a round.
-        step_s: seconds of a step of the bare loop.
+        labels: int64 (N,).
         peaks: memory of each loop's training and evaluation, by its name and ``train`` or ``evaluate``.
         first: seconds of the first rounds.
         parameters: trained values of each loop.
@@ -97,92 +100,91 @@ class Loops:
             steps_of: takes the seconds of a step and returns the steps of a round.
             make_ours: makes our trainer of an experiment, a weights file and the device.
         """
-        self._device = device
-        size = case.architecture.size
+        self._case, self._weights, self._device = case, weights, device
         self._round = 0
+        self._steps_of, self._make_ours = steps_of, make_ours
+        self.images, self.labels = self._random_images(case.batch_size)
         self.peaks: dict[str, dict[str, Peak]] = {}
         self.first: dict[str, float] = {}
-        path, tensors = weights.of(case.architecture)
-
-        def random_images(count: int) -> tuple[np.ndarray, np.ndarray]:
-            generator = np.random.default_rng(0)
-            images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-            return images, generator.integers(0, len(SPEED_CLASSES), count)
-
-        def bare() -> tuple[Callable[[], float], Callable[[], torch.Tensor]]:
-            options = METHODS[case.method]
-            loop = PlainLoop(
-                tensors,
-                case.architecture.name,
-                {"img_size": size, **case.architecture.kwargs},
-                len(SPEED_CLASSES),
-                device,
-                rank=options.get("lora", {}).get("rank", 0),
-                prompts=options.get("vpt_deep", {}).get("num_prompts", 0),
-                bfloat16=case.precision == "bfloat16",
-            )
-            start = loop.state()
-            self.step_s = self._seconds_of_step(loop, *random_images(case.batch_size))
-            self.images, self.labels = random_images(steps_of(self.step_s) * case.batch_size)
-            on_device, truth = (torch.from_numpy(one).to(device) for one in (self.images, self.labels))
-            self.parameters = {"bare": sum(one.numel() for one in loop.trained.values())}
-            batch = EVALUATION_BATCH[device.type]
-            return (
-                lambda: loop.train(start, on_device, truth, case.batch_size)[1],
-                lambda: loop.predict(start, on_device, batch),
-            )
-
-        def ours() -> tuple[Callable[[], float], Callable[[], torch.Tensor]]:
-            trainer = make_ours(case.experiment(sha256_of(path), len(self.labels)), path, device)
-            split, start = ImageSplit(self.images, self.labels), trainer.initial
-            self.parameters["ours"] = sum(one.numel() for one in trainer.model.trained.values())
-
-            def train() -> float:
-                loss = trainer.train("site-1", split, start, self._round).loss
-                assert loss is not None
-                return loss
-
-            return train, lambda: trainer.predict(start, split)[0]
-
-        made = {"bare": self._made("bare", bare), "ours": self._made("ours", ours)}
-        self._train = {name: one[0] for name, one in made.items()}
-        self._evaluate = {name: one[1] for name, one in made.items()}
+        self.parameters: dict[str, int] = {}
+        self._runs = {"bare": self._made("bare", self._bare), "ours": self._made("ours", self._ours)}
         if self.parameters["bare"] != self.parameters["ours"]:
             raise RuntimeError(f"the loops train different numbers of parameters: {self.parameters}")
 
-    def _seconds_of_step(self, loop: PlainLoop, images: np.ndarray, labels: np.ndarray) -> float:
+    def _bare(self) -> Runs:
+        """The bare loop. Its second step says how many images there are."""
+        case, options = self._case, METHODS[self._case.method]
+        loop = PlainLoop(
+            self._weights.of(case.architecture)[1],
+            case.architecture.name,
+            {"img_size": case.architecture.size, **case.architecture.kwargs},
+            len(SPEED_CLASSES),
+            self._device,
+            rank=options.get("lora", {}).get("rank", 0),
+            prompts=options.get("vpt_deep", {}).get("num_prompts", 0),
+            bfloat16=case.precision == "bfloat16",
+        )
+        self.parameters["bare"] = sum(one.numel() for one in loop.trained.values())
+        start = loop.state()
+        steps = self._steps_of(self._seconds_of_step(loop))
+        self.images, self.labels = self._random_images(steps * case.batch_size)
+        images, labels = (torch.from_numpy(one).to(self._device) for one in (self.images, self.labels))
+        batch = EVALUATION_BATCH[self._device.type]
+        return {
+            "train": lambda: loop.train(start, images, labels, case.batch_size),
+            "evaluate": lambda: loop.predict(start, images, batch),
+        }
+
+    def _ours(self) -> Runs:
+        path, _ = self._weights.of(self._case.architecture)
+        experiment = self._case.experiment(sha256_of(path), len(self.labels))
+        trainer = self._make_ours(experiment, path, self._device)
+        self.parameters["ours"] = sum(one.numel() for one in trainer.model.trained.values())
+        split, start = ImageSplit(self.images, self.labels), trainer.initial
+        return {
+            "train": lambda: trainer.train("site-1", split, start, self._round),
+            "evaluate": lambda: trainer.predict(start, split),
+        }
+
+    def _random_images(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        generator, size = np.random.default_rng(0), self._case.architecture.size
+        images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+        return images, generator.integers(0, len(SPEED_CLASSES), count)
+
+    def _seconds_of_step(self, loop: PlainLoop) -> float:
         """Seconds of the second step on one batch."""
-        batch, truth, start = torch.from_numpy(images).to(self._device), torch.from_numpy(labels), loop.state()
-        truth = truth.to(self._device)
-        for _ in range(2):
-            synchronize(self._device)
-            started = time.perf_counter()
-            loop.train(start, batch, truth, len(batch))
-            synchronize(self._device)
+        images, labels = (torch.from_numpy(one).to(self._device) for one in (self.images, self.labels))
+        start = loop.state()
+        return [self._timed(lambda: loop.train(start, images, labels, len(images))) for _ in range(2)][-1]
+
+    def _timed(self, run: Callable[[], object]) -> float:
+        """Seconds that `run` takes on the device."""
+        synchronize(self._device)
+        started = time.perf_counter()
+        run()
+        synchronize(self._device)
         return time.perf_counter() - started
 
-    def _made(self, name: str, make: Callable[[], Any]) -> Any:
+    def _made(self, name: str, make: Callable[[], Runs]) -> Runs:
         """What `make` returns, after its first training and evaluation, whose memory is noted."""
         cuda = self._device.type == "cuda"
         free_memory()
         before = (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) if cuda else (0, 0)
-        train, evaluate = made = make()
+        runs = make()
         self.peaks[name] = {}
-        for what, run in (("train", train), ("evaluate", evaluate)):
+        for what, run in runs.items():
             if cuda:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            started = time.perf_counter()
-            run()
-            synchronize(self._device)
+            seconds = self._timed(run)
             if what == "train":
-                self.first[name] = time.perf_counter() - started
+                self.first[name] = seconds
             peak = Peak(None, None)
             if cuda:
                 now = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
                 peak = Peak(now[0] - before[0], now[1] - before[1])
             self.peaks[name][what] = peak
-        return made
+        return runs
 
     def seconds(self, repeats: int) -> dict[str, dict[str, list[float]]]:
         """Measures `repeats` rounds and evaluations of each loop, alternating.
@@ -191,16 +193,12 @@ class Loops:
             Seconds by ``train`` or ``evaluate`` and the loop's name.
         """
         taken: dict[str, dict[str, list[float]]] = {}
-        for what, loops in (("train", self._train), ("evaluate", self._evaluate)):
-            taken[what] = {name: [] for name in loops}
+        for what in ("train", "evaluate"):
+            taken[what] = {name: [] for name in self._runs}
             for _ in range(repeats):
                 self._round += 1
-                for name, run in loops.items():
-                    synchronize(self._device)
-                    started = time.perf_counter()
-                    run()
-                    synchronize(self._device)
-                    taken[what][name].append(time.perf_counter() - started)
+                for name, runs in self._runs.items():
+                    taken[what][name].append(self._timed(runs[what]))
         return taken
 
 

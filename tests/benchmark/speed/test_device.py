@@ -32,6 +32,7 @@ from benchmark.speed.device.summary import summary
 from helpers import ROOT
 from pt_peft.data.views import VIEWS, view
 from pt_peft.errors import UserError
+from pt_peft.model.model_input import Precision
 from pt_peft.training.trainer import LocalTrainer
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ TINY = Architecture(
 )
 
 
-def case(method="lora", precision="float32") -> Case:
+def case(method: str = "lora", precision: Precision = "float32") -> Case:
     return Case("tiny", method, precision, 4, TINY)
 
 
@@ -282,7 +283,7 @@ def test_memory_of_a_gpu_is_each_loops_own(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(torch.cuda, name, value)
     for name in ("bare", "ours"):
-        loops._made(name, lambda: (lambda: 0.0, lambda: torch.zeros(1)))
+        loops._made(name, lambda: {"train": lambda: None, "evaluate": lambda: None})
     assert loops.peaks["bare"]["train"] == speed.Peak(600, 900)
     assert loops.peaks["ours"]["evaluate"] == speed.Peak(200, 900)
 
