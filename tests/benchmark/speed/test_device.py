@@ -61,13 +61,15 @@ def test_a_section_may_take_its_share_and_what_was_left():
     budget = Budget(10, 100.0, clock)
     assert sum(SHARES.values()) == pytest.approx(1)
     assert budget.left() == 585
-    assert budget.left("machine") == pytest.approx(0.05 * 585)
+    assert budget.left("machine") == pytest.approx(0.02 * 585)
     assert budget.left("speed") == pytest.approx(0.6 * 585)
     clock.now += 100
     assert budget.left() == 485
     assert budget.left("accuracy") == pytest.approx(485)
     assert budget.left("contract") < 0
-    assert Budget(1, 100.0, Clock()).left() == 54
+    late = Budget(1, 70.0, Clock())  # its imports took half of the time
+    assert late.left() == 24
+    assert late.left("machine") == pytest.approx(0.02 * 24)
 
 
 def test_steps_that_do_not_fit_are_left_out_and_get_a_second_chance(tmp_path, capsys):
