@@ -54,7 +54,7 @@ def contract_steps(device: torch.device, folder: Path) -> Iterator[Step]:
             taken.append(time.perf_counter() - started)
             return found
 
-        return Step(SECTION, name, run, lambda: 1.5 * max(taken[-3:], default=5.0))
+        return Step(SECTION, name, run, lambda: 1.5 * min(taken[-3:], default=3.0))
 
     yield from map(step, method_names())
     yield Step(SECTION, TESTS, lambda left: run_tests(device, folder, left), lambda: 20.0)

@@ -1,5 +1,6 @@
 """Images a second and memory of our trainer and of the bare loop, alternating on one device."""
 
+import importlib
 import math
 import statistics
 import time
@@ -298,7 +299,8 @@ def _memory_ratio(ours: Peak, bare: Peak) -> float | None:
 
 
 def warm_up(device: torch.device) -> None:
-    """Lets `device` allocate what it does once, so that no loop's memory holds it: the libraries' workspaces."""
+    """Does what is done once, so that nothing measured holds it: late imports, and the libraries' workspaces."""
+    importlib.import_module("pt_peft.data.augmentation")
     for precision in (torch.float32, torch.bfloat16):
         images = torch.ones(2, 3, 32, 32, device=device)
         model = torch.nn.Sequential(
