@@ -54,7 +54,14 @@ def hasten_simulation(fl_ctx: FLContext) -> None:
     if SITE_START_FORK.usable():
         from nvflare.private.fed.app.simulator import simulator_runner
 
-        simulator_runner.subprocess = SiteStarter(SiteFork())
+        simulator_runner.subprocess = SiteStarter(_fork())
+
+
+def _fork() -> SiteFork | None:
+    try:
+        return SiteFork()
+    except OSError:  # no such sockets on this system, or no process more
+        return None
 
 
 def hasten_site() -> None:
@@ -123,6 +130,7 @@ class SiteStarter:
     def Popen(
         self, command: list[str], *, preexec_fn: object = None, env: dict[str, str] | None = None, **options: Any
     ) -> "subprocess.Popen[Any] | SiteProcess":
+        """Starts a process, a site's by the fork if it can."""
         if preexec_fn is not os.setsid:
             return subprocess.Popen(command, preexec_fn=cast(Any, preexec_fn), env=env, **options)
         if self._fork and command[:3] == [sys.executable, "-m", PROGRAM]:

@@ -7,6 +7,7 @@
 their memory. This process ends with the simulator.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -24,8 +25,18 @@ import numpy as np
 
 PROGRAM = "nvflare.private.fed.app.simulator.simulator_worker"
 """The module that FLARE runs as a site's process."""
-COMPONENTS = ("pt_peft_flare.learner", "pt_peft_flare.filters", "nvflare.app_common.decomposers.numpy_decomposers")
-"""What such a process imports later, by the job's config and on its own."""
+COMPONENTS = (
+    "pt_peft_flare.learner",
+    "pt_peft_flare.filters",
+    "nvflare.app_common.decomposers.numpy_decomposers",
+    "nvflare.app_common.executors.client_api_executor",
+    "nvflare.fuel.utils.fobs.decomposers.core_decomposers",
+    "nvflare.fuel.f3.drivers.aio_grpc_driver",
+    "nvflare.fuel.f3.drivers.aio_http_driver",
+    "nvflare.fuel.f3.drivers.grpc_driver",
+    "nvflare.fuel.f3.drivers.tcp_driver",
+)
+"""What such a process imports later, by the job's config and on its own. Time is all that a missing name costs."""
 MESSAGE_BYTES = 1 << 20
 """Most bytes of a message, which has a whole environment."""
 
@@ -34,7 +45,7 @@ class Start(TypedDict):
     """What the simulator asks for, as JSON: to start a process."""
 
     command: list[str]
-    """The Python, ``-m``, `PROGRAM` and its arguments."""
+    """The Python, ``-m``, a module as `PROGRAM`, and its arguments."""
     environment: dict[str, str]
     folder: str
     """The working directory."""
@@ -49,7 +60,8 @@ def main() -> None:
     importlib.import_module(PROGRAM)
     del sys.modules[PROGRAM]  # each fork runs it itself
     for name in COMPONENTS:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.freeze()  # all objects so far stay in the memory that the forks share
     gc.enable()
     start = _serve(simulator)
@@ -126,7 +138,7 @@ def _become(start: Start) -> None:
     from pt_peft_flare.short_waits import hasten_site
 
     hasten_site()
-    runpy.run_module(PROGRAM, run_name="__main__", alter_sys=True)
+    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
 
 
 def brings_imported(folders: Iterable[str]) -> bool:

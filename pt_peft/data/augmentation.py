@@ -1,26 +1,35 @@
-"""The random part of the image pipeline: MONAI transforms, each image's own at random, a batch at a time.
+"""The random part of the image pipeline: each image's own transforms at random, a batch at a time.
 
-MONAI's own ``Rand*`` transforms take one image a call, which costs 0.8 ms an image at 96 px, as much as a tenth of a
-training step of a small ViT. Here all images of a batch that get the same transform go through it in one call.
-
-Importing this module imports MONAI (seconds): import it where images are augmented.
+MONAI's ``Rand*`` transforms take one image a call, which costs 0.8 ms an image at 96 px, as much as a tenth of a
+training step of a small ViT. Here all images of a batch that get the same transform go through it in one call. Training
+does without MONAI, whose import takes as long as torch's.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.transforms import Flip, Randomizable, Rotate90, Transform
 
-from pt_peft.data.untracked import untracked
+from pt_peft.data.moves import Flip, Rotate90
 from pt_peft.data.views import CORNERS, numbers, view
 from pt_peft.seeds import derive_seed
 
 
-class BatchTransform(Randomizable, Transform):
-    """A MONAI transform of a batch, with random numbers of its own."""
+class BatchTransform(ABC):
+    """A transform of a batch, with random numbers of its own.
+
+    Attributes:
+        R: draws them.
+    """
+
+    def __init__(self) -> None:
+        self.R = np.random.RandomState()
+
+    def set_random_state(self, seed: int) -> None:
+        """Starts the draws anew from `seed`, 0 to 2^32 - 1."""
+        self.R = np.random.RandomState(seed)
 
     @abstractmethod
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -36,6 +45,7 @@ class RandomMove(BatchTransform):
 
     def __init__(self, *moves: Flip | Rotate90):
         """See the attributes."""
+        super().__init__()
         self.moves = moves
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -54,6 +64,7 @@ class RandomIntensity(BatchTransform):
     """x → clip(a·x + b, 0, 1) for each image, with a uniform in 1 ± `scale` and b uniform in ± `shift`."""
 
     def __init__(self, scale: float, shift: float):
+        super().__init__()
         self._scale = scale
         self._shift = shift
 
@@ -86,9 +97,8 @@ class Augmentation:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Maps float32 (B,3,S,S) in [0,1] to new images of the same kind."""
-        with untracked():
-            for transform in self._transforms:
-                images = transform(images)
+        for transform in self._transforms:
+            images = transform(images)
         return images
 
     def views(self, count: int) -> npt.NDArray[np.int64]:
@@ -106,11 +116,10 @@ def views_of(names: Sequence[str]) -> tuple[int, ...] | None:
         names: keys of `AUGMENTATIONS`; without any the image itself is the only view.
     """
     reached = {0}
-    with untracked():
-        for transform in (one for name in names for one in AUGMENTATIONS[name]()):
-            if not isinstance(transform, RandomMove):
-                return None
-            corners = torch.cat([view(CORNERS, number) for number in reached])
-            for move in transform.moves:
-                reached.update(int(number) for number in numbers(move(corners).unsqueeze(1)))
+    for transform in (one for name in names for one in AUGMENTATIONS[name]()):
+        if not isinstance(transform, RandomMove):
+            return None
+        corners = torch.cat([view(CORNERS, number) for number in reached])
+        for move in transform.moves:
+            reached.update(int(number) for number in numbers(move(corners).unsqueeze(1)))
     return tuple(sorted(reached))

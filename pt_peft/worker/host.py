@@ -65,12 +65,11 @@ def _make_ready(work_file: str | None) -> None:
 
     from pt_peft.worker.prepared import prepare
 
-    importlib.import_module("pt_peft.worker.request_handler")
+    for name in ("pt_peft.worker.request_handler", "pt_peft.data.augmentation"):
+        importlib.import_module(name)
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
-    work: Work | None = json.loads(Path(work_file).read_text(encoding="utf-8")) if work_file else None
-    if work is None or work["experiment"]["data"]["augment"]:
-        importlib.import_module("pt_peft.data.augmentation")
-    if work:
+    if work_file:
+        work: Work = json.loads(Path(work_file).read_text(encoding="utf-8"))
         prepare(work)
     gc.freeze()  # all objects so far stay in the memory that the workers share
     gc.enable()

@@ -3,6 +3,7 @@
 import io
 from typing import get_args
 
+import monai.transforms
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,9 @@ from PIL import Image
 
 from helpers import at_size
 from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation, views_of
+from pt_peft.data.moves import Flip, Rotate90
 from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
+from pt_peft.data.untracked import untracked
 from pt_peft.data.views import CORNERS, VIEWS, numbers, view
 from pt_peft.experiment.sections import Data
 
@@ -148,6 +151,23 @@ def test_arrays_go_the_same_way_as_files(shape):
 
 def test_no_arrays():
     assert list(transform_arrays([], at_size(16))) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        *((Flip(axis), monai.transforms.Flip(axis)) for axis in (0, 1)),
+        *((Rotate90(turns), monai.transforms.Rotate90(turns)) for turns in (1, 2, 3)),
+    ],
+)
+def test_moves_and_draws_are_monais(ours, theirs):
+    images = torch.rand(6, 5, 5)
+    with untracked():
+        assert torch.equal(ours(images), theirs(images))
+    (transform,), randomizable = AUGMENTATIONS["intensity"](), monai.transforms.Randomizable()
+    for one in (transform, randomizable):
+        one.set_random_state(2**32 - 1)
+    assert (transform.R.uniform(size=9) == randomizable.R.uniform(size=9)).all()
 
 
 def test_every_augmentation_of_the_schema_exists():
