@@ -13,6 +13,7 @@ from nvflare.apis.impl.wf_comm_server import WFCommServer
 from pt_peft_flare.cores import leave_cores_to_host
 from pt_peft_flare.flare_internals import (
     END_WITHOUT_TORCH,
+    GOODBYES,
     JOB_END_LOOKS,
     SHUTDOWN_GRACE,
     SITE_END_QUIET,
@@ -88,9 +89,21 @@ def _shorten_grace() -> None:
     shut_down: Callable[[float, float], None] = MainProcessMonitor._start_shutdown  # pyright: ignore[reportPrivateUsage]  # flare_internals
 
     def soon(shutdown_grace_time: float, cleanup_grace_time: float) -> None:
+        if GOODBYES.usable():
+            _forget_peers()
         shut_down(_GRACE_S, cleanup_grace_time)
 
     MainProcessMonitor._start_shutdown = soon  # pyright: ignore[reportPrivateUsage]  # flare_internals
+
+
+def _forget_peers() -> None:
+    """Leaves this process's cells nobody to part from: the sites' processes have ended, and would be waited for."""
+    from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+
+    cells: list[CoreCell] = [*CoreCell.ALL_CELLS.values()]
+    for cell in cells:
+        with cell.agent_lock:
+            cell.agents.clear()
 
 
 def _nothing(fl_ctx: FLContext) -> None:

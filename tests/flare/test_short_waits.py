@@ -5,13 +5,20 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.private.fed.app.simulator import simulator_runner
 from nvflare.private.fed.server.fed_server import FederatedServer
 
+from pt_peft_flare import short_waits
+from pt_peft_flare.flare_internals import GOODBYES
 from pt_peft_flare.short_waits import SiteStarter, _ShortSleeps, end_without_torch
 from pt_peft_flare.site_processes import SiteProcess
 
@@ -82,3 +89,22 @@ def test_a_sites_process_sleeps_no_more_than_it_must():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.split() == ["True", "0.0"], run.stderr
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_simulator_takes_no_leave_of_processes_that_have_ended(monkeypatch, lost):
+    assert "if self.agents:" in inspect.getsource(CoreCell.stop)
+    cell = SimpleNamespace(agents={"site-1.simulate_job": None}, agent_lock=threading.Lock())
+    monkeypatch.setattr(CoreCell, "ALL_CELLS", {"server": cell})
+    graces: list[float] = []
+    monkeypatch.setattr(
+        MainProcessMonitor,
+        "_start_shutdown",
+        lambda shutdown_grace_time, cleanup_grace_time: graces.append(shutdown_grace_time),
+    )
+    if lost:
+        monkeypatch.setattr(GOODBYES, "names", ("nvflare.gone:Gone",))
+    short_waits._shorten_grace()
+    MainProcessMonitor._start_shutdown(3, 6)
+    assert graces == [0.1]
+    assert len(cell.agents) == lost
