@@ -42,7 +42,7 @@ def test_a_sites_process_starts_while_the_server_multiplies():
     assert used == {"Popen", "TimeoutExpired"}, "another function could fork too"
     assert all(hasattr(SiteStarter(), name) for name in used)
     assert source.count("subprocess.Popen(") == source.count("preexec_fn=os.setsid") == 1
-    assert set(re.findall(r"\bprocess\.(\w+)", source)) - OF_MULTIPROCESSING <= {*dir(SiteProcess), "returncode"}
+    assert set(re.findall(r"\bprocess\.(\w+)", source)) - OF_MULTIPROCESSING <= {*dir(SiteProcess), "returncode", "pid"}
     code = (
         "import os, threading; import numpy as np; from pt_peft_flare.short_waits import SiteStarter\n"
         "one, stop = np.ones((600, 600), np.float32), threading.Event()\n"
