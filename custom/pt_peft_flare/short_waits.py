@@ -100,8 +100,7 @@ def _forget_peers() -> None:
     """Leaves this process's cells nobody to part from: the sites' processes have ended, and would be waited for."""
     from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 
-    cells: list[CoreCell] = [*CoreCell.ALL_CELLS.values()]
-    for cell in cells:
+    for cell in list(CoreCell.ALL_CELLS.values()):
         with cell.agent_lock:
             cell.agents.clear()
 

@@ -21,11 +21,8 @@ class BatchTransform(ABC):
     """A transform of a batch, with random numbers of its own.
 
     Attributes:
-        R: draws them.
+        R: draws them, once `set_random_state` was called.
     """
-
-    def __init__(self) -> None:
-        self.R = np.random.RandomState()
 
     def set_random_state(self, seed: int) -> None:
         """Starts the draws anew from `seed`, 0 to 2^32 - 1."""
@@ -45,7 +42,6 @@ class RandomMove(BatchTransform):
 
     def __init__(self, *moves: Flip | Rotate90):
         """See the attributes."""
-        super().__init__()
         self.moves = moves
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -64,7 +60,6 @@ class RandomIntensity(BatchTransform):
     """x → clip(a·x + b, 0, 1) for each image, with a uniform in 1 ± `scale` and b uniform in ± `shift`."""
 
     def __init__(self, scale: float, shift: float):
-        super().__init__()
         self._scale = scale
         self._shift = shift
 

@@ -93,7 +93,7 @@ def test_a_sites_process_sleeps_no_more_than_it_must():
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_the_simulator_takes_no_leave_of_processes_that_have_ended(monkeypatch, lost):
-    assert "if self.agents:" in inspect.getsource(CoreCell.stop)
+    assert "if self.agents:" in inspect.getsource(CoreCell)
     cell = SimpleNamespace(agents={"site-1.simulate_job": None}, agent_lock=threading.Lock())
     monkeypatch.setattr(CoreCell, "ALL_CELLS", {"server": cell})
     graces: list[float] = []
