@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nvflare.private.fed.server.server_engine import ServerEngine
 
 _LOOK_S = 0.1
+_SLEEP_S = 0.02
+"""The longest sleep of the simulator's between two looks, of which a task with a process of its own has three."""
 _GRACE_S = 0.1
 
 
@@ -110,13 +112,13 @@ def _nothing(fl_ctx: FLContext) -> None:
 
 
 class _ShortSleeps:
-    """The module `time`, but a sleep takes at most `_LOOK_S`."""
+    """The module `time`, but a sleep takes at most `_SLEEP_S`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, _LOOK_S))
+        time.sleep(min(seconds, _SLEEP_S))
 
 
 class SiteStarter:
