@@ -118,15 +118,38 @@ SHUTDOWN_GRACE = Use(
     "the simulator ends 3 s later",
     ("nvflare.fuel.f3.mpm:MainProcessMonitor._start_shutdown(shutdown_grace_time, cleanup_grace_time)",),
 )
+GOODBYES = Use(
+    "the simulator's process takes leave of the sites' processes, which have ended, and waits for their answers",
+    "the simulator ends half a second later",
+    (
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.ALL_CELLS",
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.agent_lock",
+        "nvflare.fuel.f3.cellnet.core_cell:CoreCell.agents",
+    ),
+)
 SITE_START_SLEEPS = Use(
     "the simulator sleeps a second before it starts a site's process, and between looks whether it is there",
     "a simulation with fewer threads than sites takes seconds longer for each task",
     ("nvflare.private.fed.app.simulator.simulator_runner:time",),
 )
 SITE_START_FORK = Use(
-    "the simulator forks to start a site's process, and OpenBLAS can lock up in a fork while the server multiplies",
-    "sites' processes are started by a fork, in which one may hang if the server aggregates at that moment",
-    ("nvflare.private.fed.app.simulator.simulator_runner:subprocess",),
+    "the simulator forks to start a site's process, which then imports for a second, and OpenBLAS can lock up in a "
+    "fork while the server multiplies; here a process that has imported and does nothing else is forked",
+    "a site's process takes a second longer to start, and may hang if the server aggregates at that moment",
+    (
+        "nvflare.private.fed.app.simulator.simulator_runner:subprocess",
+        "nvflare.private.fed.app.simulator.simulator_worker:main(args)",
+    ),
+)
+SITE_SYNC_SLEEP = Use(
+    "a simulated site sleeps half a second before it reports to the server, in each of its processes",
+    "a simulation with fewer threads than sites takes half a second longer for each task",
+    ("nvflare.private.fed.client.client_runner:time",),
+)
+SITE_END_QUIET = Use(
+    "a site's process of less than 2 s waits until it is 2 s old for events of others before it ends; ours has none",
+    "a simulation with fewer threads than sites ends two seconds later",
+    ("nvflare.widgets.fed_event:ClientFedEventRunner.queue_empty_period",),
 )
 SITE_START_WORDS = Use(
     "the simulator joins the command that starts a site of paths that it does not quote; here they are",

@@ -10,6 +10,7 @@ import psutil
 
 from pt_peft_flare.console import console
 from pt_peft_flare.flare_internals import SITE_RESTARTS
+from pt_peft_flare.short_waits import SiteStarter
 
 if TYPE_CHECKING:
     from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRunner
@@ -71,6 +72,11 @@ def restart_killed_sites(give_up: Callable[[str], None], is_over: Callable[[], b
 
 def _is_listening(port: int) -> bool:
     """Whether the process of a site that listens at `port`, or soon will, is there."""
+    from nvflare.private.fed.app.simulator import simulator_runner
+
+    starter = simulator_runner.subprocess
+    if isinstance(starter, SiteStarter) and (running := starter.is_running(port)) is not None:
+        return running
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if str(port) in process.cmdline():

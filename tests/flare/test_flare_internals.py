@@ -18,6 +18,8 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.private.fed.app.simulator import simulator_runner
+from nvflare.private.fed.client import client_runner
+from nvflare.widgets.fed_event import ClientFedEventRunner
 
 from helpers import ROOT, simulated
 from pt_peft_flare import flare_internals as internals
@@ -130,6 +132,7 @@ def test_without_one_name_the_simulators_other_waits_are_short(lost, monkeypatch
     for name in ("time", "subprocess"):
         monkeypatch.setattr(simulator_runner, name, getattr(simulator_runner, name))
     monkeypatch.setattr(short_waits, "leave_cores_to_host", lambda: None)
+    monkeypatch.setattr(short_waits, "SiteFork", lambda: None)
     lose(monkeypatch, USES[lost])
     server = SimpleNamespace(check_engine_frequency=3.0)
     fl_ctx: Any = SimpleNamespace(get_engine=lambda: SimpleNamespace(server=server))
@@ -138,6 +141,16 @@ def test_without_one_name_the_simulators_other_waits_are_short(lost, monkeypatch
     assert (MainProcessMonitor._start_shutdown == before) == (lost == "SHUTDOWN_GRACE")
     assert isinstance(simulator_runner.time, ModuleType) == (lost == "SITE_START_SLEEPS")
     assert isinstance(simulator_runner.subprocess, ModuleType) == (lost == "SITE_START_FORK")
+
+
+@pytest.mark.parametrize("lost", ["SITE_SYNC_SLEEP", "SITE_END_QUIET"])
+def test_without_one_name_a_sites_other_wait_is_short(lost, monkeypatch):
+    monkeypatch.setattr(client_runner, "time", client_runner.time)
+    monkeypatch.setattr(ClientFedEventRunner, "__init__", ClientFedEventRunner.__init__)
+    lose(monkeypatch, USES[lost])
+    short_waits.hasten_site()
+    assert isinstance(client_runner.time, ModuleType) == (lost == "SITE_SYNC_SLEEP")
+    assert (ClientFedEventRunner().queue_empty_period == 2.0) == (lost == "SITE_END_QUIET")
 
 
 def test_without_its_name_notices_are_logged_as_flare_does(monkeypatch):

@@ -1,5 +1,6 @@
 """A simulated site's process that is killed is started again, until it was killed too often."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,15 +106,12 @@ def test_a_process_that_dies_before_it_listens_is_not_waited_for(monkeypatch):
 
 
 def processes_of(site: str, of: psutil.Process) -> list[psutil.Process]:
-    """The simulator's processes for a site."""
+    """The simulator's processes for a site, which work in the site's folder."""
     found = []
     for process in of.children(recursive=True):
-        try:
-            command = process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-        if "nvflare.private.fed.app.simulator.simulator_worker" in command and site in command:
-            found.append(process)
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).name == site:
+                found.append(process)
     return found
 
 

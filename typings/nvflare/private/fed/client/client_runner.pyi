@@ -1,0 +1,4 @@
+from typing import Any
+
+# The module of this name, which we replace.
+time: Any
