@@ -15,7 +15,7 @@ _MEMORY: Any = torch.utils.deterministic
 
 def room(device: torch.device) -> int:
     """Bytes that this process may still allocate on a GPU, by what is free there and by its share of it."""
-    number = torch.cuda.current_device() if device.index is None else device.index  # one of these asks for a number
+    number = torch.cuda.current_device() if device == torch.device("cuda") else device.index  # torch asks for one
     free, total = torch.cuda.mem_get_info(number)
     share = torch.cuda.get_per_process_memory_fraction(number)
     own = torch.cuda.memory_reserved(number)

@@ -31,8 +31,9 @@ def origin(device: torch.device) -> dict[str, Any]:
 
 def compute_in_float32() -> None:
     """Turns TF32 off, in which torch may compute float32 on a GPU."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    cudnn: Any = torch.backends.cudnn  # torch makes what is set here at run time
+    cudnn.conv.fp32_precision = "ieee"
 
 
 def synchronize(device: torch.device) -> None:
