@@ -1,6 +1,7 @@
 """Batches on a GPU are those of the CPU, wherever their split lies; without a GPU the CPU stands for one."""
 
 import gc
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,7 @@ def test_given_images_are_asked_for_in_their_turn(split, on):
 
 def test_a_pass_that_ends_early_leaves_no_thread(split, device):
     passed = batches(split, 4, seed=1, on=DeviceSplits(device, lambda _: 0))
+    assert isinstance(passed, Generator)
     next(passed)
     passed.close()  # would wait for ever for a thread that waits for it
 

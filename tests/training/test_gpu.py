@@ -3,6 +3,7 @@
 import os
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def test_the_same_adapters_and_predictions(fields, room, tiny, tiny_weights, sit
         assert all(np.array_equal(found.tensors[key], expected.tensors[key]) for key in expected.tensors)
         logits = [one.predict(found.tensors, sites[name].val)[0] for one in (plain, other)]
         assert torch.equal(*logits)
+    assert other._splits
     assert bool(other._splits._held) == (room > 0)
 
 
@@ -134,14 +136,18 @@ def test_no_step_waits_for_the_device(device, room, fields, tiny, tiny_weights, 
 def test_a_gpus_settings_are_as_they_were_before():
     """They hold within the context alone, also if it fails, and a CPU has none."""
 
+    # torch makes what is set here at run time, so that no type checker finds it.
+    cudnn: Any = torch.backends.cudnn
+    deterministic: Any = torch.utils.deterministic
+
     def settings():
         return (
             torch.get_float32_matmul_precision(),
-            torch.backends.cudnn.conv.fp32_precision,
+            cudnn.conv.fp32_precision,
             torch.backends.cudnn.benchmark,
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,
+            deterministic.fill_uninitialized_memory,
             os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         )
 

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +100,8 @@ def test_a_mistake_at_one_site_is_its_own(host, opening, tmp_path):
     with pytest.raises(UserError, match=r"'training\.learning_rate' is -1"):
         Worker(host.socket, wrong)
     (tmp_path / "file").touch()
-    wrong = {**opening("site-1"), "run_dir": str(tmp_path / "file" / "run")}
+    wrong = opening("site-1")
+    wrong["run_dir"] = str(tmp_path / "file" / "run")
     with pytest.raises(WorkerError, match="died during open"):
         Worker(host.socket, wrong)
     broken = Worker(host.socket, opening("site-1"))
@@ -182,16 +183,14 @@ def test_when_one_process_answers_all(device, gpu, expected, opening, monkeypatc
 
 
 def test_a_gpu_that_is_too_small_is_told_in_a_sentence():
-    class Handler:
-        requests: ClassVar = {}
-
     def fails(*_):
         raise torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB of which …"
         )
 
-    Handler.requests["train"] = fails
-    reply, _ = answer(Handler(), {"request": "train"}, {})
+    handler = RequestHandler()
+    handler.requests["train"] = fails
+    reply: Any = answer(handler, {"request": "train"}, {})[0]
     assert reply["error"]["arguments"] == [
         "the GPU's memory, or the site's share of it, is too small for this job (CUDA out of memory); a smaller "
         "training.batch_size, or a larger 'gpu_memory_share' in site.json, would be right"

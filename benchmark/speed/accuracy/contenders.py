@@ -87,7 +87,7 @@ def _stock(task: Task, sends: str, what: str) -> Contender:
     return Contender(
         what,
         prepare,
-        [*simulator("stock", len(task.sites)), "-c", ",".join(task.sites)],
+        [*simulator("stock", len(task.sites), len(task.sites)), "-c", ",".join(task.sites)],
         python_path(),
         SERVER / "app_server" / "FL_global_model.pt",
         lambda: task.evaluate_theirs(load_checkpoint),
@@ -105,7 +105,7 @@ def _ours(task: Task, sections: Sections, what: str) -> Contender:
     return Contender(
         what,
         prepare,
-        simulator("job", len(task.sites)),
+        simulator("job", len(task.sites), len(task.sites)),
         python_path(HOOKS),
         SERVER / FINAL,
         partial(task.evaluate_ours, sections),

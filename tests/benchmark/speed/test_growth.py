@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from benchmark.speed.aggregation_cost import MIXED, NAMES, Shapes, cost, exchang
 from benchmark.speed.contenders import HOOKS, simulator
 from benchmark.speed.growth import aggregations, exponent, federation
 from benchmark.speed.marks import VARIABLE
-from benchmark.speed.measure import Server, _server, python_path
+from benchmark.speed.measure import Mark, Server, _server, python_path
 from helpers import changed
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.planned_exchange import planned_exchange
@@ -22,16 +23,19 @@ from pt_peft.model.planned_exchange import planned_exchange
 SMALL = Shapes(width=16, blocks=2, prompts=1)
 
 
-def test_the_exponent():
-    exact = exponent({4: 16.0, 16: 128.0, 64: 1024.0})
-    assert (exact.value, exact.low, exact.high) == pytest.approx((1.5, 1.5, 1.5))
-    costs = {4: 1.0, 16: 3.0, 64: 21.0, 256: 60.0}
-    line = linregress(np.log([*costs]), np.log([*costs.values()]))
+def interval(costs):
     found = exponent(costs)
+    assert found
+    return found.value, found.low, found.high
+
+
+def test_the_exponent():
+    assert interval({4: 16.0, 16: 128.0, 64: 1024.0}) == pytest.approx((1.5, 1.5, 1.5))
+    costs = {4: 1.0, 16: 3.0, 64: 21.0, 256: 60.0}
+    line: Any = linregress(np.log([*costs]), np.log([*costs.values()]))
     half = t.ppf(0.975, 2) * line.stderr
-    assert (found.value, found.low, found.high) == pytest.approx((line.slope, line.slope - half, line.slope + half))
-    two = exponent({4: 1.0, 16: 4.0})
-    assert (two.value, two.low, two.high) == (pytest.approx(1), None, None)
+    assert interval(costs) == pytest.approx((line.slope, line.slope - half, line.slope + half))
+    assert interval({4: 1.0, 16: 4.0}) == (pytest.approx(1), None, None)
     assert exponent({4: 1.0}) is exponent({4: 1.0, 16: 0.0}) is None
 
 
@@ -75,7 +79,7 @@ def test_what_a_server_has_used(tmp_path):
     assert [one["what"] for one in noted] == ["serves", "served"]
     assert noted[0]["pss"] > 10_000_000
     begun, ended = (
-        {"what": what, "pid": 7, "cpu_s": cpu, "pss": 10**9} for what, cpu in (("serves", 2), ("served", 5))
+        Mark(what=what, site="", at=0, pid=7, cpu_s=cpu, pss=10**9) for what, cpu in (("serves", 2), ("served", 5))
     )
     assert _server([begun, ended], {7: 3 * 10**9}) == Server(cpu_s=3, start_pss_gb=1, end_pss_gb=1, pss_gb=3)
     assert _server([begun], {7: 1}) is None
