@@ -203,9 +203,15 @@ def test_operations_of_the_architectures():
 # Speed
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Rounds that take no time, however much there is."""
+    monkeypatch.setattr(speed, "MOST_STEPS", 1)
+
+
 @pytest.mark.parametrize("method", ["lora", "lora_vpt", "full"])
-def test_both_loops_are_measured(method, tmp_path):
-    found = measure(case(method, "bfloat16"), Weights(tmp_path, CPU), CPU, Pace(CPU), 4.0)
+def test_both_loops_are_measured(method, tmp_path, few_steps):
+    found = measure(case(method, "bfloat16"), Weights(tmp_path, CPU), CPU, Pace(CPU), 200.0)
     repeats = found["repeats"]
     for what in ("train", "evaluate"):
         one = found[what]
@@ -290,13 +296,13 @@ def test_memory_of_a_gpu_is_each_loops_own(tmp_path, monkeypatch):
     assert loops.peaks["ours"]["evaluate"] == speed.Peak(200, 900)
 
 
-def test_a_lever_is_measured_beside_the_bare_loop(tmp_path, monkeypatch, capsys):
+def test_a_lever_is_measured_beside_the_bare_loop(tmp_path, monkeypatch, few_steps):
     (none,) = levers.lever_steps((case(),), Weights(tmp_path, CPU), CPU, Pace(CPU))
     with pytest.raises(Skipped, match="no lever"):
         none.run(1.0)
     monkeypatch.setattr(levers, "LEVERS", {"nothing": LocalTrainer})
     (step,) = levers.lever_steps((case(),), Weights(tmp_path, CPU), CPU, Pace(CPU))
-    found = step.run(4.0)
+    found = step.run(200.0)
     assert found["lever"] == "nothing"
     assert found["train"]["ours_over_bare"] > 0
 
