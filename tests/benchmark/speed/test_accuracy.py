@@ -16,10 +16,11 @@ from benchmark.speed.accuracy.curves import Point, median, reached
 from benchmark.speed.accuracy.learner import Learner
 from benchmark.speed.accuracy.snapshots import Snapshots
 from benchmark.speed.accuracy.stock_net import Net
-from benchmark.speed.accuracy.task import Task, load_checkpoint, load_trained
+from benchmark.speed.accuracy.task import Task, ham10000_sites, load_checkpoint, load_trained
 from benchmark.speed.flare_stock.adapters import Adapters
 from benchmark.speed.measure import measure, private_loopback, python_path
 from helpers import changed
+from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -203,3 +204,13 @@ def test_a_contender_from_start_to_end(task, tmp_path, name):
         least = {"stock_whole": 20_000_000}.get(name, 50_000)
         assert curve[0]["wire_bytes"] < curve[-1]["wire_bytes"] <= run["wire_bytes"]
         assert curve[-1]["wire_bytes"] > least
+
+
+def test_the_real_task_is_a_fold_of_the_preset():
+    try:
+        experiment, site = ham10000_sites(12)
+    except UserError as error:
+        pytest.skip(str(error))
+    assert (experiment.data.fit, experiment.federation.min_sites, experiment.federation.rounds) == ("crop", 4, 12)
+    found = site_images(experiment, site, "vidir_modern", list(experiment.federation.sites))
+    assert all(found.items(split) for split in ("train", "val", "test"))
