@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT
 
 NOT_NEEDED = (
+    "monai",
     "matplotlib",
     "sklearn",
     "pandas",

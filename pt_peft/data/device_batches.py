@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 import numpy as np
@@ -17,11 +17,9 @@ import numpy.typing as npt
 import torch
 
 from pt_peft import gpu
+from pt_peft.data.augmentation import Augmentation
 from pt_peft.data.site_data import FeatureSplit, ImageSplit
-from pt_peft.data.views import Drawn, intensified, moved
-
-if TYPE_CHECKING:
-    from pt_peft.data.augmentation import Augmentation
+from pt_peft.data.views import LARGEST, Drawn, augmented
 
 SHARE = 0.5
 """The most that splits take of the memory that is there for them and for the model's own computing."""
@@ -59,14 +57,13 @@ class DeviceSplits:
         self._device = device
         self._room = room
         self._held: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
-        # Not a number: the GPU would multiply by its reciprocal, and differ from the CPU in the last bit.
-        self._largest = torch.tensor(255.0, device=device)
+        self._largest = LARGEST.to(device)
 
     def batches(
         self,
         split: ImageSplit | FeatureSplit,
         chosen: Iterable[Sequence[int] | npt.NDArray[np.int64]],
-        augmentation: "Augmentation | None",
+        augmentation: Augmentation | None,
         *,
         ahead: bool,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -89,18 +86,16 @@ class DeviceSplits:
             if isinstance(split, FeatureSplit):
                 yield values.float(), labels
                 continue
-            if one.drawn:
-                values = moved(values, self._to_device(one.drawn.views))
-            values = values.float().div_(self._largest)
-            for drawn in one.drawn.intensities if one.drawn else ():
-                values = intensified(values, self._to_device(drawn))
-            yield values, labels
+            drawn = one.drawn
+            if drawn:
+                drawn = Drawn(self._to_device(drawn.views), tuple(self._to_device(each) for each in drawn.intensities))
+            yield augmented(values, drawn, self._largest), labels
 
     def _gathered(
         self,
         split: ImageSplit | FeatureSplit,
         places: npt.NDArray[np.int64],
-        augmentation: "Augmentation | None",
+        augmentation: Augmentation | None,
         whole: torch.Tensor | None,
     ) -> _Gathered:
         drawn = augmentation.draw(len(places)) if augmentation else None

@@ -12,16 +12,17 @@ import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from pt_peft import reasons
+from pt_peft.data.augmentation import Augmentation
 from pt_peft.data.cache import cached_images
 from pt_peft.data.items import Labels, SplitName, split_counts, targets
 from pt_peft.data.sources import site_images
+from pt_peft.data.views import augmented
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.torch_random import generator
 
 if TYPE_CHECKING:
-    from pt_peft.data.augmentation import Augmentation
     from pt_peft.data.device_batches import DeviceSplits
 
 _logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def batches(
             sampler = RandomSampler(places, generator=generator(seed))
         else:
             sampler = WeightedRandomSampler(weights.tolist(), len(split), generator=generator(seed))
-        augmentation = _augmentation(augment, seed)
+        augmentation = Augmentation(augment, seed) if augment else None
     places_of = BatchSampler(sampler, batch_size, drop_last=False)
     if on:
         yield from on.batches(split, places_of, augmentation, ahead=True)
@@ -175,7 +176,7 @@ def drawn_batches(
         augment: names of `pt_peft.data.augmentation.AUGMENTATIONS`.
         on: as in `batches`. Nothing of `chosen` is asked for before its turn.
     """
-    augmentation = _augmentation(augment, seed)
+    augmentation = Augmentation(augment, seed) if augment else None
     if on:
         yield from on.batches(split, chosen, augmentation, ahead=False)
         return
@@ -184,15 +185,7 @@ def drawn_batches(
 
 
 def _images(
-    split: ImageSplit, chosen: list[int] | npt.NDArray[np.int64], augmentation: "Augmentation | None"
+    split: ImageSplit, chosen: list[int] | npt.NDArray[np.int64], augmentation: Augmentation | None
 ) -> torch.Tensor:
-    images = torch.as_tensor(split.images[chosen]).float().div_(255)
-    return augmentation(images) if augmentation else images
-
-
-def _augmentation(names: Sequence[str], seed: int) -> "Augmentation | None":
-    if not names:
-        return None
-    from pt_peft.data.augmentation import Augmentation
-
-    return Augmentation(names, seed)
+    drawn = augmentation.draw(len(chosen)) if augmentation else None
+    return augmented(torch.as_tensor(split.images[chosen]), drawn)

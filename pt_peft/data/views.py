@@ -1,8 +1,8 @@
 """The eight views of a square image: what mirroring it and turning it by right angles makes of it.
 
-`pt_peft.data.augmentation` draws views by moving pixels. What a model's frozen part makes of each view can be computed
-once (`pt_peft.data.features`); the draws then only choose among them. On a GPU the draws, made on the CPU, move the
-pixels there.
+`pt_peft.data.augmentation` draws a view for each image. What a model's frozen part makes of each view can be computed
+once (`pt_peft.data.features`); the draws then only choose among them. Otherwise they move the pixels, on the device
+that computes.
 """
 
 from typing import NamedTuple
@@ -34,6 +34,9 @@ def numbers(corners: torch.Tensor) -> torch.Tensor:
     return (corners == _SEEN).flatten(2).all(dim=2).int().argmax(dim=1)
 
 
+LARGEST = torch.tensor(255.0)
+"""Of a pixel. Not a number: a GPU would multiply by its reciprocal, and differ from the CPU in the last bit."""
+
 VIEW_OF_VIEW = torch.stack(
     [numbers(torch.stack([view(view(CORNERS, first), second) for second in range(VIEWS)])) for first in range(VIEWS)]
 )
@@ -60,6 +63,22 @@ def moved(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
     images = torch.where(number >= 4, images.flip(-1), images)
     images = torch.where(number % 4 >= 2, images.flip(-1, -2), images)
     return torch.where(number % 2 == 1, torch.rot90(images, 1, (-2, -1)), images)
+
+
+def augmented(pixels: torch.Tensor, drawn: Drawn | None, largest: torch.Tensor = LARGEST) -> torch.Tensor:
+    """Images float32 (B,3,S,S) in [0,1] of `pixels` uint8 (B,3,S,S).
+
+    Args:
+        pixels: of the images.
+        drawn: what is applied to them, on the same device; None for nothing.
+        largest: `LARGEST` on that device.
+    """
+    if drawn:
+        pixels = moved(pixels, drawn.views)
+    images = pixels.float().div_(largest)
+    for intensity in drawn.intensities if drawn else ():
+        images = intensified(images, intensity)
+    return images
 
 
 def intensified(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from pt_peft import gpu, reasons
 from pt_peft.code_key import code_key
+from pt_peft.data.augmentation import views_of
 from pt_peft.data.device_batches import DeviceSplits
 from pt_peft.data.features import with_features
 from pt_peft.data.site_data import FeatureSplit, ImageSplit, batches
@@ -318,8 +319,6 @@ class LocalTrainer:
         """
         if not (names := self.experiment.data.augment):
             return (0,)
-        from pt_peft.data.augmentation import views_of
-
         views = views_of(names)
         passes = self.experiment.federation.rounds * self.experiment.training.local_epochs
         return views if views and len(views) <= passes else None

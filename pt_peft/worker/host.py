@@ -88,8 +88,6 @@ def _make_ready(work_file: str | None) -> None:
     importlib.import_module("pt_peft.worker.request_handler")
     torch.set_num_threads(1)  # threads do not survive a fork; workers set their own number
     work = _work_of(work_file)
-    if work is None or work["experiment"]["data"]["augment"]:
-        importlib.import_module("pt_peft.data.augmentation")
     if work:
         prepare(work)
     gc.freeze()  # all objects so far stay in the memory that the workers share

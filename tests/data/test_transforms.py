@@ -3,6 +3,7 @@
 import io
 from typing import get_args
 
+import monai.transforms
 import numpy as np
 import pytest
 import torch
@@ -10,10 +11,12 @@ from decoding import good
 from PIL import Image
 
 from helpers import at_size
-from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation, views_of
+from pt_peft.data.augmentation import AUGMENTATIONS, Augmentation, RandomMove, views_of
 from pt_peft.data.transforms import decode_files, to_rgb, transform_arrays
-from pt_peft.data.views import CORNERS, VIEWS, numbers, view
+from pt_peft.data.untracked import untracked
+from pt_peft.data.views import CORNERS, VIEWS, augmented, numbers, view
 from pt_peft.experiment.sections import Data
+from pt_peft.seeds import derive_seed
 
 
 def decoded(image: Image.Image, size: int, format: str = "PNG", fit: str = "pad", **save) -> np.ndarray:
@@ -150,19 +153,50 @@ def test_no_arrays():
     assert list(transform_arrays([], at_size(16))) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [
+        ("flip", [[monai.transforms.Flip(axis)] for axis in (0, 1)]),
+        ("rotate90", [[monai.transforms.Rotate90(turns) for turns in (1, 2, 3)]]),
+    ],
+)
+def test_moves_are_monais(name, moves):
+    image = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    with untracked():
+        for transform, theirs in zip(AUGMENTATIONS[name], moves, strict=True):
+            assert isinstance(transform, RandomMove)
+            for number, move in zip(transform.views, [*theirs, lambda same: same], strict=True):
+                assert torch.equal(view(image, number), move(image))
+
+
+def test_draws_are_those_of_monais_random_transforms():
+    """Seeded as MONAI's ``Randomizable``, and drawn as ever: what has been trained can be trained again."""
+    randomizable = monai.transforms.Randomizable()
+    randomizable.set_random_state(derive_seed(7, "augment", 0))
+    assert Augmentation(["rotate90"], 7).views(50).tolist() == ((randomizable.R.randint(4, size=50) + 1) % 4).tolist()
+
+
 def test_every_augmentation_of_the_schema_exists():
     names, _ = get_args(Data.model_fields["augment"].annotation)
     assert set(AUGMENTATIONS) == set(get_args(names))
 
 
+def some_pixels(count: int, side: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn_of(names, seed, pixels):
+    return augmented(pixels, Augmentation(names, seed).draw(len(pixels)))
+
+
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
 def test_augmentation_is_seeded_stays_in_range_and_changes_images(name):
-    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = some_pixels(8, 16)
     before = images.clone()
-    first, again, other = (Augmentation([name], seed)(images) for seed in (1, 1, 2))
+    first, again, other = (drawn_of([name], seed, images) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert not torch.equal(first, images)
+    assert not torch.equal(first, augmented(images, None))
     assert torch.equal(images, before)
     assert type(first) is torch.Tensor
     assert first.shape == images.shape
@@ -180,8 +214,8 @@ def moved(images: torch.Tensor, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["flip", "rotate90"])
 def test_each_image_is_moved_by_itself_and_every_move_occurs(name):
-    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    is_move = (moved(images, name) == Augmentation([name], 0)(images)).flatten(2).all(dim=2)
+    images = some_pixels(64)
+    is_move = (moved(augmented(images, None), name) == drawn_of([name], 0, images)).flatten(2).all(dim=2)
     assert (is_move.sum(dim=0) == 1).all()
     assert (is_move.sum(dim=1) > 4).all()
 
@@ -210,13 +244,12 @@ def test_the_views_are_the_eight_symmetries_of_the_square():
 def test_the_views_that_are_drawn_are_those_that_the_images_get(names, views):
     """Bit for bit, batch after batch, and no other."""
     assert views_of(names) == views
-    generator = torch.Generator().manual_seed(0)
     moves, draws, occurred = Augmentation(names, 3), Augmentation(names, 3), set()
     for count in (64, 1, 37):
-        images = torch.rand(count, 3, 6, 6, generator=generator)
+        images = some_pixels(count, 6, count)
         drawn = draws.views(count)
         expected = torch.stack([view(image, int(number)) for image, number in zip(images, drawn, strict=True)])
-        assert torch.equal(moves(images), expected)
+        assert torch.equal(augmented(images, moves.draw(count)), augmented(expected, None))
         occurred |= set(drawn.tolist())
     assert occurred == set(views)
 
@@ -227,11 +260,11 @@ def test_intensity_makes_more_than_views(names):
 
 
 def test_intensity_scales_and_shifts_each_image():
-    images = torch.full((200, 3, 2, 2), 0.5)
-    images[:, :, 0] = 0.25
-    augmented = Augmentation(["intensity"], 0)(images)
-    scale = (augmented[:, 0, 1, 0] - augmented[:, 0, 0, 0]) / 0.25
-    shift = augmented[:, 0, 1, 0] - scale * 0.5
+    images = torch.full((200, 3, 2, 2), 102, dtype=torch.uint8)
+    images[:, :, 0] = 51
+    changed = drawn_of(["intensity"], 0, images)
+    scale = (changed[:, 0, 1, 0] - changed[:, 0, 0, 0]) / 0.2
+    shift = changed[:, 0, 1, 0] - scale * 0.4
     for factor, centre, reach in ((scale, 1, 0.2), (shift, 0, 0.1)):
         assert (abs(factor - centre) <= reach + 1e-5).all()
         assert factor.std() > reach / 3

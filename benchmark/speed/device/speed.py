@@ -1,6 +1,5 @@
 """Images a second and memory of our trainer and of the bare loop, alternating on one device."""
 
-import importlib
 import math
 import statistics
 import time
@@ -300,7 +299,6 @@ def _memory_ratio(ours: Peak, bare: Peak) -> float | None:
 
 def warm_up(device: torch.device) -> None:
     """Does what is done once, so that nothing measured holds it: late imports, and the libraries' workspaces."""
-    importlib.import_module("pt_peft.data.augmentation")
     for precision in (torch.float32, torch.bfloat16):
         images = torch.ones(2, 3, 32, 32, device=device)
         model = torch.nn.Sequential(
