@@ -1,5 +1,6 @@
 """Levers of speed, each alone: our trainer with one of them, against the same bare loop."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -8,24 +9,18 @@ import torch
 from benchmark.speed.device.cases import Case
 from benchmark.speed.device.pace import Pace
 from benchmark.speed.device.speed import Weights, least_seconds, measure
-from benchmark.speed.device.steps import Skipped, Step
+from benchmark.speed.device.steps import Step
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.training.trainer import LocalTrainer
 
 SECTION = "levers"
 MakeTrainer = Callable[[Experiment, Path, torch.device], LocalTrainer]
-LEVERS: Mapping[str, MakeTrainer] = {}
+LEVERS: Mapping[str, MakeTrainer] = {"compile": functools.partial(LocalTrainer, compiled=True)}
 """By the lever's name, what makes a trainer that has it and no other."""
 
 
 def lever_steps(cases: tuple[Case, ...], weights: Weights, device: torch.device, pace: Pace) -> Iterator[Step]:
     """A step for each lever and each of `cases`."""
-    if not LEVERS:
-
-        def none(left: float) -> Mapping[str, object]:
-            raise Skipped("our trainer has no lever that is a setting")
-
-        yield Step(SECTION, "all", none)
 
     def step(name: str, make: MakeTrainer, case: Case) -> Step:
         return Step(

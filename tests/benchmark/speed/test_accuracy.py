@@ -84,7 +84,7 @@ def test_every_version_of_a_file_is_kept_with_its_moment_and_bytes(tmp_path):
         "for number in range(3):\n"
         "    time.sleep(0.5); b.sendall(bytes(10_000)); c.recv(10_000, socket.MSG_WAITALL)\n"
         "    open('new', 'w').write(str(number)); os.replace('new', 'sum')\n"
-        "mark('ends', 's')"
+        "mark('ends', 's'); time.sleep(0.5)"  # its bytes can be read as long as it is there
     )
     snapshots = Snapshots(tmp_path / "sum", tmp_path / "kept")
     run = measure([sys.executable, "-c", code], tmp_path, 1, python_path(), snapshots.watching)
