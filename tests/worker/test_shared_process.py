@@ -113,6 +113,28 @@ def test_a_mistake_at_one_site_is_its_own(host, opening, tmp_path):
     other.kill()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [[], None, {}, {"request": "train"}, {"request": "open"}, {"request": "open", "threads": 0, "run_dir": "run"}],
+    ids=str,
+)
+def test_what_is_no_request_ends_its_own_connection_alone(sent, host, opening, tmp_path):
+    """Its error is in the host's log: that of the site which was answered before is another's."""
+    other = Worker(host.socket, opening("site-1"))
+    if sent and "run_dir" in sent:
+        sent["run_dir"] = str(tmp_path / "run" / "site-2")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(host.socket)
+        assert frames.receive(connection)[0]["pid"] == other.pid
+        frames.send(connection, sent)
+        with pytest.raises(EOFError):
+            frames.receive(connection)
+    assert other.call("initial_state")[1]
+    assert "Traceback" not in (tmp_path / "run" / "site-1" / "worker.log").read_text()
+    other.kill()
+
+
 def test_a_user_who_goes_stops_its_own_request(host, opening, tiny):
     """Even in the middle of it; others wait no longer than that."""
     long = changed(tiny, training={"local_epochs": 1000})
@@ -197,25 +219,3 @@ def test_a_gpu_that_is_too_small_is_told_in_a_sentence():
         "training.batch_size, or a larger 'gpu_memory_share' in site.json, would be right"
     ]
     assert read_reason(reply["error"]["reason"]) == reasons.OutOfMemory()
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [[], None, {}, {"request": "train"}, {"request": "open"}, {"request": "open", "threads": 0, "run_dir": "run"}],
-    ids=str,
-)
-def test_what_is_no_request_ends_its_own_connection_alone(sent, host, opening, tmp_path):
-    """Its error is in the host's log: that of the site which was answered before is another's."""
-    other = Worker(host.socket, opening("site-1"))
-    if sent and "run_dir" in sent:
-        sent["run_dir"] = str(tmp_path / "run" / "site-2")
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(60)
-        connection.connect(host.socket)
-        assert frames.receive(connection)[0]["pid"] == other.pid
-        frames.send(connection, sent)
-        with pytest.raises(EOFError):
-            frames.receive(connection)
-    assert other.call("initial_state")[1]
-    assert "Traceback" not in (tmp_path / "run" / "site-1" / "worker.log").read_text()
-    other.kill()
