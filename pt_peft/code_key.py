@@ -7,9 +7,10 @@ are read from the source, those in functions too.
 import ast
 import functools
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -70,20 +71,30 @@ def file_of(module: str) -> Path | None:
     if not parent and (places := getattr(loaded, "__path__", None)):
         inside = (Path(place) / "__init__.py" for place in places)
         return next((file for file in inside if file.is_file()), None)
-    spec = PathFinder.find_spec(module, _places(parent) if parent else None)
+    spec = _spec(module, _places(parent) if parent else None)
     found = spec.origin if spec and spec.has_location else getattr(loaded, "__file__", None)
     return Path(found) if found else None
 
 
 def _places(package: str) -> list[str]:
     """The folders of a package, those included that it has added for itself."""
-    parent, _, _ = package.rpartition(".")
+    parent, _, name = package.rpartition(".")
     added: list[str] = list(getattr(sys.modules.get(package), "__path__", ()))
     if not parent and added:
         return added
-    spec = PathFinder.find_spec(package, _places(parent) if parent else None)
-    found: list[str] = list((spec and spec.submodule_search_locations) or ())
+    around = _places(parent) if parent else None
+    spec = _spec(package, around)
+    # A folder without an ``__init__.py`` is a package too.
+    folders = [folder for place in around or () if os.path.isdir(folder := os.path.join(place, name))]
+    found: list[str] = list((spec and spec.submodule_search_locations) or (() if spec else folders))
     return list(dict.fromkeys([*found, *added]))
+
+
+def _spec(module: str, places: list[str] | None) -> ModuleSpec | None:
+    try:
+        return PathFinder.find_spec(module, places)
+    except KeyError:  # a folder without an ``__init__.py``, in a package that is not imported
+        return None
 
 
 def _modules_in(package: str) -> Iterator[str]:

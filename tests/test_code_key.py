@@ -14,9 +14,11 @@ from pt_peft.code_key import code_key, file_of, library_version
 LAB = {
     "lab/__init__.py": "",
     "lab/first.py": "import json\nfrom lab import second\n\ndef late():\n    from .deeper.third import THIRD\n",
-    "lab/second.py": "import helper\nfrom PIL import Image\nimport not_there_yet\n",
+    "lab/second.py": "import helper\nfrom PIL import Image\nimport not_there_yet\nfrom lab.no_init import fourth\n",
     "lab/deeper/__init__.py": "",
     "lab/deeper/third.py": "THIRD = 3\n",
+    "lab/no_init/fourth.py": "from lab.no_init.deeper.fifth import FIFTH\n",
+    "lab/no_init/deeper/fifth.py": "FIFTH = 5\n",
     "lab/other.py": "import torch\n",
     "helper.py": "VALUE = 1\n",
 }

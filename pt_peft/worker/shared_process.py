@@ -59,6 +59,7 @@ class SharedProcess:
         self._waiting: queue.SimpleQueue[tuple[_User, frames.Frame | None]] = queue.SimpleQueue()
         self._current: _User | None = None
         self._heard: _User | None = None
+        self._log = os.dup(2)
         signal.signal(signal.SIGUSR1, self._stop_current)
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -76,18 +77,14 @@ class SharedProcess:
                     self._answer(user, *frame)
 
     def _answer(self, user: _User, message: dict[str, Any], tensors: Tensors) -> None:
-        if message["request"] == "open":
-            user.threads = message["threads"]
-            try:
-                user.log = open_log(message["run_dir"])
-            except OSError:
-                traceback.print_exc()
-                with suppress(OSError):
-                    user.connection.shutdown(socket.SHUT_RDWR)
-                return
-        if user is not self._heard and user.log is not None:
-            work_for(user.threads, user.log)
-            self._heard = user
+        try:
+            self._hear(user, message)
+        except Exception:  # whatever a user sends, other users' requests go on
+            self._hear_nobody()
+            traceback.print_exc()
+            with suppress(OSError):
+                user.connection.shutdown(socket.SHUT_RDWR)
+            return
         try:
             reply, result = answer(user.handler, message, tensors)
         except torch.AcceleratorError:  # no site could use the GPU in this process any more
@@ -95,14 +92,30 @@ class SharedProcess:
         with suppress(OSError):  # the user has gone
             frames.send(user.connection, reply, result)
 
+    def _hear(self, user: _User, message: dict[str, Any]) -> None:
+        """Lets this process work for `user`. Raises an error of any kind if `message` is no request."""
+        if message["request"] == "open":
+            user.threads = message["threads"]
+            user.log = open_log(message["run_dir"])
+        if user.log is None:
+            raise ValueError(f"{message['request']!r} has come before 'open'")
+        if user is not self._heard:
+            work_for(user.threads, user.log)
+            self._heard = user
+
+    def _hear_nobody(self) -> None:
+        """Sends what this process prints to the host's log, as no user's log may have another's errors."""
+        self._heard = None
+        work_for(1, self._log)
+
     def _forget(self, user: _User) -> None:
         """Gives back what a user who has gone has held alone."""
+        if user is self._heard:
+            self._hear_nobody()
         user.connection.close()
         del user.handler
         if user.log is not None:
             os.close(user.log)
-        if user is self._heard:
-            self._heard = None
         gc.collect()
         torch.cuda.empty_cache()
 

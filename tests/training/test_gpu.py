@@ -157,7 +157,7 @@ def test_a_gpus_settings_are_as_they_were_before():
 
     def fail():
         with gpu.exact(GPU):
-            assert settings() == ("highest", "ieee", False, True, True, False, ":4096:8")
+            assert settings() == ("highest", "ieee", False, True, False, False, ":4096:8")
             assert not torch.backends.cuda.matmul.allow_tf32
             raise ZeroDivisionError
 

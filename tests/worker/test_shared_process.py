@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -16,7 +17,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.reasons import read_reason
-from pt_peft.worker import prepared
+from pt_peft.worker import frames, prepared
 from pt_peft.worker.answering import answer
 from pt_peft.worker.handle import Patience, Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
@@ -109,6 +110,28 @@ def test_a_mistake_at_one_site_is_its_own(host, opening, tmp_path):
         broken.call("train", {}, {})
     broken.kill()
     assert other.call("exchange")[0]["tensors"]
+    other.kill()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[], None, {}, {"request": "train"}, {"request": "open"}, {"request": "open", "threads": 0, "run_dir": "run"}],
+    ids=str,
+)
+def test_what_is_no_request_ends_its_own_connection_alone(sent, host, opening, tmp_path):
+    """Its error is in the host's log: that of the site which was answered before is another's."""
+    other = Worker(host.socket, opening("site-1"))
+    if sent and "run_dir" in sent:
+        sent["run_dir"] = str(tmp_path / "run" / "site-2")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(host.socket)
+        assert frames.receive(connection)[0]["pid"] == other.pid
+        frames.send(connection, sent)
+        with pytest.raises(EOFError):
+            frames.receive(connection)
+    assert other.call("initial_state")[1]
+    assert "Traceback" not in (tmp_path / "run" / "site-1" / "worker.log").read_text()
     other.kill()
 
 
