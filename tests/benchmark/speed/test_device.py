@@ -142,7 +142,7 @@ def test_the_time_ends_even_in_the_middle_of_a_step(tmp_path, capsys):
 
 
 def test_time_that_is_over_before_the_first_step_is_told(tmp_path, capsys):
-    runner = Runner(Budget(1, time.monotonic() - 90), Results(tmp_path), [Step("machine", "machine", dict)])
+    runner = Runner(Budget(1, time.monotonic() - 90), Results(tmp_path), [Step("machine", "machine", lambda left: {})])
     runner.watch(lambda code: None).join()
     assert "machine, machine: skipped: the time was over before its turn" in capsys.readouterr().out
     assert "| machine | machine | skipped |" in (tmp_path / SUMMARY).read_text()
