@@ -281,7 +281,9 @@ class LocalTrainer:
         if module.training and not self.experiment.privacy.sample:
             if self._compiled is None:
                 self._compiled = self._compile(len(split))
-            return functools.partial(self._logits, module=self._compiled)
+            compiled = self._compiled
+            # The compiler would compile again for images that were turned in place, with other strides.
+            return lambda images: self._logits(images.contiguous() if compiled is not module else images, compiled)
         return functools.partial(self._logits, module=module)
 
     def _compile(self, images: int) -> Callable[[torch.Tensor], torch.Tensor]:

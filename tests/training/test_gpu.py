@@ -256,6 +256,24 @@ def test_a_compiled_model_trains_the_same(trained, monkeypatch):
     assert len(made) == 1
 
 
+def test_a_model_is_compiled_once_for_images_that_are_turned(tiny, tiny_weights, site, tmp_path, monkeypatch):
+    experiment = tiny.model_copy(update={"data": tiny.data.model_copy(update={"augment": ("flip", "rotate90")})})
+    images = load_sites(experiment, site.model_copy(update={"cache": str(tmp_path)}), ["a", "b"])["a"].train
+    strides = set()
+
+    def compile_(module):
+        def call(images):
+            strides.add(images.stride())
+            return module(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    LocalTrainer(experiment, tiny_weights, CPU, compiled=True).train("a", images, {}, 0)
+    size = experiment.backbone.image_size
+    assert strides == {(3 * size * size, size * size, size, 1)}
+
+
 def test_a_model_that_cannot_be_compiled_trains_as_it_is(trained, monkeypatch, caplog):
     def fails(graph, inputs):
         raise RuntimeError("no compiler")

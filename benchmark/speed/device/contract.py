@@ -37,12 +37,13 @@ _SIDE, _IMAGES, _CLASSES = 32, 48, ("a", "b", "c", "d")
 _OUTCOME = re.compile(r"::test_\S+ (PASSED|FAILED|SKIPPED|ERROR)")
 
 
-def contract_steps(device: torch.device, folder: Path) -> Iterator[Step]:
+def contract_steps(device: torch.device, folder: Path, out: Path) -> Iterator[Step]:
     """A step for each method, and then the tests, which take as long as the section may.
 
     Args:
         device: what is compared with the CPU.
-        folder: takes the tests' output and a small backbone.
+        folder: takes a small backbone.
+        out: takes what the tests print.
     """
     weights = folder / "tiny.safetensors"
     taken: list[float] = []
@@ -57,22 +58,22 @@ def contract_steps(device: torch.device, folder: Path) -> Iterator[Step]:
         return Step(SECTION, name, run, lambda: 1.5 * min(taken[-3:], default=3.0))
 
     yield from map(step, method_names())
-    yield Step(SECTION, TESTS, lambda left: run_tests(device, folder, left), lambda: 20.0)
+    yield Step(SECTION, TESTS, lambda left: run_tests(device, out, left), lambda: 20.0)
 
 
-def run_tests(device: torch.device, folder: Path, left: float) -> dict[str, Any]:
-    """Runs those of the contract tests that train on `device`. Raises Skipped."""
+def run_tests(device: torch.device, out: Path, left: float) -> dict[str, Any]:
+    """Runs those of the contract tests that train on `device`; `out` takes what they print. Raises Skipped."""
     if not (ROOT / TESTS).is_file():
         raise Skipped(f"{TESTS} is not here")
     if find_spec("pytest") is None:
         raise Skipped("pytest is not installed here")
-    config = folder / "pytest.ini"
+    config = out / "pytest.ini"
     config.write_text(_CONFIG, encoding="utf-8")
     command = [
         sys.executable, "-m", "pytest", "-v", "-c", str(config), f"--rootdir={ROOT}", "-p", "no:cacheprovider",
         "-k", f"restart_in_the_middle and {device.type}", str(ROOT / TESTS),
     ]  # fmt: skip
-    log = folder / "contract_tests.log"
+    log = out / "contract_tests.log"
     code: int | str
     with open(log, "wb") as output:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

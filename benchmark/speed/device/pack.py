@@ -36,7 +36,7 @@ WHEELS = (
     "peft",  # LoRA and most other methods; its version must be ours
     "accelerate",  # HF PEFT imports it
     "psutil",  # HF PEFT imports it
-    "monai",  # decodes and augments images
+    "monai",  # decodes images
     "pydicom",  # is imported where images are decoded
     "pydantic",  # the schemas
     "pydantic_core",  # pydantic's compiled part

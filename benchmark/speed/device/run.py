@@ -41,19 +41,18 @@ def run(minutes: float, started: float, out: Path, device_name: str, folder: Pat
     """
     device = pick_device(device_name, "--device")
     results = Results(out)
-    runner = Runner(Budget(minutes, started), results)
+    pace, weights = Pace(device), Weights(folder, device)
+    steps = chain(
+        [Step("machine", "machine", lambda left: origin(device))],
+        contract_steps(device, folder, out),
+        speed_steps(cases(), weights, device, pace),
+        site_steps(SITES, folder, weights, device, pace),
+        lever_steps(LEVERS, weights, device, pace),
+        accuracy_steps(Bench(folder / "images", device, pace)),
+    )
+    runner = Runner(Budget(minutes, started), results, steps)
     timer = runner.watch()
     compute_in_float32()
     warm_up(device)
-    pace, weights = Pace(device), Weights(folder, device)
-    runner.run(
-        chain(
-            [Step("machine", "machine", lambda left: origin(device))],
-            contract_steps(device, out),
-            speed_steps(cases(), weights, device, pace),
-            site_steps(SITES, folder, weights, device, pace),
-            lever_steps(LEVERS, weights, device, pace),
-            accuracy_steps(Bench(folder / "images", device, pace)),
-        )
-    )
+    runner.run()
     timer.cancel()

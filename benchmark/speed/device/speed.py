@@ -31,7 +31,7 @@ ROUND_S = 1.0
 MOST_STEPS = 64
 """Steps of a round at most."""
 CASE_S = 20.0
-"""Seconds that a case may take at most, unless a third of what is left to the section is more."""
+"""Seconds that a case may take at most, unless a third of what is left to the section is more, or it has one step."""
 EVALUATION_BATCH = {"cpu": 256, "cuda": 1024}
 """Images in a batch of the bare loop's evaluation."""
 Runs = Mapping[str, Callable[[], object]]
@@ -246,16 +246,18 @@ def measure(
     Raises:
         NoTime: if they are too few.
     """
-    until = time.monotonic() + min(left, max(CASE_S, left / 3))
+    started = time.monotonic()
     repeats = 0
 
     def steps_of(step_s: float) -> int:
         nonlocal repeats
         pace.note(case, case.batch_size, step_s)
-        seconds = 0.8 * (until - time.monotonic())
-        plan = rounds_of(step_s, seconds)
-        if plan is None:
-            raise NoTime(least_seconds(step_s), seconds)
+        passed = time.monotonic() - started
+        plan = rounds_of(step_s, 0.8 * (min(left, max(CASE_S, left / 3)) - passed))
+        if plan is None:  # then the smallest case may take all that is left
+            if (seconds := 0.8 * (left - passed)) < (least := least_seconds(step_s)):
+                raise NoTime(least, seconds)
+            plan = 1, REPEATS[-1]
         steps, repeats = plan
         return steps
 

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,19 +45,30 @@ class Runner:
         now: the step that runs.
     """
 
-    def __init__(self, budget: Budget, results: Results):
+    def __init__(self, budget: Budget, results: Results, steps: Iterable[Step]):
         """See `run` and `watch`."""
         self._budget, self._results = budget, results
         self._since = 0.0
+        self._to_come = deque(steps)
         self.now: Step | None = None
 
-    def run(self, steps: Iterable[Step]) -> None:
-        """Runs `steps`; those for which a section had no time get a second chance when all others have ended."""
-        late = [step for step in steps if not self._one(step, self._budget.left(step.section))]
-        for step in sorted(late, key=lambda step: step.section != "speed"):  # the most telling first
+    def run(self) -> None:
+        """Runs the steps; those for which a section had no time get a second chance when all others have ended."""
+        late: list[Step] = []
+        while self._to_come:
+            self.now = step = self._to_come.popleft()
+            if not self._one(step, self._budget.left(step.section)):
+                late.append(step)
+        while late:
+            late.remove(step := min(late, key=self._telling))
             if self._budget.left() > 1.2 * step.least():
                 self._one(step, self._budget.left())
         self._results.summarise()
+
+    def _telling(self, step: Step) -> tuple[bool, bool]:
+        """The most telling first: of sections that have found nothing yet, then speed."""
+        found = {one["section"] for one in self._results.records if one["status"] == "done"}
+        return step.section in found, step.section != "speed"
 
     def _one(self, step: Step, left: float) -> bool:
         """Runs one step. Returns false if `left` seconds are too few for it."""
@@ -86,11 +98,17 @@ class Runner:
         print(f"{self._budget.passed():6.1f} s  {step.section}, {step.name}: {status}{why}", flush=True)
 
     def watch(self, end: Callable[[int], None] = os._exit) -> threading.Timer:
-        """Ends the process when its time is over, even in the middle of a step, which is then recorded as failed."""
+        """Ends the process when its time is over, even in the middle of a step, which is then recorded as failed.
+
+        Steps whose turn had not come are recorded as skipped.
+        """
 
         def stop() -> None:
             if step := self.now:
                 self._add(step, "failed", {"why": "the time was over before it ended"})
+            self._since = time.monotonic()
+            for step in tuple(self._to_come):
+                self._add(step, "skipped", {"why": "the time was over before its turn"})
             self._results.summarise()
             end(0)
 

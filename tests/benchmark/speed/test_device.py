@@ -100,7 +100,7 @@ def test_steps_that_do_not_fit_are_left_out_and_get_a_second_chance(tmp_path, ca
         step("sites", "too long for all", 900),
         step("accuracy", "last", 5),
     ]
-    Runner(budget, results).run(steps)
+    Runner(budget, results, steps).run()
     assert ran == [("short", 351), ("last", 575), ("too long for its section", 570)]
     assert [(one["step"], one["status"]) for one in read(tmp_path / "out")] == [
         ("too long for its section", "skipped"),
@@ -122,7 +122,6 @@ def test_steps_that_do_not_fit_are_left_out_and_get_a_second_chance(tmp_path, ca
 
 def test_the_time_ends_even_in_the_middle_of_a_step(tmp_path, capsys):
     results, ended = Results(tmp_path), []
-    runner = Runner(Budget(1, time.monotonic() - 56.9), results)  # 54 s are usable, 3 more are waited
 
     def run(left):
         until = time.monotonic() + 20
@@ -130,12 +129,39 @@ def test_the_time_ends_even_in_the_middle_of_a_step(tmp_path, capsys):
             time.sleep(0.01)
         return {}
 
+    steps = [Step("accuracy", name, run, lambda: -10) for name in ("endless", "next")]
+    runner = Runner(Budget(1, time.monotonic() - 56.9), results, steps)  # 54 s are usable, 3 more are waited
     runner.watch(ended.append)
-    runner.run([Step("accuracy", "endless", run, lambda: -10)])
+    runner.run()
     assert ended == [0]
-    first = read(tmp_path)[0]
-    assert (first["status"], first["why"]) == ("failed", "the time was over before it ended")
-    assert (tmp_path / SUMMARY).exists()
+    assert [(one["step"], one["status"], one["why"]) for one in read(tmp_path)[:2]] == [
+        ("endless", "failed", "the time was over before it ended"),
+        ("next", "skipped", "the time was over before its turn"),
+    ]
+    assert "| accuracy | next | skipped |" in (tmp_path / SUMMARY).read_text()
+
+
+def test_time_that_is_over_before_the_first_step_is_told(tmp_path, capsys):
+    runner = Runner(Budget(1, time.monotonic() - 90), Results(tmp_path), [Step("machine", "machine", lambda left: {})])
+    runner.watch(lambda code: None).join()
+    assert "machine, machine: skipped: the time was over before its turn" in capsys.readouterr().out
+    assert "| machine | machine | skipped |" in (tmp_path / SUMMARY).read_text()
+
+
+def test_sections_without_a_result_come_first_in_the_second_chance(tmp_path, capsys):
+    clock, ran = Clock(), []
+
+    def step(section, name, needs):
+        def run(left):
+            ran.append(name)
+            clock.now += 10
+            return {}
+
+        return Step(section, name, run, lambda: needs)
+
+    steps = [step("speed", "quick", 1), step("speed", "late", 400), step("sites", "a", 450), step("sites", "b", 450)]
+    Runner(Budget(10, 100.0, clock), Results(tmp_path), steps).run()
+    assert ran == ["quick", "a", "late", "b"]
 
 
 def test_results_outlive_a_kill(tmp_path):
@@ -224,6 +250,12 @@ def test_both_loops_are_measured(method, tmp_path, few_steps):
 def test_a_case_whose_first_step_takes_too_long_is_left_out(tmp_path):
     with pytest.raises(NoTime, match=r"or more; 0 s were left"):
         measure(case(), Weights(tmp_path, CPU), CPU, Pace(CPU), 1e-6)
+
+
+def test_the_smallest_case_may_take_all_that_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "rounds_of", lambda step_s, seconds: None)
+    found = measure(case(), Weights(tmp_path, CPU), CPU, Pace(CPU), 200.0)
+    assert (found["images"], found["repeats"]) == (found["batch_size"], 2)
 
 
 def test_the_plain_loop_computes_what_ours_does(tmp_path):
