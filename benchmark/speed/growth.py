@@ -33,6 +33,7 @@ from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
+from pt_peft.schema import read_json
 from pt_peft_flare.run_record import FILE_NAME
 
 OUT = Path("benchmark/results/growth.json")
@@ -184,10 +185,18 @@ def _cost(rule: str, results: int, prompts: int) -> dict[str, float]:
     return found
 
 
+def _before(out: Path) -> dict[str, object]:
+    """What the result file has already. Raises UserError if it is none."""
+    content = read_json(out) if out.exists() else {}
+    if not isinstance(content, dict):
+        raise UserError(f"--out: {out} is no result file; another name would be right.")
+    return {**content}
+
+
 def _write(out: Path, part: str, content: Mapping[str, object]) -> None:
     """Puts one part into the result file."""
-    before = json.loads(out.read_bytes()) if out.exists() else {}
-    write_atomically(out, (json.dumps({**before, part: content}, indent=1, default=asdict) + "\n").encode())
+    text = json.dumps({**_before(out), part: content}, indent=1, default=asdict) + "\n"
+    write_atomically(out, text.encode())
 
 
 @command
@@ -214,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         if (numbers := [*getattr(options, name)]) != sorted({*numbers}) or any(number < 2 for number in numbers):
             raise UserError(f"--{name}: {' '.join(map(str, numbers))}; rising numbers from 2 on would be right.")
     check_place(options.out)
+    _before(options.out)  # a file that cannot be added to is told before anything is measured
     if options.sites:
         work = {"rounds": ROUNDS, "images": IMAGES, "threads": options.threads}
         part = {"provenance": provenance(), "work": work}

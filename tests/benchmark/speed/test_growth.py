@@ -100,6 +100,13 @@ def test_options_that_make_no_sense(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("content", "said"), [("{", "is not valid JSON"), ("[]", "is no result file")])
+def test_a_file_that_is_no_result_file_is_told_before_anything_is_measured(content, said, tmp_path, capsys):
+    (tmp_path / "growth.json").write_text(content)
+    assert growth.main(["--sites", "--results", "--out", str(tmp_path / "growth.json")]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_the_result_file(tmp_path, monkeypatch):
     def federation(sites, threads, folder):
         return {"round_s": sites / threads, "server_pss_gb": 0.1}
