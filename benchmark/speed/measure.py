@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -94,10 +93,8 @@ class Measured:
     """Peak memory of all processes, 10^9 bytes, sampled up to twice a second."""
     wire_bytes: int | None
     """Bytes over the loopback, protocol included; None where no loopback can be had for the run alone."""
-    cpu_s: float
-    """Processor seconds of all processes."""
     training_cpu_s: float
-    """Those in which sites train."""
+    """Processor seconds in which sites train."""
     server: Server | None
     """None without a federation of ours."""
 
@@ -133,7 +130,7 @@ def measure(
     marks.unlink(missing_ok=True)
     counts = private_loopback()
     whole = [*ON_LOOPBACK, str(counter), *command] if counts else list(command)
-    started, used = time.monotonic(), _used()
+    started = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             whole, cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
@@ -159,7 +156,6 @@ def measure(
         wall_s=ended - started,
         peak_pss_gb=memory.bytes / 1e9,
         wire_bytes=sent(counter.read_text()) if counts else None,
-        cpu_s=_used() - used,
         server=_server(found, memory.by_process),
         **phases(found, started, ended, rounds),
     )
@@ -218,12 +214,6 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
-
-
-def _used() -> float:
-    """Processor seconds of this process's children that have ended, with theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _server(marks: Sequence[Mark], memory: Mapping[int, int]) -> Server | None:

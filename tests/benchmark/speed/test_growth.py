@@ -130,5 +130,6 @@ def test_the_result_file(tmp_path, monkeypatch):
 def test_a_simulation(tmp_path):
     found = federation(3, 2, tmp_path)
     assert found["wall_s"] > found["round_s"] > 0
-    assert found["cpu_s"] > found["own_cpu_s"] > found["server_cpu_s"] > 0
+    assert found["training_cpu_s"] > 0
+    assert found["server_cpu_s"] > 0
     assert found["peak_pss_gb"] > found["server_pss_gb"] > found["server_start_pss_gb"] > 0.01

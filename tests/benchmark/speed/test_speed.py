@@ -153,7 +153,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path, monkeypatch):
 
 def test_medians_and_table():
     runs = [
-        Measured(wall, 1.0, 2.0, 3.0, 0.1, 0.5, 1.0, wire, 4.0, 2.0, None)
+        Measured(wall, 1.0, 2.0, 3.0, 0.1, 0.5, 1.0, wire, 2.0, None)
         for wall, wire in ((10.0, 300), (30.0, 330), (12.0, 310))
     ]
     found = medians(runs, raw_bytes=10, transfers=30)
@@ -187,7 +187,7 @@ def test_the_contenders(tmp_path):
     for name, (run,) in runs.items():
         assert run.wall_s > run.startup_s + run.training_s + run.tail_s - 0.01, name
         assert run.training_s > 0, name
-        assert run.cpu_s > run.training_cpu_s > 0, name
+        assert run.training_cpu_s > 0, name
         assert (run.server is not None) == (name == "ours")
     raw = SMALL.raw_bytes(data)
     if private_loopback():
