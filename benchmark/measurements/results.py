@@ -3,14 +3,15 @@
 import argparse
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pt_peft.files import write_atomically
 
 
 def to_json(result: object) -> str:
-    """A result as JSON. Raises ValueError if a number is not finite."""
-    return json.dumps(result, indent=1, allow_nan=False)
+    """A result, which may have dataclasses in it, as JSON. Raises ValueError if a number is not finite."""
+    return json.dumps(result, indent=1, allow_nan=False, default=asdict)
 
 
 def write_result(path: Path, result: object) -> None:

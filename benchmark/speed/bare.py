@@ -81,20 +81,31 @@ class Bare:
         """Trains one local epoch. Returns the mean loss."""
         mark("begins", site)
         optimizer = torch.optim.AdamW(self.trained.values(), lr=1e-3, weight_decay=0.0)
-        losses: list[torch.Tensor] = []
         self.model.train()
-        for chosen in torch.randperm(len(images)).split(self.work["batch_size"]):
-            batch = scaled(images[chosen])
-            if self.work["augment"]:
-                batch = torch.stack([moved(image) for image in batch])
-            loss = cross_entropy(self.model(batch), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
+        losses = [
+            self.step(images[chosen], labels[chosen], optimizer)
+            for chosen in torch.randperm(len(images)).split(self.work["batch_size"])
+        ]
         mean = float(torch.stack(losses).mean())
         mark("ends", site)
         return mean
+
+    def step(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Trains on a batch of images uint8 (B,3,S,S), with `weights` of the classes. Returns the loss."""
+        batch = scaled(images)
+        if self.work["augment"]:
+            batch = torch.stack([_moved(image) for image in batch])
+        loss = cross_entropy(self.model(batch), labels, weight=weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
@@ -102,7 +113,7 @@ def scaled(images: torch.Tensor) -> torch.Tensor:
     return images.float().div_(255).sub_(0.5).div_(0.5)
 
 
-def moved(image: torch.Tensor) -> torch.Tensor:
+def _moved(image: torch.Tensor) -> torch.Tensor:
     """`image` (3,S,S), mirrored or not and turned by right angles, at random."""
     turns, mirrored = (int(torch.randint(bound, ())) for bound in (4, 2))
     return torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,6 +24,7 @@ from scipy.special import stdtrit
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import write_result
 from benchmark.report.intervals import LEVEL, Estimate, slopes_of
 from benchmark.speed.aggregation_cost import NAMES, Shapes, experiment
 from benchmark.speed.contenders import fresh, ours
@@ -32,7 +32,7 @@ from benchmark.speed.measure import Measured, measure, python_path
 from benchmark.speed.work import Work
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
-from pt_peft.files import check_place, write_atomically
+from pt_peft.files import check_place
 from pt_peft.schema import read_json
 from pt_peft_flare.run_record import FILE_NAME
 
@@ -193,8 +193,7 @@ def _before(out: Path) -> dict[str, object]:
 
 def _write(out: Path, part: str, content: Mapping[str, object]) -> None:
     """Puts one part into the result file."""
-    text = json.dumps({**_before(out), part: content}, indent=1, default=asdict) + "\n"
-    write_atomically(out, text.encode())
+    write_result(out, {**_before(out), part: content})
 
 
 @command

@@ -320,11 +320,17 @@ def test_reports_of_statistics(probe):
         parse(StatisticsReport, said(num_samples=0, classes_left_out=0), "report")
 
 
-def test_reports_of_candidates(probe, trainer, data):
+def before_the_choice(probe, trainer, data) -> HeadStatistics:
+    """The server's part once site-1 has sent its counts and moments."""
     sent = HeadStatistics(probe, trainer.exchange, "start")
     counts = answer(trainer, Stage("start", "counts", 0), data["site-1"], {}, {}).tensors
     sent.take(Stage("start", "counts", 0), {"site-1": counts}, {})
     sent.take(MOMENTS, {"site-1": answer(trainer, MOMENTS, data["site-1"], {}, sent.down(MOMENTS)).tensors}, {})
+    return sent
+
+
+def test_reports_of_candidates(probe, trainer, data):
+    sent = before_the_choice(probe, trainer, data)
     found = answer(trainer, CHOICE, data["site-1"], {}, sent.down(CHOICE))
     report = parse(ChoiceReport, said(**found.report), "report").checked(probe)
     assert len(report.splits()) == 5
@@ -348,10 +354,7 @@ def test_reports_of_candidates(probe, trainer, data):
 
 def test_losses_leave_rounded_to_what_they_mean(probe, trainer, data):
     """Exact ones at 49 temperatures would give each image's logits."""
-    sent = HeadStatistics(probe, trainer.exchange, "start")
-    counts = answer(trainer, Stage("start", "counts", 0), data["site-1"], {}, {}).tensors
-    sent.take(Stage("start", "counts", 0), {"site-1": counts}, {})
-    sent.take(MOMENTS, {"site-1": answer(trainer, MOMENTS, data["site-1"], {}, sent.down(MOMENTS)).tensors}, {})
+    sent = before_the_choice(probe, trainer, data)
     found = answer(trainer, CHOICE, data["site-1"], {}, sent.down(CHOICE))
     report = parse(ChoiceReport, said(**found.report), "report").checked(probe)
     exact, rounded = found.tensors[LOSSES], checked_losses(found.tensors[LOSSES], report)
@@ -381,10 +384,7 @@ def test_no_count_of_a_small_class_leaves_with_the_images_that_are_left_out_one_
 
 
 def test_of_equal_candidates_the_largest_penalty_is_chosen(probe, trainer, data):
-    sent = HeadStatistics(probe, trainer.exchange, "start")
-    counts = answer(trainer, Stage("start", "counts", 0), data["site-1"], {}, {}).tensors
-    sent.take(Stage("start", "counts", 0), {"site-1": counts}, {})
-    sent.take(MOMENTS, {"site-1": answer(trainer, MOMENTS, data["site-1"], {}, sent.down(MOMENTS)).tensors}, {})
+    sent = before_the_choice(probe, trainer, data)
     found = answer(trainer, CHOICE, data["site-1"], {}, sent.down(CHOICE))
     (first, *_) = parse(ChoiceReport, said(**found.report), "report").splits()
     alike = parse(ChoiceReport, said(candidates=[first.model_dump()] * 5), "report").checked(probe)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import changed
+from helpers import changed, gone
 from pt_peft import reasons
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
@@ -50,16 +50,6 @@ def opening(tiny, tiny_weights, tmp_path):
         }
 
     return of
-
-
-def gone(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def same(one, other) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import gone
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError
@@ -49,16 +50,6 @@ def worker(host, opening):
     worker = Worker(host.socket, opening)
     yield worker
     worker.kill()
-
-
-def gone(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_round(worker, host, opening):

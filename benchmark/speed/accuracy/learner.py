@@ -7,9 +7,8 @@ fields in ``work.json``: ``learning_rate`` and ``head_learning_rate``.
 import math
 
 import torch
-from torch.nn.functional import cross_entropy
 
-from benchmark.speed.bare import Bare, moved, scaled
+from benchmark.speed.bare import Bare, scaled
 from benchmark.speed.marks import mark
 
 BATCH = 256
@@ -47,14 +46,7 @@ class Learner(Bare):
             share = (number * steps + index) / (self.work["rounds"] * steps)
             for group, peak in zip(optimizer.param_groups, rates.values(), strict=True):
                 group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * share))
-            batch = scaled(images[chosen])
-            if self.work["augment"]:
-                batch = torch.stack([moved(image) for image in batch])
-            loss = cross_entropy(self.model(batch), labels[chosen], weight=weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
+            losses.append(self.step(images[chosen], labels[chosen], optimizer, weights))
         mean = float(torch.stack(losses).mean())
         mark("ends", site)
         return mean
