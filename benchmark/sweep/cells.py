@@ -73,20 +73,26 @@ class Grid:
             )
             for data, task in suite.data.items()
             for backbone in suite.backbones
+            if task.backbones is None or backbone in task.backbones
         }
 
-    def tuning(self) -> Iterator[tuple[ChoiceAxes, list[Settings], list[Cell]]]:
-        """For each choice to be made: its axes, what is tried, and a cell for each trial. Raises UserError."""
-        tuning = self._suite.tuning
-        for place in self._suite.places() if tuning else ():
-            if tuning and tuning.partition in (None, place["partition"]):
+    def tuning(self) -> Iterator[tuple[ChoiceAxes, list[Settings]]]:
+        """For each choice to be made: its axes, and what is tried first."""
+        for place in self._suite.places() if self._suite.tuning else ():
+            if self._suite.tuning and place["partition"] == self._tuned_on(place):
                 for name in (*self._suite.methods, *self._baselines(place)):
-                    tried = trials(tuning, self._method(name), self._rate(name))
-                    cells = [
-                        self._cell("trial", place, name, tuning.seed, settings, suffix=f".trial-{index}")
-                        for index, settings in enumerate(tried)
-                    ]
-                    yield self._axes(place, name), tried, cells
+                    yield self._axes(place, name), trials(self._suite.tuning, self._method(name), self._rate(name))
+
+    def trials(self, axes: ChoiceAxes, tried: Sequence[Settings]) -> list[Cell]:
+        """The cells in which a choice's settings are `tried`. Raises UserError for one that is no valid experiment."""
+        place, seed = (
+            axes.model_dump(exclude={"domain", "method"}),
+            self._suite.tuning.seed if self._suite.tuning else 0,
+        )
+        return [
+            self._cell("trial", place, axes.method, seed, settings, suffix=f".trial-{index}")
+            for index, settings in enumerate(tried)
+        ]
 
     def runs(self, choices: Sequence[ChoiceRecord]) -> Iterator[Cell]:
         """The federated runs and their baselines, in the order of the grid.
@@ -128,8 +134,14 @@ class Grid:
     def _settings(self, place: Mapping[str, str], name: str, chosen: Mapping[ChoiceAxes, Settings]) -> Settings | None:
         if self._suite.tuning is None:
             return Settings(self._rate(name), {})
-        chosen_at = {**place, "partition": self._suite.tuning.partition or place["partition"]}
-        return chosen.get(self._axes(chosen_at, name))
+        return chosen.get(self._axes({**place, "partition": self._tuned_on(place)}, name))
+
+    def _tuned_on(self, place: Mapping[str, str]) -> str:
+        """The partition whose choices hold at a place."""
+        tuning, of_task = self._suite.tuning, self._suite.data[place["data"]].partitions
+        if tuning and tuning.each_partition:
+            return place["partition"]
+        return (of_task or tuple(self._suite.partitions))[0]
 
     def _axes(self, place: Mapping[str, str], method: str) -> ChoiceAxes:
         return ChoiceAxes(domain=self._suite.data[place["data"]].domain, **place, method=method)

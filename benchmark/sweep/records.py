@@ -104,6 +104,13 @@ class Validation(Strict):
     mean: Scalars
     """Unweighted, over sites."""
     sites: dict[str, Scalars]
+    pooled: Scalars | None = None
+    """Of one model on all sites' images together; null where each site has a model of its own, and in older files."""
+
+    @property
+    def judged(self) -> Scalars:
+        """What trials are compared by: a mean over sites would hang on the few images of the smallest."""
+        return self.pooled or self.mean
 
 
 class FinalTest(Strict):

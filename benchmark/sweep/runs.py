@@ -138,7 +138,9 @@ def _federated(
         val = None
         if cell.kind == "trial" or any(len(data.val) for data in sites.values()):
             predicted = predict(trainer, final.tensors, final.kept, sites, "val")
-            val = _validation({name: scalars(one) for name, one in predicted.metrics(task)["sites"].items()})
+            metrics = predicted.metrics(task)
+            sites_metrics = {name: scalars(one) for name, one in metrics["sites"].items()}
+            val = _validation(sites_metrics, scalars(metrics["pooled"]))
         if cell.kind == "trial":  # nothing is chosen on test images
             return {"val": val}
         test = _as_kept(predict(trainer, final.tensors, final.kept, sites, "test"))
@@ -201,7 +203,8 @@ def _without_federation(
     with clock("evaluation"):
         if cell.kind == "trial":
             own = {name: trainer.evaluate(models[name], one.val) for name, one in data.items() if len(one.val)}
-            return {"val": _validation({name: scalars(metrics) for name, metrics in own.items()})}
+            found = {name: scalars(metrics) for name, metrics in own.items()}
+            return {"val": _validation(found, found.get("pooled"))}
         found = {name: predict(trainer, tensors, {}, sites, "test") for name, tensors in models.items()}
         if cell.baseline == "pooled":
             found["majority class"] = majority(trainer.experiment.data, sites)
@@ -210,12 +213,12 @@ def _without_federation(
         return {"rows": [BaselineRow(name=name, test=_test(one, task)) for name, one in found.items()]}
 
 
-def _validation(sites: dict[str, Scalars]) -> Validation:
+def _validation(sites: dict[str, Scalars], pooled: Scalars | None) -> Validation:
     """What a trial is judged by. Raises UserError if there is nothing."""
     mean = mean_scalars(list(sites.values()))
     if mean is None:
         raise UserError("no site has validation images, by which a trial is judged.")
-    return Validation(mean=mean, sites=sites)
+    return Validation(mean=mean, sites=sites, pooled=pooled)
 
 
 def _test(predictions: Predictions, task: Task) -> FinalTest:

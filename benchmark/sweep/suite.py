@@ -60,7 +60,9 @@ class Task(Images):
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """Names of the simulated sites; those of the table for a ``natural`` partition."""
     partitions: tuple[Label, ...] | None = None
-    """The suite's partitions that apply; null: all."""
+    """The suite's partitions that apply; null: all. The first is that which settings are chosen on."""
+    backbones: tuple[Label, ...] | None = None
+    """The suite's backbones that apply; null: all."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     """Into how many folds the images are dealt (``data.fold`` of the experiment): the run of seed k tests fold k, so
     that fold, training and the draw of a random partition vary together. null: every seed has the same test images, or
@@ -162,15 +164,18 @@ class Suite(Strict):
 
     @field_validator("data")
     @classmethod
-    def _known_partitions(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
-        known = info.data.get("partitions", {})
-        for name, task in value.items():
-            if known and (unknown := set(task.partitions or ()) - set(known)):
-                raise ValueError(
-                    f"'{name}' has partition '{min(unknown)}', which is none of the suite's ({', '.join(known)})"
-                )
-            if known and task.partitions == ():
-                raise ValueError(f"'{name}' has none of the suite's partitions ({', '.join(known)})")
+    def _known_parts(cls, value: dict[str, Task], info: ValidationInfo) -> dict[str, Task]:
+        for axis in ("partitions", "backbones"):
+            known = set(info.data.get(axis, ()))
+            for name, task in value.items():
+                mine: tuple[str, ...] | None = getattr(task, axis)
+                if known and (unknown := set(mine or ()) - known):
+                    raise ValueError(
+                        f"'{name}' has {axis[:-1]} '{min(unknown)}', which is none of the suite's "
+                        f"({', '.join(sorted(known))})"
+                    )
+                if known and mine == ():
+                    raise ValueError(f"'{name}' has none of the suite's {axis} ({', '.join(sorted(known))})")
         return value
 
     @field_validator("defaults")
@@ -195,10 +200,6 @@ class Suite(Strict):
     def _tuning_fits(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
         if value is None:
             return None
-        known = set(info.data.get("partitions", ()))
-        for name, task in info.data.get("data", {}).items():
-            if value.partition is not None and value.partition not in known & set(task.partitions or known):
-                raise ValueError(f"partition '{value.partition}' is not among those of '{name}'")
         if value.seed in info.data.get("seeds", ()):
             raise ValueError(f"seed {value.seed} is one of the suite's own; another would be right")
         _check_parts(value.options, info.data.get("methods", ()))
@@ -219,8 +220,8 @@ class Suite(Strict):
         for data, partition, backbone, variant in itertools.product(
             self.data, self.partitions, self.backbones, self.variants
         ):
-            of_task = self.data[data].partitions
-            if of_task is None or partition in of_task:
+            task = self.data[data]
+            if partition in (task.partitions or self.partitions) and backbone in (task.backbones or self.backbones):
                 yield {"data": data, "partition": partition, "backbone": backbone, "variant": variant}
 
 
@@ -251,9 +252,9 @@ def _content(path: Path) -> dict:
                 )
             below[axis] = {name: below[axis][name] for name in names}
             content[axis] = {}
-    for task in below.get("data", {}).values():
-        if task.get("partitions"):
-            task["partitions"] = [name for name in task["partitions"] if name in below["partitions"]]
+    for task, axis in itertools.product(below.get("data", {}).values(), ("partitions", "backbones")):
+        if task.get(axis):
+            task[axis] = [name for name in task[axis] if name in below[axis]]
     return overlaid(below, content)
 
 

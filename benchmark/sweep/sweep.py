@@ -27,7 +27,7 @@ from benchmark.sweep.records import (
 from benchmark.sweep.result_file import ResultFile
 from benchmark.sweep.runs import failure, run_cell
 from benchmark.sweep.suite import Suite
-from benchmark.sweep.trials import Settings, best
+from benchmark.sweep.trials import Settings, best, further
 from pt_peft.errors import UserError
 from pt_peft.experiment.site import Site
 from pt_peft.files import check_place
@@ -105,19 +105,34 @@ class _Pass:
 
     def run(self, grid: Grid, wanted: Wanted) -> None:
         """Raises UserError, after the last cell if any failed."""
-        planned = [one for one in grid.tuning() if wanted(one[0].model_dump(exclude={"partition"}))]
-        self._finish([cell for _, _, cells in planned for cell in cells], "trials")
-        choices = [self._choice(*one) for one in planned]
+        tried = self._tried(grid, wanted)
+        choices = [self._choice(axes, settings, cells) for axes, (settings, cells) in tried.items()]
         for choice in choices:
             if self._results.contents.choices.get(choice.axes) != choice:
                 self._results.append(choice)
         cells = [cell for cell in grid.runs(choices) if wanted(cell.axes.model_dump())]
         self._finish(cells, "cells")
-        self._check_choices(choices, [cells for _, _, cells in planned])
+        self._check_choices(choices, [cells for _, cells in tried.values()])
         failed = [(cell, reason) for cell in cells if (reason := self._reason(cell)) is not None]
         if failed:
             cell, reason = failed[0]
             raise UserError(f"{len(failed)} of {len(cells)} cells failed; the first, '{cell.name}': {reason}")
+
+    def _tried(self, grid: Grid, wanted: Wanted) -> dict[ChoiceAxes, tuple[list[Settings], list[Cell]]]:
+        """Runs the trials of each choice, further ones where the best rate lies at an end. Raises UserError."""
+        first = {axes: rates for axes, rates in grid.tuning() if wanted(axes.model_dump(exclude={"partition"}))}
+        tried = {axes: (list(settings), grid.trials(axes, settings)) for axes, settings in first.items()}
+        pending = [cell for _, cells in tried.values() for cell in cells]
+        while pending and self._suite.tuning:
+            self._finish(pending, "trials")
+            pending = []
+            for axes, (settings, cells) in tried.items():
+                values = [self._validation(cell) for cell in cells]
+                if more := further(self._suite.tuning, first[axes], settings, values):
+                    settings.append(more)
+                    cells.append(grid.trials(axes, settings)[-1])
+                    pending.append(cells[-1])
+        return tried
 
     def _finish(self, cells: Sequence[Cell], what: str) -> None:
         """Runs those of `cells` that are not finished, and records each as it ends."""
@@ -168,7 +183,7 @@ class _Pass:
 
     def _validation(self, cell: Cell) -> float | None:
         record = self._results.contents.runs[cell.name]
-        return metric_of(record.val.mean, cell.experiment.select_by) if isinstance(record, TrialRecord) else None
+        return metric_of(record.val.judged, cell.experiment.select_by) if isinstance(record, TrialRecord) else None
 
     def _check_choices(self, choices: Sequence[ChoiceRecord], trials: Sequence[Sequence[Cell]]) -> None:
         """Raises UserError if a method has nothing to choose from."""

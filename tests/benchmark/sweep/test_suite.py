@@ -9,7 +9,7 @@ from benchmark.sweep import suite as suites
 from benchmark.sweep.cells import Cell, Grid, located
 from benchmark.sweep.records import ChoiceAxes, ChoiceRecord, TriedSettings, without_federation
 from benchmark.sweep.suite import Images, Suite
-from benchmark.sweep.trials import Settings, best
+from benchmark.sweep.trials import Settings, Tuning, best, further
 from helpers import ROOT
 from pt_peft.data.delimited import read_rows
 from pt_peft.errors import UserError
@@ -27,7 +27,7 @@ def choice(axes: ChoiceAxes, tried: list[Settings], chosen: int | None) -> Choic
 
 
 def chosen_first(grid: Grid) -> list[ChoiceRecord]:
-    return [choice(axes, tried, 0) for axes, tried, _ in grid.tuning()]
+    return [choice(axes, tried, 0) for axes, tried in grid.tuning()]
 
 
 @pytest.fixture
@@ -63,9 +63,8 @@ def test_every_cell_of_every_suite_is_a_valid_experiment(name, shared, tmp_path)
 def test_the_chosen_trial_is_what_runs(write):
     suite = Suite.read(write(tuning={"factors": [0.5, 1], "options": {"lora": {"rank": [2, 8]}}, "seed": 9}))
     grid = Grid(suite, {"embedded": None}, Path())
-    (lora_axes, lora, lora_cells), (probe_axes, probe, _), (pooled_axes, pooled, pooled_cells), (_, local, _) = (
-        grid.tuning()
-    )
+    (lora_axes, lora), (probe_axes, probe), (pooled_axes, pooled), (_, local) = grid.tuning()
+    lora_cells, pooled_cells = grid.trials(lora_axes, lora), grid.trials(pooled_axes, pooled)
     assert [(trial.learning_rate, trial.options) for trial in lora] == [
         (rate, {"lora": {"rank": rank}}) for rate in (0.0015, 0.003) for rank in (2, 8)
     ]
@@ -104,6 +103,45 @@ def test_cells_compute_as_the_device_does_best_unless_the_suite_says_otherwise(w
 def test_best():
     assert best([None, 0.5, 0.7, 0.7]) == 2
     assert best([None]) is None
+
+
+def test_further_rates_are_tried_while_the_best_lies_at_an_end():
+    tuning = Tuning(factors=(0.5, 1, 3), widen=2, seed=9)
+    first = [Settings(rate, {}) for rate in (1.0, 2.0, 6.0)]
+    assert further(tuning, first, first, [0.1, 0.3, 0.2]) is None, "inside"
+    assert further(tuning, first, first, [None, None, None]) is None
+    assert further(tuning, first, first, [0.3, 0.2, 0.1]) == Settings(0.5, {})
+    up = further(tuning, first, first, [0.1, 0.2, 0.3])
+    assert up == Settings(18.0, {})
+    assert further(tuning, first, [*first, up], [0.1, 0.2, 0.3, 0.2]) is None
+    assert further(tuning, first, [*first, up], [0.1, 0.2, 0.3, 0.4]) == Settings(54.0, {})
+    assert further(tuning, first, [*first, up, Settings(54.0, {})], [0.1, 0.2, 0.3, 0.4, 0.5]) is None, "two at most"
+    ranks = [Settings(rate, {"lora": {"rank": rank}}) for rank in (2, 4) for rate in (1.0, 2.0, 6.0)]
+    assert further(tuning, ranks, ranks, [0.1, 0.2, 0.3, 0.4, 0.1, 0.1]) == Settings(0.5, {"lora": {"rank": 4}})
+    assert further(tuning.model_copy(update={"widen": 0}), first, first, [0.3, 0.2, 0.1]) is None
+
+
+def test_settings_are_chosen_on_the_first_partition_of_a_task_or_on_each(write):
+    tasks = {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["other", "none"]}}
+    fields = {"data": tasks, "partitions": {"none": {"kind": "none"}, "other": {"kind": "none"}}}
+
+    def tuned_on(**tuning) -> set[str]:
+        suite = Suite.read(write(**fields, tuning={"factors": [1], "seed": 9, **tuning}))
+        grid = Grid(suite, {"embedded": None}, Path())
+        assert {cell.axes.partition for cell in grid.runs(chosen_first(grid))} == {"none", "other"}
+        return {axes.partition for axes, _ in grid.tuning()}
+
+    assert tuned_on() == {"other"}
+    assert tuned_on(each_partition=True) == {"none", "other"}
+
+
+def test_a_task_of_some_backbones(write, tmp_path):
+    tasks = {"all": SMOKE["data"]["lesions"], "one": {**SMOKE["data"]["lesions"], "backbones": ["second"]}}
+    suite = Suite.read(write(data=tasks, backbones={"first": {}, "second": {}}, tuning=None))
+    cells = Grid(suite, {"first": None, "second": None}, tmp_path).runs([])
+    assert {(cell.axes.data, cell.axes.backbone) for cell in cells} == {
+        ("all", "first"), ("all", "second"), ("one", "second"),
+    }  # fmt: skip
 
 
 def test_variants_are_an_axis_and_have_their_own_baselines_where_a_site_alone_would_differ(write):
@@ -147,8 +185,8 @@ def test_a_seed_of_data_in_folds_is_the_number_of_its_fold(write, tmp_path):
     grid = Grid(suite, {"embedded": None}, Path())
     of_trials = {
         (cell.axes.data, cell.experiment.seed, fold and fold.number)
-        for _, _, cells in grid.tuning()
-        for cell in cells
+        for axes, tried in grid.tuning()
+        for cell in grid.trials(axes, tried)
         for fold in [cell.experiment.data.fold]
     }
     assert of_trials == {("in_folds", 100, 2), ("lesions", 100, None)}
@@ -203,10 +241,8 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ({"sedes": [1]}, "did you mean 'seeds'?"),
         ({"methods": ["lorra"]}, "lorra"),
         ({"partitions": {"iid": {"kind": "iid"}}}, "field 'partition.kind' must be 'none' with data.source 'lesions'"),
-        (
-            {"tuning": {"factors": [1], "seed": 1, "partition": "iid"}},
-            "partition 'iid' is not among those of 'lesions'",
-        ),
+        ({"tuning": {"factors": [1, 0.5], "seed": 1}}, "1, 0.5 are not in ascending order"),
+        ({"tuning": {"factors": [1], "widen": 2, "seed": 1}}, "'widen' needs two factors or more"),
         ({"tuning": {"factors": [], "seed": 1}}, "field 'tuning.factors' is []"),
         ({"defaults": {"federation": {"ruonds": 1}}}, "did you mean 'rounds'?"),
         ({"backbones": {"a b": {}}}, "field 'backbones.a b"),
@@ -242,6 +278,10 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         (
             {"data": {"lesions": {**SMOKE["data"]["lesions"], "partitions": ["none", "nope"]}}},
             "'lesions' has partition 'nope'",
+        ),
+        (
+            {"data": {"lesions": {**SMOKE["data"]["lesions"], "backbones": ["nope"]}}},
+            "'lesions' has backbone 'nope', which is none of the suite's (embedded)",
         ),
     ],
 )
