@@ -16,7 +16,7 @@ import yaml
 from benchmark.__main__ import main
 from benchmark.report.curves import validation_curve
 from benchmark.sweep import engines
-from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, FailureRecord, SuiteRecord
+from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, FailureRecord, SuiteRecord, TrialRecord
 from benchmark.sweep.result_file import ResultFile, read
 from helpers import ROOT
 
@@ -97,6 +97,28 @@ def test_what_is_finished_is_not_run_again_and_what_is_missing_is(swept, small, 
     assert isinstance(first, CellRecord)
     assert isinstance(again, CellRecord)
     assert again.final == first.final  # the same cell gives the same numbers
+
+
+def test_a_method_tries_further_rates_while_the_best_lies_at_an_end(small, tmp_path):
+    fields = yaml.safe_load(small.read_text())
+    rates = {"tuning": {"factors": [0.01, 0.1], "widen": 1, "seed": 9}}
+    path, out = tmp_path / "wider.yaml", tmp_path / "wider.jsonl"
+    path.write_text(yaml.safe_dump({**fields, **rates, "methods": ["linear_probe"], "baselines": None, "seeds": [0]}))
+    assert main(plain_loop(path, out)) == 0
+    (choice,) = read(out).choices.values()
+    low, high, more = choice.trials
+    assert low.val is not None
+    assert high.val is not None
+    beyond = 3e-5 if low.val >= high.val else 3e-2
+    assert [one.learning_rate for one in (low, high, more)] == pytest.approx([3e-4, 3e-3, beyond])
+    for index, one in enumerate(choice.trials):
+        trial = results(out)[f"lesions.none.embedded.default.linear_probe.9.trial-{index}"]
+        assert isinstance(trial, TrialRecord)
+        assert trial.val.pooled, "one model, all sites' images"
+        assert one.val == trial.val.pooled.balanced_accuracy
+    before = lines(out)
+    assert main(plain_loop(path, out)) == 0
+    assert lines(out) == before
 
 
 @pytest.mark.slow
