@@ -15,7 +15,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.model_input import Normalisation, autocast
-from pt_peft.model.precision import resolved_precision
+from pt_peft.model.precision import choose_attention, resolved_precision
 from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
@@ -206,6 +206,7 @@ def train_masked_autoencoder(
         steps = recipe.epochs * math.ceil(len(split) / recipe.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, steps))
         precision = resolved_precision(experiment.training.precision, device)
+        choose_attention(model, encoder.patch_embed.num_patches + encoder.num_prefix_tokens, precision, device)
         masks = torch.Generator().manual_seed(derive_seed(seed, "pretrain mask"))
         for epoch in range(recipe.epochs):
             seed_torch(derive_seed(seed, "pretrain dropout", epoch))

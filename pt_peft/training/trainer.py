@@ -29,7 +29,7 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.frozen_prefix import FrozenPrefix, frozen_prefix
 from pt_peft.model.model_input import Normalisation, autocast, over_flips
 from pt_peft.model.planned_exchange import planned_exchange
-from pt_peft.model.precision import resolved_precision
+from pt_peft.model.precision import choose_attention, resolved_precision
 from pt_peft.privacy.dpsgd import PrivateGradients, poisson_batches
 from pt_peft.privacy.draws import Draws, draws_for, training_seed
 from pt_peft.privacy.plan import sampling_rate
@@ -91,6 +91,7 @@ class LocalTrainer:
         self.device = device
         self.precision: Precision = resolved_precision(experiment.training.precision, device)
         self.model = build_model(experiment.model, weights)
+        choose_attention(self.model.module, self._most_tokens(), self.precision, device)
         self.exchange = planned_exchange(self.model, experiment)
         self._prefix = frozen_prefix(self.model)
         self.initial: Tensors = self.model.state()
@@ -268,10 +269,13 @@ class LocalTrainer:
         """
         if self.device.type != "cuda":
             return EVALUATION_BATCH
-        module, size = self.model.module, self.experiment.backbone.image_size
-        tokens = getattr(module.patch_embed, "num_patches", None) or (size // 8) ** 2
-        nbytes = EVALUATION_COPIES * 4 * 4 * module.embed_dim * tokens
+        nbytes = EVALUATION_COPIES * 4 * 4 * self.model.module.embed_dim * self._most_tokens()
         return max(1, min(GPU_EVALUATION_BATCH, gpu.room(self.device) // 4 // nbytes))
+
+    def _most_tokens(self) -> int:
+        """Tokens of an image in a block; as many as with patches of 8 pixels for a model that does not tell."""
+        module, size = self.model.module, self.experiment.backbone.image_size
+        return (getattr(module.patch_embed, "num_patches", None) or (size // 8) ** 2) + module.num_prefix_tokens
 
     def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from batches of `split` to logits float32 (B,K)."""
@@ -348,7 +352,13 @@ class LocalTrainer:
             "blocks": prefix.blocks,
             "precision": self.precision,
             "device": torch.cuda.get_device_name(self.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
-            "code": code_key("pt_peft.model.frozen_prefix", "pt_peft.data.views", "pt_peft.methods", *sorted(methods)),
+            "code": code_key(
+                "pt_peft.model.frozen_prefix",
+                "pt_peft.model.precision",
+                "pt_peft.data.views",
+                "pt_peft.methods",
+                *sorted(methods),
+            ),
         }
 
     def _batches(

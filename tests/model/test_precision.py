@@ -3,12 +3,14 @@
 from contextlib import nullcontext
 
 import pytest
+import timm
 import torch
 
 from benchmark.oracle.reference import federate, greatest_difference, load_sites, make_trainer
 from helpers import changed, opened
 from pt_peft.model.adapter_file import adapter_header, load_header
-from pt_peft.model.precision import resolved_precision
+from pt_peft.model.model_input import autocast
+from pt_peft.model.precision import MOST_TOKENS, choose_attention, resolved_precision
 from pt_peft.presets import committed_jobs, preset
 
 CPU = torch.device("cpu")
@@ -105,3 +107,52 @@ def test_the_header_says_no_more_than_its_writer_knows(tiny):
 def test_presets_of_real_images_take_what_is_faster_and_the_demo_ends_alike_everywhere():
     assert preset("medmnist:pathmnist")[0].training.precision == "auto"
     assert {one.training.precision for one in committed_jobs().values()} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "tokens", "fused"),
+    [
+        ("bfloat16", "cpu", 37, False),
+        ("bfloat16", "cpu", MOST_TOKENS, False),
+        ("bfloat16", "cpu", MOST_TOKENS + 1, True),
+        ("bfloat16", "cuda", 37, True),
+        ("float32", "cpu", 37, True),
+    ],
+)
+def test_attention_in_bfloat16_on_a_cpu_is_products_of_matrices(precision, device, tokens, fused):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
+    choose_attention(model, tokens, precision, torch.device(device))
+    assert {layer.attn.fused_attn for layer in model.blocks} == {fused}
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(224, 197), (512, MOST_TOKENS)])
+def test_its_training_step_keeps_no_more_than_the_footprint_tells_a_site(size, tokens):
+    def kept(precision, images):
+        model = timm.create_model("vit_small_patch16_224", img_size=size, depth=1)
+        choose_attention(model, tokens, precision, CPU)
+        storages = {}
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda one: storages.setdefault(one.untyped_storage().data_ptr(), one), lambda one: one
+        )
+        with hooks, autocast(precision, CPU):
+            model(torch.zeros(images, 3, size, size))
+        return sum(one.untyped_storage().nbytes() for one in storages.values())
+
+    plain, fused = (kept(precision, 2) - kept(precision, 1) for precision in ("bfloat16", "float32"))
+    assert plain < fused
+
+
+def test_both_ways_give_the_same_but_for_rounding():
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 64, 64)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
+    exact = model(images)
+    found = []
+    for fused in (True, False):
+        for layer in model.blocks:
+            layer.attn.fused_attn = fused
+        with autocast("bfloat16", CPU):
+            found.append(model(images).float())
+    rounding = (found[0] - exact).abs().max()
+    assert rounding > 0
+    assert (found[1] - exact).abs().max() < 3 * rounding
