@@ -101,7 +101,9 @@ class Bare:
         batch = scaled(images)
         if self.work["augment"]:
             batch = torch.stack([_moved(image) for image in batch])
-        loss = cross_entropy(self.model(batch), labels, weight=weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.work["precision"] == "bfloat16"):
+            logits = self.model(batch)
+        loss = cross_entropy(logits.float(), labels, weight=weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

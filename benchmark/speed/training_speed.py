@@ -27,6 +27,7 @@ from pt_peft.commands.dispatch import command
 OUT = Path("benchmark/results/speed_training.json")
 WORKS = {
     "LoRA and prompts in all blocks": Work(),
+    "LoRA and prompts in all blocks, bfloat16": Work(precision="bfloat16"),
     "LoRA in all blocks": Work(prompts=0),
     "LoRA in the last 3 blocks": Work(prompts=0, last_blocks=3),
     "LoRA in the last block": Work(prompts=0, last_blocks=1),

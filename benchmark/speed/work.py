@@ -8,6 +8,7 @@ import numpy as np
 
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
+from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.schema import parse
@@ -39,6 +40,8 @@ class Work:
     batch_size: int = 32
     augment: bool = False
     """Whether images are mirrored and turned by right angles at random."""
+    precision: Precision = "float32"
+    """What the forward pass computes in."""
 
     @property
     def names(self) -> list[str]:
@@ -67,7 +70,7 @@ class Work:
                 "augment": ["flip", "rotate90"] if self.augment else [],
             },
             "method": {"name": "+".join(options) or "linear_probe", "options": options},
-            "training": {"batch_size": self.batch_size},
+            "training": {"batch_size": self.batch_size, "precision": self.precision},
             "federation": {"rounds": self.rounds, "sites": self.names, "min_sites": self.sites},
         }
         return parse(Experiment, {**content, **fields}, "benchmark.speed")

@@ -184,7 +184,7 @@ def test_a_gpu_evaluates_as_many_images_at_a_time_as_fit(tiny, tiny_weights, mon
     trainer = LocalTrainer(tiny, tiny_weights, CPU)
     assert trainer._evaluation_batch() == 256
     trainer.device = GPU
-    nbytes = 3 * 4 * (4 * 32) * 16  # three copies in float32 of the MLP's 4 x 32 values for each of 16 patches
+    nbytes = 3 * 4 * (4 * 32) * 17  # three copies in float32 of the MLP's 4 x 32 values for each of 17 tokens
     for room, images in ((2**40, 1024), (4 * 300 * nbytes, 300), (0, 1)):
         monkeypatch.setattr(gpu, "room", lambda _, room=room: room)
         assert trainer._evaluation_batch() == images

@@ -79,6 +79,7 @@ class Task:
             "rounds": experiment.federation.rounds,
             "batch_size": training.batch_size,
             "augment": bool(experiment.data.augment),
+            "precision": "float32",  # what torch computes in unasked
             "rank": options["lora"]["rank"],
             "lora_alpha": options["lora"]["alpha"],
             "last_blocks": None,
