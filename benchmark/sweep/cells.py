@@ -79,7 +79,7 @@ class Grid:
     def tuning(self) -> Iterator[tuple[ChoiceAxes, list[Settings]]]:
         """For each choice to be made: its axes, and what is tried first."""
         for place in self._suite.places() if self._suite.tuning else ():
-            if self._suite.tuning and place["partition"] == self._tuned_on(place):
+            if self._suite.tuning and place["partition"] == self._suite.tuned_on(place):
                 for name in (*self._suite.methods, *self._baselines(place)):
                     yield self._axes(place, name), trials(self._suite.tuning, self._method(name), self._rate(name))
 
@@ -134,14 +134,7 @@ class Grid:
     def _settings(self, place: Mapping[str, str], name: str, chosen: Mapping[ChoiceAxes, Settings]) -> Settings | None:
         if self._suite.tuning is None:
             return Settings(self._rate(name), {})
-        return chosen.get(self._axes({**place, "partition": self._tuned_on(place)}, name))
-
-    def _tuned_on(self, place: Mapping[str, str]) -> str:
-        """The partition whose choices hold at a place."""
-        tuning, of_task = self._suite.tuning, self._suite.data[place["data"]].partitions
-        if tuning and tuning.each_partition:
-            return place["partition"]
-        return (of_task or tuple(self._suite.partitions))[0]
+        return chosen.get(self._axes({**place, "partition": self._suite.tuned_on(place)}, name))
 
     def _axes(self, place: Mapping[str, str], method: str) -> ChoiceAxes:
         return ChoiceAxes(domain=self._suite.data[place["data"]].domain, **place, method=method)

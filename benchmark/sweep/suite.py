@@ -8,7 +8,7 @@ folds, a seed is the number of a fold.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -223,6 +223,12 @@ class Suite(Strict):
             task = self.data[data]
             if partition in (task.partitions or self.partitions) and backbone in (task.backbones or self.backbones):
                 yield {"data": data, "partition": partition, "backbone": backbone, "variant": variant}
+
+    def tuned_on(self, place: Mapping[str, str]) -> str:
+        """The partition whose choice of settings holds at a place of the grid."""
+        if self.tuning and self.tuning.each_partition:
+            return place["partition"]
+        return (self.data[place["data"]].partitions or tuple(self.partitions))[0]
 
 
 def _content(path: Path) -> dict:
