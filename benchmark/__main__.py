@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak, summary
+from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak, summary, verify
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
@@ -16,6 +16,7 @@ COMMANDS: dict[str, Command] = {
     "run": run,
     "soak": soak,
     "summary": summary,
+    "verify": verify,
 }
 
 
