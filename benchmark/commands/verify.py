@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if nothing can be run, and after the last cell if any is different or could not be run."""
     from benchmark.measurements.results import write_result
-    from benchmark.sweep.rerun import FINE, Comparison, compare, draw, suite_of
-    from benchmark.sweep.result_file import read
+    from benchmark.sweep.rerun import FINE, Comparison, compare, draw
+    from benchmark.sweep.result_file import read, suite_of
 
     if options.cells < 1:
         raise UserError(f"--cells is {options.cells}; at least 1 would be right.")

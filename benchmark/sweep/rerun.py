@@ -13,7 +13,7 @@ from benchmark.sweep.cells import Cell
 from benchmark.sweep.records import BaselineRecord, CellRecord, Engine, FailureRecord, metric_of
 from benchmark.sweep.result_file import Contents
 from benchmark.sweep.runs import run_cell
-from benchmark.sweep.suite import SUITES, Suite
+from benchmark.sweep.suite import Suite
 from benchmark.sweep.sweep import Sweep, Wanted
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
@@ -81,12 +81,6 @@ class Comparison:
     """Null for baselines. Logits are kept in float16."""
     recorded: Side
     rerun: Side | None
-
-
-def suite_of(contents: Contents, path: Path) -> Suite:
-    """This clone's suite of that name, or the one that `contents`, read from `path`, begins with. Raises UserError."""
-    own = SUITES / f"{contents.suite.name}.yaml"
-    return Suite.read(str(own)) if own.is_file() else parse(Suite, contents.suite.suite, f"{path}, line 1")
 
 
 def draw(contents: Contents, number: int, seed: int, wanted: Wanted) -> list[Recorded]:
@@ -180,7 +174,7 @@ def _compared(record: Recorded, again: Recorded, notes: list[str], tolerance: fl
         if mine.logits.shape == other.logits.shape:
             agreement = float((_answers(mine) == _answers(other)).mean())
             difference = float(np.abs(mine.logits.astype(np.float64) - other.logits).max())
-        same = difference == 0 and record.final == again.final
+        same = difference == 0 and record.final.test == again.final.test
     else:
         same = isinstance(record, BaselineRecord) and isinstance(again, BaselineRecord) and record.rows == again.rows
     verdict: Verdict = "different" if reasons else "identical" if same else "alike"

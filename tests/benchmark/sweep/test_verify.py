@@ -12,7 +12,7 @@ from benchmark.__main__ import main
 from benchmark.sweep import rerun
 from benchmark.sweep.records import BaselineRecord, CellRecord, SuiteRecord
 from benchmark.sweep.rerun import draw
-from benchmark.sweep.result_file import ResultFile, read
+from benchmark.sweep.result_file import ResultFile, read, suite_of
 from benchmark.sweep.runs import failure, run_cell
 from benchmark.sweep.suite import InitialModel, Pretraining, Suite
 from benchmark.sweep.sweep import Sweep
@@ -160,7 +160,7 @@ def test_weights_that_were_pre_trained_here_take_the_place_of_those_of_the_recor
     contents = read(swept)
     record = contents.runs[LORA]
     assert isinstance(record, CellRecord)
-    suite = rerun.suite_of(contents, swept)
+    suite = suite_of(contents, swept)
     (plan,) = [cell for cell in Sweep(suite, swept, "reference", 0).grid(lambda _: True).runs([]) if cell.name == LORA]
     pretraining = Pretraining(data={"source": "lesions", "classes": ["a", "b"]})
     model = InitialModel(backbone={"name": "x"}, weights="x", pretraining=pretraining)
@@ -208,4 +208,4 @@ def test_what_is_refused(swept, capsys, options, said):
 def test_this_clones_suite_comes_first(swept):
     contents = read(swept)
     contents.suite = SuiteRecord(name="smoke", suite={})
-    assert rerun.suite_of(contents, swept) == Suite.read("smoke")
+    assert suite_of(contents, swept) == Suite.read("smoke")
