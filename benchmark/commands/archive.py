@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> None:
     files = archive(given, options.licence)
     if changed := dirty(given):
         print(
-            f"warning: made by code with changes that are in no commit: {len(changed)} runs, the first '{changed[0]}'. The "
-            "data card says so.",
+            f"warning: made by code with changes that are in no commit: {len(changed)} runs, the first '{changed[0]}'. "
+            "The data card says so.",
             file=sys.stderr,
         )
     if zipped:

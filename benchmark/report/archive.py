@@ -262,9 +262,9 @@ arrays = np.load(io.BytesIO(base64.b64decode(cell["predictions"])))
 print((arrays["logits"].argmax(axis=1) == arrays["labels"]).mean())
 ```"""
 GROUPS = (
-    "A group number is no number of the data set's own: it is the first 64 bits of SHA-256 of the lesion's or patient's "
-    "name in the table. There is no secret in it, so that who has the table, or can guess the names, finds which lesion "
-    "or patient it is. Results on images whose groups must not be known again should not be published so."
+    "A group number is no number of the data set's own: it is the first 64 bits of SHA-256 of the lesion's or "
+    "patient's name in the table. There is no secret in it, so that who has the table, or can guess the names, finds "
+    "which lesion or patient it is. Results on images whose groups must not be known again should not be published so."
 )
 
 
@@ -308,7 +308,7 @@ def _suite(one: Archived) -> Iterator[str]:
 
 def _records() -> Iterator[str]:
     """A table for each record, and for those that they hold; what several have in common once."""
-    kinds = {record: kind for kind, record in RECORDS.items()}
+    kinds: dict[type[BaseModel], str] = {record: kind for kind, record in RECORDS.items()}
     shown: list[type[BaseModel]] = [SuiteRecord, ChoiceRecord, Run, *list(kinds)[2:]]
     for record in shown:
         base = record.__base__ if record.__base__ in shown else None
