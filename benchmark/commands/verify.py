@@ -65,14 +65,14 @@ def run(options: argparse.Namespace) -> None:
     if not drawn:
         raise UserError(f"{path}: has no finished cell or baseline{' with all of these values' if wanted else ''}.")
     print(f"{len(drawn)} of {path}, drawn with --seed {seed}", flush=True)
+    asked = {"cells": options.cells, "seed": seed, "only": options.only, "tolerance_points": options.tolerance}
+    about = {"suite": suite.name, "results": {"file": path.name, "sha256": sha256_of(path)}, "asked": asked}
     compared: list[Comparison] = []
     for one in compare(suite, contents, drawn, options.engine, options.tolerance):
         compared.append(one)
         print(line(one), flush=True)
-    if options.out:
-        asked = {"cells": options.cells, "seed": seed, "only": options.only, "tolerance_points": options.tolerance}
-        about = {"suite": suite.name, "results": {"file": path.name, "sha256": sha256_of(path)}, "asked": asked}
-        write_result(options.out, {**about, "compared": compared})
+        if options.out:
+            write_result(options.out, {**about, "compared": compared})
     numbers = [f"{sum(one.verdict == verdict for one in compared)} {verdict}" for verdict in FINE]
     if bad := [one for one in compared if one.verdict not in FINE]:
         raise UserError(

@@ -141,7 +141,7 @@ def _cell(record: Recorded, suite: Suite, planned: Mapping[str, Cell]) -> tuple[
         raise UserError(f"the suite '{suite.name}' of this clone makes no such cell")
     said, notes = record.experiment, list[str]()
     now = plan.experiment.model_dump(mode="json")
-    if suite.backbones[record.axes.backbone].pretraining and said["backbone"] != now["backbone"]:
+    if suite.backbones[record.axes.backbone].pretraining and said.get("backbone") != now["backbone"]:
         said = {**said, "backbone": now["backbone"]}
         notes.append("starts from weights that were pre-trained here, which are not those of the record")
     if fields := list(_differing(said, now)):

@@ -171,6 +171,26 @@ def test_weights_that_were_pre_trained_here_take_the_place_of_those_of_the_recor
     assert notes == ["starts from weights that were pre-trained here, which are not those of the record"]
 
 
+def test_each_engine_runs_what_it_is_asked_for(swept, monkeypatch):
+    """By default what it ran before."""
+    contents = read(swept)
+    asked = []
+
+    def run(cell, engine, verify):
+        asked.append((cell.name, cell.baseline, engine, verify))
+        return contents.runs[cell.name]
+
+    monkeypatch.setattr(rerun, "run_cell", run)
+    for engine in (None, "flare"):
+        compared = rerun.compare(suite_of(contents, swept), contents, draw(contents, 1, 0, _is_lora), engine, 0)
+        assert [one.verdict for one in compared] == ["identical"]
+    assert asked == [(LORA, None, "reference", False), (LORA, None, "flare", False)]
+
+
+def _is_lora(axes: dict[str, object]) -> bool:
+    return axes["method"] == "lora"
+
+
 def test_another_precision_is_told(swept):
     record = read(swept).runs[LORA]
     assert isinstance(record, CellRecord)
