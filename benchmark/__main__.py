@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmark.commands import federation, hosts, membership, reconstruct, report, run, soak, summary
+from benchmark.commands import archive, federation, hosts, membership, reconstruct, report, run, soak, summary, verify
 from benchmark.measurements import image_cache
 from pt_peft.commands.dispatch import Command, command, dispatch
 
 COMMANDS: dict[str, Command] = {
+    "archive": archive,
     "federation": federation,
     "hosts": hosts,
     "image-cache": image_cache,
@@ -16,6 +17,7 @@ COMMANDS: dict[str, Command] = {
     "run": run,
     "soak": soak,
     "summary": summary,
+    "verify": verify,
 }
 
 

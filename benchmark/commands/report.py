@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.target is not None and not 0 < options.target <= 1:
         raise UserError(f"--target is {options.target:g}; a validation value above 0 and up to 1 would be right.")
-    results = read_results(_result_file(options.suite))
+    results = read_results(result_file(options.suite))
     found = panels(results, REPLICATES)
     fits = fit_all(found)
     main = [panel.key for panel in main_panels(found)]
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{out / 'report.html'}, report.md, report.csv, slopes.json and {len(report.figures)} figures")
 
 
-def _result_file(suite: str) -> Path:
+def result_file(suite: str) -> Path:
     """Path of the result file. Raises UserError if the name has none."""
     if suite.endswith(SUFFIX):
         return Path(suite)

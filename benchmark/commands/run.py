@@ -44,12 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, help="cells at a time (default: as many as this machine has cores and memory for)"
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="run the cells on the workers of this Dask scheduler")
+    add_only(parser, "run a part of the suite")
+
+
+def add_only(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declares ``--only``, which does `what`."""
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="AXIS=VALUE[,VALUE]",
-        help="run a part of the suite, such as data=ham10000; may be repeated",
+        help=f"{what}, such as data=ham10000; may be repeated",
     )
 
 
@@ -71,9 +76,14 @@ def run(options: argparse.Namespace) -> None:
     Sweep(suite, path, options.engine, verify).run(
         options.jobs,
         options.cluster,
-        lambda axes: all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes),
+        lambda axes: is_part(axes, wanted),
     )
     print(f"finished: {path}; {shlex.join(('python', '-m', 'benchmark', 'report', str(path)))}")
+
+
+def is_part(axes: Mapping[str, object], wanted: Mapping[str, set[str]]) -> bool:
+    """Whether a place of the grid, by the values of some of its axes, is among those that ``--only`` names."""
+    return all(str(axes[axis]) in values for axis, values in wanted.items() if axis in axes)
 
 
 def parts(given: list[str], suite: "Suite") -> Mapping[str, set[str]]:

@@ -26,6 +26,7 @@ from benchmark.sweep.records import (
     Record,
     SuiteRecord,
 )
+from benchmark.sweep.suite import SUITES, Suite
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
 from pt_peft.schema import parse
@@ -92,6 +93,12 @@ def read(path: Path) -> Contents:
         else:
             contents.add(_parse(line, f"{path}, line {number}"), line + b"\n")
     return contents
+
+
+def suite_of(contents: Contents, path: Path) -> Suite:
+    """This clone's suite of that name, or the one that `contents`, read from `path`, begins with. Raises UserError."""
+    own = SUITES / f"{contents.suite.name}.yaml"
+    return Suite.read(str(own)) if own.is_file() else parse(Suite, contents.suite.suite, f"{path}, line 1")
 
 
 class ResultFile:

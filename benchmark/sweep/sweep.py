@@ -78,9 +78,9 @@ class Sweep:
                 """Started only once there is something to do."""
                 return stack.enter_context(workers(jobs or default_jobs(self._suite, self._engine), address))
 
-            _Pass(self._suite, results, self._engine, self._verify, client).run(self._grid(wanted), wanted)
+            _Pass(self._suite, results, self._engine, self._verify, client).run(self.grid(wanted), wanted)
 
-    def _grid(self, wanted: Wanted) -> Grid:
+    def grid(self, wanted: Wanted) -> Grid:
         """The grid with those backbones that are `wanted`. Raises UserError."""
         suite, cache_folder = self._suite, Site().cache_folder()
         backbones = {place["backbone"] for place in suite.places() if wanted(dict(place))}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from prose import markdown, one_line, row
+from benchmark.report.docstrings import one_line
+from prose import markdown, row
 
 ROOT = Path(__file__).parents[2]
 

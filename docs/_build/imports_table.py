@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prose import one_line, row
+from benchmark.report.docstrings import one_line
+from prose import row
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,8 @@
 import json
 import re
 
-from prose import field_docs, one_line, row
+from benchmark.report.docstrings import field_docs, one_line
+from prose import row
 from pt_peft.experiment.limits import Limits
 
 LONG = 60

@@ -3,7 +3,8 @@
 import string
 from typing import get_args
 
-from prose import field_docs, one_line, row
+from benchmark.report.docstrings import field_docs, one_line
+from prose import row
 from pt_peft.reasons import Reason, ServerReason, SiteReason
 
 INTRODUCTION = """\

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from prose import field_docs, markdown
+from benchmark.report.docstrings import field_docs
+from prose import markdown
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 

@@ -12,8 +12,8 @@ import macros
 import methods_page
 import rules_page
 import schema_page
+from benchmark.report.docstrings import field_docs
 from helpers import ROOT
-from prose import field_docs
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES
 from pt_peft.experiment.site import Site
