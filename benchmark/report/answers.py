@@ -1,6 +1,6 @@
 """What a suite says of the three claims, in words: never more than the intervals of `benchmark.report.claims`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TypeVar
 
@@ -14,11 +14,21 @@ from benchmark.report.panels import Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import main_panels
 
-FIRST = f"Claim 1, most PEFT methods hold in-domain (less than {MARGIN:g} point below full fine-tuning)"
-SECOND = f"Claim 2, out of domain and non-IID a tenth of the exchanged parameters costs up to {COST:g} points"  #
+FIRST = f"Claim 1, most PEFT methods hold in-domain, less than {MARGIN:g} point below full fine-tuning"
+SECOND = f"Claim 2, out of domain and non-IID fewer exchanged parameters cost accuracy, up to {COST:g} points a decade"
 THIRD = "Claim 3, an in-domain initial model matters more than the method"
 METRICS = ("balanced_accuracy", "accuracy")
-WITH = TypeVar("WITH", Cost, Start)
+HOLDS: dict[Answer, str] = {
+    "supported": "holds",
+    "not supported": "falls short",
+    "the data cannot tell": "cannot be told",
+}
+AS_MUCH: dict[Answer, str] = {
+    "supported": "exceeded",
+    "not supported": "excluded, it is less",
+    "the data cannot tell": "inside the interval",
+}
+Left = TypeVar("Left", Cost, Start)
 
 
 def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[Block], list[Block]]:
@@ -29,19 +39,18 @@ def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[Block], lis
     general = [name for name in backbones if name not in further] or backbones
     inside = [panel for panel in main if panel.key.domain == IN_DOMAIN]
     outside = [panel for panel in main if panel.key.domain != IN_DOMAIN]
-    skewed = [panel for panel in outside if not panel.iid]
-    said: list[Block] = [_holds(inside, backbone) for backbone in general]
-    said += [_costs(skewed, [panel for panel in outside if panel.iid], backbone) for backbone in general]
     pairs = [_in_order(pair, further, outside) for pair in combinations(backbones, 2)]
-    said += [_starts(outside, pair) for pair in pairs]
+    said: list[Block] = [_holds(inside, backbone) for backbone in general]
+    said += [_costs(outside, backbone) for backbone in general]
+    said += [_starts(outside, pair, further) for pair in pairs]
     if not pairs:
-        said.append(f"{THIRD}: the data cannot tell. The suite has one initial model, and it takes two.")
+        said.append(f"{THIRD}: the data cannot tell. The suite has results from one initial model, and it takes two.")
     tables = [*_holding_tables(inside, general), _cost_table(main, backbones), _start_table(outside, pairs)]
     return said, [table for table in tables if table.rows]
 
 
 def _trained_further(results: Results) -> set[str]:
-    """The initial models that the suite made from others, on images of its own."""
+    """The initial models that the suite trained further, on images of its own."""
     models = results.suite.get("backbones")
     fields = models.items() if isinstance(models, dict) else ()
     return {name for name, model in fields if isinstance(model, dict) and model.get("pretraining")}
@@ -49,138 +58,157 @@ def _trained_further(results: Results) -> set[str]:
 
 def _in_order(pair: tuple[str, str], further: set[str], panels: Sequence[Panel]) -> tuple[str, str]:
     """The in-domain model first: the one that was trained further, or else the better one."""
-    trained = [name in further for name in pair]
-    if trained[0] != trained[1]:
-        return pair if trained[0] else (pair[1], pair[0])
-    found = claims.start(tabulate(panels, pair))
-    return pair if found is None or found.model.value >= 0 else (pair[1], pair[0])
+    first, second = pair
+    if (first in further) != (second in further):
+        turn = second in further
+    else:
+        found = claims.start(tabulate(panels, pair))
+        turn = found is not None and found.model.value < 0
+    return (second, first) if turn else pair
 
 
 def _holds(panels: Sequence[Panel], backbone: str) -> str:
     """The first claim."""
-    table = tabulate(panels, [backbone])
-    found = claims.holding(table)
+    found = claims.holding(tabulate(panels, [backbone]))
     if found is None:
         wanted = f"a panel of domain '{IN_DOMAIN}' with {FULL}, another method and two common seeds or folds"
         return f"{FIRST}: the data cannot tell. From {backbone}, the suite lacks {wanted}."
-    each, total = found.each, len(found.each)
+    total = len(found.differences)
     parts = [
-        f"{len(names)} {what} ({', '.join(f'{name} {in_points(each[name])}' for name in names)})"
-        for verdict, what in (
-            ("supported", "hold"),
-            ("not supported", "fall short"),
-            ("the data cannot tell", "cannot be told"),
+        f"{len(names)} of {total} {words} ({', '.join(names)})"
+        for words, names in (
+            ("hold", found.where("supported")),
+            ("fall short", found.where("not supported")),
+            ("cannot be told", found.where("the data cannot tell")),
         )
-        if (names := found.where(verdict))
+        if names
     ]
     return (
-        f"{FIRST}: {found.answer}. From {backbone}, on {_where(found.table)}, of {total} methods "
-        f"{', '.join(parts)}, by each one's difference in balanced accuracy with its 95 % interval; the mean of all is "
-        f"{in_points(found.mean)} points ({_n(found.table)}). The answer takes {found.majority} that hold, or "
-        f"{total - found.majority + 1} that fall short, at 5 % over all {total}. {_if_holding(found)}"
+        f"{FIRST}: {found.answer}. From {backbone}, on {_where(found.table)}, {'; '.join(parts)}, each by the 95 % "
+        f"interval of its own difference in balanced accuracy. Their mean difference is {in_points(found.mean)} points "
+        f"({_n(found.table)}). That {found.majority} hold, or that {total - found.majority + 1} fall short, is tested "
+        f"over all {total} together, with an error of 2.5 % each. {_if_holding(found)}"
+        f"{_not_counted(panels, found.table)}"
     )
 
 
 def _if_holding(found: Holding) -> str:
     """What would change the answer."""
-    margin = f"as far as these data can tell, most hold by a margin of {max(0.0, found.margin):.1f} points or more."
+    margin = f"with a margin of {max(0.0, found.margin):.1f} points or more these data tell that most hold."
     if found.answer != "the data cannot tell":
         return margin.capitalize()
     return f"{_at_present(found.folds, found.table)}; {margin}"
 
 
-def _costs(panels: Sequence[Panel], iid: Sequence[Panel], backbone: str) -> str:
+def _costs(outside: Sequence[Panel], backbone: str) -> str:
     """The second claim."""
-    found = claims.cost(tabulate(panels, [backbone]))
+    skewed, iid = ([panel for panel in outside if panel.iid is dealt] for dealt in (False, True))
+    found = claims.cost(tabulate(skewed, [backbone]))
     if found is None:
         wanted = "a non-IID panel out of domain with methods of two sizes and two common seeds or folds"
         return f"{SECOND}: the data cannot tell. From {backbone}, the suite lacks {wanted}."
-    accuracy = claims.cost(tabulate(panels, [backbone], "accuracy"))
+    accuracy = claims.cost(tabulate(skewed, [backbone], "accuracy"))
     beside = claims.cost(tabulate(iid, [backbone]))
-    wide = found.over_methods
-    zero, cost = (_lies(wide, bound) for bound in (0, COST))
     return (
-        f"{SECOND}: {found.answer}. From {backbone}, on {_where(found.table)}, a tenth of the parameters costs "
-        f"{in_points(found.over_seeds)} points of balanced accuracy with these {len(found.table.methods)} methods, and "
-        f"{in_brackets(wide)} as if others had been chosen, by which is answered: no cost is {zero}, and one of "
-        f"{COST:g} points is {cost} ({_n(found.table)}). "
-        + (f"In accuracy it costs {_both(accuracy)}. " if accuracy else "")
-        + (f"IID, it costs {_both(beside)} of balanced accuracy. " if beside else "No IID panel stands beside it. ")
-        + _if_cost(found)
+        f"{SECOND}: {_cost_in_words(found)}. From {backbone}, on {_where(found.table)}, a tenth of the parameters "
+        f"costs {_both(found)} points of balanced accuracy, and the answer rests on the second interval "
+        f"({_n(found.table)}). "
+        + (f"In accuracy it costs {_both(accuracy)} points. " if accuracy else "")
+        + (f"On {_where(beside.table)} it costs {_both(beside)} points of balanced accuracy. " if beside else "")
+        + "".join(_to_exclude(found, bound) for bound in (0.0, COST) if found.above(bound) == "the data cannot tell")
+        + _left_out(found.without_one, lambda one: one.over_seeds.value, found.answer, _cost_in_words)
+        + _not_counted(skewed, found.table)
     )
 
 
-def _if_cost(found: Cost) -> str:
-    left_out = _left_out(found.without_one, lambda one: one.over_seeds.value, found.answer)
-    if found.answer != "the data cannot tell":
-        return left_out
-    if found.folds is not None or not found.shared or not found.shared.variance:
-        return f"{_at_present(found.folds, found.table)}. {left_out}"
-    methods = f"{found.methods} methods" if found.methods else f"more than {MOST} methods"
-    more = (
-        f"No number of {_units(found.table)} would tell, as these methods lie so far off a line: about {methods} would"
-    )
-    return f"{more}. {left_out}"
+def _cost_in_words(one: Cost) -> str:
+    costs, as_much = one.answer
+    return f"a cost at all, {costs}; {COST:g} points, {AS_MUCH[as_much]}"
 
 
-def _starts(panels: Sequence[Panel], pair: tuple[str, str]) -> str:
+def _to_exclude(found: Cost, bound: float) -> str:
+    """What it takes to tell on which side of `bound` the cost is."""
+    what, folds = f"To tell {bound:g} from it, at the present values and spread, takes", found.folds(bound)
+    if folds is not None:
+        return f"{what} about {folds} {_units(found.table)}. "
+    methods = found.methods(bound)
+    other = f"about {methods}" if methods else f"more than {MOST}"
+    return f"{what} {other} methods and more {_units(found.table)}: these methods lie too far off a line. "
+
+
+def _starts(panels: Sequence[Panel], pair: tuple[str, str], further: set[str]) -> str:
     """The third claim."""
+    first, second = pair
     found = claims.start(tabulate(panels, pair))
     if found is None:
         wanted = "a panel out of domain where both have the same two methods and two common seeds or folds"
-        return f"{THIRD}: the data cannot tell. Of {pair[0]} and {pair[1]} the suite lacks {wanted}."
+        return f"{THIRD}: the data cannot tell. Of {first} and {second} the suite lacks {wanted}."
+    known = (first in further) != (second in further)
+    taken = "" if known else f" (the suite does not say which is the in-domain one, and {first} is taken for it)"
     return (
-        f"{THIRD}: {found.answer}. On {_where(found.table)}, {pair[0]} in place of {pair[1]} adds "
-        f"{in_points(found.model)} points of balanced accuracy, mean of {len(found.table.methods)} methods; another "
-        f"method in place of one changes {found.method:.1f} (root mean square over pairs of methods, without noise); "
-        f"the first less the second is {in_points(found.difference)} ({_n(found.table)}). "
+        f"{THIRD}: {found.answer}. On {_where(found.table)}, {first} in place of {second}{taken} adds "
+        f"{in_points(found.model)} points of balanced accuracy, mean of {len(found.table.methods)} methods; one method "
+        f"in place of another changes {found.method:.1f}, root mean square over all pairs, corrected for noise; the "
+        f"first less the second is {in_points(found.difference)} ({_n(found.table)}). "
         + (f"{_at_present(found.folds, found.table)}. " if found.answer == "the data cannot tell" else "")
-        + _left_out(found.without_one, lambda one: one.difference.value, found.answer)
+        + _left_out(found.without_one, lambda one: one.difference.value, found.answer, lambda one: one.answer)
+        + _not_counted(panels, found.table)
     )
 
 
-def _left_out(without: Mapping[str, WITH], value, answer: Answer) -> str:
+def _left_out(
+    without: Mapping[str, Left], value: Callable[[Left], float], answer: object, words: Callable[[Left], str]
+) -> str:
     """How far one method could turn it."""
     if not without:
-        return "Too few methods to leave one out."
+        return "There are too few methods to leave one out."
     values = {name: value(one) for name, one in without.items()}
-    low, high = min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name])
-    turned = [f"{name} ({one.answer})" for name, one in without.items() if one.answer != answer]
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    turned = [f"without {name} ({words(one)})" for name, one in without.items() if one.answer != answer]
     ends = f"{values[low]:+.1f} (without {low}) to {values[high]:+.1f} (without {high})"
     return f"With any one method left out it is {ends}; " + (
-        f"the answer changes without {' or '.join(turned)}." if turned else "the answer stays."
+        f"the answer is another {', or '.join(turned)}." if turned else "the answer stays."
     )
 
 
 def _at_present(folds: int | None, table: claims.Table) -> str:
-    units = _units(table)
-    if folds is None:
-        return f"At the present values and spread not even {MOST} {units} would tell"
-    return f"At the present values and spread about {folds} {units} would tell"
+    """How many seeds or folds it takes."""
+    number = f"not even {MOST}" if folds is None else f"about {folds}"
+    return f"At the present values and spread {number} {_units(table)} would tell"
 
 
 def _both(found: Cost) -> str:
-    return f"{in_points(found.over_seeds)} points, and {in_brackets(found.over_methods)} as if with other methods"
-
-
-def _lies(found, bound: float) -> str:
-    return "not excluded" if found.low is not None and found.low < bound <= found.high else "excluded"
+    these, others = in_brackets(found.over_seeds), in_brackets(found.over_methods)
+    methods = len(found.table.methods)
+    return (
+        f"{found.over_seeds.value:+.1f} ({these} with these {methods} methods, {others} as if others had been chosen)"
+    )
 
 
 def _where(table: claims.Table) -> str:
-    return " and ".join(f"{panel.key.data} {panel.key.partition}" for panel in table.panels)
+    return " and ".join(map(_name, table.panels))
+
+
+def _name(panel: Panel) -> str:
+    key = panel.key
+    return f"{key.data} {key.partition}" + (f" ({key.variant})" if key.variant != "default" else "")
+
+
+def _not_counted(panels: Sequence[Panel], table: claims.Table) -> str:
+    """Panels and methods of which not enough is finished."""
+    left = [_name(panel) for panel in panels if panel not in table.panels]
+    there = {model.method for panel in table.panels for name in table.backbones for model in panel.models(name)}
+    left += sorted(there - set(table.methods))
+    return f" Not counted, as not enough is finished: {', '.join(left)}." if left else ""
 
 
 def _units(table: claims.Table) -> str:
-    units = sorted({panel.units for panel in table.panels})
-    return " or ".join(reversed(units))
+    return " or ".join(sorted({panel.units for panel in table.panels}, reverse=True))
 
 
 def _n(table: claims.Table) -> str:
     number = f"n = {len(table.seeds)} {_units(table)}"
-    return (
-        f"{number} tested on the same images: for others the intervals are too narrow" if table.same_images else number
-    )
+    return f"{number}, some tested on the same images: not for other images" if table.same_images else number
 
 
 def _holding_tables(panels: Sequence[Panel], backbones: Sequence[str]) -> Iterator[Table]:
@@ -189,81 +217,69 @@ def _holding_tables(panels: Sequence[Panel], backbones: Sequence[str]) -> Iterat
         if found is None:
             continue
         of_panel = [claims.holding(tabulate([panel], [backbone])) for panel in found.table.panels]
-        reading = {name: verdict for verdict in _READINGS for name in found.where(verdict)}
+        reading = {name: words for verdict, words in HOLDS.items() for name in found.where(verdict)}
         rows = [
             [
                 text(name),
                 count(10 ** found.table.size[found.table.methods.index(name)]),
                 *(points(one.each.get(name) if one else None) for one in of_panel),
-                points(found.each[name]),
-                text(_READINGS[reading[name]]),
+                points(one),
+                text(reading[name]),
             ]
-            for name in found.each
+            for name, one in found.each.items()
         ]
-        header = [
-            "method",
-            "exchanged parameters",
-            *(f"{one.key.data} {one.key.partition}" for one in found.table.panels),
-        ]
+        header = ["method", "exchanged parameters", *map(_name, found.table.panels)]
+        header += ["mean of panels", f"by a margin of {MARGIN:g} point"]
         what = f"balanced accuracy less that of {FULL} in points, with 95 % intervals"
-        caption = f"Claim 1, {backbone}: {what} ({_n(found.table)})"
-        yield Table(caption, [*header, "mean", f"by a margin of {MARGIN:g} point"], rows)
-
-
-_READINGS: dict[Answer, str] = {
-    "supported": "holds",
-    "not supported": "falls short",
-    "the data cannot tell": "cannot be told",
-}
+        yield Table(f"Claim 1, {backbone}: {what} ({_n(found.table)})", header, rows)
 
 
 def _cost_table(panels: Sequence[Panel], backbones: Sequence[str]) -> Table:
     rows: list[list[Value]] = []
-    for backbone in backbones:
-        for metric in METRICS:
-            for panel in panels:
+    for panel in panels:
+        for backbone in backbones:
+            for metric in METRICS:
                 found = claims.cost(tabulate([panel], [backbone], metric))
                 if found:
                     rows.append(
                         [
-                            text(panel.key.data),
+                            text(_name(panel)),
                             text(panel.key.domain),
-                            text(panel.key.partition),
                             text("yes" if panel.iid else "no"),
                             text(backbone),
                             text(metric_name(metric)),
                             points(found.over_seeds),
                             interval(found.over_methods),
-                            text(_lies(found.over_methods, COST)),
+                            text(AS_MUCH[found.answer[1]]),
                             count(len(found.table.methods)),
-                            text(f"{len(found.table.seeds)} {_units(found.table)}"),
+                            text(_n(found.table)),
                         ]
                     )
-    header = ["data", "domain", "partition", "IID", "initial model", "metric", "a decade costs (points)"]
-    header += ["as if with other methods", f"{COST:g} points are", "methods", "n"]
+    header = ["panel", "domain", "IID", "initial model", "metric", "a tenth costs (points)", "as if with other methods"]
+    header += [f"{COST:g} points", "methods", "n"]
     return Table("Claim 2: what a tenth of the exchanged parameters costs, with 95 % intervals", header, rows)
 
 
 def _start_table(panels: Sequence[Panel], pairs: Sequence[tuple[str, str]]) -> Table:
-    rows = []
+    rows: list[list[Value]] = []
     for pair in pairs:
         for panel in panels:
             found = claims.start(tabulate([panel], pair))
             if found:
                 means = found.table.points.mean(axis=(0, 3))
-                spans = [f"{float(np.ptp(means[place])):.1f} ({name})" for place, name in enumerate(pair)]
+                spans = [f"{float(np.ptp(means[place])):.1f} from {name}" for place, name in enumerate(pair)]
                 rows.append(
                     [
-                        text(f"{panel.key.data} {panel.key.partition}"),
+                        text(_name(panel)),
                         text(f"{pair[0]} in place of {pair[1]}"),
                         points(found.model),
                         Value(f"{found.method:.1f}", found.method),
                         points(found.difference),
                         text(", ".join(spans)),
                         count(len(found.table.methods)),
-                        text(f"{len(found.table.seeds)} {_units(found.table)}"),
+                        text(_n(found.table)),
                     ]
                 )
     header = ["panel", "initial model", "adds (points)", "another method changes (points)", "the first less the second"]
-    header += ["best less worst method, as seen", "methods", "n"]
+    header += ["best less worst mean of a method, noise included (points)", "methods", "n"]
     return Table("Claim 3: the initial model beside the method, balanced accuracy, with 95 % intervals", header, rows)

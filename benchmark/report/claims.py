@@ -229,26 +229,28 @@ class Cost:
         """As if other methods had been drawn; as `over_seeds` for two."""
         return over_seeds(self.by_seed.tolist(), self.shared)
 
-    @property
-    def answer(self) -> Answer:
-        """Supported: there is a cost, and one of `COST` is not excluded."""
-        return _of_cost(self.over_methods)
+    def above(self, points: float) -> Answer:
+        """Whether the cost is not below so many points."""
+        return _beside(self.over_methods, points)
 
     @property
-    def folds(self) -> int | None:
-        """As `Holding.folds`."""
+    def answer(self) -> tuple[Answer, Answer]:
+        """Whether there is a cost, and whether it is one of `COST` or more."""
+        return self.above(0), self.above(COST)
+
+    def folds(self, points: float) -> int | None:
+        """With so many `above` would tell, if means and spreads stayed; None beyond `MOST`."""
         for seeds in range(len(self.by_seed) + 1, MOST + 1):
-            if _of_cost(over_seeds(_as_if(self.by_seed, seeds).tolist(), self.shared)) != _UNKNOWN:
+            if _beside(over_seeds(_as_if(self.by_seed, seeds).tolist(), self.shared), points) != _UNKNOWN:
                 return seeds
         return None
 
-    @property
-    def methods(self) -> int | None:
-        """So many methods, as far off the line, would give an answer in as many seeds; None beyond `MOST`."""
-        here = len(self.table.methods)
+    def methods(self, points: float) -> int | None:
+        """With so many, as far off the line, `above` would tell in `MOST` seeds; None beyond `MOST`."""
+        here, seeds = len(self.table.methods), _as_if(self.by_seed, MOST).tolist()
         for methods in range(here + 1, MOST + 1):
             shared = self.shared and Shared(self.shared.variance * here / methods, methods - 2)
-            if _of_cost(over_seeds(self.by_seed.tolist(), shared)) != _UNKNOWN:
+            if _beside(over_seeds(seeds, shared), points) != _UNKNOWN:
                 return methods
         return None
 
@@ -261,13 +263,6 @@ class Cost:
 def cost(table: Table | None) -> Cost | None:
     """None without two sizes of method and two seeds."""
     return Cost(table) if table and len(set(table.size.tolist())) > 1 and len(table.seeds) > 1 else None
-
-
-def _of_cost(found: Estimate) -> Answer:
-    above = _beside(found, 0)
-    if above == "supported":
-        return "supported" if _beside(found, COST) == _UNKNOWN else "not supported"
-    return "not supported" if above == "not supported" or _beside(found, COST) == "not supported" else _UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -210,8 +210,8 @@ def _methods(results: Results, replicates: int) -> str:
         " panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
         "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced "
         "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. ECE is "
-        "the expected calibration error over 15 bins of confidence, of the logits as they are: a model that was trained as "
-        "if all classes were equally frequent is not calibrated where they are not. Wire "
+        "the expected calibration error over 15 bins of confidence, of the logits as they are: a model "
+        "that was trained as if all classes were equally frequent is not calibrated where they are not. Wire "
         "bytes are raw tensors, all sites, all rounds, stages of statistics, both directions."
     )
 

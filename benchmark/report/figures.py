@@ -1,6 +1,7 @@
 """The report's figures."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ NAMES = {
     "macro_f1": "macro F1",
     "ece": "ECE",
 }
+ABOVE = 74
+"""Points above an axis that the methods' names take."""
 Rgba = tuple[float, float, float, float]
 LEVELS = {POOLED: "dashdot", ALONE: "dotted"}
 """Lines of what models without a federation reach."""
@@ -70,42 +73,44 @@ def overview(
     look: Look,
     metric: Literal["balanced_accuracy"] = "balanced_accuracy",
 ) -> Figure:
-    """All panels' methods on one page: a row for each data set, a column for each partition."""
-    rows = sorted({panel.key[:2] for panel in panels})
-    columns = sorted({panel.key.partition for panel in panels})
+    """All panels' methods on one page: a row for each data set."""
+    rows: dict[tuple[str, ...], list[Panel]] = defaultdict(list)
+    for panel in panels:
+        rows[panel.key[:2]].append(panel)
+    columns = max(len(row) for row in rows.values())
     backbones = sorted({name for panel in panels for name in panel.backbones})
-    labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
     tooltips = Tooltips()
     with rc_context(STYLE):
-        size = (max(7.0, 4.2 * len(columns)), (4.0 + 0.32 * len(backbones)) * len(rows) + 0.5)
+        size = (max(7.0, 4.0 * columns), (4.1 + 0.32 * len(backbones)) * len(rows) + 0.5)
         canvas = Canvas(figsize=size, layout="constrained")
-        grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey="row")
+        grid = canvas.subplots(len(rows), columns, squeeze=False, sharey="row")
         for axes in grid.flat:
             axes.set_visible(False)
-        for panel in panels:
-            axes = grid[rows.index(panel.key[:2]), columns.index(panel.key.partition)]
+        places = [
+            (grid[line, place], panel) for line, key in enumerate(sorted(rows)) for place, panel in enumerate(rows[key])
+        ]
+        for axes, panel in places:
             axes.set_visible(True)
             _scatter(axes, panel, metric, fits, look, tooltips)
             for backbone in panel.backbones:
                 _level_lines(axes, panel, backbone, metric, baselines, look, tooltips)
             _name_methods([axes], panel)
-            above = 62 + 22 * len(panel.backbones)
+            above = ABOVE + 2 + 22 * len(panel.backbones)
             axes.set_title(f"{panel.key.data} ({panel.key.domain}), {panel.key.partition}", pad=above)
             for line, backbone in enumerate(reversed(panel.backbones)):
                 axes.annotate(
                     _slope_text(_find(fits, panel, backbone, metric)),
                     (0, 1),
-                    (0, 60 + 22 * line),
+                    (0, ABOVE + 22 * line),
                     xycoords="axes fraction",
                     textcoords="offset points",
                     color=look.backbone[backbone],
                     fontsize=8,
                 )
             axes.tick_params(labelleft=True)
-        for lines, edge in ((grid, "ylabel"), (grid.T[:, ::-1], "xlabel")):
-            for line in lines:
-                outermost = next(axes for axes in line if axes.get_visible())
-                outermost.set(**{edge: labels[edge]})
+            axes.set_xlabel(PARAMETERS)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(f"{metric_name(metric)} (%)")
         handles = [Line2D([], [], color=look.backbone[name], linewidth=3, label=name) for name in backbones]
         levels = {
             name for panel in panels for one in panel.backbones for name in _levels(panel, one, metric, baselines)
@@ -118,8 +123,8 @@ def overview(
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     caption = (
         f"{metric_name(metric).capitalize()} of each method against what a site sends in a round. Bars: 95 % over "
-        "seeds or folds, cut off at the edge. Dashed: the least squares line, its slope in points per decade with two 95 % "
-        "intervals: over seeds or folds, for these very methods; and over methods too, as if others had been chosen."
+        "seeds or folds, cut off at the edge. Dashed: the least squares line, with its slope in points per decade and "
+        "95 % intervals: over seeds or folds, for these methods; and over methods too, as if others had been chosen."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 

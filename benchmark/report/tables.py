@@ -107,7 +107,11 @@ def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Tab
         if there:
             rounds, sent, seconds = np.mean([(one.rounds, one.wire_bytes, one.seconds) for one in there], axis=0)
             wire = megabytes(sent)
-            values = [Value(f"{rounds:.1f}", rounds), Value(wire.text + few, sent), Value(f"{seconds:,.0f}", seconds)]
+            values = [
+                Value(f"{rounds:.1f}", rounds),
+                Value(wire.text + few, sent),
+                Value(f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}", seconds),
+            ]
         else:
             values = [text(None), Value("not reached", None), text(None)]
         rows.append([text(model.method), *values])

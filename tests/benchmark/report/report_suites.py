@@ -70,7 +70,7 @@ def known(value: T | None) -> T:
 
 def accuracy_of(method: str, slope: float, middle: float = 0.6) -> float:
     """On the line of `slope` points a decade that has `middle` at 10^4.5 parameters."""
-    return middle + slope / 100 * (np.log10((PARAMETERS | TEN)[method]) - 4.5)
+    return middle + slope / 100 * (np.log10((TEN | PARAMETERS)[method]) - 4.5)
 
 
 def logits_of(labels: np.ndarray, accuracy: float, seed: object, classes: int = 4) -> np.ndarray:
@@ -203,7 +203,7 @@ def finished_cell(
     found = single_numbers(pooled)
     mean = found.model_copy(update={"count": None})
     by_site = {one: single_numbers(scalars(logits[site == i], labels[site == i], task)) for i, one in enumerate(SITES)}
-    sent = (PARAMETERS | TEN)[axes["method"]]
+    sent = (TEN | PARAMETERS)[axes["method"]]
     report = SiteRound(num_samples=50, train_loss=1.0, seconds=0.7, val=None)
     rounds = [
         Round(
