@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from benchmark.report import claims
-from benchmark.report.blocks import Block, Table, Value, count, in_brackets, in_points, interval, points, text
+from benchmark.report.blocks import Table, Value, count, in_brackets, in_points, interval, points, text
 from benchmark.report.claims import COST, FULL, IN_DOMAIN, MARGIN, MOST, Answer, Cost, Holding, Start, tabulate
 from benchmark.report.figures import metric_name
 from benchmark.report.panels import Panel
@@ -31,7 +31,7 @@ AS_MUCH: dict[Answer, str] = {
 Left = TypeVar("Left", Cost, Start)
 
 
-def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[Block], list[Block]]:
+def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[str], list[Table]]:
     """The sentences, and the tables that they rest on."""
     main = main_panels(list(panels))
     backbones = sorted({name for panel in main for name in panel.backbones})
@@ -40,7 +40,7 @@ def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[Block], lis
     inside = [panel for panel in main if panel.key.domain == IN_DOMAIN]
     outside = [panel for panel in main if panel.key.domain != IN_DOMAIN]
     pairs = [_in_order(pair, further, outside) for pair in combinations(backbones, 2)]
-    said: list[Block] = [_holds(inside, backbone) for backbone in general]
+    said = [_holds(inside, backbone) for backbone in general]
     said += [_costs(outside, backbone) for backbone in general]
     said += [_starts(outside, pair, further) for pair in pairs]
     if not pairs:
@@ -111,10 +111,11 @@ def _costs(outside: Sequence[Panel], backbone: str) -> str:
     beside = claims.cost(tabulate(iid, [backbone]))
     return (
         f"{SECOND}: {_cost_in_words(found)}. From {backbone}, on {_where(found.table)}, a tenth of the parameters "
-        f"costs {_both(found)} points of balanced accuracy, and the answer rests on the second interval "
-        f"({_n(found.table)}). "
-        + (f"In accuracy it costs {_both(accuracy)} points. " if accuracy else "")
-        + (f"On {_where(beside.table)} it costs {_both(beside)} points of balanced accuracy. " if beside else "")
+        f"costs {found.over_seeds.value:+.1f} points of balanced accuracy ({in_brackets(found.over_seeds)} with these "
+        f"{len(found.table.methods)} methods; {in_brackets(found.over_methods)} as if others had been chosen, on which "
+        f"the answer rests; {_n(found.table)}). "
+        + (f"In accuracy: {_both(accuracy)}. " if accuracy else "")
+        + (f"On {_where(beside.table)}, in balanced accuracy: {_both(beside)}. " if beside else "")
         + "".join(_to_exclude(found, bound) for bound in (0.0, COST) if found.above(bound) == "the data cannot tell")
         + _left_out(found.without_one, lambda one: one.over_seeds.value, found.answer, _cost_in_words)
         + _not_counted(skewed, found.table)
@@ -128,7 +129,7 @@ def _cost_in_words(one: Cost) -> str:
 
 def _to_exclude(found: Cost, bound: float) -> str:
     """What it takes to tell on which side of `bound` the cost is."""
-    what, folds = f"To tell {bound:g} from it, at the present values and spread, takes", found.folds(bound)
+    what, folds = f"To tell it from {bound:g} takes, at the present values and spread,", found.folds(bound)
     if folds is not None:
         return f"{what} about {folds} {_units(found.table)}. "
     methods = found.methods(bound)
@@ -178,11 +179,7 @@ def _at_present(folds: int | None, table: claims.Table) -> str:
 
 
 def _both(found: Cost) -> str:
-    these, others = in_brackets(found.over_seeds), in_brackets(found.over_methods)
-    methods = len(found.table.methods)
-    return (
-        f"{found.over_seeds.value:+.1f} ({these} with these {methods} methods, {others} as if others had been chosen)"
-    )
+    return f"{found.over_seeds.value:+.1f} ({in_brackets(found.over_seeds)}; {in_brackets(found.over_methods)})"
 
 
 def _where(table: claims.Table) -> str:

@@ -38,7 +38,7 @@ NAMES = {
 ABOVE = 74
 """Points above an axis that the methods' names take."""
 Rgba = tuple[float, float, float, float]
-LEVELS = {POOLED: "dashdot", ALONE: "dotted"}
+LEVELS: dict[str, Literal["dashdot", "dotted"]] = {POOLED: "dashdot", ALONE: "dotted"}
 """Lines of what models without a federation reach."""
 CHOSEN: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
 PARAMETERS = "exchanged parameters per site and round"

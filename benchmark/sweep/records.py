@@ -367,7 +367,9 @@ class ChoiceRecord(Strict):
         rates = sorted({one.learning_rate for one in self.trials if chosen and one.options == chosen.options})
         if not chosen or len(rates) < 2:
             return None
-        return {rates[0]: "lowest", rates[-1]: "highest"}.get(chosen.learning_rate)
+        if chosen.learning_rate == rates[0]:
+            return "lowest"
+        return "highest" if chosen.learning_rate == rates[-1] else None
 
 
 AnyRun = CellRecord | TrialRecord | BaselineRecord | FailureRecord

@@ -140,10 +140,10 @@ def test_sentences_follow_the_intervals(results):
     natural = by_name["ham10000", "natural"]
     fitted = known(fit(natural, "imagenet", "balanced_accuracy"))
     these, others = fitted.slope.over_seeds, in_brackets(known(fitted.over_methods))
-    costs = f"{these.value:+.1f} ({in_brackets(these)} with these 5 methods, {others} as if others had been chosen)"
-    assert f"From imagenet, on ham10000 natural, a tenth of the parameters costs {costs}" in second
+    assert f"From imagenet, on ham10000 natural, a tenth of the parameters costs {these.value:+.1f} points" in second
+    assert f" ({in_brackets(these)} with these 5 methods; {others} as if others had been chosen, on which " in second
     assert "a cost at all, supported; 4 points, " in second
-    assert "On ham10000 iid it costs +" in second
+    assert "On ham10000 iid, in balanced accuracy: +" in second
     both = known(start(tabulate([by_name["ham10000", "iid"], natural], ["lesions", "imagenet"])))
     assert "On ham10000 iid and ham10000 natural, lesions in place of imagenet adds +" in third
     assert f"matters more than the method: {both.answer}. " in third

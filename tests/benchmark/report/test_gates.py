@@ -24,7 +24,7 @@ def suite(tmp_path):
     def write(gates: dict[str, Any], **fields: Any):
         planned_too = {name: fields.pop(name) for name in ("seeds_planned",) if name in fields}
         seeds = planned_too.get("seeds_planned", [0, 1, 2])
-        return write_suite(tmp_path / "gated.jsonl", suite=planned(gates=gates, seeds=seeds), images=400, **fields)
+        return write_suite(tmp_path / "gated.jsonl", suite=planned(gates=gates, seeds=seeds), images=160, **fields)
 
     return write
 
@@ -45,7 +45,7 @@ def test_a_floor_is_of_a_method_or_a_baseline(suite, of, least, state):
 
 
 def test_a_failed_gate_stops_the_report(suite, tmp_path, capsys):
-    path = suite({"floors": {"trains": {"of": "full", "at_least": 0.83}}, "rates_inside": True})
+    path = suite({"floors": {"trains": {"of": "full", "at_least": 0.83}}, "rates_inside": True}, methods=("full",))
     out = tmp_path / "out"
     assert main(["report", str(path), "--out", str(out)]) == 1
     first, fault = capsys.readouterr().err.splitlines()
@@ -66,15 +66,13 @@ def test_a_failed_gate_stops_the_report(suite, tmp_path, capsys):
 
 
 def test_a_gate_without_its_cells_is_open(suite, tmp_path):
-    path = suite({"floors": {"trains": {"of": "full", "at_least": 0.5}}}, seeds_planned=[0, 1, 2, 3])
+    path = suite({"floors": {"trains": {"of": "full", "at_least": 0.5}}}, seeds_planned=[0, 1, 2, 3], methods=("full",))
     one = verdict(path)
     assert (one.state, one.missing) == ("open", ["full on cifar10 (in-domain), iid, default, imagenet, seed or fold 3"])
     assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 0
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert "Mind:** Gate floors.trains is open: it cannot be judged before 1 planned result more is there" in markdown
     assert "Claim 1" in markdown
-    change(path, lambda cell: True, only="full")
-    assert verdict(path).state == "open"
 
 
 def test_what_is_finished_fails_a_floor_though_cells_are_missing(suite):
