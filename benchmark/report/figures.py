@@ -124,7 +124,8 @@ def overview(
     caption = (
         f"{metric_name(metric).capitalize()} of each method against what a site sends in a round. Bars: 95 % over "
         "seeds or folds, cut off at the edge. Dashed: the least squares line, with its slope in points per decade and "
-        "95 % intervals: over seeds or folds, for these methods; and over methods too, as if others had been chosen."
+        "95 % intervals: over seeds or folds, for these methods; and over methods too, as if others had been chosen. "
+        "Which site alone is best is told by the test images."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 
