@@ -4,8 +4,8 @@ All are of one table: the balanced accuracy y[p, m, k] in points of method m in 
 initial model. Means over panels come first, so that there is one value a seed, and t intervals over seeds hold however
 a seed's panels depend on one another. The panels, and where nothing else is said the methods, are these very ones.
 
-1. In-domain, d[m] is the mean of y[m] - y[full], of all other methods, the linear probe among them. A method *holds* if d[m] is not below -`MARGIN` points
-   (non-inferiority), and most do if more than half of the methods hold.
+1. In-domain, d[m] is the mean of y[m] - y[full], of all other methods, the linear probe among them. A method *holds*
+   if d[m] is not below -`MARGIN` points (non-inferiority), and most do if more than half of the methods hold.
 2. Elsewhere and not IID, the slope of y against log10 of the exchanged parameters, by least squares. Its interval takes
    the methods as drawn at random too, as the claim is about any method.
 3. Elsewhere, D is the mean over methods of what the in-domain model adds, and S what another method changes:
