@@ -1,5 +1,7 @@
 """Writes a suite's report from its result file: one HTML page, Markdown, CSV, figures and slopes.
 
+The first page answers the claims. If a gate of the suite fails, nothing is concluded: no report is written.
+
 Example:
     python -m benchmark report smoke
 """
@@ -25,12 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="validation value, 0 to 1, to count the bytes to (default: 95%% of the best of each panel and backbone)",
     )
+    parser.add_argument(
+        "--draft", action="store_true", help="write a report although gates failed: with warnings, without the answers"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if the results are not there or do not fit together; nothing is written then."""
+    """Raises UserError if results are not there or do not fit together, or a gate fails; nothing is written then."""
     _check_plots()
     from benchmark.report.content import build
+    from benchmark.report.gates import faults, judge
     from benchmark.report.markdown import to_markdown
     from benchmark.report.page import to_html
     from benchmark.report.panels import panels
@@ -44,9 +50,15 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--target is {options.target:g}; a validation value above 0 and up to 1 would be right.")
     results = read_results(result_file(options.suite))
     found = panels(results, REPLICATES)
+    verdicts = judge(results, found)
+    if (failed := faults(verdicts)) and not options.draft:
+        raise UserError(
+            f"{results.name}: gates of the suite failed, and no report is written (--draft writes one without the "
+            "answers):\n" + "\n".join(failed)
+        )
     fits = fit_all(found)
     main = [panel.key for panel in main_panels(found)]
-    report = build(results, found, fits, options.target, REPLICATES)
+    report = build(results, found, fits, verdicts, options.target, REPLICATES)
     files = {figure.file: figure.svg for figure in report.figures} | {
         "report.csv": to_csv([*results.cells, *results.failed_cells]),
         "report.md": to_markdown(report),

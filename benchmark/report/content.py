@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 
+from benchmark.report.answers import answers
 from benchmark.report.blocks import Block, Report, Section, in_brackets, in_points
 from benchmark.report.comparisons import compare_backbones
 from benchmark.report.curves import default_target
@@ -15,6 +16,7 @@ from benchmark.report.figures import (
     site_bars,
     tuning_curves,
 )
+from benchmark.report.gates import Verdict, faults, gate_table
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit, main_panels
@@ -34,31 +36,49 @@ from benchmark.report.variants import variant_tables
 from benchmark.sweep.records import BaselineRecord, CellRecord, ChoiceRecord
 
 FEW_SEEDS = 3
+NO_ANSWERS = "The claims are not answered: a gate of the suite failed, or no cell is finished."
+NO_GATES = "The suite has no gates: nothing checked that training was good enough to conclude from it."
 NO_SLOPE = "No slope is defined: that takes two methods that exchange different numbers of parameters and share a seed."
 
 
-def build(results: Results, panels: list[Panel], fits: list[Fit], target: float | None, replicates: int) -> Report:
+def build(
+    results: Results,
+    panels: list[Panel],
+    fits: list[Fit],
+    verdicts: list[Verdict],
+    target: float | None,
+    replicates: int,
+) -> Report:
     """The report of `results`.
 
     Args:
         results: what the suite's file holds.
         panels: of `results`.
         fits: of `panels`.
+        verdicts: on the suite's gates; with a failed one the claims are not answered.
         target: validation value to count the bytes to; None takes 95 % of the best of the same panel and backbone.
         replicates: of the bootstrap.
     """
     look = Look(results)
-    sections = [_overview(results, panels, fits, look)]
+    sections = [_first_page(results, panels, fits, verdicts, look), _overview(results, panels, fits)]
     sections += [_panel_section(panel, fits, results, look, target) for panel in panels]
     sections += _tuning_sections(results, look)
     failures = failure_table(results)
     if failures:
         sections.append(Section("Failures", [failures]))
     sections.append(Section("How it was done", [_methods(results, replicates), provenance_table(results)]))
-    return Report(f"Suite {results.name}", _warnings(results, panels), sections)
+    return Report(f"Suite {results.name}", _warnings(results, panels, verdicts), sections)
 
 
-def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look) -> Section:
+def _first_page(results: Results, panels: list[Panel], fits: list[Fit], verdicts: list[Verdict], look: Look) -> Section:
+    said, tables = answers(results, panels) if panels and not faults(verdicts) else ([NO_ANSWERS], [])
+    blocks: list[Block] = [*said]
+    if panels:
+        blocks.append(overview(main_panels(panels), fits, results.baselines, look))
+    return Section("The three claims", [*blocks, *tables, gate_table(verdicts) if verdicts else NO_GATES])
+
+
+def _overview(results: Results, panels: list[Panel], fits: list[Fit]) -> Section:
     finished = results.cells
     checked = [cell.verification for cell in finished if cell.verification]
     seconds = sum(run.seconds.get("total", 0) for run in results.runs)
@@ -80,8 +100,6 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit], look: Look
     else:
         lines.append("No cell was run by another engine too.")
     blocks: list[Block] = [" ".join(lines)]
-    if panels:
-        blocks.append(overview(main_panels(panels), fits, look))
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
     blocks += variant_tables(panels)
     return Section("Overview", blocks)
@@ -137,8 +155,14 @@ def _tuning_sections(results: Results, look: Look) -> list[Section]:
     return sections
 
 
-def _warnings(results: Results, panels: list[Panel]) -> list[str]:
-    found = []
+def _warnings(results: Results, panels: list[Panel], verdicts: list[Verdict]) -> list[str]:
+    found = [f"A gate of the suite failed: {fault}" for fault in faults(verdicts)]
+    found += [
+        f"Gate {one.gate} is open: it cannot be judged before {_number(len(one.missing), 'planned result')} more "
+        f"{'is' if len(one.missing) == 1 else 'are'} there; see the suite's gates."
+        for one in verdicts
+        if one.state == "open"
+    ]
     failed = len(results.failed_cells)
     if failed:
         found.append(f"{_number(failed, 'cell')} of {failed + len(results.cells)} failed; see Failures.")
@@ -185,7 +209,9 @@ def _methods(results: Results, replicates: int) -> str:
         " t tests over seeds, adjusted by Holm over all slopes of a metric, and over all differences of a metric in a"
         " panel. A method is on the Pareto front if no other is at least as good in both balanced accuracy and "
         "exchanged parameters and better in one. Worst site and spread (best less worst) are of the sites' balanced "
-        "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. Wire "
+        "accuracy, over the classes that a site's test images have: a site with fewer classes starts higher. ECE is "
+        "the expected calibration error over 15 bins of confidence, of the logits as they are: a model "
+        "that was trained as if all classes were equally frequent is not calibrated where they are not. Wire "
         "bytes are raw tensors, all sites, all rounds, stages of statistics, both directions."
     )
 

@@ -1,4 +1,4 @@
-"""What a federation reaches in each round, and the bytes it takes to reach a target."""
+"""What a federation reaches in each round, and the bytes and seconds it takes to reach a target."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ TARGET_SHARE = 0.95
 
 
 class Point(NamedTuple):
-    """The validation metric, mean over sites, after `rounds` rounds and `wire_bytes` of all sites."""
+    """The validation metric, mean over sites, after `rounds` rounds with `wire_bytes` of all sites and `seconds`."""
 
     rounds: int
     wire_bytes: int
+    seconds: float
     value: float
 
 
@@ -22,14 +23,16 @@ def validation_curve(cell: CellRecord, metric: str) -> list[Point]:
     spent, after = (
         sum(one.bytes_in + one.bytes_out for one in cell.statistics if one.when == when) for when in ("start", "finish")
     )
-    curve: list[tuple[int, int, Scalars | None]] = []
+    curve: list[tuple[int, int, float, Scalars | None]] = []
+    seconds = 0.0
     for index, one in enumerate(cell.rounds):
-        curve.append((index, spent, one.val))
+        curve.append((index, spent, seconds, one.val))
         spent += one.bytes_in + one.bytes_out
-    curve.append((len(cell.rounds), spent + after, cell.final.val.mean if cell.final.val else None))
+        seconds += one.seconds
+    curve.append((len(cell.rounds), spent + after, seconds, cell.final.val.mean if cell.final.val else None))
     return [
-        Point(rounds, spent, value)
-        for rounds, spent, scalars in curve
+        Point(rounds, spent, seconds, value)
+        for rounds, spent, seconds, scalars in curve
         if scalars and (value := metric_of(scalars, metric)) is not None
     ]
 
@@ -55,6 +58,6 @@ def default_target(panel: Panel, models: list[Model], metric: str) -> float | No
     return TARGET_SHARE * max(finals) if finals else None
 
 
-def bytes_to_reach(cell: CellRecord, metric: str, target: float) -> int | None:
-    """Bytes of all sites, both directions, until the validation value first reaches `target`; None if it never does."""
-    return next((point.wire_bytes for point in validation_curve(cell, metric) if point.value >= target), None)
+def first_at(cell: CellRecord, metric: str, target: float) -> Point | None:
+    """Where the validation value first reaches `target`; None if it never does."""
+    return next((point for point in validation_curve(cell, metric) if point.value >= target), None)

@@ -1,8 +1,9 @@
 """The report's figures."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
+from benchmark.report.baselines import ALONE, POOLED, comparison_partners
 from benchmark.report.blocks import NONE, Figure, count, in_brackets, in_points, percent
 from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
@@ -21,13 +23,23 @@ from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
 from benchmark.report.statistics import METRICS
 from benchmark.report.svg import STYLE, Tooltips, to_svg
-from benchmark.sweep.records import ChoiceRecord, TriedSettings
+from benchmark.sweep.records import BaselineRecord, ChoiceRecord, TriedSettings
 
 BACKBONE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which colour-blind readers can tell apart."""
 MARKERS = "osD^v<>PXph*d8H"
-NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "macro_f1": "macro F1"}
+NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+}
+ABOVE = 74
+"""Points above an axis that the methods' names take."""
 Rgba = tuple[float, float, float, float]
+LEVELS: dict[str, Literal["dashdot", "dotted"]] = {POOLED: "dashdot", ALONE: "dotted"}
+"""Lines of what models without a federation reach."""
 CHOSEN: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
 PARAMETERS = "exchanged parameters per site and round"
 
@@ -54,51 +66,92 @@ def metric_name(metric: str) -> str:
     return NAMES.get(metric, metric.replace("_", " "))
 
 
-def overview(panels: list[Panel], fits: list[Fit], look: Look, metric: str = "balanced_accuracy") -> Figure:
-    """All panels' slopes on one page: a row for each data set, a column for each partition."""
-    rows = sorted({panel.key[:2] for panel in panels})
-    columns = sorted({panel.key.partition for panel in panels})
+def overview(
+    panels: list[Panel],
+    fits: list[Fit],
+    baselines: list[BaselineRecord],
+    look: Look,
+    metric: Literal["balanced_accuracy"] = "balanced_accuracy",
+) -> Figure:
+    """All panels' methods on one page: a row for each data set."""
+    rows: dict[tuple[str, ...], list[Panel]] = defaultdict(list)
+    for panel in panels:
+        rows[panel.key[:2]].append(panel)
+    columns = max(len(row) for row in rows.values())
     backbones = sorted({name for panel in panels for name in panel.backbones})
-    methods = [name for name in look.methods if any(model.method == name for panel in panels for model in panel.cells)]
-    labels = {"xlabel": PARAMETERS, "ylabel": f"{metric_name(metric)} (%)"}
     tooltips = Tooltips()
     with rc_context(STYLE):
-        size = (max(6.0, 3.1 * len(columns)), (2.3 + 0.32 * len(backbones)) * len(rows) + 0.9)
+        size = (max(7.0, 4.0 * columns), (4.1 + 0.32 * len(backbones)) * len(rows) + 0.5)
         canvas = Canvas(figsize=size, layout="constrained")
-        grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey="row")
+        grid = canvas.subplots(len(rows), columns, squeeze=False, sharey="row")
         for axes in grid.flat:
             axes.set_visible(False)
-        for panel in panels:
-            axes = grid[rows.index(panel.key[:2]), columns.index(panel.key.partition)]
+        places = [
+            (grid[line, place], panel) for line, key in enumerate(sorted(rows)) for place, panel in enumerate(rows[key])
+        ]
+        for axes, panel in places:
             axes.set_visible(True)
             _scatter(axes, panel, metric, fits, look, tooltips)
-            axes.set_title(f"{panel.key.data}, {panel.key.partition}", pad=6 + 22 * len(panel.backbones))
+            for backbone in panel.backbones:
+                _level_lines(axes, panel, backbone, metric, baselines, look, tooltips)
+            _name_methods([axes], panel)
+            above = ABOVE + 2 + 22 * len(panel.backbones)
+            axes.set_title(f"{panel.key.data} ({panel.key.domain}), {panel.key.partition}", pad=above)
             for line, backbone in enumerate(reversed(panel.backbones)):
                 axes.annotate(
                     _slope_text(_find(fits, panel, backbone, metric)),
                     (0, 1),
-                    (0, 5 + 22 * line),
+                    (0, ABOVE + 22 * line),
                     xycoords="axes fraction",
                     textcoords="offset points",
                     color=look.backbone[backbone],
                     fontsize=8,
                 )
             axes.tick_params(labelleft=True)
-        for lines, edge in ((grid, "ylabel"), (grid.T[:, ::-1], "xlabel")):
-            for line in lines:
-                outermost = next(axes for axes in line if axes.get_visible())
-                outermost.set(**{edge: labels[edge]})
+            axes.set_xlabel(PARAMETERS)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(f"{metric_name(metric)} (%)")
         handles = [Line2D([], [], color=look.backbone[name], linewidth=3, label=name) for name in backbones]
-        handles += [_marker(look.marker[name], "#555555", name) for name in methods]
-        canvas.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), int(size[0] // 1.2)), fontsize=8
-        )
+        levels = {
+            name for panel in panels for one in panel.backbones for name in _levels(panel, one, metric, baselines)
+        }
+        handles += [
+            Line2D([], [], color="#555555", linewidth=1, linestyle=style, label=name)
+            for name, style in LEVELS.items()
+            if name in levels
+        ]
+        canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     caption = (
-        f"{metric_name(metric).capitalize()} against exchanged parameters, with the least squares slope in points per "
-        "decade and two 95 % intervals: over seeds, for these very methods; and over seeds and methods, as if "
-        "others had been chosen: so few points leave the slope wide. Bars: 95 % over seeds, cut off at the edge."
+        f"{metric_name(metric).capitalize()} of each method against what a site sends in a round. Bars: 95 % over "
+        "seeds or folds, cut off at the edge. Dashed: the least squares line, with its slope in points per decade and "
+        "95 % intervals: over seeds or folds, for these methods; and over methods too, as if others had been chosen. "
+        "Which site alone is best is told by the test images."
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
+
+
+def _levels(panel: Panel, backbone: str, metric: str, baselines: list[BaselineRecord]) -> dict[str, float]:
+    """What `LEVELS` reach, mean over seeds."""
+    found: dict[str, float] = {}
+    for name, by_metric in comparison_partners(panel, backbone, baselines):
+        values = [value for value in by_metric[metric].values() if value is not None]
+        if name in LEVELS and values:
+            found[name] = over_seeds(values).value
+    return found
+
+
+def _level_lines(
+    axes: Axes,
+    panel: Panel,
+    backbone: str,
+    metric: str,
+    baselines: list[BaselineRecord],
+    look: Look,
+    tooltips: Tooltips,
+) -> None:
+    for name, value in _levels(panel, backbone, metric, baselines).items():
+        line = axes.axhline(100 * value, color=look.backbone[backbone], linewidth=1, linestyle=LEVELS[name], alpha=0.8)
+        tooltips.add(line, f"{name}, {backbone}: {100 * value:.1f} % {metric_name(metric)}")
 
 
 def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:

@@ -80,6 +80,27 @@ def p_value(values: Sequence[float]) -> float | None:
     return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
 
 
+def p_above(values: Sequence[float], bound: float) -> float:
+    """One-sided p of the t test that the mean of one value a seed, of two or more, is not above `bound`."""
+    mean, error = float(np.mean(values)) - bound, float(np.std(values, ddof=1) / len(values) ** 0.5)
+    if not error:
+        return float(mean <= 0)
+    return float(stdtr(len(values) - 1, -mean / error))
+
+
+def p_of_several(p_values: Sequence[float], several: int) -> float:
+    """The p value of the hypothesis that fewer than `several` of the tests' are false, however these depend on another.
+
+    With M sorted p values it is (M - u + 1) p_(u), of u = `several` (Benjamini and Heller 2008).
+    """
+    return min(1.0, (len(p_values) - several + 1) * sorted(p_values)[several - 1])
+
+
+def half_width(spread: float, seeds: int, tail: float = (1 - LEVEL) / 2) -> float:
+    """Half the t interval of a mean of so many values with the standard deviation `spread`, and `tail` on each side."""
+    return float(stdtrit(seeds - 1, 1 - tail)) * spread / seeds**0.5
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjusts the p values of one family so that it has one false finding or more in at most 5 % (Holm 1979).
 

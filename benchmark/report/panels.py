@@ -79,6 +79,11 @@ class Panel:
         return "folds" if any(cell.folds for cells in self.cells.values() for cell in cells.values()) else "seeds"
 
     @property
+    def iid(self) -> bool:
+        """Whether its images were dealt to the sites at random."""
+        return any(_is_iid(cell) for cells in self.cells.values() for cell in cells.values())
+
+    @property
     def backbones(self) -> list[str]:
         """Names in alphabetical order."""
         return list(dict.fromkeys(model.backbone for model in self.cells))
@@ -131,6 +136,11 @@ class Panel:
         terms = [weight * replicates[model][row] for model, weight in contrast.items()]
         return shared_by_images(np.sum(terms, axis=0), clusters)
 
+    def share_images(self, seeds: tuple[int, ...]) -> bool:
+        """Whether any image, lesion or patient is known to be tested in more than one of the `seeds`."""
+        groups = self._groups(seeds)
+        return groups is not None and clusters_of(groups)[1]
+
     def _groups(self, seeds: tuple[int, ...]) -> dict[int, Groups] | None:
         """By seed, the group of each test image; None if one is unknown."""
         found: dict[int, Groups] = {}
@@ -157,6 +167,11 @@ class Panel:
             for model, by_seed in self.cells.items()
             for seed, cell in by_seed.items()
         }
+
+
+def _is_iid(cell: CellRecord) -> bool:
+    partition = cell.experiment.get("partition")
+    return isinstance(partition, dict) and partition.get("kind") == "iid"
 
 
 def panel_key(cell: CellRecord) -> PanelKey:

@@ -30,6 +30,8 @@ class Results:
 
     name: str
     """The suite's."""
+    suite: dict[str, JsonValue]
+    """The suite's fields, as the file has them."""
     cells: list[CellRecord]
     baselines: list[BaselineRecord]
     trials: list[TrialRecord]
@@ -59,6 +61,7 @@ def read_results(path: Path) -> Results:
     runs = [run for _, run in sorted(contents.runs.items())]
     results = Results(
         name=contents.suite.name,
+        suite=contents.suite.suite,
         cells=[one for one in runs if isinstance(one, CellRecord)],
         baselines=[one for one in runs if isinstance(one, BaselineRecord)],
         trials=[one for one in runs if isinstance(one, TrialRecord)],

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from benchmark.report.baselines import comparison_partners
 from benchmark.report.intervals import Estimate, over_seeds, paired
 from benchmark.report.panels import Model, Panel, panels
 from benchmark.report.results import Results
-from benchmark.report.tables import comparison_partners
 from pt_peft.commands.measured import Interval, Measured
 
 VARIANT = "variant "

@@ -1,8 +1,10 @@
 """The report's tables."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
 
+import numpy as np
+
+from benchmark.report.baselines import GAPS, baseline_tests, comparison_partners
 from benchmark.report.blocks import (
     NONE,
     Table,
@@ -17,24 +19,21 @@ from benchmark.report.blocks import (
     text,
 )
 from benchmark.report.comparisons import Difference, adjusted
-from benchmark.report.curves import bytes_to_reach
+from benchmark.report.curves import first_at
 from benchmark.report.figures import metric_name, settings
 from benchmark.report.intervals import Estimate, over_seeds, paired
 from benchmark.report.panels import Model, Panel
-from benchmark.report.results import Results, compared
+from benchmark.report.results import Results
 from benchmark.report.slopes import Fit
 from benchmark.report.slopes import adjusted as adjusted_slopes
 from benchmark.report.statistics import METRICS
-from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of, without_federation
-
-GAPS = ("balanced_accuracy", "auroc")
-"""Metrics of `gap_table`."""
+from benchmark.sweep.records import BaselineRecord, ChoiceRecord, FinalTest, metric_of
 
 
 def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table:
     """Methods in order of exchanged parameters, then the models without a federation."""
-    header = ["method", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in METRICS), "wire (MB)"]
-    header += ["worst site (%)", "spread (points)", "Pareto front", panel.units]
+    header = ["method", "exchanged parameters", *(f"{metric_name(metric)} (%)" for metric in (*METRICS, "ece"))]
+    header += ["wire (MB)", "worst site (%)", "spread (points)", "Pareto front", panel.units]
     models = panel.models(backbone)
     front = pareto_front(panel, models)
     rows = []
@@ -44,7 +43,7 @@ def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> 
             [
                 text(model.method),
                 count(panel.exchanged[model]),
-                *(percent(panel.estimate(model, metric)) for metric in METRICS),
+                *(percent(panel.estimate(model, metric)) for metric in (*METRICS, "ece")),
                 megabytes(sum(cell.wire_bytes for cell in cells) / len(cells)),
                 *_fairness([cell.final.test for cell in cells]),
                 Value("yes", 1) if model in front else Value("no", 0),
@@ -57,7 +56,7 @@ def main_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> 
             [
                 text(name),
                 count(None),
-                *(percent(_over_tests(tests, metric)) for metric in METRICS),
+                *(percent(_over_tests(tests, metric)) for metric in (*METRICS, "ece")),
                 megabytes(None),
                 *_fairness(tests),
                 text(None),
@@ -96,17 +95,35 @@ def pareto_front(panel: Panel, models: list[Model]) -> set[Model]:
 
 
 def target_table(panel: Panel, backbone: str, metric: str, target: float) -> Table:
-    """Bytes of all sites, both directions, until the validation metric first reaches `target`, mean over seeds."""
+    """What it takes until the validation metric first reaches `target`, means over seeds.
+
+    Bytes are of all sites, both directions. Seconds are those of the rounds, as they were simulated.
+    """
     rows = []
     for model in panel.models(backbone):
-        reached = [bytes_to_reach(cell, metric, target) for cell in panel.cells[model].values()]
-        spent = [one for one in reached if one is not None]
-        value = megabytes(sum(spent) / len(spent)) if spent else Value("not reached", None)
-        if spent and len(spent) < len(reached):
-            value = Value(f"{value.text} ({len(spent)} of {len(reached)} {panel.units})", value.order)
-        rows.append([text(model.method), value])
-    caption = f"{panel.key}, {backbone}: MB until the validation {metric_name(metric)} reaches {100 * target:.1f} %"
-    return Table(caption, ["method", "wire (MB)"], rows)
+        reached = [first_at(cell, metric, target) for cell in panel.cells[model].values()]
+        there = [one for one in reached if one is not None]
+        few = f" ({len(there)} of {len(reached)} {panel.units})" if len(there) < len(reached) else ""
+        if there:
+            rounds, sent, seconds = np.mean([(one.rounds, one.wire_bytes, one.seconds) for one in there], axis=0)
+            wire = megabytes(sent)
+            values = [
+                Value(f"{rounds:.1f}", rounds),
+                Value(wire.text + few, sent),
+                Value(f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}", seconds),
+            ]
+        else:
+            values = [text(None), Value("not reached", None), text(None)]
+        rows.append([text(model.method), *values])
+    machines = {
+        str(cell.provenance.machine.get("cpu")) for by_seed in panel.cells.values() for cell in by_seed.values()
+    }
+    caption = (
+        f"{panel.key}, {backbone}: what it takes until the validation {metric_name(metric)} reaches "
+        f"{100 * target:.1f} %. Seconds are of rounds as simulated on {' and '.join(sorted(machines))}, beside other "
+        "runs of the sweep: for a comparison of methods, and not what hosts of their own take"
+    )
+    return Table(caption, ["method", "rounds", "wire (MB)", "seconds"], rows)
 
 
 def slope_table(fits: list[Fit]) -> Table:
@@ -173,7 +190,7 @@ def tuning_table(choices: list[ChoiceRecord], metric: str) -> Table:
                 count(failed),
                 Value(" ".join(f"{rate:g}" for rate in rates) or NONE, rates[0] if rates else None),
                 Value(settings(chosen), chosen.learning_rate) if chosen else Value("none: no trial finished", None),
-                text("yes" if chosen and len(rates) > 1 and chosen.learning_rate in (rates[0], rates[-1]) else "no"),
+                text("yes" if choice.edge else "no"),
                 Value(f"{100 * chosen.val:.1f}", chosen.val) if chosen and chosen.val is not None else text(None),
             ]
         )
@@ -221,53 +238,6 @@ def gap_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> T
     ]
     caption = f"{panel.key}, {backbone}: paired differences in points, with 95 % intervals over common {panel.units}"
     return Table(caption, header, rows) if others else None
-
-
-def comparison_partners(
-    panel: Panel, backbone: str, baselines: list[BaselineRecord]
-) -> list[tuple[str, Mapping[str, Mapping[int, float | None]]]]:
-    """What the methods of `panel` are compared with: the name, and its `GAPS` by metric and seed."""
-    tested = baseline_tests(panel, backbone, baselines)
-    models = panel.models(backbone)
-    alone = [of_site for name, of_site in tested.items() if name.startswith("local ")]
-    others: list[tuple[str, Mapping[str, Mapping[int, float | None]]]] = []
-    if "pooled" in tested:
-        others.append(("pooled", {metric: _reached(tested["pooled"], metric) for metric in GAPS}))
-    if alone:
-        best = {metric: _best([_reached(one, metric) for one in alone]) for metric in GAPS}
-        others.append(("the best site alone", best))
-    if len(models) > 1:
-        others.append((models[-1].method, {metric: panel.tested(models[-1], metric) for metric in GAPS}))
-    return others
-
-
-def _reached(tests: Mapping[int, FinalTest], metric: str) -> dict[int, float | None]:
-    return {seed: metric_of(test.pooled, metric) for seed, test in tests.items()}
-
-
-def _best(sites: list[dict[int, float | None]]) -> dict[int, float | None]:
-    """The best of all sites in each seed that all of them have."""
-    common = set.intersection(*(set(one) for one in sites))
-    return {seed: max((known for one in sites if (known := one[seed]) is not None), default=None) for seed in common}
-
-
-def baseline_tests(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> dict[str, dict[int, FinalTest]]:
-    """Test metrics of the models that were trained as those of `panel`, without a federation, by name and seed.
-
-    Pooled comes first, the majority class last.
-    """
-    place = (panel.key.domain, panel.key.data, panel.key.partition, backbone)
-    settings = without_federation(compared(next(iter(panel.cells[panel.models(backbone)[0]].values())).experiment))
-    found: dict[str, dict[int, FinalTest]] = defaultdict(dict)
-    for one in baselines:
-        axes = one.axes
-        alike = without_federation(compared(one.experiment)) == settings
-        if (axes.domain, axes.data, axes.partition, axes.backbone) == place and alike:
-            for row in one.rows:
-                found[row.name][axes.seed] = row.test
-    return dict(
-        sorted(found.items(), key=lambda item: (not item[0].startswith("pooled"), item[0].startswith("majority")))
-    )
 
 
 def _over_tests(tests: list[FinalTest], metric: str) -> Estimate | None:

@@ -364,6 +364,20 @@ class ChoiceRecord(Strict):
         """The trial that was chosen."""
         return None if self.chosen is None else self.trials[self.chosen]
 
+    @property
+    def edge(self) -> Literal["lowest", "highest"] | None:
+        """Whether the chosen learning rate is the lowest or highest of several tried with the same options.
+
+        A trial that failed, as one that diverges does, counts as tried.
+        """
+        chosen = self.settings
+        rates = sorted({one.learning_rate for one in self.trials if chosen and one.options == chosen.options})
+        if not chosen or len(rates) < 2:
+            return None
+        if chosen.learning_rate == rates[0]:
+            return "lowest"
+        return "highest" if chosen.learning_rate == rates[-1] else None
+
 
 AnyRun = CellRecord | TrialRecord | BaselineRecord | FailureRecord
 Record = SuiteRecord | ChoiceRecord | AnyRun

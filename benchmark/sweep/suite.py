@@ -9,12 +9,14 @@ folds, a seed is the number of a fold.
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from benchmark.sweep.gates import Gates
 from benchmark.sweep.trials import Tuning
 from pt_peft import schema
 from pt_peft.errors import UserError
@@ -127,6 +129,8 @@ class Suite(Strict):
     """How each method's settings are chosen; null: each has its starting learning rate."""
     baselines: str | None = None
     """The method by which pooled and local baselines are trained; null: no such baselines."""
+    gates: Gates = Gates()
+    """What must hold before the report concludes anything from the results. A suite that extends another has its own."""
 
     @field_validator("methods", "baselines")
     @classmethod
@@ -205,6 +209,29 @@ class Suite(Strict):
         _check_parts(value.options, info.data.get("methods", ()))
         return value
 
+    @field_validator("gates")
+    @classmethod
+    def _gates_fit(cls, value: Gates, info: ValidationInfo) -> Gates:
+        known = info.data.get("methods", ())
+        with_baselines = (*known, "pooled") if info.data.get("baselines") else known
+        for name, floor in value.floors.items():
+            if floor.of not in with_baselines:
+                raise ValueError(f"'{name}' is of '{floor.of}', which is none of {', '.join(with_baselines)}")
+            for axis, named in (
+                ("data", "data"),
+                ("partition", "partitions"),
+                ("backbone", "backbones"),
+                ("variant", "variants"),
+            ):
+                pattern, there = getattr(floor, axis), info.data.get(named, {})
+                if not any(fnmatchcase(one, pattern) for one in there):
+                    raise ValueError(f"'{name}' is for {axis} '{pattern}', but the suite has {', '.join(there)}")
+        if value.not_below and value.not_below.method not in known:
+            raise ValueError(f"'not_below' names '{value.not_below.method}', which is none of {', '.join(known)}")
+        if value.rates_inside and not info.data.get("tuning"):
+            raise ValueError("'rates_inside' is about trials, and the suite has no 'tuning'")
+        return value
+
     @classmethod
     def read(cls, name: str) -> "Suite":
         """Reads a suite of this repository by its name, or any by its path (ending in .yaml or .yml).
@@ -249,6 +276,7 @@ def _content(path: Path) -> dict:
     if base_path == path or not base_path.is_file():
         raise UserError(f"{path}: field 'extends' is {base!r}, which is no other suite in {SUITES}.")
     below = _content(base_path)
+    below.pop("gates", None)  # they are about that one's grid
     for axis, names in content.items():
         if isinstance(names, list) and isinstance(below.get(axis), dict):
             # A list of names takes these values of the axis, and no other.

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +30,24 @@ from benchmark.sweep.records import (
     Validation,
     Verification,
 )
+from benchmark.sweep.suite import Suite
 from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.training.metrics import evaluate_predictions
 
 T = TypeVar("T")
+TEN = {
+    **{
+        "linear_probe": 1_351,
+        "vpt_shallow": 3_271,
+        "vpt_deep": 24_391,
+        "dvpt": 6_000,
+        "bitfit": 22_000,
+        "norm": 11_000,
+    },
+    **{"lora": 75_000, "lora_vpt": 98_000, "sba": 446_000, "full": 5_500_000},
+}
+"""Exchanged parameters of ten methods."""
 PARAMETERS = {"linear_probe": 1_000, "vpt_shallow": 3_000, "bitfit": 10_000, "lora": 30_000, "full": 1_000_000}
 AXES = ("domain", "data", "partition", "backbone", "variant")
 DRAW = 1
@@ -57,7 +70,7 @@ def known(value: T | None) -> T:
 
 def accuracy_of(method: str, slope: float, middle: float = 0.6) -> float:
     """On the line of `slope` points a decade that has `middle` at 10^4.5 parameters."""
-    return middle + slope / 100 * (np.log10(PARAMETERS[method]) - 4.5)
+    return middle + slope / 100 * (np.log10((TEN | PARAMETERS)[method]) - 4.5)
 
 
 def logits_of(labels: np.ndarray, accuracy: float, seed: object, classes: int = 4) -> np.ndarray:
@@ -89,14 +102,18 @@ def write_suite(
     name: str = "paper",
     same_images: bool = False,
     folds: int | None = None,
+    off_the_line: float = 0.0,
+    suite: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes all combinations to `path`, and returns it.
 
     A panel is domain, data, partition and slope; a backbone is its name and middle accuracy. Every seed has test images
     of its own, as folds do, two of a lesion; with `same_images` all seeds have the same. With `folds` the seeds are
-    numbers of folds. A variant's name is its ``training.imbalance``.
+    numbers of folds. A variant's name is its ``training.imbalance``. Methods lie
+    `off_the_line` by so many standard deviations in points. `suite` has fields of the suite, see `planned`.
     """
-    records: list[Record] = [SuiteRecord(name=name, suite={})]
+    records: list[Record] = [SuiteRecord(name=name, suite=dict(suite or {}))]
+    off = dict(zip(methods, np.random.default_rng(7).normal(size=len(methods)) * off_the_line / 100, strict=True))
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
             for variant in variants:
@@ -107,22 +124,48 @@ def write_suite(
                     groups = group_numbers(f"{drawn} {image // 2}" for image in range(images))
                     for method in methods:
                         logits = logits_of(
-                            labels, accuracy_of(method, slope, middle), (DRAW, *axes.values(), method, seed)
+                            labels,
+                            accuracy_of(method, slope, middle) + off[method],
+                            (DRAW, *axes.values(), method, seed),
                         )
                         axes_here = {**axes, "method": method, "seed": seed}
                         cell = finished_cell(axes_here, logits, labels, groups=groups)
-                        records.append(cell.model_copy(update={"experiment": _experiment(variant, seed, folds)}))
+                        records.append(
+                            cell.model_copy(update={"experiment": _experiment(variant, seed, folds, partition)})
+                        )
                     if baselines:
-                        records.append(_baseline(axes, seed, labels, _experiment(variant, seed, folds)))
+                        records.append(_baseline(axes, seed, labels, _experiment(variant, seed, folds, partition)))
                 if tuning:
                     records += [_choice({**axes, "method": method}) for method in methods]
     write_records(path, records)
     return path
 
 
-def _experiment(variant: str, seed: int, folds: int | None) -> dict[str, Any]:
+def planned(**fields: Any) -> dict[str, Any]:
+    """Fields of a valid suite for what `write_suite` writes by default, with others in place."""
+    task = {"domain": "in-domain", "sites": list(SITES), "data": {"source": "synthetic"}, "partitions": ["iid"]}
+    suite = Suite.model_validate_json(
+        json.dumps(
+            {
+                "name": "paper",
+                "methods": list(PARAMETERS),
+                "partitions": {"iid": {"kind": "iid"}},
+                "backbones": {"imagenet": {}},
+                "data": {"cifar10": task},
+                "seeds": [0, 1, 2],
+                "tuning": {"factors": [0.1, 1, 10], "seed": 100},
+                "baselines": "lora",
+                **fields,
+            }
+        )
+    )
+    return suite.model_dump(mode="json")
+
+
+def _experiment(variant: str, seed: int, folds: int | None, partition: str) -> dict[str, Any]:
     fold = {"number": seed, "of": folds} if folds else None
     return {
+        "partition": {"kind": "iid" if partition == "iid" else "natural"},
         "select_by": "balanced_accuracy",
         "data": {"task": "multiclass", "fold": fold},
         "training": {"imbalance": variant},
@@ -160,7 +203,7 @@ def finished_cell(
     found = single_numbers(pooled)
     mean = found.model_copy(update={"count": None})
     by_site = {one: single_numbers(scalars(logits[site == i], labels[site == i], task)) for i, one in enumerate(SITES)}
-    sent = PARAMETERS[axes["method"]]
+    sent = (TEN | PARAMETERS)[axes["method"]]
     report = SiteRound(num_samples=50, train_loss=1.0, seconds=0.7, val=None)
     rounds = [
         Round(

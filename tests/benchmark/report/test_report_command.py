@@ -75,6 +75,8 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     worst = [100 * min(site["balanced_accuracy"] for site in cell["final"]["test"]["sites"].values()) for cell in cells]
     lora = dict(zip(table["method"], table["lora"], strict=True))
     assert lora["accuracy (%)"] == f"{np.mean(values):.1f} ± {4.302653 * np.std(values, ddof=1) / 3**0.5:.1f}"
+    calibration = [100 * cell["final"]["test"]["pooled"]["ece"] for cell in cells]
+    assert lora["ECE (%)"].startswith(f"{np.mean(calibration):.1f} ± ")
     assert lora["worst site (%)"].startswith(f"{np.mean(worst):.1f} ± ")
     assert (lora["exchanged parameters"], lora["wire (MB)"], lora["seeds"]) == ("30,000", "1.44", "3")
     assert {row[-2] for row in list(table.values())[1:6]} <= {"yes", "no"}
@@ -135,11 +137,12 @@ def test_html_needs_nothing_else(written):
 def test_points_say_what_they_are(written):
     root = ElementTree.parse(written / "slopes.svg").getroot()
     points = [element for element in root.iter(f"{SVG}g") if element.get("class") == "point"]
-    assert len(points) == 2 * 2 * len(PARAMETERS)
+    assert len(points) == 2 * 2 * (len(PARAMETERS) + 2), "pooled and the best site alone are lines"
     titles = {point[0].text or "" for point in points if point[0].tag == f"{SVG}title"}
     assert len(titles) == len(points)
     wanted = r"lora, lesions: [\d.]+ ± [\d.]+ % balanced accuracy, 30,000 parameters"
     assert any(re.fullmatch(wanted, title) for title in titles)
+    assert any(re.fullmatch(r"pooled, lesions: [\d.]+ % balanced accuracy", title) for title in titles)
     text = "".join(root.itertext())
     assert "exchanged parameters per site and round" in text
     assert "points/decade" in text
@@ -213,9 +216,12 @@ def test_when_all_cells_failed(tmp_path):
 def test_no_validation_and_an_own_target(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0, 1), images=60)
     markdown = report(suite, tmp_path / "out", "--target", "0.3")
-    reached = rows_of(markdown, "MB until the validation balanced accuracy reaches 30.0 %")
-    assert reached["lora"] == ["0.48"], "after the first of three rounds"
-    assert rows_of(report(suite, tmp_path / "out", "--target", "1"), "MB until")["lora"] == ["not reached"]
+    reached = rows_of(markdown, "what it takes until the validation balanced accuracy reaches 30.0 %")
+    assert reached["method"] == ["rounds", "wire (MB)", "seconds"]
+    assert reached["lora"] == ["1.0", "0.48", "1.5"], "after the first of three rounds"
+    assert "as simulated on a processor, beside other runs" in markdown
+    missed = rows_of(report(suite, tmp_path / "out", "--target", "1"), "what it takes until")
+    assert missed["lora"] == [NONE, "not reached", NONE]
 
     def alter(cell: dict) -> None:
         cell["final"]["val"] = None
@@ -223,7 +229,7 @@ def test_no_validation_and_an_own_target(tmp_path):
             one["val"] = None
 
     change(suite, alter)
-    assert "MB until" not in report(suite, tmp_path / "out")
+    assert "what it takes until" not in report(suite, tmp_path / "out")
 
 
 def test_many_labels(tmp_path):

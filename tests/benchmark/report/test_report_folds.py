@@ -8,10 +8,11 @@ from report_suites import change, lines_of, write_suite
 from scipy.stats import ttest_rel
 
 from benchmark.__main__ import main
+from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import NONE, Table
 from benchmark.report.panels import Panel, panels
 from benchmark.report.results import Results, read_results
-from benchmark.report.tables import baseline_tests, gap_table, main_table
+from benchmark.report.tables import gap_table, main_table
 
 
 @pytest.fixture
