@@ -130,7 +130,7 @@ class Suite(Strict):
     baselines: str | None = None
     """The method by which pooled and local baselines are trained; null: no such baselines."""
     gates: Gates = Gates()
-    """What must hold before the report concludes anything from the results. A suite that extends another has its own."""
+    """What must hold before the report concludes anything from the results; a suite that extends this has its own."""
 
     @field_validator("methods", "baselines")
     @classmethod
