@@ -14,10 +14,11 @@ def to_markdown(report: Report) -> str:
 
 
 def _section(section: Section) -> str:
-    return "\n\n".join([f"## {_plain(section.title)}", *(_block(block) for block in section.blocks)])
+    return "\n\n".join([f"## {_plain(section.title)}", *(to_block(block) for block in section.blocks)])
 
 
-def _block(block: Table | Figure | str) -> str:
+def to_block(block: Table | Figure | str) -> str:
+    """A table, a linked figure or a paragraph."""
     if isinstance(block, Figure):
         return f"![{_plain(block.caption)}]({block.file})"
     if isinstance(block, Table):

@@ -13,6 +13,7 @@ from typing import Any
 import imports_table
 import limits_table
 import methods_page
+import suite_results
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmark" / "results"
@@ -93,6 +94,10 @@ MACROS: dict[str, Callable[..., str]] = {
     "limits": limits_table.limits,
     "floors": imports_table.floors,
     "forbidden_imports": imports_table.forbidden,
+    "answers": suite_results.answers,
+    "gates": suite_results.gates,
+    "panel": suite_results.panel,
+    "rates": suite_results.rates,
 }
 
 
