@@ -269,6 +269,8 @@ class CellRecord(Run):
     rounds: list[Round]
     statistics: tuple[StageBytes, ...] = ()
     """In order; empty without a classifier in closed form and without counts of classes."""
+    class_counts: dict[str, list[int]] | None = None
+    """Training images of each class, by site; null for ``multilabel``, and in older files."""
     final: Final
     verification: Verification | None
     """The other engine's run; null for a cell that one engine ran."""

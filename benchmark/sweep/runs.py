@@ -45,6 +45,7 @@ from pt_peft.experiment.sections import Task
 from pt_peft.experiment.statistics import stage_bytes, stages
 from pt_peft.federation.local_round import starting_model
 from pt_peft.federation.reports import SplitMetrics
+from pt_peft.statistics.moments import class_counts
 from pt_peft.training.trainer import LocalTrainer
 
 _one_at_a_time = threading.Lock()
@@ -148,10 +149,16 @@ def _federated(
         "exchanged_parameters": sum(spec.size for spec in trainer.exchange.up(0).values()),
         "rounds": outcome.rounds,
         "statistics": tuple(_statistics(cell.experiment, trainer.exchange, sites)),
+        "class_counts": None if task == "multilabel" else _class_counts(sites, len(cell.experiment.data.classes)),
         "final": Final(val=val, test=_test(test, task)),
         "verification": verification,
         "predictions": test,
     }
+
+
+def _class_counts(sites: Mapping[str, SiteData], classes: int) -> dict[str, list[int]]:
+    """Training images of each class, by site."""
+    return {name: class_counts(data.train.labels, classes).astype(int).tolist() for name, data in sites.items()}
 
 
 def _statistics(experiment: Experiment, exchange: Exchange, sites: Iterable[str]) -> Iterator[StageBytes]:

@@ -72,6 +72,8 @@ def test_each_result_is_complete_and_its_predictions_give_its_metrics(swept):
         assert one.wire_bytes == one.bytes_in + one.bytes_out == 2 * 2 * 2 * 4 * one.exchanged_parameters
         assert [entry.round for entry in one.rounds] == [0, 1]
         assert one.final.val
+        assert one.class_counts
+        assert {name: sum(counts) for name, counts in one.class_counts.items()} == {"site-1": 16, "site-2": 16}
         kept = one.predictions
         assert kept.logits.shape == (32, 4)
         assert kept.site.tolist() == [0] * 16 + [1] * 16
