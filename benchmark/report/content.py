@@ -19,6 +19,7 @@ from benchmark.report.figures import (
 from benchmark.report.gates import Verdict, faults, gate_table
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
+from benchmark.report.site_priors import site_prior_table
 from benchmark.report.slopes import Fit, main_panels
 from benchmark.report.statistics import FEWEST_SEEDS, GENERATOR_SEED
 from benchmark.report.tables import (
@@ -116,6 +117,8 @@ def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, 
         blocks.append(main_table(panel, backbone, results.baselines))
         if gaps := gap_table(panel, backbone, results.baselines):
             blocks.append(gaps)
+        if priors := site_prior_table(panel, backbone, results.baselines):
+            blocks.append(priors)
         if images := image_table(panel, backbone):
             blocks.append(images)
         blocks.append(site_bars(panel, backbone))

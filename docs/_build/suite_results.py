@@ -8,6 +8,7 @@ from benchmark.report.gates import Verdict, faults, gate_table, judge
 from benchmark.report.markdown import to_block
 from benchmark.report.panels import Panel, panels
 from benchmark.report.results import Results, read_results
+from benchmark.report.site_priors import site_prior_table
 from benchmark.report.tables import gap_table, main_table, tuning_table
 
 
@@ -38,7 +39,7 @@ def panel(suite: str, data: str, partition: str, backbone: str = "imagenet", var
     at = [one for one in found if one.key[1:] == (data, partition, variant) and backbone in one.backbones]
     if len(at) != 1:
         raise ValueError(f"there is no panel of {data}, {partition}, {variant} with {backbone}")
-    tables = (main_table(at[0], backbone, results.baselines), gap_table(at[0], backbone, results.baselines))
+    tables = [make(at[0], backbone, results.baselines) for make in (main_table, gap_table, site_prior_table)]
     return "\n\n".join(to_block(one) for one in tables if one)
 
 
