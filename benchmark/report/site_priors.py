@@ -6,10 +6,10 @@ are there. A site k can say as much for its own images:
 
     z_c + log p_k(c) - log p(c),    p_k(c) = (n_kc + p(c)) / (n_k + 1),    p(c) = Σ_k n_kc / Σ_k n_k
 
-with n_kc training images of class c at k. That answers with the class that has the highest p(x, k | c), which is best in
-balanced accuracy over the images of all sites if p(x | c) is the same at all (Saerens et al. 2002,
-doi:10.1162/089976602753284446; Menon et al. 2021, arXiv:2007.07314). One image more, spread over the classes as all sites'
-images are, keeps a class possible of which a site has none.
+with n_kc training images of class c at k. That answers with the class that has the highest p(x, k | c), which is best
+in balanced accuracy over the images of all sites if p(x | c) is the same at all (Saerens et al. 2002,
+doi:10.1162/089976602753284446; Menon et al. 2021, arXiv:2007.07314). One image more, spread over the classes as the
+images of all sites are, keeps a class possible of which a site has none.
 """
 
 from typing import cast
