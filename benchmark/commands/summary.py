@@ -1,7 +1,7 @@
 """Writes what all suites in benchmark/results have found to the small file that `python -m pt_peft advise` reads.
 
 Example:
-    python -m benchmark summary benchmark/results/ham10000.jsonl
+    python -m benchmark summary benchmark/results/claims.jsonl
 """
 
 import argparse

@@ -5,7 +5,7 @@ suite names. What was counted must be equal; metrics may differ by the tolerance
 version of a library rounds otherwise. The result file is only read.
 
 Example:
-    python -m benchmark verify ham10000 --cells 3 --seed 1 --out verified.json
+    python -m benchmark verify claims --cells 3 --seed 1 --out verified.json
 """
 
 import argparse

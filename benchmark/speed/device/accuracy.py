@@ -1,6 +1,6 @@
 """Cells of the evidence suite at 224 pixels on half of HAM10000, by the plain federated loop.
 
-The settings are those of ``benchmark/suites/ham10000.yaml``, at 224 pixels in place of 96. Every cell is evaluated in
+The settings are those of ``benchmark/suites/claims.yaml``, at 224 pixels in place of 96. Every cell is evaluated in
 its own precision and in the other.
 """
 
@@ -103,7 +103,7 @@ class Source:
             "method": {"name": cell.method, "options": options},
             "training": {
                 "batch_size": 32,
-                "learning_rate": 1e-4 if cell.method == "full" else 1e-3,
+                "learning_rate": 1e-4 if cell.method == "full" else 2e-3,
                 "precision": cell.precision,
                 **(training if cell.rounds else {}),
             },

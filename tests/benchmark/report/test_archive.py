@@ -127,15 +127,15 @@ def test_failures_missing_cells_and_uncommitted_code_are_told(results, tmp_path,
 
 
 def test_licences_of_the_images(tmp_path, capsys):
-    ham10000 = written(tmp_path / "ham10000.jsonl", "ham10000")
+    recipes = written(tmp_path / "recipes.jsonl", "recipes")
     paper = written(tmp_path / "paper.jsonl", "paper")
-    assert main(["archive", str(ham10000), "--out", str(tmp_path / "one")]) == 0
+    assert main(["archive", str(recipes), "--out", str(tmp_path / "one")]) == 0
     metadata = json.loads((tmp_path / "one" / ".zenodo.json").read_text())
     assert metadata["license"] == "cc-by-nc-sa-4.0"
     assert {"identifier": "10.7910/DVN/DBW86T", "relation": "isDerivedFrom"} in metadata["related_identifiers"]
     card = (tmp_path / "one" / "README.md").read_text()
-    assert "| ham10000 | weights | ViT-Ti/16" in card
-    several = ["archive", str(paper), str(ham10000), "--out", str(tmp_path / "two")]
+    assert "| recipes | weights | ViT-Ti/16" in card
+    several = ["archive", str(paper), str(recipes), "--out", str(tmp_path / "two")]
     assert main(several) == 1
     assert "have the licences CC-BY-4.0, CC-BY-NC-SA-4.0, none; the one that" in capsys.readouterr().err
     assert not (tmp_path / "two").exists()
@@ -163,7 +163,7 @@ def test_what_is_refused(results, tmp_path, capsys):
     assert "has lines that were cut off or replaced" in refusal(str(altered), *out)
     altered.write_bytes(b"".join(lines)[:-100])
     assert "has lines that were cut off or replaced" in refusal(str(altered), *out)
-    suite = Suite.read("ham10000").model_dump(mode="json")
+    suite = Suite.read("recipes").model_dump(mode="json")
     suite["data"]["ham10000"]["site"]["images"] = "/else/images.zip"
     altered.write_bytes(results.read_bytes())
     with ResultFile.open(altered, SuiteRecord(name="smoke", suite=suite)):
