@@ -35,7 +35,7 @@ COLUMNS = {
     "ece": "ECE",
 }
 """Metrics of the card, by their names in the record."""
-_Z = 1.959964
+_Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 _TASKS: dict[Task, str] = {
     "multiclass": "one of the classes below",

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from helpers import changed
 from pt_peft.__main__ import main
-from pt_peft.commands.predict import find_images, probabilities
+from pt_peft.commands.predict import probabilities
+from pt_peft.data.archive import open_archive
 from pt_peft.data.lesions import draw_lesions
 from pt_peft.data.transforms import decode_files
 from pt_peft.experiment.experiment import Experiment
@@ -87,7 +88,7 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Of the embedded generator; and wide, tall, square, thin, grey, of 12 and 16 bits, turned by EXIF, with a palette, transparent."""
+    """Of the embedded generator; wide, tall, thin, grey, of 12 and 16 bits, turned by EXIF, of a palette, transparent."""
     folder = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     made = {
@@ -148,13 +149,14 @@ def test_monai_alone_gives_our_probabilities(tiny, tiny_weights, images, tmp_pat
         [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    names = sorted(find_images([images]))
+    names = sorted(file.name for file in images.iterdir())
     for name, bundle in bundles.items():
         classifier = load(bundle, None)
-        found = list(decode_files(names, lambda file: open(file, "rb"), classifier.decoding, where="images"))
+        with open_archive(images) as open_image:
+            found = list(decode_files(names, open_image, classifier.decoding, where="images"))
         expected = probabilities(classifier, np.stack(found))
         with (bundle / "eval" / "predictions.csv").open() as file:
-            rows = {row[0]: [float(value) for value in row[1:]] for row in csv.reader(file)}
+            rows = {Path(row[0]).name: [float(value) for value in row[1:]] for row in csv.reader(file)}
         assert list(rows) == names, name
         np.testing.assert_allclose(list(rows.values()), expected, rtol=0, atol=1e-5, err_msg=name)
         assert expected.std(axis=0).max() > 1e-3, "the images tell nothing"
