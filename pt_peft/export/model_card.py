@@ -66,9 +66,10 @@ class _Run:
     @property
     def sites(self) -> Mapping[str, Mapping[str, Any]]:
         """Each site's `EvaluationReport` of this very aggregate; empty if it was another's."""
-        final = self.record.get("final")
-        same = final and all(final[split] == said for split, said in self.header.get("metrics", {}).items())
-        return final["sites"] if same and "test" in self.header.get("metrics", {}) else {}
+        final, said = self.record.get("final"), self.header.get("metrics", {})
+        if not final or "test" not in said or any(final[split] != said[split] for split in said):
+            return {}
+        return final["sites"]
 
     @property
     def split(self) -> str:
@@ -125,7 +126,7 @@ def _record_of(header: Header, path: Path) -> Mapping[str, Any]:
 
 def _front_matter(run: _Run, name: str, told: Told) -> str:
     """YAML for the Hub."""
-    relation = {"base_model_relation": "adapter" if name == "peft" else "finetune"} if told.base_model else {}
+    relation = "adapter" if name == "peft" else "finetune"
     data = ModelCardData(
         library_name=LIBRARIES[name],
         pipeline_tag="image-classification",
@@ -134,9 +135,9 @@ def _front_matter(run: _Run, name: str, told: Told) -> str:
         tags=["federated-learning", "medical", "pt-peft", *run.spec.method.name.split("+")],
         model_name=_title(run),
         eval_results=list(_results(run)) or None,
-        **relation,
+        base_model_relation=relation if told.base_model else None,
     )
-    return data.to_yaml()
+    return data.to_yaml()  # pyright: ignore[reportUnknownMemberType]  # its parameter is bare
 
 
 def _results(run: _Run) -> Iterator[EvalResult]:

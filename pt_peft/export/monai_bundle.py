@@ -64,8 +64,11 @@ README = """\
 
 `../README.md` is the model card: what the model is for, how well it does at each site, and what it was made of.
 
-The bundle needs `monai`, `timm`, `pillow` and `pytorch-ignite`; `python -m monai.bundle` needs `fire` too, and
-`verify_metadata` needs `jsonschema`. In this folder:
+```bash
+pip install "monai[ignite,fire,jsonschema]" timm pillow
+```
+
+has what it needs. In this folder
 
 ```bash
 python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json \\

@@ -1,6 +1,7 @@
 """The model card: what header and record say, in words and for the Hugging Face Hub; what nobody said is not known."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,9 @@ def test_what_the_run_says(run):
 
 
 def test_what_was_spent(run, tiny):
-    privacy = {"sample": {"noise_multiplier": 0.7, "max_grad_norm": 1.0, "delta": 1e-05, "epsilon": 3.25}}
+    privacy: dict[str, Any] = {
+        "sample": {"noise_multiplier": 0.7, "max_grad_norm": 1.0, "delta": 1e-05, "epsilon": 3.25}
+    }
     claim = {"header": {"privacy": {**privacy, "statistics": None, "client": None}}}
     line = "* Differential privacy of each training image (DP-SGD): ε = 3.25, δ = 1e-05, noise multiplier 0.7."
     assert line in model_card(run(**claim), "timm", Told())

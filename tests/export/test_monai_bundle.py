@@ -88,7 +88,7 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Of the embedded generator; wide, tall, thin, grey, of 12 and 16 bits, turned by EXIF, of a palette, transparent."""
+    """Of the embedded generator; wide, tall, thin, grey, of 12 and 16 bits, turned by EXIF, indexed, transparent."""
     folder = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     made = {
@@ -153,8 +153,8 @@ def test_monai_alone_gives_our_probabilities(tiny, tiny_weights, images, tmp_pat
     for name, bundle in bundles.items():
         classifier = load(bundle, None)
         with open_archive(images) as open_image:
-            found = list(decode_files(names, open_image, classifier.decoding, where="images"))
-        expected = probabilities(classifier, np.stack(found))
+            found = np.array(list(decode_files(names, open_image, classifier.decoding, where="images")))
+        expected = probabilities(classifier, found)
         with (bundle / "eval" / "predictions.csv").open() as file:
             rows = {Path(row[0]).name: [float(value) for value in row[1:]] for row in csv.reader(file)}
         assert list(rows) == names, name
