@@ -179,7 +179,7 @@ def _sections(run: _Run, name: str, told: Told) -> Iterator[str]:
 
 
 def _intended_use(run: _Run) -> str:
-    classes = _table(("output", "class"), [(str(i), one) for i, one in enumerate(run.spec.classes)])
+    classes = table(("output", "class"), [(str(i), one) for i, one in enumerate(run.spec.classes)])
     return (
         f"Research: for an image, the probability of {_TASKS[run.spec.task]}. It is not a medical device, and no study "
         "of its use on patients is known here. Images of another kind than the sites' give numbers too; test it on "
@@ -201,7 +201,7 @@ def _metrics(run: _Run) -> str:
     lines = [
         f"On the sites' {kind} images. ECE is the expected calibration error over 15 bins: how far the probability of "
         "the answer is from how often it is right.",
-        _table(("", "images", *COLUMNS.values()), rows),
+        table(("", "images", *COLUMNS.values()), rows),
     ]
     if run.spec.task != "multilabel":
         lines.append(
@@ -261,8 +261,8 @@ def _data(run: _Run) -> str:
     source = "The images are the sites' own; they did not leave them."
     if run.record["experiment"]["data"]["source"] == "lesions":
         source = "The images were drawn by a program and show nobody; the model is of no use for real ones."
-    table = _table(("site", "training images", "validation images", "test images"), rows)
-    return f"{source} {len(sites)} sites took part.\n\n{table}"
+    shown = table(("site", "training images", "validation images", "test images"), rows)
+    return f"{source} {len(sites)} sites took part.\n\n{shown}"
 
 
 def _privacy(run: _Run) -> str:
@@ -320,7 +320,7 @@ def _made(run: _Run, told: Told) -> str:
     rows.append(("exported with", ", ".join(f"{name} {version}" for name, version in packages.items())))
     rows.append(("licence of this model", told.licence or "not told"))
     return (
-        f"{_table(('', ''), rows)}\n\nA run records a digest of its source and no commit. `pt_peft.json` has the "
+        f"{table(('', ''), rows)}\n\nA run records a digest of its source and no commit. `pt_peft.json` has the "
         "adapter's header: classes, method and preprocessing in full."
     )
 
@@ -361,7 +361,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown. What would end a cell is escaped."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (heads, *rows)]
     head, *body = [f"| {' | '.join(row)} |" for row in cells]

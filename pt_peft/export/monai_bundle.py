@@ -17,6 +17,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
 from pt_peft.experiment.sections import Fit, Intensity, ModelSpec, Task
 from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
+from pt_peft.export.model_card import table
 from pt_peft.model.adapter_file import Header
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.model_input import FLIPS
@@ -58,7 +59,6 @@ models/model.pt holds weights that come from a published backbone and from the s
 may be used is for these to say; README.md has what was told when the bundle was written.
 """
 
-
 README = """\
 # A classifier of images as a MONAI bundle
 
@@ -78,8 +78,6 @@ python -m monai.bundle run --config_file configs/inference.json --meta_file conf
 writes `eval/predictions.csv`, a row for each image: its file, and the probability ({activation}) of each class in this
 order:
 
-| column | class |
-|---:|---|
 {classes}
 
 ## Images
@@ -119,7 +117,8 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
         (out / folder).mkdir(parents=True)
     for name, content in configs.items():
         (out / "configs" / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    torch.save({key: value.detach().contiguous() for key, value in model.module.state_dict().items()}, out / WEIGHTS)
+    tensors = {key: value.detach().clone() for key, value in model.module.state_dict().items()}
+    torch.save(tensors, out / WEIGHTS)  # of a view it would save all that it is a view of
     (out / "docs" / "README.md").write_text(_readme(spec), encoding="utf-8")
     (out / "LICENSE").write_text(LICENCE, encoding="utf-8")
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
@@ -370,5 +369,5 @@ def _check_plain(value: object, where: str) -> None:
 
 def _readme(spec: ModelSpec) -> str:
     """``docs/README.md``."""
-    classes = "\n".join(f"| {number} | {name} |" for number, name in enumerate(spec.classes))
+    classes = table(("output", "class"), [(str(number), name) for number, name in enumerate(spec.classes)])
     return README.format(classes=classes, activation=_ACTIVATION[spec.task])
