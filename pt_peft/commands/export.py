@@ -1,6 +1,6 @@
 """Writes a run's final adapter in a format that other programs read.
 
-The exported model is loaded back, and kept only if its logits equal the adapter's.
+The exported model is loaded back, and kept only if its logits equal the adapter's. A folder has a model card.
 
 Example:
     python -m pt_peft export simulator_workspace --format onnx --out lesions.onnx
@@ -14,6 +14,7 @@ FORMATS = {
     "peft": "an HF PEFT folder, for a method that is one of its tuners",
     "timm": "a timm folder with the adapter merged into the weights",
     "onnx": "one ONNX file, from images in [0, 1] to logits",
+    "monai_bundle": "a MONAI bundle with the adapter merged into the weights",
 }
 
 
@@ -26,11 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", type=Path, help="the backbone's weights file (default: the weights of the embedded backbone)"
     )
+    parser.add_argument(
+        "--base-model", metavar="ID", help="where the backbone is published on the Hugging Face Hub, for the model card"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="the exported model's licence by its name on the Hub, for the model card"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Exports the adapter. Raises UserError if the format cannot hold it; nothing is written then."""
     from pt_peft.export.formats import export
+    from pt_peft.export.model_card import Told
 
-    difference = export(options.run, options.format, options.out, options.backbone)
+    told = Told(options.base_model, options.license)
+    difference = export(options.run, options.format, options.out, options.backbone, told)
     print(f"{options.out}: {FORMATS[options.format]}; its logits differ by at most {difference:.1g}")

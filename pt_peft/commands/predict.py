@@ -38,7 +38,7 @@ BATCH = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("adapter", type=Path, help="adapter file, run, HF PEFT folder, timm folder or .onnx")
+    parser.add_argument("adapter", type=Path, help="adapter file, run, .onnx, or HF PEFT, timm or MONAI folder")
     parser.add_argument("images", type=Path, nargs="+", help="image files, and folders or zip archives of them")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write; must not exist")
     parser.add_argument(

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from pt_peft.errors import UserError
-from pt_peft.export import adapter, onnx_file, peft_folder, timm_folder
+from pt_peft.export import adapter, model_card, monai_bundle, onnx_file, peft_folder, timm_folder
 from pt_peft.export.classifier import Classifier, torch_classifier
+from pt_peft.export.model_card import Told
 from pt_peft.files import check_place
 
 TOLERANCE = 1e-4
@@ -18,29 +19,35 @@ TOLERANCE = 1e-4
 logit if that is above 1."""
 
 CPU = torch.device("cpu")
+NOTHING = Told()
 FORMATS: dict[str, Callable[[Path, Path | None, Path], None]] = {
     "adapter": adapter.write,
     "peft": peft_folder.write,
     "timm": timm_folder.write,
     "onnx": onnx_file.write,
+    "monai_bundle": monai_bundle.write,
 }
 """Each writes the adapter file given first, on the backbone's file given second, to the path given last."""
 
 
-def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
+def export(run: Path, name: str, out: Path, weights: Path | None, told: Told = NOTHING) -> float:
     """Writes the final adapter of a run in a format, loads it back, and compares its logits.
+
+    A folder gets a model card.
 
     Args:
         run: the adapter file, or the folder of a run.
         name: key of `FORMATS`.
         out: file or folder to write.
         weights: the backbone's file; None takes the embedded one.
+        told: what no file says, for the model card.
 
     Returns:
         The largest difference of a logit on a few random images.
 
     Raises:
-        UserError: if `out` exists, the format cannot hold the method, or the logits differ; then `out` is not written.
+        UserError: if `out` exists, the format cannot hold the method or has no model card for what is `told`, or the
+            logits differ; then `out` is not written.
     """
     source = adapter.find_adapter(run)
     if out.exists():
@@ -48,9 +55,19 @@ def export(run: Path, name: str, out: Path, weights: Path | None) -> float:
     check_place(out)
     if name == "onnx" and out.suffix != ".onnx":
         raise UserError(f"--out: {out.name} does not end in .onnx, by which the format is known.")
+    if told != NOTHING and name not in model_card.LIBRARIES:
+        folders = ", ".join(model_card.LIBRARIES)
+        raise UserError(
+            f"--base-model, --license: --format {name} is one file without a model card; {folders} have one."
+        )
     unfinished = out.resolve().with_name(f".{uuid.uuid4().hex}{out.suffix}")
     try:
         FORMATS[name](source, weights, unfinished)
+        if name in model_card.LIBRARIES:
+            card = model_card.model_card(source, name, told)
+            (unfinished / model_card.FILE_NAME).write_text(card, encoding="utf-8")
+        if name == "peft" and told.base_model:
+            peft_folder.name_base(unfinished, told.base_model)
         difference, largest = _difference(load(source, weights), load(unfinished, weights))
         if not difference <= TOLERANCE * max(1.0, largest):
             raise UserError(
@@ -77,10 +94,12 @@ def load(path: Path, weights: Path | None, device: torch.device = CPU) -> Classi
     Raises:
         UserError: if `path` is none of these, or its backbone's file is not given.
     """
-    if path.is_dir() and (path / "adapter_config.json").is_file():
+    if path.is_dir() and (path / peft_folder.CONFIG).is_file():
         return torch_classifier(*peft_folder.load(path, weights), device)
     if path.is_dir() and (path / timm_folder.WEIGHTS).is_file():
         return torch_classifier(*timm_folder.load(path), device)
+    if path.is_dir() and (path / monai_bundle.WEIGHTS).is_file():
+        return torch_classifier(*monai_bundle.load(path), device)
     if path.is_file() and path.suffix.lower() == ".onnx":
         return onnx_file.load(path)
     file = adapter.find_adapter(path)

@@ -22,6 +22,7 @@ from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -55,6 +56,13 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
+def name_base(path: Path, base_model: str) -> None:
+    """Names the published model that the folder `path` goes with, by its id on the Hugging Face Hub."""
+    file = path / CONFIG
+    config = cast(dict[str, object], read_json(file)) | {"base_model_name_or_path": base_model}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Preprocessing]:
     """Loads a folder that `write` wrote.
 
@@ -81,8 +89,8 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Prepro
     except Exception as error:  # peft, safetensors, re and others raise many
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: cannot be loaded by peft ({reason}).") from None
-    # peft only warns of tensors that are missing or left over.
-    state = peft.get_peft_model_state_dict(model)  # pyright: ignore[reportUnknownMemberType]  # its parameters are bare
+    # peft only warns of tensors that are missing or left over. By itself it would look for the base model on the Hub.
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)  # pyright: ignore[reportUnknownMemberType]  # its parameters are bare
     layers = {
         name.removeprefix("base_model.model.")
         for name, layer in cast(Layer, model).named_modules()

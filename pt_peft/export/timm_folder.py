@@ -5,7 +5,7 @@ from pathlib import Path
 
 import timm.models
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pt_peft.errors import UserError
@@ -55,6 +55,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
             "crop_mode": CROP_MODES[decoding.fit],
         },
     )
+    save_file(plain.state_dict(), out / WEIGHTS, metadata={"format": "pt"})  # which timm leaves out
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import Backbone, Precision, TestTimeFlips
 
-_FLIPS: dict[TestTimeFlips, tuple[tuple[int, ...], ...]] = {
+FLIPS: dict[TestTimeFlips, tuple[tuple[int, ...], ...]] = {
     "horizontal": ((), (3,)),
     "all": ((), (3,), (2,), (2, 3)),
 }
@@ -44,7 +44,7 @@ def over_flips(
     """
     if flips == "none":
         return logits_of(images)
-    return torch.stack([logits_of(images.flip(axes)) for axes in _FLIPS[flips]]).mean(dim=0)
+    return torch.stack([logits_of(images.flip(axes)) for axes in FLIPS[flips]]).mean(dim=0)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -23,8 +23,8 @@ from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapte
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.method import method_names
 
-FORMATS = ("adapter", "peft", "timm", "onnx")
-OUT = {"adapter": "a.safetensors", "peft": "peft", "timm": "timm", "onnx": "a.onnx"}
+FORMATS = ("adapter", "peft", "timm", "onnx", "monai_bundle")
+OUT = {"adapter": "a.safetensors", "peft": "peft", "timm": "timm", "onnx": "a.onnx", "monai_bundle": "bundle"}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_every_format_gives_the_same_predictions(trained, tiny_weights, images, 
     for name in FORMATS:
         assert export(run, name, tmp_path / OUT[name], tiny_weights) == 0
         # A merged model and ONNX need no backbone.
-        weights = () if name in ("timm", "onnx") else ("--backbone", tiny_weights)
+        weights = () if name in ("timm", "onnx", "monai_bundle") else ("--backbone", tiny_weights)
         rows = predict(tmp_path / OUT[name], images, tmp_path / f"{name}.csv", *weights)
         for row, wanted in zip(rows, expected, strict=True):
             assert row["file"] == wanted["file"]

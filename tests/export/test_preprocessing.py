@@ -26,7 +26,7 @@ from pt_peft.export.timm_folder import CROP_MODES
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.training.trainer import LocalTrainer
 
-OUT = {"adapter": "a.safetensors", "peft": "peft", "timm": "timm", "onnx": "a.onnx"}
+OUT = {"adapter": "a.safetensors", "peft": "peft", "timm": "timm", "onnx": "a.onnx", "monai_bundle": "bundle"}
 FLIPS = ("none", "all")
 LABELS = {"multiclass": "a b c d b", "ordinal": "a b c d b", "multilabel": "a a|b c d|a b"}
 
