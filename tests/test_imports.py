@@ -32,11 +32,11 @@ def test_rooms_import_each_other_as_the_table_says():
     assert "0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["learner", "filters", "controller", "persistor"])
+@pytest.mark.parametrize("module", ["learner", "filters", "controller", "persistor", "tensorboard_receiver"])
 def test_flare_processes_need_no_torch(module):
     code = (
         f"import sys, pt_peft_flare.{module}; "
-        "print([m for m in ('torch', 'timm', 'monai', 'peft') if m in sys.modules])"
+        "print([m for m in ('torch', 'timm', 'monai', 'peft', 'matplotlib', 'PIL.Image') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -31,9 +31,9 @@ from pt_peft_flare.console import console
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
 from pt_peft_flare.round_file import Summary
-from pt_peft_flare.round_log import log_final, log_round, log_stage
+from pt_peft_flare.round_log import log_earlier, log_final, log_round, log_stage
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
-from pt_peft_flare.run_record import FILE_NAME, FinishedRound, FinishedStage, RunRecord
+from pt_peft_flare.run_record import FILE_NAME, SPLITS, FinishedRound, FinishedStage, RunRecord
 from pt_peft_flare.site_tasks import JobFailed, Sites, SiteTasks
 from pt_peft_flare.statistics_stages import StatisticsStages
 from pt_peft_flare.wire import Bounds, come
@@ -186,16 +186,17 @@ class FederatedRun:
         self._tasks.taken = {site: one["round"] for one in left.rounds for site in one["sites"]}
         if finished or self._made(finished):
             self._persist(FINAL, self._server.tensors, finished, {})
+        log_earlier(self._engine, self.experiment, left.record["statistics"], self.record.rounds)
         return finished
 
     def _finish_stage(self, finished: FinishedStage) -> None:
         number = finished.stage.round_number
         self._precisions.update(one.precision for one in finished.reports.values() if one.precision)
-        self.record.add_stage(finished)
+        entry = self.record.add_stage(finished)
         if finished.made:
             self._persist(FINAL, self._server.tensors, number, {})
         self._keep(number)
-        log_stage(self._engine, finished)
+        log_stage(self._engine, entry)
 
     def _made(self, finished_rounds: int) -> SolvedHead | None:
         """How the head was made, if it was solved after so many rounds."""
@@ -234,20 +235,21 @@ class FederatedRun:
             seconds=time.monotonic() - started,
             notes=notes,
         )
-        validation = self.record.add_round(finished)
-        self._consider(number, before, validation)
+        entry = self.record.add_round(finished)
+        self._consider(number, before, entry["val_at_start"])
         self._persist(FINAL, server.tensors, number + 1, {})
         self._keep(number + 1)
-        log_round(self._engine, self.experiment, finished, validation)
+        log_round(self._engine, self.experiment, entry)
 
     def _evaluate_final(self) -> None:
         rounds = self.experiment.federation.rounds
         task = self._tasks.make(AppConstants.TASK_VALIDATION, rounds, self._tasks.targets(), {})
         results = self._tasks.collect(task, EvaluationReport, lambda site, report, result: None)
-        summary = self.record.add_final(results.reports, results.left_out)
+        final = self.record.add_final(results.reports, results.left_out)
+        summary = {split: final[split] for split in SPLITS}
         self._consider(rounds, self._server.tensors, summary["val"])
         self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
-        log_final(self._engine, self.experiment, results.reports, summary)
+        log_final(self._engine, self.experiment, final)
 
     def _consider(self, finished_rounds: int, tensors: Tensors, validation: Summary | None) -> None:
         """Keeps `tensors` as the best aggregate if their validation says so; nothing that has seen no image may be."""

@@ -407,12 +407,24 @@ MLFLOW_RUNS = Use(
     (
         f"{_MLFLOW}.artifact_location",
         f"{_MLFLOW}.buffer",
+        f"{_MLFLOW}.buffer_data(self, data, record_origin)",
         f"{_MLFLOW}.kw_args",
         f"{_MLFLOW}.save(self, fl_ctx, shareable, record_origin)",
         f"{_MLFLOW}._get_artifact_location(self, relative_path, fl_ctx)",
         f"{_MLFLOW}._get_tags(self, tag_key, kwargs)",
         f"{_MLFLOW}._init_buffer(self, site_names)",
         f"{_MLFLOW}._mlflow_setup(self, art_full_path, experiment_name, experiment_tags, site_names, fl_ctx)",
+    ),
+)
+_TENSORBOARD = "nvflare.app_opt.tracking.tb"
+TENSORBOARD_WRITERS = Use(
+    "the experiment, its table of hyperparameters and the layout of charts go into the file of the curves",
+    "TensorBoard has the curves alone",
+    (
+        f"{_TENSORBOARD}.tb_receiver:TBAnalyticsReceiver.root_log_dir",
+        f"{_TENSORBOARD}.tb_receiver:TBAnalyticsReceiver.writers_table",
+        f"{_TENSORBOARD}.tb_event_writer:TensorBoardEventWriter.add_text(self, tag, text_string, global_step)",
+        f"{_TENSORBOARD}.tb_event_writer:TensorBoardEventWriter.writer",
     ),
 )
 

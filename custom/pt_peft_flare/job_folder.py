@@ -30,7 +30,7 @@ SERVER_CONFIG: dict[str, Any] = {
         {"id": "persistor", "path": "pt_peft_flare.persistor.AdapterPersistor", "args": {}},
         {
             "id": "tensorboard",
-            "path": "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
+            "path": "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
             "args": {"events": ["fed.analytix_log_stats"]},
         },
     ],

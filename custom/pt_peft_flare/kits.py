@@ -20,6 +20,7 @@ from pt_peft_flare.gate import FRAME_BYTES
 SERVER_CLASSES = (
     "pt_peft_flare.controller.PeftFedAvg",
     "pt_peft_flare.persistor.AdapterPersistor",
+    "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "pt_peft_flare.mlflow_receiver.MlflowReceiver",
 )

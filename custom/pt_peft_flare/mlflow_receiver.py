@@ -1,9 +1,10 @@
 """MLflow as a receiver of a job's scalars; needs the package `mlflow` at the server."""
 
 import contextlib
+import re
 from functools import cached_property
 
-from nvflare.apis.analytix import TrackConst
+from nvflare.apis.analytix import AnalyticsData, TrackConst
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.tracking.mlflow.mlflow_receiver import MLflowReceiver
@@ -30,6 +31,11 @@ class MlflowReceiver(MLflowReceiver):
             self._mlflow_setup(folder, experiment, tags, [record_origin], fl_ctx)
             self._init_buffer([record_origin])
         super().save(fl_ctx, shareable, record_origin)
+
+    def buffer_data(self, data: AnalyticsData, record_origin: str) -> None:
+        """Keeps a scalar under a name that MLflow takes; of one that it does not, it refuses all that come with it."""
+        data.tag = re.sub(r"[^/\w.\- :]", "_", data.tag)
+        super().buffer_data(data, record_origin)
 
     @cached_property
     def _begins_runs(self) -> bool:

@@ -21,12 +21,22 @@ from pt_peft.training.metrics import confusion_metrics
 from pt_peft_flare.parent.refusals import read_refusals
 from pt_peft_flare.round_file import RoundEntry, RoundFile, Summary
 from pt_peft_flare.round_results import LeftOut
-from pt_peft_flare.tracking import SCALARS
 
 FILE_NAME = "metrics.json"
 ROUNDS = "rounds.jsonl"
 SPLITS = ("val", "test", "own_val", "own_test")
 """Splits of an `EvaluationReport`."""
+METRICS = (
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "macro_f1",
+    "ece",
+    "quadratic_kappa",
+    "mean_absolute_error",
+)
+"""Numbers of `SplitMetrics`. The last two are None unless ``data.task`` is ``ordinal``."""
 
 
 class StageEntry(TypedDict):
@@ -130,7 +140,7 @@ def summarise(sites: Mapping[str, SplitMetrics | None], task: Task) -> Summary |
     if not metrics:
         return None
     mean: dict[str, float | None] = {}
-    for name in SCALARS:
+    for name in METRICS:
         values = [value for value in (getattr(one, name) for one in metrics) if value is not None]
         mean[name] = float(np.mean(values)) if values else None
     confusion = np.sum([np.asarray(one.confusion, dtype=np.int64) for one in metrics], axis=0)
@@ -202,13 +212,12 @@ class RunRecord:
         self._record["best"] = content["best"]
         self.rounds.follow(rounds)
 
-    def add_round(self, finished: FinishedRound) -> Summary | None:
-        """Adds a finished round. Returns the summary of its validation, which is that of the model it started from.
+    def add_round(self, finished: FinishedRound) -> RoundEntry:
+        """Adds a finished round. Returns its entry.
 
         Raises:
             OSError: if it cannot be written.
         """
-        validation = summarise({site: report.val for site, report in finished.reports.items()}, self._task)
         sites = {
             site: {
                 **report.model_dump(mode="json"),
@@ -219,20 +228,21 @@ class RunRecord:
             }
             for site, report in sorted(finished.reports.items())
         }
-        entry = {
+        content = {
             "round": finished.number,
             "job": self._record["job"],
             "seconds": round(finished.seconds, 3),
             "sites": sites,
             "left_out": _left_out(finished.left_out),
-            "val_at_start": validation,
+            "val_at_start": summarise({site: report.val for site, report in finished.reports.items()}, self._task),
             **finished.notes,
         }
-        self.rounds.append(cast(RoundEntry, entry))
-        return validation
+        entry = cast(RoundEntry, content)
+        self.rounds.append(entry)
+        return entry
 
-    def add_stage(self, finished: FinishedStage) -> None:
-        """Adds a finished stage of statistics."""
+    def add_stage(self, finished: FinishedStage) -> StageEntry:
+        """Adds a finished stage of statistics. Returns its entry."""
         sites = {
             site: {
                 **report.model_dump(mode="json"),
@@ -253,21 +263,21 @@ class RunRecord:
             "head": finished.made,
         }
         self._record["statistics"].append(entry)
+        return entry
 
-    def add_final(
-        self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]
-    ) -> dict[str, Summary | None]:
-        """Adds the evaluation of the final aggregate. Returns its summary by split."""
+    def add_final(self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]) -> dict[str, Any]:
+        """Adds the evaluation of the final aggregate. Returns its entry."""
         summary = {
             split: summarise({site: getattr(report, split) for site, report in reports.items()}, self._task)
             for split in SPLITS
         }
-        self._record["final"] = {
+        final = {
             "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},
             "left_out": _left_out(left_out),
             **summary,
         }
-        return summary
+        self._record["final"] = final
+        return final
 
     def set_best(self, finished_rounds: int, validation: Summary) -> None:
         """Names the aggregate that is the best so far."""

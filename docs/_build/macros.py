@@ -14,6 +14,7 @@ import imports_table
 import limits_table
 import methods_page
 import suite_results
+import tags_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmark" / "results"
@@ -98,6 +99,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "gates": suite_results.gates,
     "panel": suite_results.panel,
     "rates": suite_results.rates,
+    "tags": tags_table.table,
 }
 
 

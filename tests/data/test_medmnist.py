@@ -92,7 +92,7 @@ def test_a_federation(flag, imbalance, tiny, tiny_weights, shared_host, tmp_path
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run.server / "tb_events" / "site-1")).Reload()
-    assert events.Scalars("test/auroc/hernia")[-1].value == pytest.approx(test["class_auroc"][13], abs=1e-6)
+    assert events.Scalars("test_auroc/hernia")[-1].value == pytest.approx(test["class_auroc"][13], abs=1e-6)
     rows = {row["name"]: row["test"]["pooled"] for row in compare([tmp_path / "ws"], baselines=False, jobs=1)["rows"]}
     assert rows["federated full"]["accuracy"] == pytest.approx(final["test"]["pooled"]["accuracy"])
 

@@ -86,30 +86,26 @@ def test_the_literal_command(tmp_path):
         assert asked["refused"] == []
 
 
-def test_curves_are_readable(finished):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_curves_are_what_the_record_says(finished):
+    """As `tensorboard --logdir workspace` finds them: a run for each site beside one for the federation."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
-    wanted = {
-        "train/loss",
-        "val/loss",
-        "val/accuracy",
-        "val/balanced_accuracy",
-        "val/auroc",
-        "seconds",
-        "bytes/in",
-        "bytes/out",
-    }
-    for name in ("site-1", "site-2", "global"):
-        events = EventAccumulator(str(finished.server / "tb_events" / name)).Reload()
-        tags = set(events.Tags()["scalars"])
-        if name == "global":
-            assert {"train/loss", "val/pooled_balanced_accuracy", "test/mean_auroc"} <= tags
-            continue
-        assert wanted <= tags
-        final = finished.metrics["final"]["sites"][name]["val"]["balanced_accuracy"]
-        points = events.Scalars("val/balanced_accuracy")
+    folder = "server/simulate_job/tb_events"
+    events = EventMultiplexer().AddRunsFromDirectory(str(finished.workspace)).Reload()
+    names = ("site-1", "site-2", "global")
+    assert set(events.Runs()) == {f"{folder}/{name}" for name in names}
+    for name in names:
+        tags = set(events.Runs()[f"{folder}/{name}"]["scalars"])
+        shared = {"train/loss", "time/round_s", "bytes/in", "bytes/out", "val/loss", "val/auroc", "val_auroc/a"}
+        assert shared <= tags
+        points = events.Scalars(f"{folder}/{name}", "val/balanced_accuracy")
         assert [point.step for point in points] == [0, 1, 2]
-        assert points[-1].value == pytest.approx(final)
+        final = finished.metrics["final"]
+        metrics = final["val"]["mean"] if name == "global" else final["sites"][name]["val"]
+        assert points[-1].value == pytest.approx(metrics["balanced_accuracy"])
+        assert {"confusion/val", "confusion/test"} == set(events.Runs()[f"{folder}/{name}"]["images"])
+    (pooled,) = events.Scalars(f"{folder}/global", "test_pooled/balanced_accuracy")
+    assert pooled.value == pytest.approx(finished.metrics["final"]["test"]["pooled"]["balanced_accuracy"])
 
 
 def test_the_record_adds_up(finished):

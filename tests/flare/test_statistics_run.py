@@ -1,7 +1,9 @@
 """Stages of statistics at the server and at sites, with egress filters and ledgers between them, and no process."""
 
+import contextlib
 import json
 import uuid
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ProcessType
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.app_common.abstract.model import make_model_learnable
@@ -26,14 +30,12 @@ from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.ciphertext_layout import Layout
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
-from pt_peft.experiment.statistics import Stage, stages
-from pt_peft.federation.reports import StatisticsReport
+from pt_peft.experiment.statistics import stages
 from pt_peft.model.adapter_file import adapter_header, load_adapter, save_adapter
 from pt_peft.model.planned_exchange import initial_exchanged
 from pt_peft.statistics.moments import COUNTS, SECOND
 from pt_peft.worker.handle import Patience
 from pt_peft.worker.request_handler import RequestHandler
-from pt_peft_flare import federated_run, round_log
 from pt_peft_flare.__main__ import main
 from pt_peft_flare.federated_run import FederatedRun
 from pt_peft_flare.filters import EgressFilter
@@ -42,8 +44,8 @@ from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, reason_of
 from pt_peft_flare.persistor import EXCHANGE
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
-from pt_peft_flare.run_record import FinishedStage
 from pt_peft_flare.site_tasks import JobFailed, SiteTask
+from pt_peft_flare.tensorboard_receiver import TensorBoardReceiver
 
 NAMES = ["site-1", "site-2", "site-3"]
 
@@ -96,8 +98,13 @@ class Federation:
             load=lambda fl_ctx: make_model_learnable(initial, {EXCHANGE: self.trainer.exchange.to_json()}),
             save_as=self._save,
         )
+        self.receiver = TensorBoardReceiver()
+        self.receiver.handle_event(EventType.START_RUN, self.context("server"))
         self.run = FederatedRun(self.context("server"), persistor, self)
-        self.run.complete()
+        try:
+            self.run.complete()
+        finally:
+            self.receiver.handle_event(EventType.END_RUN, self.context("server"))
         return json.loads((self._run_dir("server") / "metrics.json").read_text())
 
     def _save(self, name: str, learnable: Any, fl_ctx: Any) -> None:
@@ -138,7 +145,11 @@ class Federation:
         props = {FLContextKey.TASK_NAME: task, FLContextKey.JOB_META: meta}
         return SimpleNamespace(
             get_prop=lambda key, default=None: props.get(key, default),
-            get_engine=lambda: SimpleNamespace(get_workspace=lambda: workspace),
+            get_engine=lambda: SimpleNamespace(
+                get_workspace=lambda: workspace,
+                new_context=lambda: contextlib.nullcontext(FLContext()),
+                fire_event=self.receiver.handle_event,
+            ),
             get_job_id=lambda: job,
             get_identity_name=lambda: name,
             get_peer_context=lambda: None,
@@ -198,10 +209,8 @@ class Federation:
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch):
+def decomposers():
     flare_decomposers.register()
-    for name in ("log_round", "log_stage", "log_final"):
-        monkeypatch.setattr(federated_run, name, lambda *arguments: None)
 
 
 @pytest.fixture
@@ -292,24 +301,6 @@ def test_each_stage_is_a_line_of_the_ledger_that_the_lead_can_be_held_to(both, s
     assert "moments after 0: the server counts tensors 000000000000" in capsys.readouterr().err
 
 
-def test_the_epsilon_of_a_release_is_a_curve(monkeypatch):
-    """A job without rounds has no other."""
-    curves: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(round_log, "log_scalars", lambda engine, *scalars: curves.append(scalars))
-    code = {"version": "0.2.0", "source": "0" * 16, "method": "0" * 16}
-    reports = {
-        name: StatisticsReport.model_validate(
-            {"num_samples": 50, "classes_left_out": 0, "seconds": 1.0, "code": code, "epsilon": epsilon}
-        )
-        for name, epsilon in zip(NAMES, (1.5, 2.5, None), strict=True)
-    }
-    stage = Stage("start", "moments", 0)
-    finished = FinishedStage(stage, reports, {}, {}, None, {}, 1.0)
-    round_log.log_stage(SimpleNamespace(), finished)  # pyright: ignore[reportArgumentType]
-    expected = {"site-1": 1.5, "site-2": 2.5, "global": 2.5}
-    assert curves == [(name, 0, {"privacy/epsilon": value}) for name, value in expected.items()]
-
-
 @pytest.mark.parametrize("answers", range(1, len(ORDER)))
 def test_a_clone_goes_on_between_any_two_stages(both, site, tmp_path, answers):
     federation = Federation(tmp_path, both, site)
@@ -320,6 +311,27 @@ def test_a_clone_goes_on_between_any_two_stages(both, site, tmp_path, answers):
     assert greatest_difference(final(federation), reference(both, site)) == 0
     assert len(record["statistics"]) == 6
     assert federation.saved["adapter.safetensors"]["meta"]["head"]["sites"] == NAMES
+
+
+def test_a_clone_draws_the_curves_of_all_rounds_once(both, site, tmp_path):
+    """The first job's server dies after the second round; its own curves end there."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    federation = Federation(tmp_path, changed(both, federation={"rounds": 3}), site)
+    with pytest.raises(Stopped):
+        federation.start(die_after=5)
+    federation.start()
+    for run, rounds in ((0, 2), (1, 3)):
+        for name in ("global", *NAMES):
+            events = EventAccumulator(str(federation._run_dir("server", run) / "tb_events" / name)).Reload()
+            steps: dict[str, list[int]] = defaultdict(list)
+            for tag in events.Tags()["scalars"]:
+                steps[tag] = [point.step for point in events.Scalars(tag)]
+            assert steps["train/loss"] == [*range(1, rounds + 1)]
+            assert steps["val/loss"] == steps["val_auroc/a"] == [*range(rounds + run)]
+            assert steps["bytes/out"] == steps["time/round_s"] == [*range(1, rounds + 1)]
+            assert steps["test/loss"] == [3] * run
+            assert steps["head/penalty"] == ([0, 3][: 1 + run] if name == "global" else [])
 
 
 def test_a_site_that_is_late_for_a_stage_is_in_the_next(both, site, tmp_path):

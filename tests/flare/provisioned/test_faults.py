@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from lead import wait
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from benchmark.federation.provisioned import ADMIN
 from benchmark.oracle.reference import federate, load_sites, make_trainer
@@ -88,6 +89,14 @@ def test_a_killed_server_resumes(head, lead, experiment):
         assert_equal(own, {**load_adapter(own)[0], **kept})
     left = {path.stem for path in (lead.federation.kit("server") / "checkpoints").iterdir()}
     assert not left & {run.job, again.job}
+
+    # The curves in the download are those of both jobs, for all sites and the federation side by side.
+    curves = EventMultiplexer().AddRunsFromDirectory(str(again.results)).Reload()
+    names = [f"tb_events/{name}" for name in ("global", *lead.federation.sites)]
+    assert sorted(curves.Runs()) == sorted(names)
+    for name in names:
+        assert [point.step for point in curves.Scalars(name, "val/loss")] == [0, 1, 2, 3, 4]
+        assert [point.step for point in curves.Scalars(name, "time/round_s")] == [1, 2, 3, 4]
 
 
 def test_a_killed_server_asks_for_no_sums_again(lead, experiment):

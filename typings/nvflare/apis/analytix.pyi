@@ -10,8 +10,10 @@ class TrackConst:
 
 class AnalyticsDataType(Enum):
     SCALAR = "SCALAR"
+    IMAGE = "IMAGE"
 
 class AnalyticsData:
+    tag: str
     def __init__(
         self, key: str, value: object, data_type: AnalyticsDataType, global_step: int | None = None
     ) -> None: ...

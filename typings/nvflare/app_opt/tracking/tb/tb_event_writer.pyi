@@ -1,0 +1,6 @@
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+class TensorBoardEventWriter:
+    writer: EventFileWriter
+    def __init__(self, log_dir: str) -> None: ...
+    def add_text(self, tag: str, text_string: str, global_step: int | None = None) -> None: ...
