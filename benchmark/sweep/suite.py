@@ -286,9 +286,10 @@ def _content(path: Path) -> dict:
                 )
             below[axis] = {name: below[axis][name] for name in names}
             content[axis] = {}
-    for task, axis in itertools.product(below.get("data", {}).values(), ("partitions", "backbones")):
-        if task.get(axis):
-            task[axis] = [name for name in task[axis] if name in below[axis]]
+    for task in below.get("data", {}).values():
+        for axis in ("partitions", "backbones"):
+            if task.get(axis):
+                task[axis] = [name for name in task[axis] if name in below[axis]]
     return overlaid(below, content)
 
 

@@ -112,6 +112,7 @@ def test_further_rates_are_tried_while_the_best_lies_at_an_end():
     assert further(tuning, first, first, [None, None, None]) is None
     assert further(tuning, first, first, [0.3, 0.2, 0.1]) == Settings(0.5, {})
     up = further(tuning, first, first, [0.1, 0.2, 0.3])
+    assert up
     assert up == Settings(18.0, {})
     assert further(tuning, first, [*first, up], [0.1, 0.2, 0.3, 0.2]) is None
     assert further(tuning, first, [*first, up], [0.1, 0.2, 0.3, 0.4]) == Settings(54.0, {})
