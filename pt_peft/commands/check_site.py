@@ -3,7 +3,7 @@
 Errors end with exit code 1. Warnings end with exit code 0.
 
 Example:
-    python -m pt_peft check-site site.json my_job --name hospital-1
+    pt-peft check-site site.json my_job --name hospital-1
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The CSV has a row for each image: its file, the predicted class, and a probability for each class.
 
 Example:
-    python -m pt_peft predict lesions.onnx my_images --out predictions.csv
+    pt-peft predict lesions.onnx my_images --out predictions.csv
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     spec = read_spec(header, path)
     if "encrypted" in header:
         raise UserError(
-            f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it with a site's key."
+            f"{path}: is encrypted; `pt-peft decrypt` makes an adapter of it with a site's key."
         )
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
