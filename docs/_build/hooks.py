@@ -6,6 +6,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import command_page
+import exit_codes_page
 import methods_page
 import python_pages
 import reasons_page
@@ -18,6 +19,7 @@ GENERATED = {
     "reference/experiment.md": schema_page.experiment,
     "reference/site.md": schema_page.site,
     "reference/command-line.md": command_page.page,
+    "reference/exit-codes.md": exit_codes_page.page,
     "reference/methods.md": methods_page.page,
     "reference/rules.md": rules_page.page,
     "reference/reasons.md": reasons_page.page,

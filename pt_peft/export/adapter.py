@@ -128,9 +128,7 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
     if "encrypted" in header:
-        raise UserError(
-            f"{path}: is encrypted; `pt-peft decrypt` makes an adapter of it with a site's key."
-        )
+        raise UserError(f"{path}: is encrypted; `pt-peft decrypt` makes an adapter of it with a site's key.")
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
     except BackboneMismatch:

@@ -48,7 +48,7 @@ def _run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow:
     clone = needs_clone(page)
     for name in CLONE if clone else GIVEN:
         _copy(ROOT / name, folder / name)
-    environment = _environment(folder if clone else ROOT)
+    environment = _environment(folder if clone else ROOT, request.getfixturevalue("script_folder"))
     for block in COMMANDS[page]:
         if block.not_run is not None or (block.slow and not slow):
             continue
@@ -85,12 +85,21 @@ def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
         assert block.fails in done.stdout + done.stderr, output
 
 
-def _environment(clone: Path) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def script_folder(tmp_path_factory) -> Path:
+    """A folder with the script ``pt-peft`` as pip writes it, of whatever package is importable."""
+    script = tmp_path_factory.mktemp("bin") / "pt-peft"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom pt_peft_flare.script import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return script.parent
+
+
+def _environment(clone: Path, script_folder: Path) -> dict[str, str]:
     """Ours, with this Python's programs first and the packages of `clone` importable, as after `make install`."""
     programs = str(Path(sys.executable).parent)
     return {
         **os.environ,
-        "PATH": os.pathsep.join((programs, os.environ["PATH"])),
+        "PATH": os.pathsep.join((str(script_folder), programs, os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(clone), str(clone / "custom"))),
         "PT_PEFT_SHARED": str((ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()),
     }
