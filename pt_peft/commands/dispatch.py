@@ -25,8 +25,8 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "Done. Warnings are on standard error.",
-    ExitCode.MISTAKE: "A mistake in a file, a field or a value, or what the command looks for is wrong: one sentence on "
-    "standard error begins with `error:`. A traceback instead is a bug.",
+    ExitCode.MISTAKE: "A mistake in a file, a field or a value, or what the command looks for is wrong: one sentence "
+    "on standard error begins with `error:`. A traceback instead is a bug.",
     ExitCode.USAGE: "The arguments are not those of the command; the usage is on standard error, and nothing was done.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
 }

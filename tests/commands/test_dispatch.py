@@ -1,4 +1,4 @@
-"""The parsers of the command lines, from which the documentation makes their reference: examples, help, versions, completion."""
+"""The parsers of the command lines, of which the reference is made: examples, help, versions, completion."""
 
 import argparse
 import importlib.metadata
