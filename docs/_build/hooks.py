@@ -8,6 +8,7 @@ from mkdocs.structure.pages import Page
 import command_page
 import exit_codes_page
 import methods_page
+import notebooks
 import python_pages
 import reasons_page
 import repository_pages
@@ -25,6 +26,7 @@ GENERATED = {
     "reference/reasons.md": reasons_page.page,
     "development/contributing.md": repository_pages.contributing,
     "development/changelog.md": repository_pages.changelog,
+    **notebooks.PAGES,
     **python_pages.PAGES,
 }
 
