@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import environment
 
 from helpers import ROOT
 from notebooks import FOLDER, PAGES, cells, page
-from pages import environment
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SLOW = {"hospital", "lead"}
