@@ -1,7 +1,8 @@
 """Shows what has left a site for a job, and compares it with what the server says that it has counted.
 
 The site's ledger has a line for each payload. Each result that the server counted stands in the job's metrics.json with
-the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if one is not.
+the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if the server counts
+what the ledger does not have.
 
 Example:
     pt-peft ledger hospital-1/ID --verify ID/workspace/metrics.json
