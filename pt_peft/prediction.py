@@ -63,7 +63,7 @@ class Predictor:
         Raises:
             UserError: if there is none, or one cannot be read; the message says which.
         """
-        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        if isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 4) < 4:
             raise UserError("predict: 'images' is one image; a list of images would be right.")
         decoded = _decoded(images, self._classifier.decoding)
         rows: list[npt.NDArray[np.float32]] = []

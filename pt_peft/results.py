@@ -42,7 +42,8 @@ class Results:
         """
         file = _file(Path(path))
         try:
-            runs = list(_cells(file)) if file.suffix == ".jsonl" else [({}, _Run(schema.read_json(file)))]
+            one_run = file.suffix != ".jsonl"
+            runs: list[tuple[Record, _Run]] = [({}, _Run(schema.read_json(file)))] if one_run else [*_cells(file)]
             return cls(
                 [{**place, **record} for place, run in runs for record in run.metrics()],
                 [{**place, **record} for place, run in runs for record in run.training()],
@@ -84,11 +85,10 @@ class _Run:
             summary = one["val_at_start"] if "val_at_start" in one else {"mean": one["val"]}
             yield from _evaluations(one["round"], "val", reports, summary)
         for split in SPLITS:
-            found = self._final.get(split)
+            found: Mapping[str, Any] | None = self._final.get(split)
+            reports: Mapping[str, Any] = found.get("sites", {}) if found else {}
             if "sites" in self._final:  # a run's, whose sites come first
                 reports = {site: report[split] for site, report in self._final["sites"].items()}
-            else:
-                reports = (found or {}).get("sites", {})
             yield from _evaluations(len(self._rounds), split, reports, found)
 
     def training(self) -> Iterator[Record]:
@@ -97,8 +97,10 @@ class _Run:
                 yield {"round": one["round"], "site": site, **_numbers(report)}
 
 
-def _evaluations(rounds: int, split: str, reports: Mapping[str, Any], summary: Any) -> Iterator[Record]:
-    means = {name: (summary or {}).get(name) for name in ("mean", "pooled")}
+def _evaluations(
+    rounds: int, split: str, reports: Mapping[str, Any], summary: Mapping[str, Any] | None
+) -> Iterator[Record]:
+    means = {name: summary.get(name) for name in ("mean", "pooled")} if summary else {}
     for who, metrics in {**reports, **means}.items():
         if metrics is not None:
             yield {"rounds": rounds, "split": split, "of": who, **_numbers(metrics)}

@@ -5,7 +5,7 @@ The function of the script ``pt-peft``, which has all commands of ``python -m pt
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pt_peft.__main__ as library
 import pt_peft_flare.__main__ as federation
@@ -34,10 +34,12 @@ class _PrintCompletion(argparse.Action):
 def _complete_paths(parser: argparse.ArgumentParser, how: dict[str, str]) -> None:
     for action in parser._actions:  # argparse has no public list
         if action.type is Path:
-            action.complete = how
-        elif isinstance(action, argparse._SubParsersAction):
-            for one in action.choices.values():
-                _complete_paths(one, how)
+            vars(action)["complete"] = how
+        choices = cast(object, action.choices)
+        if isinstance(choices, dict):  # subcommands among them
+            for one in cast(dict[str, object], choices).values():
+                if isinstance(one, argparse.ArgumentParser):
+                    _complete_paths(one, how)
 
 
 @command

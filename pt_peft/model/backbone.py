@@ -125,12 +125,12 @@ def _create(backbone: Backbone, num_classes: int) -> ViT:
         ) from None
 
 
-def go_through_layers(model: nn.Module) -> None:
+def go_through_layers(model: ViT) -> None:
     """Lets attention call its projections: EVA's and BEiT's take the weight out of the layer otherwise.
 
     What wraps the layer would be passed by. The sum is the same.
     """
-    for module in model.modules():
+    for _, module in model.named_modules():
         if hasattr(module, "qkv_bias_separate"):
             module.qkv_bias_separate = True
 
