@@ -4,7 +4,7 @@ import sys
 
 from benchmark.commands import archive, federation, hosts, membership, reconstruct, report, run, soak, summary, verify
 from benchmark.measurements import image_cache
-from pt_peft.commands.dispatch import Command, command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch, parser
 
 COMMANDS: dict[str, Command] = {
     "archive": archive,
@@ -24,7 +24,7 @@ COMMANDS: dict[str, Command] = {
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command that `arguments` name."""
-    dispatch("benchmark", __doc__, COMMANDS, arguments)
+    dispatch(parser("python -m benchmark", __doc__, COMMANDS), arguments)
 
 
 if __name__ == "__main__":

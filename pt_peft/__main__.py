@@ -3,7 +3,7 @@
 import sys
 
 from pt_peft.commands import advise, check_site, export, methods, partition, predict, pretrain
-from pt_peft.commands.dispatch import Command, command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch, parser
 
 COMMANDS: dict[str, Command] = {
     "check-site": check_site,
@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command that `arguments` name."""
-    dispatch("pt_peft", __doc__, COMMANDS, arguments)
+    dispatch(parser("python -m pt_peft", __doc__, COMMANDS), arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pt_peft.errors import UserError
 
+RUN_FOLDERS = ("", "server/simulate_job", "workspace", "simulate_job")
+"""Where a run's files lie in a folder that a person has: the run's own, a simulator's workspace, a download."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it to `path`.

@@ -2,7 +2,7 @@
 
 Server and three hospitals have their own network, firewall, processes and /etc/hosts on this machine (Linux namespaces;
 root is not needed where users may make them). Each fault has a new federation. The result file keeps what other runs
-have measured.
+have measured. Ends with exit code 1 if a fault could not be measured.
 
 Example:
     python -m benchmark hosts --only cut_60 --only server_moves

@@ -1,5 +1,7 @@
 """Attacks what leaves a site to measure whether its images can be rebuilt from it.
 
+Ends with exit code 1 if `--fail-if-found` is given and images were rebuilt.
+
 Example:
     python -m benchmark reconstruct my_job --out reconstruction.json --fail-if-found
 """

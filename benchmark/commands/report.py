@@ -1,6 +1,7 @@
 """Writes a suite's report from its result file: one HTML page, Markdown, CSV, figures and slopes.
 
 The first page answers the claims. If a gate of the suite fails, nothing is concluded: no report is written.
+Ends with exit code 1 if a gate fails.
 
 Example:
     python -m benchmark report smoke

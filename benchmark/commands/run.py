@@ -1,7 +1,7 @@
 """Runs a suite: every cell of its grid that has no finished result yet.
 
 Results are appended to one file, which `report` reads. After a crash the same command goes on; it runs failed cells
-again.
+again. Ends with exit code 1 if a cell failed.
 
 Example:
     python -m benchmark run paper --engine reference --only data=ham10000 --only method=lora,full

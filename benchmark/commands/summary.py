@@ -1,4 +1,4 @@
-"""Writes what all suites in benchmark/results have found to the small file that `python -m pt_peft advise` reads.
+"""Writes what all suites in benchmark/results have found to the small file that `pt-peft advise` reads.
 
 Example:
     python -m benchmark summary benchmark/results/claims.jsonl

@@ -1,4 +1,4 @@
-"""What suites have found, in the form that ``python -m pt_peft advise`` reads."""
+"""What suites have found, in the form that ``pt-peft advise`` reads."""
 
 from collections.abc import Mapping
 from typing import Any, cast

@@ -72,7 +72,7 @@ class Task(Images):
 
 
 class Pretraining(Images):
-    """Continued pre-training that makes an initial model, see ``python -m pt_peft pretrain``."""
+    """Continued pre-training that makes an initial model, see ``pt-peft pretrain``."""
 
     objective: Literal["supervised", "mae"] = "supervised"
     epochs: int = 5

@@ -5,7 +5,7 @@
 
 import sys
 
-from pt_peft.commands.dispatch import Command, command, dispatch
+from pt_peft.commands.dispatch import Command, command, dispatch, parser
 from pt_peft_flare.commands import contexts, decrypt, job, ledger, show_job, status, submit
 
 COMMANDS: dict[str, Command] = {
@@ -22,7 +22,7 @@ COMMANDS: dict[str, Command] = {
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command that `arguments` name."""
-    dispatch("pt_peft_flare", __doc__, COMMANDS, arguments)
+    dispatch(parser("python -m pt_peft_flare", __doc__, COMMANDS), arguments)
 
 
 if __name__ == "__main__":

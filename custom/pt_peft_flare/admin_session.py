@@ -1,5 +1,7 @@
 """A connection to a running federation, for one of its people."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import io
@@ -8,10 +10,12 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from typing import TYPE_CHECKING
 
 from pt_peft.errors import UserError
+
+if TYPE_CHECKING:
+    from nvflare.fuel.flare_api.flare_api import Session
 
 CONNECT_S = 15.0
 
@@ -28,6 +32,8 @@ def connected(kit: str) -> Generator[Session]:
     Raises:
         UserError: if that is no kit of a person, or the server does not answer, or refuses what is asked of it.
     """
+    from nvflare.fuel.flare_api.flare_api import new_secure_session
+
     user = _user_of(Path(kit))
     with _flare_logs_nothing():
         try:

@@ -150,7 +150,7 @@ class PeftFedAvg(ModelController):
         return {}
 
     def _status(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
-        """Answers ``python -m pt_peft_flare status``; empty before the first round begins."""
+        """Answers ``pt-peft status``; empty before the first round begins."""
         if not self._run:
             return {}
         record, experiment = self._run.record, self._run.experiment

@@ -15,8 +15,8 @@ from pt_peft.experiment.deployment import Deployment
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stages, up_specs
 from pt_peft.files import sha256_of
+from pt_peft_flare.console import one_line
 from pt_peft_flare.flare_internals import JOB_SIGNATURES
-from pt_peft_flare.messages import one_line
 
 SHOWN_TENSORS = 6
 ROOT_CA = "rootCA.pem"

@@ -31,10 +31,10 @@ from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.console import quiet_console
+from pt_peft_flare.console import one_line, quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.job_request import JobRequest, Refused, exchange_asked, job_request
-from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure, one_line
+from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure
 from pt_peft_flare.run_context import (
     app_folder,
     config_folder,

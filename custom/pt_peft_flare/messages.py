@@ -5,6 +5,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from pt_peft import reasons
 from pt_peft.reasons import Reason, read_reason
+from pt_peft_flare.console import one_line
 
 REASON = "pt_peft.reason"
 """Header of a failed reply: why, as the JSON of a `pt_peft.reasons.SiteReason`."""
@@ -47,8 +48,3 @@ def reason_of(reply: Shareable) -> Reason:
 def printable(reason: str) -> str:
     """The beginning of what somebody else says, on one printable line."""
     return one_line(reason[:MAX_ANSWER])
-
-
-def one_line(text: str) -> str:
-    """`text` with a blank for each character that is not printable."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -3,11 +3,12 @@
 import argparse
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pt_peft_flare.__main__ as federation
 from benchmark.report.docstrings import one_line
 from prose import markdown, row
 
@@ -17,16 +18,17 @@ TOLD = re.compile(r"[;,]?\s*\((?:by )?default:? ([^()]*(?:\([^()]*\)[^()]*)*)\)$
 """A default that the help tells, which has a column of its own here."""
 
 INTRODUCTION = """\
-Three programs, each with a few commands, and single measurements of the benchmark with a program of their own. Every command that prints a
-table also takes `--json`. A mistake ends with exit code 1 and one sentence that names the file or field, the value seen and what would be
-right; a wrong argument with exit code 2.
+Two programs, each with a few commands, and single measurements of the benchmark with a program of their own. Every command that prints a
+table also takes `--json`. What a program tells the shell is on the page of [exit codes](exit-codes.md).
 
 | program | for whom |
 |---|---|
-| [`python -m pt_peft`](#pt_peft) | sites and researchers; no FLARE |
-| [`python -m pt_peft_flare`](#pt_peft_flare) | the lead of a federation; `show-job` and `ledger` its sites |
+| [`pt-peft`](#pt-peft) | hospitals, the lead of a federation, researchers; `pip install` brings it |
 | [`python -m benchmark`](#benchmark) | the benchmark; in a clone of the repository |
 | [`python -m benchmark.…`](#measurements) | single measurements; in a clone of the repository |
+
+Where the script is not on the path, `python -m pt_peft` and `python -m pt_peft_flare` have the same commands: the first those that need no
+FLARE, the second {federation}.
 """
 
 
@@ -39,10 +41,13 @@ class _Built(BaseException):
 
 def page() -> str:
     """The page."""
-    lines = ["# The command line\n", INTRODUCTION]
-    for program in ("pt_peft", "pt_peft_flare", "benchmark"):
-        lines.append(f"## `python -m {program}` {{#{program}}}\n")
-        lines += _subcommands(parser_of(f"{program}.__main__"), program)
+    names = ", ".join(f"`{name}`" for name in federation.COMMANDS)
+    lines = ["# The command line\n", INTRODUCTION.format(federation=names)]
+    for module in ("pt_peft_flare.script", "benchmark.__main__"):
+        parser = parser_of(module)
+        program = parser.prog.split()[-1]
+        lines.append(f"## `{parser.prog}` {{#{program}}}\n")
+        lines += _program(parser, program)
     lines.append("## Single measurements {#measurements}\n")
     for module in measurements():
         program = module.removesuffix(".__main__")
@@ -79,8 +84,10 @@ def measurements() -> list[str]:
     return found
 
 
-def _subcommands(parser: argparse.ArgumentParser, program: str) -> Iterator[str]:
+def _program(parser: argparse.ArgumentParser, program: str) -> Iterator[str]:
     yield f"{one_line(parser.description or '')}\n"
+    options = [action for action in parser._actions if action.option_strings]
+    yield from _arguments(parser, options)
     for action in parser._actions:  # argparse has no public list
         if isinstance(action, argparse._SubParsersAction):
             for name, sub in action.choices.items():
@@ -93,7 +100,11 @@ def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     usage = re.sub(r"\n +", "\n    ", parser.format_usage().removeprefix("usage: ").rstrip())
     yield f"```text\n{usage}\n```\n"
     yield f"{markdown(parser.description or '')}\n"
-    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    yield from _arguments(parser, parser._actions)
+
+
+def _arguments(parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) -> Iterator[str]:
+    actions = [action for action in actions if not isinstance(action, argparse._HelpAction)]
     if not actions:
         return
     yield "| argument | default | what it is |\n| --- | --- | --- |"

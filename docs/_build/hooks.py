@@ -6,7 +6,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import command_page
+import exit_codes_page
 import methods_page
+import notebooks
 import python_pages
 import reasons_page
 import repository_pages
@@ -18,11 +20,13 @@ GENERATED = {
     "reference/experiment.md": schema_page.experiment,
     "reference/site.md": schema_page.site,
     "reference/command-line.md": command_page.page,
+    "reference/exit-codes.md": exit_codes_page.page,
     "reference/methods.md": methods_page.page,
     "reference/rules.md": rules_page.page,
     "reference/reasons.md": reasons_page.page,
     "development/contributing.md": repository_pages.contributing,
     "development/changelog.md": repository_pages.changelog,
+    **notebooks.PAGES,
     **python_pages.PAGES,
 }
 

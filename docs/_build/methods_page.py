@@ -1,4 +1,4 @@
-"""The methods: the table that ``python -m pt_peft methods`` prints, and a section for each from its record and docstring."""
+"""The methods: the table that ``pt-peft methods`` prints, and a section for each from its record and docstring."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ CLASSES = 2
 INTRODUCTION = f"""\
 `method.name` of the experiment names a method, or several joined by `+`; `method.options` has their fields by name:
 `{{"lora": {{"rank": 8}}}}`. The parameters are those that a site sends in a round for ViT-B/16 at 224 px with {CLASSES} classes, at the
-defaults; `python -m pt_peft methods --backbone NAME` lists them for any backbone.
+defaults; `pt-peft methods --backbone NAME` lists them for any backbone.
 """
 
 FLAGS = {

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
-from prose import markdown
+import pt_peft
+from benchmark.report.docstrings import one_line
+from prose import markdown, row
 
 PACKAGES = (
     "pt_peft.experiment",
@@ -40,6 +42,21 @@ def _modules(package: str) -> list[str]:
     return [one.name for one in found if not one.name.rpartition(".")[2].startswith("_")]
 
 
-PAGES: dict[str, Callable[[], str]] = {
+SHOWN_HERE = ("pt_peft.prediction", "pt_peft.results")
+"""Modules of the API that are in no package with a page."""
+
+
+def api() -> str:
+    """The page of the names of `pt_peft` itself."""
+    lines = ["# pt_peft\n", f"{markdown(pt_peft.__doc__ or '')}\n", row("name", "what it is"), row("---", "---")]
+    for name, module in pt_peft.API.items():
+        said = one_line((getattr(pt_peft, name).__doc__ or "").split("\n\n")[0])
+        lines.append(row(f"[`pt_peft.{name}`][{module}.{name}]", said))
+    for module in SHOWN_HERE:
+        lines += ["", f"::: {module}\n", "    options:\n      heading_level: 2"]
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"reference/python/api.md": api} | {
     f"reference/python/{package.removeprefix('pt_peft.')}.md": partial(page, package) for package in PACKAGES
 }

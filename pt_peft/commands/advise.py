@@ -4,7 +4,7 @@ Objective, method and rounds, each with the measurement behind it, or that there
 and what noise costs in epsilon. Ends with exit code 1 if a site cannot join the job as it is.
 
 Example:
-    python -m pt_peft advise my_job hospital-1.json hospital-2.json hospital-3.json
+    pt-peft advise my_job hospital-1.json hospital-2.json hospital-3.json
 """
 
 from __future__ import annotations

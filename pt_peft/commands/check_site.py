@@ -1,9 +1,9 @@
 """Reads a site's images and reports what is wrong with them and what a round will cost the site.
 
-Errors end with exit code 1. Warnings end with exit code 0.
+Ends with exit code 1 if there are errors, for which the site cannot take part; warnings alone do not.
 
 Example:
-    python -m pt_peft check-site site.json my_job --name hospital-1
+    pt-peft check-site site.json my_job --name hospital-1
 """
 
 from __future__ import annotations

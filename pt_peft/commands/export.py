@@ -3,7 +3,7 @@
 The exported model is loaded back, and kept only if its logits equal the adapter's. A folder has a model card.
 
 Example:
-    python -m pt_peft export simulator_workspace --format onnx --out lesions.onnx
+    pt-peft export simulator_workspace --format onnx --out lesions.onnx
 """
 
 import argparse

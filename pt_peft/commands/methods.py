@@ -1,7 +1,7 @@
 """Lists the methods with the parameters that train and travel on a backbone.
 
 Example:
-    python -m pt_peft methods --backbone vit_small_patch14_dinov2 --classes 7
+    pt-peft methods --backbone vit_small_patch14_dinov2 --classes 7
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The CSV has a row for each image: its file, the predicted class, and a probability for each class.
 
 Example:
-    python -m pt_peft predict lesions.onnx my_images --out predictions.csv
+    pt-peft predict lesions.onnx my_images --out predictions.csv
 """
 
 from __future__ import annotations
@@ -26,14 +26,11 @@ from pt_peft.data.listing import listed_files
 from pt_peft.data.problems import Level
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
+from pt_peft.prediction import BATCH, prediction, probabilities
 
 if TYPE_CHECKING:
     from pt_peft.experiment.own_images import Frames
     from pt_peft.experiment.preprocessing import Decoding
-    from pt_peft.experiment.sections import ModelSpec
-    from pt_peft.export.classifier import Classifier
-
-BATCH = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,38 +148,6 @@ def _report(kind: str, message: str, level: Level = "error") -> None:
     if level == "error":
         raise UserError(message)
     print(f"warning: {message}", file=sys.stderr)
-
-
-def probabilities(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Softmax of the logits, or their sigmoid for ``multilabel``.
-
-    Args:
-        classifier: the model.
-        images: uint8 (B,3,S,S).
-
-    Returns:
-        float32 (B,K).
-
-    Raises:
-        UserError: if the model does not give one finite logit for each class.
-    """
-    import torch
-
-    logits = classifier.logits(torch.as_tensor(images).float().div_(255))
-    classes = len(classifier.spec.classes)
-    if logits.shape[1:] != (classes,):
-        raise UserError(f"the model gives {logits.shape[1]} logits, but its header names {classes} classes.")
-    if not logits.isfinite().all():
-        raise UserError("the model gives values that are not finite: its weights are damaged.")
-    multilabel = classifier.spec.task == "multilabel"
-    return (logits.sigmoid() if multilabel else logits.softmax(dim=1)).numpy()
-
-
-def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
-    """The most probable class; for ``multilabel`` all classes above one half, joined by ``|``."""
-    if spec.task == "multilabel":
-        return "|".join(name for name, value in zip(spec.classes, row, strict=True) if value > 0.5)
-    return spec.classes[int(row.argmax())]
 
 
 class _Batch(NamedTuple):

@@ -4,7 +4,7 @@ The output is a safetensors file under timm's keys and, beside it, the ``backbon
 from it. The experiment's partition is not used.
 
 Example:
-    python -m pt_peft pretrain experiment.json --site site.json --objective mae --epochs 100 --out lesions.safetensors
+    pt-peft pretrain experiment.json --site site.json --objective mae --epochs 100 --out lesions.safetensors
 """
 
 import argparse

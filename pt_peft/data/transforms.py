@@ -111,6 +111,23 @@ def _stretched(values: npt.NDArray[np.number]) -> Pixels:
     return ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
 
 
+def decode_image(image: Image.Image, decoding: Decoding, remark: Remark = log_remark) -> Pixels:
+    """An image of Pillow's as uint8 (3,S,S).
+
+    Args:
+        image: any.
+        decoding: how it becomes pixels.
+        remark: takes what is odd about the image.
+
+    Raises:
+        ValueError: as `to_rgb` does.
+        Exception: any error of the decoder, as the image may not be read yet.
+    """
+    rgb = np.array(to_rgb(image, decoding.intensity, remark))
+    with untracked():
+        return Compose([EnsureChannelFirst(channel_dim=-1), ToSquare(decoding)])(rgb).numpy()
+
+
 def decode_files(
     names: Sequence[str], open_image: OpenArchive, decoding: Decoding, *, where: str, frames: Frames = None
 ) -> Iterator[Pixels | UserError]:
@@ -124,7 +141,6 @@ def decode_files(
         frames: what the names mean, see `pt_peft.data.frames.located`.
     """
     remarks: defaultdict[str, list[str]] = defaultdict(list)
-    to_square = Compose([EnsureChannelFirst(channel_dim=-1), ToSquare(decoding)])
     for name in names:
 
         def remark(kind: str, what: str, name: str = name) -> None:
@@ -133,13 +149,11 @@ def decode_files(
         file, frame = located(name, frames)
         try:
             with open_image(file) as stream:
-                rgb = np.array(to_rgb(stored_image(stream, frame, remark), decoding.intensity, remark))
-            with untracked():
-                image = to_square(rgb)
+                image = decode_image(stored_image(stream, frame, remark), decoding, remark)
         except Exception as error:  # decoders raise anything for a damaged file
             yield _unreadable(name, file, open_image, where, error)
         else:
-            yield image.numpy()
+            yield image
     for kind, found in remarks.items():
         _logger.warning("%s: %s: %d of %d images (first: %s)", where, kind, len(found), len(names), found[0])
 

@@ -8,7 +8,7 @@ from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.tensors import TensorError, check_tensors
 from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import Backbone, ModelSpec
-from pt_peft.files import sha256_of
+from pt_peft.files import RUN_FOLDERS, sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
 from pt_peft.model.adapter_file import Header, load_adapter, save_adapter
 from pt_peft.model.backbone import EMBEDDED, check_digest
@@ -25,14 +25,13 @@ def find_adapter(run: Path) -> Path:
     """
     if run.is_file():
         return run
-    places = ("", "server/simulate_job", "workspace", "simulate_job")
     for name in ("adapter.safetensors", "encrypted_adapter.safetensors"):
-        for place in places:
+        for place in RUN_FOLDERS:
             if (run / place / name).is_file():
                 return run / place / name
     raise UserError(
         f"{run}: is neither an adapter file nor a run with one (looked for adapter.safetensors in it, and in its "
-        f"folders {', '.join(place for place in places if place)})."
+        f"folders {', '.join(place for place in RUN_FOLDERS if place)})."
     )
 
 
@@ -128,9 +127,7 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     tensors = {key: value for key, value in everything.items() if "/" not in key}
     spec = read_spec(header, path)
     if "encrypted" in header:
-        raise UserError(
-            f"{path}: is encrypted; `python -m pt_peft_flare decrypt` makes an adapter of it with a site's key."
-        )
+        raise UserError(f"{path}: is encrypted; `pt-peft decrypt` makes an adapter of it with a site's key.")
     try:
         model = build_model(spec, backbone_file(spec.backbone, weights))
     except BackboneMismatch:

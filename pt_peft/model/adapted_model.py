@@ -2,7 +2,7 @@
 
 import copy
 import fnmatch
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,34 +147,49 @@ def build_model(spec: ModelSpec, weights: Path | None) -> AdaptedModel:
         nn.init.trunc_normal_(head.weight, std=0.02)
         if getattr(head, "bias", None) is not None:
             nn.init.zeros_(head.bias)
-        trained_by: list[set[int]] = []
-        for method, config in methods:
-            freeze(module)
-            try:
-                method.inject(module, config)
-            except UserError as error:
-                backbone = spec.backbone.name
-                raise UserError(f"method '{method.name}' cannot be applied to backbone '{backbone}': {error}") from None
-            trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
-        # Keys are known only now: a later method may have wrapped the layers of an earlier one.
-        parameters = canonical_parameters(module)
-        parts = [
-            Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
-            for (method, config), ids in zip(methods, trained_by, strict=True)
-        ]
-        model = AdaptedModel(module, spec, parts)
+        model = AdaptedModel(module, spec, inject(module, methods, spec.backbone.name))
         if not model.trained:
             raise UserError(
                 "experiment: fields 'method.head' and 'method.roles' make every tensor frozen, so that nothing "
                 "would train; 'exchanged' for some would be right."
             )
-        _dry_run(model, spec)  # with the generator set aside, as some layers draw from it
+        size = spec.backbone.image_size
+        dry_run(module, model.trained, (size, size), f"method '{spec.method.name}'", spec.backbone.name)
     if not model.trained.keys() - model.personal:
         raise UserError(
             f"experiment: field 'method.head' is '{spec.method.head}', but method '{spec.method.name}' exchanges "
             "nothing else, so that nothing would travel; 'exchanged' would be right."
         )
     return model
+
+
+def inject(module: ViT, methods: Sequence[tuple[PeftMethod[Any], Strict]], backbone: str) -> list[Part]:
+    """Adds the tensors of `methods` to `module`, in order, and says which keys each of them trains.
+
+    ``requires_grad`` is left to the caller. Random draws come from torch's global generator.
+
+    Args:
+        module: is changed.
+        methods: as `components` returns them.
+        backbone: the backbone's name, for errors.
+
+    Raises:
+        UserError: if a method cannot apply to the backbone; the module may hold the tensors of an earlier one then.
+    """
+    trained_by: list[set[int]] = []
+    for method, config in methods:
+        freeze(module)
+        try:
+            method.inject(module, config)
+        except UserError as error:
+            raise UserError(f"method '{method.name}' cannot be applied to backbone '{backbone}': {error}") from None
+        trained_by.append({id(parameter) for parameter in module.parameters() if parameter.requires_grad})
+    # Keys are known only now: a later method may have wrapped the layers of an earlier one.
+    parameters = canonical_parameters(module)
+    return [
+        Part(method, config, frozenset(key for key, parameter in parameters.items() if id(parameter) in ids))
+        for (method, config), ids in zip(methods, trained_by, strict=True)
+    ]
 
 
 def _roles(spec: ModelSpec, parts: list[Part]) -> dict[str, Role]:
@@ -231,31 +246,39 @@ _LARGE = 10**11
 """Parameters times pixels from which a step is slower than half a second, which shapes alone always take."""
 
 
-def _dry_run(model: AdaptedModel, spec: ModelSpec) -> None:
-    """Tries a training step on a blank image, in a large model by shapes alone.
+def dry_run(
+    module: ViT, trained: Mapping[str, nn.Parameter], size: tuple[int, int], method: str, backbone: str
+) -> None:
+    """Tries a training step on a blank image, in a large model by shapes alone. Some layers draw random values in it.
+
+    Args:
+        module: is not changed.
+        trained: what must get a gradient, by key.
+        size: height and width of the images, pixels.
+        method: what was added to the model, for errors.
+        backbone: the backbone's name, for errors.
 
     Raises:
         UserError: if the model does not take an image, with the reason, or if a tensor is out of reach of the
             gradient: some layers pass by what wraps them, or read a weight's values only.
     """
-    module, name = model.module, spec.method.name
-    cannot = f"method '{name}' cannot be applied to backbone '{spec.backbone.name}'"
-    size = spec.backbone.image_size
+    cannot = f"{method} cannot be applied to backbone '{backbone}'"
     parameters = list(module.parameters())
-    large = size**2 * sum(parameter.numel() for parameter in parameters) >= _LARGE
+    large = size[0] * size[1] * sum(parameter.numel() for parameter in parameters) >= _LARGE
     device = "meta" if large or any(parameter.is_meta for parameter in parameters) else "cpu"
     # A copy, but for the frozen parameters, of which a copy could be large.
     tried: dict[int, torch.Tensor] = {id(buffer): buffer.to(device, copy=True) for buffer in module.buffers()}
     for parameter in parameters:
         tried[id(parameter)] = nn.Parameter(parameter.to(device, copy=parameter.requires_grad), parameter.requires_grad)
     try:
-        copy.deepcopy(module, tried)(torch.zeros(2, 3, size, size, device=device)).sum().backward()
+        copy.deepcopy(module, tried)(torch.zeros(2, 3, *size, device=device)).sum().backward()
     except NotImplementedError:
         return  # an operation whose shapes depend on values
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{cannot}: with it the model does not take images of {size} pixels ({reason}).") from None
-    unreached = [key for key, parameter in model.trained.items() if tried[id(parameter)].grad is None]
+        shown = size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
+        raise UserError(f"{cannot}: with it the model does not take images of {shown} pixels ({reason}).") from None
+    unreached = [key for key, parameter in trained.items() if tried[id(parameter)].grad is None]
     if unreached:
         raise UserError(
             f"{cannot}: no gradient would reach {len(unreached)} of the tensors that it trains, '{unreached[0]}' among "

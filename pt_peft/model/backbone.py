@@ -95,9 +95,7 @@ def create_backbone(backbone: Backbone, num_classes: int, weights: Path | None) 
                 "statistics, which change in training and do not travel; a Vision Transformer with layer norms alone "
                 "would be right."
             )
-        if hasattr(module, "qkv_bias_separate"):
-            # Else EVA and BEiT take the weight out of the layer and pass by what wraps it. The sum is the same.
-            module.qkv_bias_separate = True
+    go_through_layers(model)
     if weights is not None:
         load_weights(model, weights, backbone, head_name(model))
         head = model.get_classifier()
@@ -127,15 +125,33 @@ def _create(backbone: Backbone, num_classes: int) -> ViT:
         ) from None
 
 
+def go_through_layers(model: ViT) -> None:
+    """Lets attention call its projections: EVA's and BEiT's take the weight out of the layer otherwise.
+
+    What wraps the layer would be passed by. The sum is the same.
+    """
+    for _, module in model.named_modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
+
+
+def why_no_vit(model: nn.Module) -> str | None:
+    """What `model` lacks of what `ViT` declares, as a phrase; None if it has all."""
+    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
+    classifier = getattr(model, "get_classifier", None)
+    head = classifier() if callable(classifier) else None
+    if not lacking and isinstance(head, nn.Linear) and len(cast(ViT, model).blocks):
+        return None
+    return (
+        "which is not a plain Vision Transformer of timm (blocks of attention and one linear "
+        f"head{'; it has no ' + ', '.join(lacking) if lacking else ''})"
+    )
+
+
 def _check_architecture(model: ViT, backbone: Backbone) -> None:
     """Raises UserError if `model` lacks something that `ViT` declares."""
-    lacking = [name for name in ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim") if not hasattr(model, name)]
-    head = cast(object, model.get_classifier())  # what it is, is being checked
-    if lacking or not isinstance(head, nn.Linear) or not len(model.blocks):
-        raise UserError(
-            f"experiment: field 'backbone.name' is '{backbone.name}', which is not a plain Vision Transformer of timm "
-            f"(blocks of attention and one linear head{'; it has no ' + ', '.join(lacking) if lacking else ''})."
-        )
+    if lacks := why_no_vit(model):
+        raise UserError(f"experiment: field 'backbone.name' is '{backbone.name}', {lacks}.")
 
 
 def _without_values(backbone: Backbone, num_classes: int) -> ViT | None:

@@ -73,7 +73,7 @@ def pretrain(experiment: Experiment, site: Site, recipe: Recipe, out: Path) -> d
     record: dict[str, dict[str, Any]] = {
         "backbone": {**backbone, "sha256": hashlib.sha256(content).hexdigest()},
         "provenance": {
-            "command": f"python -m pt_peft pretrain --objective {recipe.objective} --epochs {recipe.epochs}",
+            "command": f"pt-peft pretrain --objective {recipe.objective} --epochs {recipe.epochs}",
             **{
                 name: value
                 for name, value in asdict(recipe).items()

@@ -13,7 +13,7 @@ SUPERVISED_RATE = 5e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The options of ``python -m pt_peft pretrain``.
+    """The options of ``pt-peft pretrain``.
 
     Attributes:
         objective: ``supervised`` (cross-entropy, with a head that is thrown away) or ``mae`` (masked autoencoder).

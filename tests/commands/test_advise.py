@@ -1,4 +1,4 @@
-"""``python -m pt_peft advise``: counts are those by hand, and advice names its measurement or says there is none."""
+"""``pt-peft advise``: counts are those by hand, and advice names its measurement or says there is none."""
 
 import json
 from pathlib import Path

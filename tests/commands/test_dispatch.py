@@ -1,26 +1,39 @@
-"""The parsers of the three command lines, from which the documentation makes their reference."""
+"""The parsers of the command lines, of which the reference is made: examples, help, versions, completion."""
 
 import argparse
+import importlib.metadata
 import io
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 import benchmark.__main__ as benchmark_cli
-import pt_peft.__main__ as pt_peft_cli
+import exit_codes_page
+import pt_peft
+import pt_peft.__main__ as library_cli
 import pt_peft_flare.__main__ as flare_cli
 from benchmark.commands import federation
 from pt_peft.commands import dispatch
 from pt_peft.errors import UserError
+from pt_peft_flare import script
 
-PROGRAMS = {"pt_peft": pt_peft_cli, "pt_peft_flare": flare_cli, "benchmark": benchmark_cli}
-COMMANDS = [(program, name) for program, module in PROGRAMS.items() for name in module.COMMANDS]
+PROGRAMS = {"pt-peft": script.COMMANDS, "python -m benchmark": benchmark_cli.COMMANDS}
+COMMANDS = [(program, name) for program, commands in PROGRAMS.items() for name in commands]
+HEAVY = ("torch", "transformers", "timm", "peft", "monai", "nvflare", "tenseal", "matplotlib", "tqdm", "scipy")
+"""What no help needs."""
+TABLES = {"advise", "check-site", "ledger", "methods", "partition", "show-job", "status"}
+"""Commands that print a table, or more than a line."""
 
 
 def subparser(program: str, name: str) -> argparse.ArgumentParser:
-    module = PROGRAMS[program]
     (subparsers,) = (
         action
-        for action in dispatch.parser(program, module.__doc__, module.COMMANDS)._actions
+        for action in dispatch.parser(program, "", PROGRAMS[program])._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     return subparsers.choices[name]
@@ -32,18 +45,46 @@ def description(program: str, name: str) -> str:
     return text
 
 
+def test_the_script_has_the_commands_of_both_packages():
+    assert set(script.COMMANDS) == {*library_cli.COMMANDS, *flare_cli.COMMANDS}
+    assert len(script.COMMANDS) == len(library_cli.COMMANDS) + len(flare_cli.COMMANDS)
+
+
+def test_commands_that_print_a_table_print_json_too():
+    parsers = {name: subparser("pt-peft", name) for name in script.COMMANDS}
+    assert {name for name, one in parsers.items() if "--json" in one._option_string_actions} == TABLES
+
+
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
 def test_every_command_shows_an_example(program, name):
     summary, _, rest = description(program, name).partition("\n")
     assert summary.endswith(".")
-    assert f"Example:\n    python -m {program} {name} " in rest
+    assert f"Example:\n    {program} {name} " in rest
 
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
 def test_the_examples_parse(program, name, monkeypatch):
     monkeypatch.setattr(federation.socket, "create_server", lambda address: io.BytesIO())  # the port may be in use
     for example in description(program, name).split("Example:\n")[1].strip().splitlines():
-        subparser(program, name).parse_args(example.split()[4:])
+        subparser(program, name).parse_args(example.strip().removeprefix(f"{program} {name} ").split())
+
+
+def test_help_needs_neither_torch_nor_flare():
+    """By modules, as a time would be that of the machine."""
+    code = f"""
+import contextlib, io, json, sys
+from pt_peft_flare.script import COMMANDS, main
+found = {{}}
+for arguments in [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(arguments)
+    found[" ".join(arguments)] = [name for name in {HEAVY} if name in sys.modules]
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) == 2 + len(script.COMMANDS)
+    assert {name: modules for name, modules in found.items() if modules} == {}
 
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
@@ -73,3 +114,74 @@ def test_an_interrupted_command_ends_with_exit_code_130(capsys):
 
     assert main() == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_versions(capsys):
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--version"])
+    assert ended.value.code == dispatch.ExitCode.DONE
+    packages = ("nvflare", "torch", "timm", "peft", "monai")
+    assert capsys.readouterr().out.splitlines() == [
+        f"pt-peft {pt_peft.__version__}",
+        *(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        f"Python {platform.python_version()}",
+    ]
+
+
+def test_the_version_of_what_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr(dispatch, "SHOWN_PACKAGES", ("no-such-package",))
+    with pytest.raises(SystemExit):
+        script.main(["--version"])
+    assert "no-such-package not installed" in capsys.readouterr().out.splitlines()
+
+
+def test_a_wrong_argument_is_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        script.main(["methods", "--no-such-option"])
+    assert ended.value.code == dispatch.ExitCode.USAGE
+    assert "usage: pt-peft methods" in capsys.readouterr().err
+
+
+def test_without_shtab_completion_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert script.main(["--print-completion", "bash"]) == 1
+    sentence = "--print-completion: the package 'shtab' is not installed; pip install 'pt-peft[completion]' has it."
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("shell", script.SHELLS)
+def test_completion_knows_commands_options_and_files(shell, capsys, tmp_path):
+    pytest.importorskip("shtab", reason="shtab is not installed")
+    with pytest.raises(SystemExit):
+        script.main(["--print-completion", shell])
+    text = capsys.readouterr().out
+    assert all(name in text for name in script.COMMANDS)
+    if not (found := shutil.which(shell)):
+        return
+    (tmp_path / "completion").write_text(text)
+    subprocess.run([found, "-n", str(tmp_path / "completion")], check=True)
+    if shell == "bash":
+        (tmp_path / "site.json").touch()
+        typed = {
+            "part": "partition",
+            "export --form": "--format",
+            "export --format on": "onnx",
+            "check-site si": "site.json",
+        }
+        for words, completed in typed.items():
+            ask = (
+                f"COMP_WORDS=(pt-peft {words}); COMP_CWORD={len(words.split())}; _shtab_pt_peft; echo ${{COMPREPLY[@]}}"
+            )
+            done = subprocess.run(
+                [found, "-c", f"source completion; {ask}"], cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            assert done.stdout.strip() == completed
+
+
+def test_the_page_of_exit_codes():
+    page = exit_codes_page.page()
+    codes = re.findall(r"^\| `(\d+)` \| \S", page, re.MULTILINE)
+    assert codes == ["0", "1", "2", "130"] == [str(code.value) for code in dispatch.ExitCode]
+    also = dict(re.findall(r"^\| \[`(.+?)`\].*?\| (if .*?) \|$", page, re.MULTILINE))
+    assert {f"pt-peft {name}" for name in ("check-site", "advise", "show-job", "ledger")} <= also.keys()
+    assert also["pt-peft show-job"] == "if the site refuses the job"

@@ -1,4 +1,4 @@
-"""``python -m pt_peft partition``."""
+"""``pt-peft partition``."""
 
 import json
 

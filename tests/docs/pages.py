@@ -1,6 +1,8 @@
 """Code blocks of the pages, with what the comments before them ask for. See docs/development/documentation.md."""
 
+import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +80,22 @@ def prose(text: str) -> str:
     for pattern in (FENCE, re.compile(r"<!--.*?-->", re.DOTALL), re.compile(r"\{\{.*?\}\}", re.DOTALL)):
         text = pattern.sub(lambda found: "\n" * found.group().count("\n"), text)
     return re.sub(r"`[^`\n]*`|\]\([^)]*\)|\{[#.:][^}]*\}|<[^>\n]*>|https?://\S+", " ", text)
+
+
+def environment(clone: Path, programs: Path) -> dict[str, str]:
+    """The variables of what a page runs: as after `make install` in `clone`.
+
+    ``pt-peft``, written into the empty folder `programs`, and this Python's programs come first on the path.
+    """
+    script = programs / "pt-peft"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom pt_peft_flare.script import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"])),
+        "PYTHONPATH": os.pathsep.join((str(clone), str(clone / "custom"))),
+        "PT_PEFT_SHARED": str((ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()),
+    }
 
 
 def _comments(text: str, fences: list[re.Match[str]]) -> list[re.Match[str]]:

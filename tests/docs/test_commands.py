@@ -1,7 +1,6 @@
 """Every command of the pages runs, or says why not."""
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pages import Block, blocks, needs_clone, pages
+from pages import Block, blocks, environment, needs_clone, pages
 
 from helpers import ROOT
 
@@ -48,7 +47,8 @@ def _run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow:
     clone = needs_clone(page)
     for name in CLONE if clone else GIVEN:
         _copy(ROOT / name, folder / name)
-    environment = _environment(folder if clone else ROOT)
+    programs = request.getfixturevalue("tmp_path_factory").mktemp("bin")
+    variables = environment(folder if clone else ROOT, programs)
     for block in COMMANDS[page]:
         if block.not_run is not None or (block.slow and not slow):
             continue
@@ -56,7 +56,7 @@ def _run_page(page: Path, folder: Path, request: pytest.FixtureRequest, *, slow:
             (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.title).write_text(block.code, encoding="utf-8")
         elif block.runs and _has(block.needs, request.getfixturevalue):
-            _run(block, folder, environment)
+            _run(block, folder, variables)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -72,10 +72,10 @@ def _has(needed: str | None, fixture: Callable[[str], object]) -> bool:
     return needed in (None, "shared") or importlib.util.find_spec(needed) is not None
 
 
-def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
+def _run(block: Block, folder: Path, variables: dict[str, str]) -> None:
     program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
     done = subprocess.run(
-        [*program, block.code], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
+        [*program, block.code], cwd=folder, env=variables, capture_output=True, text=True, timeout=1800
     )
     output = f"{block.where}\n{block.code}\n{done.stdout}{done.stderr}"
     if block.fails is None:
@@ -83,14 +83,3 @@ def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
     else:
         assert done.returncode != 0, output
         assert block.fails in done.stdout + done.stderr, output
-
-
-def _environment(clone: Path) -> dict[str, str]:
-    """Ours, with this Python's programs first and the packages of `clone` importable, as after `make install`."""
-    programs = str(Path(sys.executable).parent)
-    return {
-        **os.environ,
-        "PATH": os.pathsep.join((programs, os.environ["PATH"])),
-        "PYTHONPATH": os.pathsep.join((str(clone), str(clone / "custom"))),
-        "PT_PEFT_SHARED": str((ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()),
-    }

@@ -18,6 +18,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.rules import MODEL_RULES, RULES, SITE_RULES
 from pt_peft.experiment.site import Site
 from pt_peft.model.method import PeftMethod, get_method, method_names
+from pt_peft_flare import script
 
 PARAMETERS = {
     "full": "85,798,656",
@@ -75,8 +76,10 @@ def test_a_field_shows_type_range_and_default():
 
 def test_every_command_and_argument_is_there():
     page = command_page.page()
-    for name in ("check-site", "partition", "export", "predict", "methods", "pretrain", "job", "submit", "--no-timing"):
-        assert name in page
+    for name in script.COMMANDS:
+        assert f"### `pt-peft {name}` {{#pt-peft-{name}}}" in page
+    assert "--no-timing" in page
+    assert "--print-completion" in page
     assert "benchmark.measurements.compare" in page
 
 

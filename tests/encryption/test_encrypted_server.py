@@ -81,7 +81,7 @@ def test_as_the_plain_loop(experiment, site, keys, tmp_path):
         encrypted, server.result(server.tensors, 3), {**adapter_header(experiment), "round": 3, **server.header()}
     )
     assert find_adapter(tmp_path) == encrypted
-    with pytest.raises(UserError, match="is encrypted; `python -m pt_peft_flare decrypt`"):
+    with pytest.raises(UserError, match="is encrypted; `pt-peft decrypt`"):
         open_adapter(encrypted, None)
     out = tmp_path / "adapter.safetensors"
     arguments = ["decrypt", str(encrypted), "--context", str(keys / SITE_FILE), "--out", str(out)]

@@ -6,8 +6,9 @@ import logging
 import pytest
 
 from pt_peft.errors import UserError
-from pt_peft_flare import admin_session
 from pt_peft_flare.admin_session import connected
+
+CONNECT = "nvflare.fuel.flare_api.flare_api.new_secure_session"
 
 
 class Session:
@@ -34,7 +35,7 @@ def disabled(request):
 
 def test_flare_logs_nothing_while_it_is_used_and_as_before_afterwards(kit, disabled, monkeypatch):
     session = Session()
-    monkeypatch.setattr(admin_session, "new_secure_session", lambda user, folder, timeout: session)
+    monkeypatch.setattr(CONNECT, lambda user, folder, timeout: session)
     with connected(kit):
         assert not logging.getLogger("nvflare").isEnabledFor(logging.ERROR)
     assert logging.root.manager.disable == disabled
@@ -45,7 +46,7 @@ def test_logs_are_as_before_when_it_fails(kit, disabled, monkeypatch):
     def refuse(user, folder, timeout):
         raise ValueError("nobody there")
 
-    monkeypatch.setattr(admin_session, "new_secure_session", refuse)
+    monkeypatch.setattr(CONNECT, refuse)
     sentence = r"the server does not answer lead@consortium\.example \(nobody there\)"
     with pytest.raises(UserError, match=sentence), connected(kit):
         pass
@@ -54,7 +55,7 @@ def test_logs_are_as_before_when_it_fails(kit, disabled, monkeypatch):
 
 def test_what_the_server_refuses_is_one_sentence(kit, disabled, monkeypatch):
     session = Session()
-    monkeypatch.setattr(admin_session, "new_secure_session", lambda user, folder, timeout: session)
+    monkeypatch.setattr(CONNECT, lambda user, folder, timeout: session)
     with pytest.raises(UserError, match="the server refuses: no such job"), connected(kit):
         raise ValueError("no such job")
     assert logging.root.manager.disable == disabled

@@ -26,6 +26,14 @@ def distributions(requirements):
     return {_normal(re.split(r"[\[<>=!~ ;]", one)[0]) for one in requirements}
 
 
+def _needs(distribution):
+    """What an installed package depends on."""
+    try:
+        return distributions(importlib.metadata.requires(distribution) or [])
+    except importlib.metadata.PackageNotFoundError:
+        return set()
+
+
 def _normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -49,7 +57,7 @@ def test_there_is_such_advice():
 def test_an_extra_has_all_that_it_is_recommended_for(path, extra):
     assert extra in PROJECT["optional-dependencies"]
     bought = distributions(PROJECT["dependencies"]) | distributions(PROJECT["optional-dependencies"][extra])
-    bought |= {need for one in bought for need in distributions(importlib.metadata.requires(one) or [])}
+    bought |= {need for one in bought for need in _needs(one)}
     owners = importlib.metadata.packages_distributions()
     needed = {module for one in (path, *RECOMMENDED_FOR.get(path, ())) for module in imported(FILES[one])}
     for module in needed - set(sys.stdlib_module_names) - {"pt_peft", "pt_peft_flare", "benchmark"}:

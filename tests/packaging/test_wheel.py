@@ -1,5 +1,6 @@
 """The wheel, installed where the clone is not on the path: what it holds, the jobs it writes, and a simulation."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from helpers import JOBS, ROOT
 from pt_peft import __version__
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.model.adapter_file import load_adapter
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pt_peft", "custom")
@@ -99,7 +101,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel):
         for path in (*package.rglob("*.py"), package / "py.typed")
     }
     expected |= {f"pt_peft/embedded/backbone.{suffix}" for suffix in ("json", "safetensors")}
-    expected |= {"pt_peft/embedded/measurements.json"}
+    expected |= {"pt_peft/embedded/measurements.json", "pt_peft/__init__.pyi"}
     assert held == expected
 
 
@@ -124,12 +126,21 @@ def test_the_clone_is_not_importable(environment, tmp_path):
 
 
 def test_it_writes_the_committed_job(environment, tmp_path):
-    environment.run("python", "-m", "pt_peft_flare", "job", "lora_vpt", "--out", "lora_vpt", cwd=tmp_path)
+    environment.run("pt-peft", "job", "lora_vpt", "--out", "lora_vpt", cwd=tmp_path)
     assert files(tmp_path / "lora_vpt") == files(JOBS / "lora_vpt")
 
 
-def test_it_simulates_the_committed_job(environment, tmp_path):
-    shutil.copytree(JOBS / "lora_vpt", tmp_path / "lora_vpt")
+def test_it_has_the_presets(environment, tmp_path):
+    """MedMNIST's classes, and the partition of a preset's images."""
+    environment.run("pt-peft", "job", "medmnist:pneumoniamnist", "--out", "pneumonia", cwd=tmp_path)
+    experiment = Experiment.read(tmp_path / "pneumonia" / "app" / "config" / "experiment.json")
+    assert experiment.data.classes == ("normal", "pneumonia")
+    counts = json.loads(environment.run("pt-peft", "partition", "lora", "--sites", "2", "--json", cwd=tmp_path))
+    assert [counts[site]["train"]["images"] for site in ("site-1", "site-2")] == [384, 384]
+
+
+def test_it_simulates_the_job_that_it_writes(environment, tmp_path):
+    environment.run("pt-peft", "job", "lora_vpt", "--out", "lora_vpt", cwd=tmp_path)
     environment.run("nvflare", "simulator", "lora_vpt", cwd=tmp_path)
     result = tmp_path / "simulator_workspace" / "server" / "simulate_job"
     tensors, header = load_adapter(result / "adapter.safetensors")

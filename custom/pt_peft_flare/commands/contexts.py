@@ -3,7 +3,7 @@
 The files are those of provisioned kits: the sites' file holds the secret key, the server's does not.
 
 Example:
-    python -m pt_peft_flare contexts /tmp/keys
+    pt-peft contexts /tmp/keys
 """
 
 import argparse

@@ -3,7 +3,7 @@
 The folder has FLARE's standard layout; simulator, POC and provisioned federations take it.
 
 Example:
-    python -m pt_peft_flare job lora_vpt --out my_job --set federation.rounds=10
+    pt-peft job lora_vpt --out my_job --set federation.rounds=10
 """
 
 import argparse
@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.site import Site
-from pt_peft_flare.job_folder import write_job, write_workspace
 
 MOST_SITES = 100
 """More sites FLARE's simulator does not start unless ``-m`` says how many there may be."""
@@ -55,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
-    from pt_peft.presets import committed_jobs, open_experiment, override  # imports torch
+    from pt_peft.experiment.site import Site
+    from pt_peft.presets import committed_jobs, open_experiment, override
+    from pt_peft_flare.job_folder import write_job, write_workspace
 
     if options.committed:
         for name, experiment in committed_jobs().items():

@@ -1,10 +1,11 @@
 """Shows what has left a site for a job, and compares it with what the server says that it has counted.
 
 The site's ledger has a line for each payload. Each result that the server counted stands in the job's metrics.json with
-the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if one is not.
+the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if the server counts
+what the ledger does not have.
 
 Example:
-    python -m pt_peft_flare ledger hospital-1/ID --verify ID/workspace/metrics.json
+    pt-peft ledger hospital-1/ID --verify ID/workspace/metrics.json
 """
 
 import argparse
@@ -15,8 +16,8 @@ from typing import Any, TypedDict
 
 from pt_peft.errors import UserError
 from pt_peft.experiment.admission import STATISTICS
+from pt_peft_flare.console import one_line
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
-from pt_peft_flare.messages import one_line
 
 TRAIN, VALIDATE = "train", "validate"
 SHOWN_DIGITS = 12

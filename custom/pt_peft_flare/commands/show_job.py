@@ -3,8 +3,8 @@
 Ends with exit code 1 if the site refuses the job.
 
 Example:
-    python -m pt_peft_flare show-job my_job --site hospital-1/local/site.json --name hospital-1
-    python -m pt_peft_flare show-job ID --kit hospital-1
+    pt-peft show-job my_job --site hospital-1/local/site.json --name hospital-1
+    pt-peft show-job ID --kit hospital-1
 """
 
 import argparse
@@ -22,7 +22,6 @@ from pt_peft.experiment.deployment import app_of, count_apps, deployment_of, sit
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft_flare.allowed_exchange import cached_exchange
 from pt_peft_flare.job_request import (
     ROOT_CA,
     JobRequest,
@@ -194,6 +193,8 @@ def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path, 
 
 def _exchange(experiment: Experiment, site: Site | None, limits: Limits) -> Exchange | None:
     """What travels; None if its model would take more memory than `limits` allow. Raises UserError."""
+    from pt_peft_flare.allowed_exchange import cached_exchange
+
     if cached := site and cached_exchange(experiment, site):
         return cached
     if _model_refusals(experiment, limits.of_memory()):

@@ -1,23 +1,23 @@
 """Shows the connected sites and the jobs, with the progress of those that run.
 
 Example:
-    python -m pt_peft_flare status --kit lead@consortium.example --json
+    pt-peft status --kit lead@consortium.example --json
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import time
-from typing import Any, TypedDict, cast
-
-from nvflare.apis.job_def import JobMetaKey
-from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
-from nvflare.fuel.flare_api.flare_api import Session
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pt_peft_flare.admin_session import add_kit, connected
-from pt_peft_flare.messages import SHUT_OUT_SITES, STATUS, one_line
-from pt_peft_flare.parent.job_manager import REASON
-from pt_peft_flare.parent.refusals import refusals
-from pt_peft_flare.progress import Progress, SiteProgress
+from pt_peft_flare.console import one_line
+
+if TYPE_CHECKING:
+    from nvflare.fuel.flare_api.flare_api import Session
+
+    from pt_peft_flare.progress import Progress, SiteProgress
 
 RUNNING = "RUNNING"
 CHECK_SERVER = "check_status server"
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
 
 def status(session: Session, job: str | None) -> Status:
     """Asks for the connected sites, and for `job` or all jobs that run."""
+    from pt_peft_flare.messages import SHUT_OUT_SITES
+
     clients = session.get_system_info().client_info
     shut_out = session.do_command(CHECK_SERVER).get("meta", {}).get(SHUT_OUT_SITES, [])
     ids = [job] if job else [one["job_id"] for one in session.list_jobs() if one["status"] == RUNNING]
@@ -88,12 +90,16 @@ def status(session: Session, job: str | None) -> Status:
     return {
         "sites": {one.name: {"last_seen_s": max(0.0, round(now - one.last_connect_time, 1))} for one in clients},
         "shut_out": shut_out,
-        "jobs": cast(dict[str, JobState], answers),
+        "jobs": cast("dict[str, JobState]", answers),
     }
 
 
 def _job(session: Session, job: str) -> dict[str, Any]:
     """The fields of `JobState`, and the server's ``time`` if it tells it."""
+    from nvflare.fuel.flare_api.api_spec import AuthorizationError, InternalError, JobNotRunning, NoReply
+
+    from pt_peft_flare.messages import STATUS
+
     state = session.get_job_status(job)
     if state != RUNNING:
         return {"status": state, **(_why(session, job) if str(state).startswith("FINISHED") else {})}
@@ -107,6 +113,11 @@ def _job(session: Session, job: str) -> dict[str, Any]:
 
 def _why(session: Session, job: str) -> dict[str, Any]:
     """What the metadata of a job that has ended says of failures."""
+    from nvflare.apis.job_def import JobMetaKey
+
+    from pt_peft_flare.parent.job_manager import REASON
+    from pt_peft_flare.parent.refusals import refusals
+
     meta = session.get_job_meta(job)
     refused = refusals(meta.get(JobMetaKey.JOB_DEPLOY_DETAIL.value) or [])
     reason = meta.get(REASON)
@@ -151,7 +162,7 @@ def _how_far(job: JobState) -> str:
         return job["refused"]
     if "rounds" not in job:
         return "starts up or ends: no word from its process"
-    known = cast(Progress, job)  # whose fields come together
+    known = cast("Progress", job)  # whose fields come together
     left = known["seconds_left"]
     rest = "" if left is None else f", about {left:.0f} s left"
     before = known["continued_rounds"]

@@ -1,7 +1,7 @@
 """Submits a job folder without code to sites that have this package installed, and prints the job's id.
 
 Example:
-    python -m pt_peft_flare submit my_job --kit lead@consortium.example
+    pt-peft submit my_job --kit lead@consortium.example
 """
 
 import argparse

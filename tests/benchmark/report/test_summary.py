@@ -1,4 +1,4 @@
-"""``python -m benchmark summary``: what suites found, for ``python -m pt_peft advise``."""
+"""``python -m benchmark summary``: what suites found, for ``pt-peft advise``."""
 
 import json
 import subprocess
