@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from helpers import changed
 from pt_peft.__main__ import main
-from pt_peft.commands.predict import probabilities
 from pt_peft.data.archive import open_archive
 from pt_peft.data.lesions import draw_lesions
 from pt_peft.data.transforms import decode_files
@@ -27,6 +26,7 @@ from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.model.backbone import create_backbone
+from pt_peft.prediction import probabilities
 
 COLOURS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
 SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
