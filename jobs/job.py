@@ -1,7 +1,8 @@
-"""The jobs of this folder as a recipe of FLARE.
+"""Simulates the demo of a method, as a recipe of FLARE, or writes its job folder as this folder has it.
 
-python jobs/job.py vpt_deep                                  # simulates it
-python jobs/job.py vpt_deep --export --export-dir my_jobs    # writes its folder, as it is here
+Example:
+    python jobs/job.py vpt_deep
+    python jobs/job.py vpt_deep --export --export-dir my_jobs
 """
 
 import argparse

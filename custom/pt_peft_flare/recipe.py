@@ -199,8 +199,8 @@ class PeftRecipe(Recipe):
             write_workspace(self._site, workspace, replace=True)
         elif path.exists():
             raise UserError(
-                f"{path}: exists, and the recipe says nothing about its sites; give it site={str(path)!r}, or remove the "
-                "file."
+                f"{path}: exists, and the recipe says nothing about its sites; give it site={str(path)!r}, or remove "
+                "the file."
             )
 
     def _apply_per_site_config(self, config: dict[str, dict[str, Any]]) -> None:

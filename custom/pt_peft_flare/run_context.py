@@ -80,8 +80,8 @@ def _simulated_site(site: Site, fl_ctx: FLContext) -> Site:
     """The settings of this site, of those that a simulation's sites share. Raises UserError."""
     if site.sites and not is_simulation(fl_ctx):
         raise UserError(
-            "site.json: field 'sites' is for FLARE's simulator, whose sites share one file; a site of a federation has a "
-            "file of its own.",
+            "site.json: field 'sites' is for FLARE's simulator, whose sites share one file; a site of a federation has "
+            "a file of its own.",
             "sites",
         )
     name = fl_ctx.get_identity_name()

@@ -59,9 +59,9 @@ class Site(Strict):
     limits: Annotated[Limits, BeforeValidator(_open_if_null), PlainSerializer(_null_if_open)] = Limits()
     """Bounds on what jobs may ask of the site; null allows anything."""
     sites: dict[SiteName, dict[str, JsonValue]] = Field(default={})
-    """Fields that a simulated site has in place of those above, by its name: ``{"site-2": {"data": {"images": "b.zip"}}}``.
-    The other fields of a section stay as they are above. For FLARE's simulator, whose sites share one file; a site of a
-    federation has a file of its own, and refuses this field."""
+    """Fields that a simulated site has in place of those above, by its name: ``{"site-2": {"threads": 2}}``. Of a
+    section such as ``data``, fields that are not named stay as they are above. For FLARE's simulator, whose sites share
+    one file; a site of a federation has a file of its own, and refuses this field."""
 
     @model_validator(mode="after")
     def _each_site_is_valid(self) -> Self:

@@ -28,7 +28,7 @@ from pt_peft.export.adapter import find_adapter
 from pt_peft.presets import committed_jobs, demo
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft_flare import recipe as recipes
-from pt_peft_flare.job_folder import write_job
+from pt_peft_flare.job_folder import SERVER_CONFIG, _together, write_job
 from pt_peft_flare.parent.job_meta import problem_of_submitted
 from pt_peft_flare.recipe import PeftRecipe
 
@@ -48,10 +48,7 @@ def config(job: dict[str, bytes], side: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", committed_jobs())
 def test_the_folders_are_those_of_the_job_command(name, tmp_path):
-    if name == "ridge_probe":
-        recipe = PeftRecipe.from_experiment("ridge_probe")
-    else:
-        recipe = PeftRecipe(method=name)
+    recipe = PeftRecipe.from_experiment(name) if name == "ridge_probe" else PeftRecipe(method=name)
     assert exported(recipe, tmp_path) == files(JOBS / name)
     assert exported(PeftRecipe.from_experiment(JOBS / name), tmp_path) == files(JOBS / name)
 
@@ -80,7 +77,7 @@ def test_arguments_are_fields_of_the_experiment(tiny, tmp_path):
         min_clients=3,
         clients=["east", "north", "west"],
         training=Training(local_epochs=2),
-        head={"start": "ridge"},
+        head={"temperature": False},
         aggregation={"name": "trimmed_mean"},
         server_optimizer={"name": "fedadam"},
         payload={"up": {"name": "int8"}},
@@ -100,7 +97,7 @@ def test_arguments_are_fields_of_the_experiment(tiny, tmp_path):
     assert (federation.rounds, federation.min_sites, federation.sites) == (7, 3, ("east", "north", "west"))
     demos = demo("lora")[0].training
     assert experiment.training == demos.model_copy(update={"local_epochs": 2})
-    assert (experiment.head.start, experiment.aggregation.name) == ("ridge", "trimmed_mean")
+    assert (experiment.head.temperature, experiment.aggregation.name) == (False, "trimmed_mean")
     assert (experiment.server_optimizer.name, experiment.payload.up.name) == ("fedadam", "int8")
     meta = json.loads(job["meta.json"])
     assert meta["resource_spec"] == {"@default": {"num_of_gpus": 2}}
@@ -246,8 +243,6 @@ def test_cross_site_evaluation_has_our_locator_and_ids_of_its_own(tmp_path):
 
 
 def test_flares_mlflow_receiver_is_ours():
-    from pt_peft_flare.job_folder import SERVER_CONFIG, _together
-
     added = {
         "components": [{"id": "receiver", "path": "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver"}]
     }
@@ -269,7 +264,7 @@ def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     """The simulator's processes are FLARE's; the sites' settings arrive, and every model is evaluated everywhere."""
     monkeypatch.setenv(HOST_VARIABLE, shared_host.socket)
     recipe = PeftRecipe.from_experiment(tiny, site={"backbone": str(tiny_weights), "limits": None})
-    set_per_site_config(recipe, {"site-1": {"limits": {"max_job_seconds": 1000, "min_train_images": 1}}})
+    set_per_site_config(recipe, {"site-1": {"cache": str(tmp_path / "own")}})
     add_cross_site_evaluation(recipe)
     run = recipe.execute(SimEnv(num_clients=2, workspace_root=str(tmp_path)))
     result = Path(run.get_result() or "")
@@ -277,6 +272,7 @@ def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     assert find_adapter(result) == result / "server" / "simulate_job" / "adapter.safetensors"
     metrics = json.loads((result / "server" / "simulate_job" / "metrics.json").read_text())
     assert metrics["status"] == "finished"
+    assert (tmp_path / "own" / "exchanged").is_dir()
     (matrix,) = result.rglob("cross_val_results.json")
     models = json.loads(matrix.read_text())
     assert models.keys() == {"site-1", "site-2"}
