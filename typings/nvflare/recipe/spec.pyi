@@ -3,7 +3,8 @@ from typing import Any
 from nvflare.apis.filter import Filter
 from nvflare.job_config.api import FedJob
 
-class ExecEnv: ...
+class ExecEnv:
+    def stop(self, clean_up: bool = False) -> None: ...
 
 class Run:
     def get_job_id(self) -> str: ...
