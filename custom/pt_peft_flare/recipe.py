@@ -118,8 +118,7 @@ class PeftRecipe(Recipe):
         fields["select_by"] = key_metric
         fields["seed"] = fields["seed"] if seed is None else seed
         experiment = schema.parse(Experiment, fields, SOURCE)
-        self._take(experiment, None if site is None else _site(site), num_gpus, bundle)
-        self._for_simulation_alone = site is not None
+        self._take(experiment, site, None, num_gpus, bundle)
 
     @classmethod
     def from_experiment(
@@ -142,16 +141,21 @@ class PeftRecipe(Recipe):
         Raises:
             UserError: if the experiment is not valid.
         """
-        known = None
+        known = Site(limits=SIMULATED)
         if not isinstance(experiment, Experiment):
             experiment, known = open_experiment(str(experiment))
-        preset_site = known if known != Site(limits=SIMULATED) else None
         recipe = cls.__new__(cls)
-        recipe._take(experiment, preset_site if site is None else _site(site), num_gpus, bundle)
-        recipe._for_simulation_alone = site is not None
+        recipe._take(experiment, site, None if known == Site(limits=SIMULATED) else known, num_gpus, bundle)
         return recipe
 
-    def _take(self, experiment: Experiment, site: Site | None, num_gpus: int, bundle: bool) -> None:
+    def _take(
+        self,
+        experiment: Experiment,
+        site: Section | str | Path | None,
+        preset_site: Site | None,
+        num_gpus: int,
+        bundle: bool,
+    ) -> None:
         RECIPES.require()
         if num_gpus < 0:
             raise UserError(
@@ -162,7 +166,8 @@ class PeftRecipe(Recipe):
         except ValueError as error:
             raise UserError(f"{SOURCE}: {error}.") from None
         self.experiment = experiment
-        self._site = site
+        self._site = preset_site if site is None else _site(site)
+        self._for_simulation_alone = site is not None
         self._folder = _JobFolder(experiment, num_gpus, bundle)
         super().__init__(_Job(self._folder))
 

@@ -264,7 +264,8 @@ def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     """The simulator's processes are FLARE's; the sites' settings arrive, and every model is evaluated everywhere."""
     monkeypatch.setenv(HOST_VARIABLE, shared_host.socket)
     recipe = PeftRecipe.from_experiment(tiny, site={"backbone": str(tiny_weights), "limits": None})
-    set_per_site_config(recipe, {"site-1": {"cache": str(tmp_path / "own")}})
+    own = {"site-1": {"cache": str(tmp_path / "own")}, "site-2": {"limits": {"own_model_stays": True}}}
+    set_per_site_config(recipe, own)
     add_cross_site_evaluation(recipe)
     run = recipe.execute(SimEnv(num_clients=2, workspace_root=str(tmp_path)))
     result = Path(run.get_result() or "")
@@ -276,4 +277,6 @@ def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     (matrix,) = result.rglob("cross_val_results.json")
     models = json.loads(matrix.read_text())
     assert models.keys() == {"site-1", "site-2"}
-    assert models["site-1"].keys() == {"SRV_adapter.safetensors", "SRV_best_adapter.safetensors", "site-1", "site-2"}
+    assert models["site-1"].keys() == {"SRV_adapter.safetensors", "SRV_best_adapter.safetensors", "site-1"}, (
+        "site-2 keeps its own model"
+    )
