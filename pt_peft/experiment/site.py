@@ -157,8 +157,8 @@ def _replaced(record: BaseModel, own: Mapping[str, JsonValue]) -> dict[str, Json
 
 
 def _chosen(fields: Mapping[str, JsonValue], names: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Those of `fields` that `names` has too."""
-    pairs = ((name, fields[name], inner) for name, inner in names.items())
+    """The fields of `names`, as `fields` has them; it leaves defaults out where ``limits`` does."""
+    pairs = ((name, fields.get(name, inner), inner) for name, inner in names.items())
     return {
         name: _chosen(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
         for name, value, inner in pairs

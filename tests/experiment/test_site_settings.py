@@ -37,6 +37,13 @@ def test_a_sites_fields_replace_the_common_ones(shared_file, tmp_path):
     assert Site.model_validate_json(site.model_dump_json()) == site
 
 
+def test_a_limit_may_be_the_default_of_a_site_whose_others_are_open(tmp_path):
+    own = {"site-2": {"limits": {"own_model_stays": True}}}
+    (tmp_path / "site.json").write_text(json.dumps({"limits": None, "sites": own}))
+    limits = Site.read(tmp_path / "site.json").at("site-2", NAMES).limits
+    assert limits == Limits.open().model_copy(update={"own_model_stays": True})
+
+
 @pytest.mark.parametrize(
     ("own", "sentence"),
     [
