@@ -78,7 +78,7 @@ def test_flares_own_command_has_a_folder_for_the_simulator_refused(lead, tmp_pat
     assert run.state == "FINISHED:FAILED_TO_RUN"
 
 
-@pytest.mark.filterwarnings("ignore")  # of FLARE's POC: what it uses of aiohttp, and processes that it does not wait for
+@pytest.mark.filterwarnings("ignore")  # of FLARE's POC, its aiohttp, its processes that nobody waits for
 def test_a_recipe_runs_in_a_poc(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NVFLARE_POC_WORKSPACE", str(tmp_path / "poc"))
