@@ -188,7 +188,9 @@ class EgressFilter(Filter):
             raise UserError(message).told_as(reasons.HeldBack(what="task"))
         if not isinstance(last, int):
             raise TensorError(f"a result of '{task}' does not say in which round it was trained")
-        exchange, limits = self._known_exchange(experiment, fl_ctx), read_site(fl_ctx).limits
+        limits = read_site(fl_ctx).limits
+        limits.check_own_model()
+        exchange = self._known_exchange(experiment, fl_ctx)
         limits.check_exchange(experiment, exchange)
         tensors = check_tensors(_weights(dxo), exchange.changed(last + 1))
         limits.check_nbytes(payload_bytes(tensors))

@@ -398,6 +398,20 @@ OPERATOR_COMMANDS = Use(
     ),
 )
 
+# Recipes
+
+RECIPES = Use(
+    "a recipe's job is written as our job folder, and its settings of single sites go into the simulation's site.json",
+    f"recipes cannot be used; nvflare=={KNOWN} would be right",
+    (
+        "nvflare.recipe.spec:Recipe._apply_per_site_config(self, config)",
+        "nvflare.job_config.api:FedApp.generate_tracked_id(self, id)",
+        "nvflare.job_config.api:FedJob._deploy_map",
+        "nvflare.job_config.api:FedJob.job",
+        "nvflare.job_config.fed_job_config:FedJobConfig.generate_job_config(self, job_root)",
+    ),
+)
+
 # Tracking
 
 _MLFLOW = "nvflare.app_opt.tracking.mlflow.mlflow_receiver:MLflowReceiver"

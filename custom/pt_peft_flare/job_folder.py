@@ -5,8 +5,9 @@ A job folder has FLARE's standard layout; jobs differ in ``app/config/experiment
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pt_peft
 import pt_peft_flare
@@ -15,6 +16,7 @@ from pt_peft.experiment import admission
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.model.method import components
+from pt_peft.schema import read_json
 
 # Most of what FLARE adds to a round is waiting. Payloads therefore travel inside the message instead of in a transfer
 # of their own, and a site that has done its task is soon ready to hear of the next (`pt_peft_flare.task_notice`).
@@ -51,13 +53,30 @@ CLIENT_CONFIG: dict[str, Any] = {
     ],
 }
 
+EACH_SITE = "@default"
+"""FLARE's name for what a job takes of each site."""
+
 CUSTOM_README = """\
 FLARE takes a job's own code from this folder. The components of this job come from the installed packages `pt_peft` and
 `pt_peft_flare`; the folder must not be empty, or else FLARE's simulator lets a job use only FLARE's own classes.
 """
 
 
-def write_job(experiment: Experiment, folder: Path, bundle: bool = False, installed: bool = False) -> None:
+STAND_INS = {
+    "nvflare.app_opt.pt.file_model_locator.PTFileModelLocator": "pt_peft_flare.model_locator.AdapterLocator",
+    "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver": "pt_peft_flare.mlflow_receiver.MlflowReceiver",
+}
+"""Classes that FLARE's helpers of recipes add, and ours that take their place and their arguments."""
+
+
+def write_job(
+    experiment: Experiment,
+    folder: Path,
+    bundle: bool = False,
+    installed: bool = False,
+    num_gpus: int = 0,
+    added: Path | None = None,
+) -> None:
     """Writes the job folder of `experiment` to `folder`, in place of what is there.
 
     Args:
@@ -65,6 +84,8 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False, instal
         folder: the folder, whose name becomes the job's.
         bundle: whether the packages are copied into ``app/custom``, for sites that have not installed them.
         installed: whether to leave ``app/custom`` out, for sites that have installed the packages and take no code.
+        num_gpus: GPUs that the resource manager of each site must have free for the job.
+        added: folder of an app, as FLARE writes one, with what the job has besides.
 
     Raises:
         UserError: if the experiment's method or its options are invalid, or `folder` is there and is not a job.
@@ -78,17 +99,20 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False, instal
     federation = experiment.federation
     meta = {
         "name": folder.name,
-        "resource_spec": {},
+        "resource_spec": {EACH_SITE: {"num_of_gpus": num_gpus}} if num_gpus else {},
         "min_clients": federation.min_sites,
         "deploy_map": {"app": ["server", *federation.sites] if federation.sites else ["@ALL"]},
     }
     _write_json(folder / "meta.json", meta)
-    _write_json(config / "config_fed_server.json", SERVER_CONFIG)
-    _write_json(config / "config_fed_client.json", CLIENT_CONFIG)
+    for name, content in (("config_fed_server.json", SERVER_CONFIG), ("config_fed_client.json", CLIENT_CONFIG)):
+        besides = cast(dict[str, Any], read_json(added / "config" / name)) if added else {}
+        _write_json(config / name, _together(content, besides))
     (config / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+    if added and (added / "custom").exists():
+        shutil.copytree(added / "custom", custom)
     if installed:
         return
-    custom.mkdir()
+    custom.mkdir(exist_ok=True)
     (custom / "README.md").write_text(CUSTOM_README, encoding="utf-8")
     if bundle:
         for package in (pt_peft, pt_peft_flare):
@@ -97,17 +121,45 @@ def write_job(experiment: Experiment, folder: Path, bundle: bool = False, instal
             )
 
 
-def write_workspace(site: Site, folder: Path) -> None:
+def _together(ours: Mapping[str, Any], besides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a job with what it has besides.
+
+    A component takes the place of ours of the same class. Filters on results come before ours: the egress filter is
+    the last.
+    """
+    together = {**ours}
+    for key, value in besides.items():
+        if isinstance(value, list) and key in ours:
+            new = [_stood_in(one) for one in cast(list[dict[str, Any]], value)]
+            classes = {one["path"] for one in new if "path" in one}
+            old = [one for one in ours[key] if one.get("path") not in classes]
+            together[key] = [*new, *old] if key == "task_result_filters" else [*old, *new]
+        else:
+            together[key] = value
+    return together
+
+
+def _stood_in(component: dict[str, Any]) -> dict[str, Any]:
+    path = component.get("path", "")
+    return {**component, "path": STAND_INS[path]} if path in STAND_INS else component
+
+
+def write_workspace(site: Site, folder: Path, replace: bool = False) -> None:
     """Writes ``local/site.json``, which FLARE's simulator hands to every site it starts in the workspace `folder`.
 
     Raises:
-        UserError: if another one is there.
+        UserError: if another one is there and is not to be replaced.
     """
-    path = folder / "local" / "site.json"
-    if path.exists() and Site.read(path) != site:
+    path = site_file(folder)
+    if not replace and path.exists() and Site.read(path) != site:
         raise UserError(f"--workspace: {path} exists and says something else; it is left as it is.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_json(path, site.model_dump(mode="json", exclude_defaults=True))
+
+
+def site_file(workspace: Path) -> Path:
+    """Where a workspace of FLARE's simulator has the settings that its sites share."""
+    return workspace / "local" / "site.json"
 
 
 def _check_is_job(folder: Path) -> None:
@@ -119,7 +171,7 @@ def _check_is_job(folder: Path) -> None:
         if path.name not in ("meta.json", "app") and not path.name.startswith(".__nvfl")
     ]
     if others or (any(folder.iterdir()) and not (folder / "app" / "config" / "experiment.json").exists()):
-        raise UserError(f"--out: {folder} exists and is not a job folder that this command wrote.")
+        raise UserError(f"{folder}: exists and is not a job folder that was written here; it is left as it is.")
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -23,6 +23,9 @@ SERVER_CLASSES = (
     "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "pt_peft_flare.mlflow_receiver.MlflowReceiver",
+    "pt_peft_flare.model_locator.AdapterLocator",
+    "nvflare.app_common.workflows.cross_site_model_eval.CrossSiteModelEval",
+    "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator",
 )
 """All that a job may have built at the server."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"

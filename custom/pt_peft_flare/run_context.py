@@ -70,10 +70,22 @@ def read_site(fl_ctx: FLContext) -> Site:
     path = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "site.json"
     default = Site(limits=Limits.open()) if is_simulation(fl_ctx) else Site()
     with told_as(reasons.SiteSettings()):
-        site = Site.read(path) if path.exists() else default
+        site = _simulated_site(Site.read(path), fl_ctx) if path.exists() else default
     if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
         site = site.model_copy(update={"limits": site.limits.of_memory()})
     return site
+
+
+def _simulated_site(site: Site, fl_ctx: FLContext) -> Site:
+    """The settings of this site, of those that a simulation's sites share. Raises UserError."""
+    if site.sites and not is_simulation(fl_ctx):
+        raise UserError(
+            "site.json: field 'sites' is for FLARE's simulator, whose sites share one file; a site of a federation has "
+            "a file of its own.",
+            "sites",
+        )
+    name = fl_ctx.get_identity_name()
+    return site.at(name, started_at(_job_meta(fl_ctx)) or [name])
 
 
 def check_job(site: Site, fl_ctx: FLContext) -> Experiment:

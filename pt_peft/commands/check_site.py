@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
     name = options.name or names[0]
     if name not in names:
         raise UserError(f"--name is {name!r}, but the experiment's federation.sites are {', '.join(names)}.")
+    site = site.at(name, {*names, *site.sites})
 
     from pt_peft.experiment.limits import BETTER_SITES
     from pt_peft.site_check.check import check_site

@@ -95,6 +95,7 @@ def load_site_data(experiment: Experiment, site: Site, name: str, names: Sequenc
     Raises:
         UserError: naming the file, field or row at fault.
     """
+    site = site.at(name, names)
     images = site_images(experiment, site, name, names)
     cached = cached_images(site, images, experiment.preprocessing.decoding)
     if not cached["train"].items:

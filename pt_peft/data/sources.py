@@ -41,7 +41,7 @@ def site_images(
     Raises:
         UserError: if the site's data is missing or malformed, or leaves the site without training images.
     """
-    images = _unshifted(experiment, site, name, names, report)
+    images = _unshifted(experiment, site.at(name, names), name, names, report)
     if experiment.partition.feature_shift:
         images = ShiftedImages(images, experiment.partition.feature_shift, experiment.seed, name)
     if not images.items("train"):

@@ -105,6 +105,9 @@ class Limits(Strict):
     augmentation, dropout, weighted sampling, all noise. Nobody else then knows which image was in which step, or what
     of it was masked. If false, the experiment's seed, which everybody has, draws them, and a run can be repeated bit by
     bit: for simulations and tests."""
+    own_model_stays: bool | None = True
+    """Whether the site's own model of its last round stays at the site. FLARE's cross-site evaluation asks for it
+    (``submit_model``) and sends it to all other sites, from which the aggregate hides it. If false, it may leave."""
     backbones: Annotated[tuple[Digest, ...], Field(strict=False)] | None = None
     """SHA-256 of the weights files that a job may use."""
     max_epsilon: float | None = Field(default=None, gt=0)
@@ -294,6 +297,11 @@ class Limits(Strict):
     def check_evaluated(self, images: int) -> None:
         """Raises OutsideLimits if metrics of so few images would leave."""
         _raise_first(_at_least("min_evaluated_images", images, self.min_evaluated_images, "metrics of {} image(s)"))
+
+    def check_own_model(self) -> None:
+        """Raises OutsideLimits if the site's own model may not leave."""
+        if self.own_model_stays:
+            raise OutsideLimits("own_model_stays", "the site's own model", "only false there lets it leave")
 
     def check_bytes(self, experiment: Experiment, exchange: Exchange, round_number: int) -> None:
         """Raises the OutsideLimits of `bytes_refusals`, if there is one."""

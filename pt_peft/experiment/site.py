@@ -2,15 +2,17 @@
 
 import math
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, model_validator
 
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.own_images import Location, SiteData
+from pt_peft.experiment.sections import SiteName
 from pt_peft.schema import Strict
 
 TIMM_PREFIX = "timm:"
@@ -56,22 +58,60 @@ class Site(Strict):
     the site."""
     limits: Annotated[Limits, BeforeValidator(_open_if_null), PlainSerializer(_null_if_open)] = Limits()
     """Bounds on what jobs may ask of the site; null allows anything."""
+    sites: dict[SiteName, dict[str, JsonValue]] = Field(default={})
+    """Fields that a simulated site has in place of those above, by its name: ``{"site-2": {"threads": 2}}``. Of a
+    section such as ``data``, fields that are not named stay as they are above. For FLARE's simulator, whose sites share
+    one file; a site of a federation has a file of its own, and refuses this field."""
+
+    @model_validator(mode="after")
+    def _each_site_is_valid(self) -> Self:
+        for name, own in self.sites.items():
+            if "sites" in own:
+                raise ValueError(f"field 'sites.{name}.sites' is unknown: a simulated site has no sites of its own")
+            try:
+                self.at(name, self.sites)
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "Site":
         """Reads `site.json`, making its paths absolute. Raises UserError."""
-        site = schema.read(cls, path)
-        base = Path(path).resolve().parent
+        return schema.read(cls, path).located(Path(path).resolve().parent)
+
+    def located(self, base: Path) -> "Site":
+        """With absolute paths: relative ones start at `base`."""
 
         def absolute(value: str) -> str:
             return str(base / os.path.expanduser(value))
 
-        backbone = site.backbone
+        backbone = self.backbone
         if backbone is not None and not backbone.startswith(TIMM_PREFIX):
             backbone = absolute(backbone)
-        cache, contexts = (path and absolute(path) for path in (site.cache, site.encryption_contexts))
-        own = {"backbone": backbone, "cache": cache, "encryption_contexts": contexts}
-        return site.model_copy(update={"data": site.data.located(absolute), **own})
+        cache, contexts = (path and absolute(path) for path in (self.cache, self.encryption_contexts))
+        there = {"data": self.data.located(absolute), "cache": cache, "encryption_contexts": contexts}
+        at_sites = {name: self.at(name, self.sites).located(base).model_dump(mode="json") for name in self.sites}
+        sites = {name: _chosen(at_sites[name], own) for name, own in self.sites.items()}
+        return self.model_copy(update={"backbone": backbone, **there, "sites": sites})
+
+    def at(self, name: str, names: Collection[str]) -> "Site":
+        """The settings of the simulated site `name`.
+
+        Args:
+            name: the site.
+            names: all sites of the simulation.
+
+        Raises:
+            UserError: if `sites` has a site that is not one of them.
+        """
+        if unknown := sorted(self.sites.keys() - set(names)):
+            raise UserError(
+                f"site.json: field 'sites' names {', '.join(unknown)}, but the sites are {', '.join(names)}.", "sites"
+            )
+        if not self.sites:
+            return self
+        common = self.model_copy(update={"sites": {}})
+        return schema.parse(Site, _replaced(common, self.sites.get(name, {})), f"sites.{name}")
 
     def existing(self, field: str) -> Path:
         """The file or folder that `field` (``backbone``, ``data.images`` …) names.
@@ -103,3 +143,23 @@ class Site(Strict):
         if self.cache:
             return Path(self.cache)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_peft"
+
+
+def _replaced(record: BaseModel, own: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The fields of `record` as JSON, with those of `own` in their place."""
+    fields: dict[str, JsonValue] = record.model_dump(mode="json")
+    for name, value in own.items():
+        section = getattr(record, name, None)
+        fields[name] = (
+            _replaced(section, value) if isinstance(section, BaseModel) and isinstance(value, dict) else value
+        )
+    return fields
+
+
+def _chosen(fields: Mapping[str, JsonValue], names: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The fields of `names`, as `fields` has them; it leaves defaults out where ``limits`` does."""
+    pairs = ((name, fields.get(name, inner), inner) for name, inner in names.items())
+    return {
+        name: _chosen(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
+        for name, value, inner in pairs
+    }

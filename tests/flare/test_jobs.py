@@ -24,7 +24,7 @@ def test_committed_jobs_are_what_the_writer_writes(name, tmp_path):
 
 
 def test_no_other_jobs_are_committed_and_they_differ_in_the_experiment_alone():
-    assert {path.name for path in JOBS.iterdir()} == set(committed_jobs())
+    assert {path.name for path in JOBS.iterdir() if path.is_dir()} == set(committed_jobs())
     shared = [
         {
             name: content

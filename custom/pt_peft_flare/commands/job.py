@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", action="store_true", help="copy the packages into app/custom, for sites without them"
     )
     parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs that each site must have free for the job (default: 0)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -65,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("job: an experiment and --out are needed, or --committed.")
     experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
-    write_job(experiment, options.out, options.bundle)
+    write_job(experiment, options.out, options.bundle, num_gpus=options.num_gpus)
     if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)

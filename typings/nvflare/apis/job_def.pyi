@@ -3,6 +3,8 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
+SERVER_SITE_NAME: str
+
 class RunStatus(StrEnum):
     DISPATCHED = "DISPATCHED"
     RUNNING = "RUNNING"

@@ -1,0 +1,3 @@
+from nvflare.apis.filter import Filter
+
+class PercentilePrivacy(Filter): ...

@@ -1,0 +1,3 @@
+from nvflare.apis.fl_component import FLComponent
+
+class AnalyticsReceiver(FLComponent): ...
