@@ -32,7 +32,7 @@ class PeftRecipe(Recipe):
     """A federation that trains a PEFT method, as a recipe of FLARE.
 
     What is not given is as in the demo job of the method (``jobs/<method>``): embedded backbone, generated images. It
-    makes the job folders of ``python -m pt_peft_flare job``; environments, `Run`, ``--export`` and the helpers of
+    makes the job folders of ``pt-peft job``; environments, `Run`, ``--export`` and the helpers of
     `nvflare.recipe` are FLARE's own.
 
     Example:
