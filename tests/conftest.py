@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, TINY_VIT
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -16,8 +15,6 @@ from pt_peft.files import sha256_of
 from pt_peft.worker.host_process import WorkerHost
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
-
-TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 CHROMIUM_FLAGS = (

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from benchmark.oracle.reference import greatest_difference
 from pt_peft.data.items import SPLITS
@@ -21,6 +22,8 @@ from pt_peft.worker.requests import Opening
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "jobs"
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+"""Arguments of the smallest backbone of the tests."""
 
 
 def changed(experiment: Experiment, **fields) -> Experiment:

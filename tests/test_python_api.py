@@ -15,8 +15,7 @@ from PIL import Image
 import pt_peft
 from benchmark.sweep.records import CellRecord
 from benchmark.sweep.result_file import read
-from conftest import TINY_VIT
-from helpers import ROOT, changed
+from helpers import ROOT, TINY_VIT, changed
 from pt_peft.__main__ import main
 from pt_peft.environment import own_code
 from pt_peft.errors import UserError
@@ -25,7 +24,7 @@ from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft_flare.run_record import FinishedRound, RunRecord
 
-SUITE = ROOT / "benchmark" / "results" / "ham10000.jsonl"
+SUITE = ROOT / "benchmark" / "results" / "claims.jsonl"
 
 
 # The names

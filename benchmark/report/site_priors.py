@@ -39,7 +39,7 @@ def prior_shift(counts: Floats) -> Floats:
 
 def with_site_priors(cell: CellRecord) -> dict[str, float] | None:
     """`METRICS` on all sites' test images; None where counts are unknown, or the objective is another."""
-    training = cast(dict[str, object], cell.experiment["training"])
+    training = cast(dict[str, object], cell.experiment.get("training", {}))
     if cell.class_counts is None or training.get("imbalance") != "balanced_softmax":
         return None
     predictions = cell.predictions

@@ -56,7 +56,8 @@ def context(tmp_path, tiny):
         properties = {FLContextKey.JOB_META: meta}
         return SimpleNamespace(
             get_engine=lambda: engine, get_job_id=lambda: job,
-            get_process_type=lambda: process, get_prop=lambda name, default=None: properties.get(name, default),
+            get_process_type=lambda: process, get_identity_name=lambda: "site-1",
+            get_prop=lambda name, default=None: properties.get(name, default),
         )  # fmt: skip
 
     return make
