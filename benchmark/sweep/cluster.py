@@ -50,6 +50,9 @@ def workers(jobs: int, address: str | None) -> Iterator[Client]:
     """
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
+        # A machine that sleeps, or a sweep that is halted for a while, must not take its workers for dead. Of those that
+        # die their nannies tell.
+        "distributed.scheduler.worker-ttl": None,
         "distributed.worker.memory.pause": False,
         **{f"distributed.nanny.pre-spawn-environ.{name}": nbytes for name, nbytes in MALLOC.items()},
     }

@@ -16,6 +16,7 @@ import yaml
 from benchmark.__main__ import main
 from benchmark.report.curves import validation_curve
 from benchmark.sweep import engines
+from benchmark.sweep.cluster import workers
 from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, FailureRecord, SuiteRecord, TrialRecord
 from benchmark.sweep.result_file import ResultFile, read
 from helpers import ROOT
@@ -230,6 +231,12 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
     after = lines(out)
     assert len(after) == 8
     assert before.items() <= after.items()
+
+
+def test_workers_of_this_machine_may_be_silent_as_long_as_it_sleeps():
+    with workers(1, None) as client:
+        ttl = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl)
+    assert ttl is None
 
 
 @pytest.mark.slow
