@@ -50,8 +50,8 @@ def workers(jobs: int, address: str | None) -> Iterator[Client]:
     """
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
-        # A machine that sleeps, or a sweep that is halted for a while, must not take its workers for dead. Of those that
-        # die their nannies tell.
+        # Where a machine sleeps, or a sweep is halted for a while, workers are silent and not dead. Of those that die
+        # their nannies tell.
         "distributed.scheduler.worker-ttl": None,
         "distributed.worker.memory.pause": False,
         **{f"distributed.nanny.pre-spawn-environ.{name}": nbytes for name, nbytes in MALLOC.items()},
