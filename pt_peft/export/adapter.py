@@ -1,7 +1,11 @@
 """The adapter file, opened as a model and written as a format."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
+
+import torch
+from torch import nn
 
 from pt_peft import schema
 from pt_peft.errors import BackboneMismatch, UserError
@@ -11,7 +15,11 @@ from pt_peft.experiment.sections import Backbone, ModelSpec
 from pt_peft.files import RUN_FOLDERS, sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
 from pt_peft.model.adapter_file import Header, load_adapter, save_adapter
-from pt_peft.model.backbone import EMBEDDED, check_digest
+from pt_peft.model.backbone import EMBEDDED, check_digest, create_backbone
+from pt_peft.schema import read_json
+
+HEADER = "pt_peft.json"
+"""The adapter file's header in the folder of a format."""
 
 
 def find_adapter(run: Path) -> Path:
@@ -153,6 +161,34 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
     except TensorError as error:
         raise UserError(f"{path}: {error}.") from None
     return model, spec, header
+
+
+def load_merged(
+    folder: Path, weights: Path, read: Callable[[Path], Mapping[str, torch.Tensor]]
+) -> tuple[nn.Module, ModelSpec, Preprocessing]:
+    """Loads a folder of a format that merges the adapters into the backbone's weights.
+
+    Args:
+        folder: which has the adapter file's header in `HEADER`.
+        weights: the file of the tensors in `folder`.
+        read: reads them.
+
+    Returns:
+        The model of normalised images, its description, and what comes before and after it.
+
+    Raises:
+        UserError: if the folder is of another kind, or is damaged.
+    """
+    header, path = read_json(folder / HEADER), folder / weights
+    spec = read_spec(header, folder / HEADER)
+    preprocessing = read_preprocessing(header, spec, folder / HEADER)
+    model = create_backbone(spec.backbone, len(spec.classes), None)
+    try:
+        model.load_state_dict(read(path))
+    except Exception as error:  # zipfile, pickle, safetensors and torch raise many
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{path}: cannot be loaded ({reason}).") from None
+    return model, spec, preprocessing
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:

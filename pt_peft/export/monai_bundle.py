@@ -5,6 +5,7 @@ Nothing of this project is needed to run it. Where MONAI has no transform that d
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +17,11 @@ from pt_peft.environment import versions
 from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
 from pt_peft.experiment.sections import Fit, Intensity, ModelSpec, Task
-from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
+from pt_peft.export.adapter import HEADER, load_merged, open_adapter, read_preprocessing
 from pt_peft.export.model_card import table
 from pt_peft.model.adapter_file import Header
-from pt_peft.model.backbone import create_backbone
 from pt_peft.model.model_input import FLIPS
-from pt_peft.schema import read_json
 
-HEADER = "pt_peft.json"
 WEIGHTS = Path("models", "model.pt")
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 """MONAI's JSON schema of ``metadata.json``."""
@@ -125,24 +123,12 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
 
 
 def load(path: Path) -> tuple[nn.Module, ModelSpec, Preprocessing]:
-    """Loads a folder that `write` wrote. Its configs, which are code to MONAI, are not read.
-
-    Returns:
-        The model of normalised images, its description, and what comes before and after it.
+    """Loads a folder that `write` wrote, see `load_merged`. Its configs, which are code to MONAI, are not read.
 
     Raises:
         UserError: if the folder is not one of `write`, or is damaged.
     """
-    header = read_json(path / HEADER)
-    spec = read_spec(header, path / HEADER)
-    preprocessing = read_preprocessing(header, spec, path / HEADER)
-    model = create_backbone(spec.backbone, len(spec.classes), None)
-    try:
-        model.load_state_dict(torch.load(path / WEIGHTS, weights_only=True))
-    except Exception as error:  # zipfile, pickle and torch raise many
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"{path / WEIGHTS}: cannot be loaded ({reason}).") from None
-    return model, spec, preprocessing
+    return load_merged(path, WEIGHTS, partial(torch.load, weights_only=True))
 
 
 def inference(spec: ModelSpec, preprocessing: Preprocessing) -> Config:

@@ -13,7 +13,7 @@ from torch import nn
 from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import ModelSpec
-from pt_peft.export.adapter import backbone_file, open_adapter, read_preprocessing, read_spec
+from pt_peft.export.adapter import HEADER, backbone_file, open_adapter, read_preprocessing, read_spec
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
 from pt_peft.model.backbone import create_backbone, head_name, plain_model
 from pt_peft.model.hf_peft import QKV
@@ -21,7 +21,6 @@ from pt_peft.model.library_internals import without_boft_extension
 from pt_peft.model.vit import Layer, ViT
 from pt_peft.schema import read_json
 
-HEADER = "pt_peft.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 

@@ -4,18 +4,14 @@ import json
 from pathlib import Path
 
 import timm.models
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import Fit, ModelSpec
-from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
+from pt_peft.export.adapter import HEADER, load_merged, open_adapter, read_preprocessing
 from pt_peft.model.backbone import create_backbone
-from pt_peft.schema import read_json
 
-HEADER = "pt_peft.json"
 WEIGHTS = "model.safetensors"
 CROP_MODES: dict[Fit, str] = {"pad": "border", "crop": "center", "squash": "squash"}
 """timm's words for ``data.fit``. Its ``border`` fills with the mean colour too."""
@@ -60,20 +56,5 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
 
 
 def load(path: Path) -> tuple[nn.Module, ModelSpec, Preprocessing]:
-    """Loads a folder that `write` wrote.
-
-    Returns:
-        The model of normalised images, its description, and what comes before and after it.
-
-    Raises:
-        UserError: if the folder is not one of `write`, or is damaged.
-    """
-    header = read_json(path / HEADER)
-    spec = read_spec(header, path / HEADER)
-    preprocessing = read_preprocessing(header, spec, path / HEADER)
-    model = create_backbone(spec.backbone, len(spec.classes), None)
-    try:
-        model.load_state_dict(load_file(path / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path / WEIGHTS}: cannot be loaded ({' '.join(str(error).split())[:300]}).") from None
-    return model, spec, preprocessing
+    """Loads a folder that `write` wrote, see `load_merged`. Raises UserError."""
+    return load_merged(path, Path(WEIGHTS), load_file)
