@@ -71,11 +71,12 @@ def site_prior_table(panel: Panel, backbone: str, baselines: list[BaselineRecord
                     for metric in SHOWN
                 ),
                 runs(known, panel.units),
+                runs(known.keys() & pooled.keys(), panel.units),
             ]
         )
     names = ("balanced accuracy", "AUROC")
     header = ["method", *(f"{name} (%)" for name in names), *(f"{name} more than without" for name in names)]
-    header += [*(f"{name} less pooled" for name in names), panel.units]
+    header += [*(f"{name} less pooled" for name in names), panel.units, f"{panel.units} with pooled"]
     caption = (
         f"{panel.key}, {backbone}: with each site's own class frequencies for its images, mean ± 95 % interval over "
         f"{panel.units}, and paired differences in points"

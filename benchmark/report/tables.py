@@ -223,19 +223,22 @@ def provenance_table(results: Results) -> Table:
 def gap_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table | None:
     """What each method reaches less what pooled training, the best site alone and the largest method reach.
 
-    Differences are paired by seed or fold. Which site alone is best is told by the very test images, in its favour.
+    Differences are paired by seed or fold; the last column has those that both have, by partner where partners differ in
+    that. Which site alone is best is told by the very test images, in its favour.
     None without baselines and with one method.
     """
     others = comparison_partners(panel, backbone, baselines)
     header = ["method", *(f"{metric_name(metric)} less {other}" for other, _ in others for metric in GAPS), panel.units]
-    rows = [
-        [
-            text(model.method),
-            *(points(paired(panel.tested(model, metric), of[metric])) for _, of in others for metric in GAPS),
-            runs(panel.cells[model], panel.units),
-        ]
-        for model in panel.models(backbone)
-    ]
+    rows = []
+    for model in panel.models(backbone):
+        common = [runs(panel.cells[model].keys() & of[GAPS[0]].keys(), panel.units).text for _, of in others]
+        rows.append(
+            [
+                text(model.method),
+                *(points(paired(panel.tested(model, metric), of[metric])) for _, of in others for metric in GAPS),
+                text("; ".join(dict.fromkeys(common))),
+            ]
+        )
     caption = f"{panel.key}, {backbone}: paired differences in points, with 95 % intervals over common {panel.units}"
     return Table(caption, header, rows) if others else None
 
