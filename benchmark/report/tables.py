@@ -223,8 +223,8 @@ def provenance_table(results: Results) -> Table:
 def gap_table(panel: Panel, backbone: str, baselines: list[BaselineRecord]) -> Table | None:
     """What each method reaches less what pooled training, the best site alone and the largest method reach.
 
-    Differences are paired by seed or fold; the last column has those that both have, by partner where partners differ in
-    that. Which site alone is best is told by the very test images, in its favour.
+    Differences are paired by seed or fold; the last column has those that both have, by partner if these differ. Which
+    site alone is best is told by the very test images, in its favour.
     None without baselines and with one method.
     """
     others = comparison_partners(panel, backbone, baselines)
