@@ -85,10 +85,8 @@ class Grid:
 
     def trials(self, axes: ChoiceAxes, tried: Sequence[Settings]) -> list[Cell]:
         """The cells in which a choice's settings are `tried`. Raises UserError for one that is no valid experiment."""
-        place, seed = (
-            axes.model_dump(exclude={"domain", "method"}),
-            self._suite.tuning.seed if self._suite.tuning else 0,
-        )
+        place = axes.model_dump(exclude={"domain", "method"})
+        seed = self._suite.tuning.seed if self._suite.tuning else 0
         return [
             self._cell("trial", place, axes.method, seed, settings, suffix=f".trial-{index}")
             for index, settings in enumerate(tried)
