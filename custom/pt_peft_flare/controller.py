@@ -83,7 +83,7 @@ class PeftFedAvg(ModelController):
         self._life = SignsOfLife()
         self._out: dict[str, Reason] = {}
         """Sites that cannot answer any more, with the reason."""
-        self._over = False
+        self._over = self._drawn = False
         self._sent: Counter[str] = Counter()
         """Bytes of the payloads that each site was sent, raw tensors only."""
 
@@ -99,6 +99,10 @@ class PeftFedAvg(ModelController):
             self._count(fl_ctx)
         elif event_type == EventType.ABOUT_TO_END_RUN:
             self._over = True
+        elif event_type == EventType.CHECK_END_RUN_READINESS and self._run and not self._drawn:
+            # Once the sites are let go: a simulated one would start again while images are drawn.
+            self._drawn = True
+            self._run.draw_confusion()
         elif event_type == EventType.END_RUN and not is_simulation(fl_ctx):
             self._inbox.close()
         if event_type != EventType.START_RUN:

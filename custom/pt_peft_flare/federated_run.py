@@ -31,7 +31,7 @@ from pt_peft_flare.console import console
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
 from pt_peft_flare.round_file import Summary
-from pt_peft_flare.round_log import log_earlier, log_final, log_round, log_stage
+from pt_peft_flare.round_log import log_confusion, log_earlier, log_final, log_round, log_stage
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, SPLITS, FinishedRound, FinishedStage, RunRecord
 from pt_peft_flare.site_tasks import JobFailed, Sites, SiteTasks
@@ -250,6 +250,11 @@ class FederatedRun:
         self._consider(rounds, self._server.tensors, summary["val"])
         self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
         log_final(self._engine, self.experiment, final)
+
+    def draw_confusion(self) -> None:
+        """Hands the confusion counts of a finished run to the receivers, as images."""
+        if final := self.record.content["final"]:
+            log_confusion(self._engine, self.experiment, final)
 
     def _consider(self, finished_rounds: int, tensors: Tensors, validation: Summary | None) -> None:
         """Keeps `tensors` as the best aggregate if their validation says so; nothing that has seen no image may be."""

@@ -67,15 +67,12 @@ def log_final(engine: ServerEngineSpec, experiment: Experiment, final: Mapping[s
         experiment: what ran.
         final: the field ``final`` of the record.
     """
-    rounds, data = experiment.federation.rounds, experiment.data
-    _draw(engine, final_curves(final, rounds, data))
+    _draw(engine, final_curves(final, experiment.federation.rounds, experiment.data))
     for split in SPLITS:
         shown = {site: report[split] for site, report in final["sites"].items() if report[split]}
         if not shown:
             continue
         pooled, mean_of_sites = final[split]["pooled"], final[split]["mean"]
-        for source, metrics in {**shown, GLOBAL: pooled}.items():
-            log_image(engine, source, rounds, f"confusion/{split}", draw_confusion(metrics["confusion"], data))
         console.info(
             "%s, %s: balanced accuracy %.3f pooled, %.3f mean over %d sites",
             "the sites' own models" if split.startswith("own_") else "final aggregate",
@@ -84,6 +81,15 @@ def log_final(engine: ServerEngineSpec, experiment: Experiment, final: Mapping[s
             mean_of_sites["balanced_accuracy"],
             len(shown),
         )
+
+
+def log_confusion(engine: ServerEngineSpec, experiment: Experiment, final: Mapping[str, Any]) -> None:
+    """Draws the confusion counts of the final evaluation, each site's and all together. The arguments: `log_final`."""
+    rounds, data = experiment.federation.rounds, experiment.data
+    for split in SPLITS:
+        shown = {site: report[split] for site, report in final["sites"].items() if report[split]}
+        for source, metrics in ({**shown, GLOBAL: final[split]["pooled"]} if shown else {}).items():
+            log_image(engine, source, rounds, f"confusion/{split}", draw_confusion(metrics["confusion"], data))
 
 
 def _draw(engine: ServerEngineSpec, curves: Iterable[Points]) -> None:

@@ -17,7 +17,7 @@ from curve_data import NAMES, Curves, final_entry, metrics, round_entry, stage_e
 from helpers import changed
 from pt_peft_flare.confusion_image import CELL, DARKEST, SIDE, draw_confusion
 from pt_peft_flare.curves import MOST_CLASSES, TAGS, Points, final_curves, round_curves, stage_curves
-from pt_peft_flare.round_log import log_final, log_round, log_stage
+from pt_peft_flare.round_log import log_confusion, log_final, log_round, log_stage
 from pt_peft_flare.run_record import METRICS, SPLITS
 from pt_peft_flare.tensorboard_receiver import LAYOUT, OUTCOME
 
@@ -106,6 +106,7 @@ def drawn(tiny, tmp_path) -> Path:
     for number in range(2):
         log_round(curves.engine, experiment, round_entry(number))
     log_final(curves.engine, experiment, final_entry())
+    log_confusion(curves.engine, experiment, final_entry())
     return curves.end("finished")
 
 

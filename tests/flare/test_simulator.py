@@ -61,6 +61,7 @@ def test_the_literal_command(tmp_path):
     for path in ("adapter.safetensors", "best_adapter.safetensors", "metrics.json", "tb_events"):
         assert (run.server / path).exists()
         assert str(run.server / path) in run.output
+    assert "Late stream error" not in run.output, "a site began anew before the end was told"
     metrics = run.metrics
     assert metrics["status"] == "finished"
     assert len(metrics["rounds"]) == 3
