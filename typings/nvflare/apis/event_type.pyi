@@ -4,6 +4,7 @@ class EventType:
     SYSTEM_END: str
     START_RUN: str
     ABOUT_TO_END_RUN: str
+    CHECK_END_RUN_READINESS: str
     END_RUN: str
     BEFORE_PULL_TASK: str
     AFTER_TASK_DATA_FILTER: str
