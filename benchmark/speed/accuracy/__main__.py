@@ -32,7 +32,7 @@ from pt_peft.schema import read_json
 OUT = Path("benchmark/results/speed_accuracy.json")
 TARGETS = (0.60, 0.65)
 NAMES = (
-    *("plain", "stock_whole", "stock_trained", "ours", "leverless"),
+    *("plain", "stock_whole", "stock_half", "stock_trained", "ours", "leverless"),
     *("balanced", "statistics", "last_blocks", "bfloat16", "all"),
 )
 

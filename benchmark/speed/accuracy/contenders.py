@@ -66,6 +66,7 @@ def contenders(task: Task, blocks: int) -> dict[str, Contender]:
             lambda: task.evaluate_theirs(load_trained),
         ),
         "stock_whole": _stock(task, "whole", "stock FLARE, `model.state_dict()`"),
+        "stock_half": _stock(task, "whole", "… at half the learning rate", rate_factor=0.5),
         "stock_trained": _stock(task, "trained", "stock FLARE, the trained tensors alone"),
         "ours": _ours(task, {}, "ours, as the preset is"),
         "leverless": _ours(task, LEVERLESS, "ours, weighted loss and float32"),
@@ -79,9 +80,10 @@ def contenders(task: Task, blocks: int) -> dict[str, Contender]:
     }
 
 
-def _stock(task: Task, sends: str, what: str) -> Contender:
+def _stock(task: Task, sends: str, what: str, rate_factor: float = 1.0) -> Contender:
     def prepare(folder: Path) -> None:
-        command = [sys.executable, "-m", "benchmark.speed.accuracy.stock_job", str(task.folder), str(folder), sends]
+        command = [sys.executable, "-m", "benchmark.speed.accuracy.stock_job"]
+        command += [str(task.folder), str(folder), sends, str(rate_factor)]
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
     return Contender(

@@ -11,17 +11,19 @@ from benchmark.speed.flare_stock.adapters import flat
 from benchmark.speed.marks import mark
 
 
-def main(folder: Path, sends: str) -> None:
+def main(folder: Path, sends: str, rate_factor: float) -> None:
     """Trains in every round until FLARE ends the run.
 
     Args:
         folder: the task's.
         sends: ``whole``, the model's ``state_dict()``, or ``trained``, the tensors that get gradients.
+        rate_factor: factor of the adapters' learning rate.
     """
     mark("imported")
     flare.init()
     site = flare.get_site_name()
     learner = Learner(folder, threads=1)
+    learner.work["learning_rate"] *= rate_factor
     images, labels = learner.images(site)
     validation = learner.images(f"{site}.val")
     named = learner.model.state_dict() if sends == "whole" else learner.trained
@@ -41,4 +43,4 @@ def main(folder: Path, sends: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

@@ -214,3 +214,11 @@ def test_the_real_task_is_a_fold_of_the_preset():
     assert (experiment.data.fit, experiment.federation.min_sites, experiment.federation.rounds) == ("crop", 4, 12)
     found = site_images(experiment, site, "vidir_modern", list(experiment.federation.sites))
     assert all(found.items(split) for split in ("train", "val", "test"))
+
+
+def test_stock_flare_also_runs_at_half_the_rate(task, tmp_path):
+    """The preset's rate was chosen for our loss, not for stock FLARE's."""
+    for name, factor in (("stock_whole", "1.0"), ("stock_half", "0.5")):
+        contenders(task, 3)[name].prepare(tmp_path / name)
+        written = (tmp_path / name / "stock" / "app" / "config" / "config_fed_client.json").read_text()
+        assert f"{task.folder} whole {factor}" in written
