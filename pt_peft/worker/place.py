@@ -3,18 +3,11 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, cast
 
 VISIBLE, ORDER = VARIABLES = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 """Environment variables with the GPUs that a process sees, and how these are numbered. CUDA reads them once, when the
 process first asks for a GPU."""
-
-
-class PlaceFields(TypedDict):
-    """A `Place` as it travels, the first frame on a connection."""
-
-    visible: dict[str, str]
-    gpu: int | None
 
 
 class Place(NamedTuple):
@@ -31,12 +24,12 @@ class Place(NamedTuple):
             os.environ.pop(name, None)
         os.environ.update(self.visible)
 
-    def fields(self) -> PlaceFields:
-        """For `read_place`."""
+    def fields(self) -> dict[str, object]:
+        """As it travels, the first frame on a connection."""
         return {"visible": dict(self.visible), "gpu": self.gpu}
 
 
-def read_place(fields: PlaceFields) -> Place:
+def read_place(fields: Mapping[str, Any]) -> Place:
     """Undoes `Place.fields`. Raises an error of any kind if `fields` are not such."""
     return Place(_those_set(fields["visible"]), fields["gpu"])
 

@@ -18,12 +18,13 @@ def _seen() -> list[str]:
     return [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(THERE)).split(",") if one in THERE]
 
 
-vars(torch.cuda).update(
+torch.cuda.__dict__.update(
     is_available=lambda: bool(_seen()),
     device_count=lambda: len(_seen()),
     get_device_name=lambda device: f"fake {_seen()[device.index]}",
     set_per_process_memory_fraction=lambda share, device: None,
 )
+torch.accelerator.__dict__.update(is_available=lambda: False)  # by which torch's optimisers ask for a GPU's state
 _make = LocalTrainer.__init__
 
 

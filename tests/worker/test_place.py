@@ -146,7 +146,7 @@ def test_places(seen, monkeypatch):
     place.show()
     assert own_place({}) == place
     with pytest.raises(KeyError):
-        read_place({})  # pyright: ignore[reportArgumentType]
+        read_place({})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
