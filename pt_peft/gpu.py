@@ -1,16 +1,33 @@
 """What torch's GPUs have room for, and how exactly they compute. Nothing here touches a GPU on behalf of a CPU."""
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Environment variable with the GPUs that a process sees; torch counts them from 0 in this order."""
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # torch makes what is set here at run time, so that no type checker finds it.
 _CUDNN: Any = torch.backends.cudnn
 _MEMORY: Any = torch.utils.deterministic
+
+
+def given() -> str | None:
+    """The GPUs that this process was given, as the environment has them; None if it was given all, or none."""
+    visible = os.environ.get(VISIBLE, "")
+    return visible if re.match(r"\s*(\d|GPU-|MIG-)", visible) else None
+
+
+def shown(device: torch.device) -> str:
+    """A device for a log: a GPU with its name, and with those that this process was given, by which it is numbered."""
+    if device.type != "cuda":
+        return str(device)
+    among = f", {VISIBLE} {one}" if (one := given()) else ""
+    return f"{device} ({torch.cuda.get_device_name(device)}{among})"
 
 
 def room(device: torch.device) -> int:

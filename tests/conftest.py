@@ -13,6 +13,7 @@ from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft.worker.place import VARIABLES
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
 
@@ -113,6 +114,20 @@ def shared_host(tmp_path_factory):
     """A worker host that every simulation of the tests uses, which saves each the imports."""
     host = WorkerHost(tmp_path_factory.mktemp("host") / "host.log")
     yield host
+    host.close()
+
+
+@pytest.fixture(scope="session")
+def two_gpu_host(tmp_path_factory):
+    """A worker host on a machine that seems to have two GPUs. Its folder's file ``asked`` lists who asked for them."""
+    folder = tmp_path_factory.mktemp("host with GPUs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tests" / "fake_gpus")  # a host passes its path on
+        patch.setenv("ASKED", str(folder / "asked"))
+        for name in VARIABLES:
+            patch.delenv(name, raising=False)
+        host = WorkerHost(folder / "host.log")
+    yield host, folder
     host.close()
 
 

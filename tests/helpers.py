@@ -69,11 +69,12 @@ def at_size(size: int, **fields) -> Decoding:
 
 
 def simulated(workspace: SimpleNamespace) -> SimpleNamespace:
-    """FLARE's engine at a simulated site, with nothing but a workspace."""
+    """FLARE's engine in a simulation, with nothing but a workspace, and arguments that give no GPUs."""
     from pt_peft_flare.flare_internals import SIMULATION  # the contract tests also run without FLARE
 
     module, _, name = SIMULATION.names[0].partition(":")
-    return type(name, (SimpleNamespace,), {"__module__": module, "__qualname__": name})(get_workspace=lambda: workspace)
+    engine = type(name, (SimpleNamespace,), {"__module__": module, "__qualname__": name})
+    return engine(get_workspace=lambda: workspace, args=SimpleNamespace(gpu=None))
 
 
 def split_counts(images) -> dict[str, int]:

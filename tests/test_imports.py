@@ -52,7 +52,7 @@ def test_the_worker_host_imports_what_training_needs(tmp_path):
     work = {"experiment": experiment.model_dump(mode="json"), "site": Site().model_dump(mode="json")}
     (tmp_path / "work.json").write_text(json.dumps(work))
     code = (
-        "import sys; from pt_peft.worker import host, prepared; host._make_ready(sys.argv[1]); import json\n"
+        "import json, sys; from pt_peft.worker import host, prepared; host._make_ready(json.load(open(sys.argv[1])))\n"
         "print(json.dumps([prepared._prepared is not None, sorted({name.split('.')[0] for name in sys.modules}),"
         " len(sys.modules)]))"
     )

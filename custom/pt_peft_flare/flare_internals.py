@@ -141,6 +141,14 @@ SITE_START_FORK = Use(
         "nvflare.private.fed.app.simulator.simulator_worker:main(args)",
     ),
 )
+SITE_GPUS = Use(
+    "the simulator tells only its sites' processes which GPUs they have; here the server sees the first site's",
+    "with -gpu the simulated server's worker also takes memory of a GPU that may be another's",
+    (
+        f"{_SIMULATOR}.simulator_server:SimulatorServerEngine.args",
+        "nvflare.private.fed.utils.fed_utils:split_gpus(gpus)",
+    ),
+)
 SITE_SYNC_SLEEP = Use(
     "a simulated site sleeps half a second before it reports to the server, in each of its processes",
     "a simulation with fewer threads than sites takes half a second longer for each task",
@@ -298,6 +306,7 @@ REJOIN = Use(
         f"{_JOB_RUNNER}._make_deploy_message(job, app_data, app_name, fl_ctx)",
         f"{_SERVER}.admin_server",
         f"{_ADMIN}.send_requests_and_get_reply_dict(self, requests, timeout_secs)",
+        "nvflare.utils.job_launcher_utils:get_resource_manager_spec(job_meta, site_name)",
         "nvflare.private.admin_defs:MsgHeader.RETURN_CODE",
         "nvflare.private.admin_defs:ReturnCode.OK",
         "nvflare.private.defs:ERROR_MSG_PREFIX",
@@ -356,6 +365,28 @@ RESTARTS = Use(
         f"{_LAUNCHERS}.client_process_launcher:ClientProcessJobLauncher.launch_job(self, job_meta, fl_ctx)",
         f"{_LAUNCHERS}.process_launcher:ProcessHandle.adapter",
         "nvflare.utils.process_utils:ProcessAdapter.poll(self)",
+    ),
+)
+JOB_GPUS = Use(
+    "FLARE gives a job's GPUs to all processes that a site starts from then on; here to that job's alone",
+    "a job's process that is started again, and a job that asks for no GPU, see the GPUs of the job that began last",
+    (
+        "nvflare.app_common.resource_consumers.gpu_resource_consumer:GPUResourceConsumer.consume(self, resources)",
+        "nvflare.private.fed.client.scheduler_cmds:StartJobProcessor.process(self, req, app_ctx)",
+    ),
+)
+_GPUS = "nvflare.app_common.resource_managers.gpu_resource_manager:GPUResourceManager"
+WHOLE_GPUS = Use(
+    "FLARE gives jobs that do not say how much memory they need the same GPUs; here each has its own",
+    f"a site cannot give GPUs to jobs; nvflare=={KNOWN} would be right",
+    (
+        f"{_GPUS}._check_required_resource_available(self, resource_requirement)",
+        f"{_GPUS}._reserve_resource(self, resource_requirement)",
+        f"{_GPUS}._deallocate(self, resources)",
+        f"{_GPUS}.allocate_resources(self, resource_requirement, token, fl_ctx)",
+        f"{_GPUS}.num_gpu_key",
+        f"{_GPUS}.gpu_mem_key",
+        f"{_GPUS}.resources",
     ),
 )
 DELETE_RUN = Use(

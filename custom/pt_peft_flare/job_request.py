@@ -279,6 +279,7 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
     else:
         yield "rounds", "none: nothing is trained, the classifier follows from the statistics"
         yield "a stage", f"{quorum}, {longest}"
+    yield "precision", _precision(asked)
     yield "head", _head(asked)
     yield "images", _images(asked)
     yield "task", _task(asked)
@@ -335,6 +336,14 @@ def _head(asked: JobRequest) -> str:
     temperature = "with" if head["temperature"] else "without"
     chosen = f"by {str(head['choose_by']).replace('_', ' ')}, {temperature} a temperature"
     return f"{ends}; penalties {_settings(head['penalties'])} {chosen}"
+
+
+def _precision(asked: JobRequest) -> str:
+    """What the model computes in."""
+    precision = asked["training"]["precision"]
+    return (
+        "auto: bfloat16 where this site's device is fast at it, else float32" if precision == "auto" else str(precision)
+    )
 
 
 def _steps(asked: JobRequest) -> str:

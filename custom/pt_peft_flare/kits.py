@@ -49,6 +49,11 @@ SITE_COMPONENTS = {
     "app_deployer": "pt_peft_flare.parent.site_jobs.SiteJobs",
     "shut_out_notice": "pt_peft_flare.parent.shut_out_notice.ShutOutNotice",
 }
+REPLACED_AT_SITE = {
+    "resource_manager": "pt_peft_flare.parent.job_gpus.JobGpus",
+    "resource_consumer": "pt_peft_flare.parent.job_gpus.OneJobsGpus",
+}
+"""The same at a site."""
 
 RIGHTS: dict[str, dict[str, str]] = {
     # Runs the federation: who may be in it, and its processes. May stop and end any job.
@@ -312,6 +317,8 @@ def _edit_client(resources: dict[str, Any]) -> None:
     resources["client"]["communication_timeout"] = ANSWER_TIMEOUT_S
     replaced = (*SITE_COMPONENTS, "site_log_streamer")
     components = [one for one in resources["components"] if one["id"] not in replaced]
+    for component in components:
+        component["path"] = REPLACED_AT_SITE.get(component["id"], component["path"])
     resources["components"] = [*components, *_components(SITE_COMPONENTS)]
 
 

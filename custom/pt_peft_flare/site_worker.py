@@ -15,6 +15,7 @@ from pt_peft.worker.handle import HostGone, Patience, Worker
 from pt_peft.worker.host_lookup import HOSTS
 from pt_peft.worker.requests import Opening, Work
 from pt_peft.worker.turns import usable_cores
+from pt_peft_flare.gpus import see_gpus_of_first_site
 from pt_peft_flare.run_context import (
     continued_dir,
     is_simulated_site,
@@ -38,6 +39,8 @@ def start_host(fl_ctx: FLContext) -> None:
     """
     if is_simulated_site(fl_ctx):
         return
+    if is_simulation(fl_ctx):
+        see_gpus_of_first_site(fl_ctx)
     try:
         work = _work(read_experiment(fl_ctx), read_site(fl_ctx))
     except UserError:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -27,6 +28,18 @@ def _null_if_open(limits: Limits) -> dict[str, JsonValue] | None:
     return None if limits == Limits.open() else limits.model_dump(mode="json", exclude_defaults=True)
 
 
+def _named(value: object) -> object:
+    if not (isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value)):
+        raise ValueError("'auto', 'cpu', 'cuda' or the number of a GPU, such as 'cuda:1', would be right")
+    return value
+
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:\d{1,3}$")], BeforeValidator(_named)
+]
+"""Name of a device."""
+
+
 class Site(Strict):
     """A site's own settings; every field has a default, so that a simulation needs no file."""
 
@@ -35,12 +48,12 @@ class Site(Strict):
     backbone: Location | None = None
     """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
     fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
-    device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern=r"^cuda:\d{1,3}$")] = "auto"
-    """Device of training and evaluation; ``auto`` takes a GPU where there is one, ``cuda`` is ``cuda:0``. GPUs are
-    counted as ``CUDA_VISIBLE_DEVICES`` shows them."""
+    device: Device = "auto"
+    """Device of training and evaluation; ``auto`` takes the first GPU where there is one, ``cuda`` is ``cuda:0``. GPUs
+    are those that the site's FLARE process sees: ``CUDA_VISIBLE_DEVICES`` counts them from 0."""
     gpu_memory_share: float = Field(default=1.0, gt=0, le=1)
-    """Largest share of the GPU's memory that a process of the site takes; in a simulation one process serves all
-    sites."""
+    """Largest share of the GPU's memory that a process of the site takes; in a simulation one process serves all sites
+    of a GPU."""
     compile: bool = False
     """Whether training steps run through ``torch.compile``, which compiles at the start of a job. A model
     that cannot be compiled trains without it. No measurement of ours speaks for it yet."""

@@ -406,19 +406,25 @@ def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.d
         source: the field or option that it was read from, for the error.
 
     Raises:
-        UserError: if it is a GPU that this machine does not have.
+        UserError: if it is a GPU that this process does not see, or ``auto`` where the environment gives it a GPU that
+            is not there: a CPU would train in its place, unnoticed.
     """
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind, _, index = name.partition(":")
-    if kind == "cpu" or (kind == "auto" and not found):
+    if name == "cpu":
         return torch.device("cpu")
-    if not found:
-        raise UserError(f"{source} is '{name}', but torch finds no GPU here; 'auto' or 'cpu' would be right.", "device")
-    if (number := int(index or 0)) >= found:
-        raise UserError(
-            f"{source} is '{name}', but the last GPU that torch finds here is 'cuda:{found - 1}'.", "device"
-        )
-    return torch.device("cuda", number)
+    found, given = torch.cuda.device_count() if torch.cuda.is_available() else 0, gpu.given()
+    if name == "auto" and not found and not given:
+        return torch.device("cpu")
+    index = name.partition(":")[2]
+    if (number := int(index or 0)) < found:
+        return torch.device("cuda", number)
+    among = f" with {gpu.VISIBLE}={given}" if given else ""
+    if not found and given:
+        right = f"torch finds no GPU{among}; GPUs of this machine there, or 'cpu' for the device, would be right"
+    elif not found:
+        right = "torch finds no GPU here; 'auto' or 'cpu' would be right"
+    else:
+        right = f"the last GPU that torch finds here{among} is 'cuda:{found - 1}'"
+    raise UserError(f"{source} is '{name}', but {right}.", "device")
 
 
 def site_device(site: Site) -> torch.device:

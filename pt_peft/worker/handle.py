@@ -8,15 +8,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pt_peft import reasons
 from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserError
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.reasons import Reason, read_reason
 from pt_peft.worker import frames
+from pt_peft.worker.place import Place, own_place
 from pt_peft.worker.requests import Opening
 
 _POLL_S = 0.2
+_DYING_S = 5
+"""Seconds that a process may take to die, as to give a GPU back, before its host starts another."""
 
 
 class WorkerError(ReasonedError):
@@ -75,24 +79,37 @@ class Worker:
             WorkerError: as `call`.
         """
         patience = patience or Patience()
-        self._connection = socket.socket(socket.AF_UNIX)
         try:
-            self._connection.connect(host)
-            patience.wait_for(self._connection)
-            greeting = frames.receive(self._connection)[0]
-            self.pid: int = greeting["pid"]
-            self._shared = bool(greeting.get("shared"))
+            greeting = self._connect(host, own_place(opening["site"]), patience)
         except (OSError, EOFError) as error:
             self._connection.close()
             raise HostGone(f"the worker host at {host} does not answer ({error})") from None
         except WorkerError:
             self._connection.close()
             raise
+        self.pid: int = greeting["pid"]
+        self._shared = bool(greeting.get("shared"))
         try:
             self.call("open", opening, patience=patience)
         except Exception:
             self.kill()
             raise
+
+    def _connect(self, host: str, place: Place, patience: Patience) -> dict[str, Any]:
+        """Connects, and returns the greeting of a worker. Raises OSError or EOFError if none can be had."""
+        until = time.monotonic() + _DYING_S
+        while True:
+            self._connection = socket.socket(socket.AF_UNIX)
+            self._connection.connect(host)
+            frames.send(self._connection, place.fields())
+            patience.wait_for(self._connection)
+            try:
+                return frames.receive(self._connection)[0]
+            except EOFError:  # the host has given the connection to a process that was about to die
+                self._connection.close()
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_POLL_S)
 
     def call(
         self,

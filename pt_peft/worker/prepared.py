@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -16,6 +16,7 @@ from pt_peft.model.backbone import pinned_weights
 from pt_peft.schema import parse
 from pt_peft.training.footprint import check_model
 from pt_peft.training.trainer import LocalTrainer, site_device
+from pt_peft.worker.place import Place
 from pt_peft.worker.requests import Work
 
 _prepared: tuple[Experiment, Site, LocalTrainer] | None = None
@@ -27,13 +28,14 @@ def prepare(work: Work, *, forks: bool = True) -> None:
     """Builds the trainer for `work`, if the site's limits allow it.
 
     On a machine with a GPU, used or not, nothing is built where this process forks: neither the GPU nor the threads
-    that autograd starts for it survive that. Errors in `work` are left for a worker to report.
+    that autograd starts for it survive that, and a GPU that this process does not see its forks may. Errors in `work`
+    are left for a worker to report.
     """
     global _prepared
     try:
         experiment = parse(Experiment, work["experiment"], "experiment.json")
         site = parse(Site, work["site"], "site.json")
-        if not (_prepared or (forks and _finds_gpu())):
+        if not (_prepared or (forks and _finds_gpu(Place()))):
             device = site_device(site)
             weights = pinned_weights(experiment.backbone, site)
             check_model(experiment, site.limits, lambda: weights, trains=True)
@@ -59,10 +61,9 @@ def trainer_for(experiment: Experiment, weights: Path, device: torch.device, *, 
     return trainer
 
 
-def computes_on_gpu(work: Work | None) -> bool:
-    """Whether workers will compute on a GPU: this machine has one, and the site of `work`, if known, uses it."""
-    site: object = work and work["site"]  # a worker reports what is wrong with it
-    return not (isinstance(site, Mapping) and site.get("device") == "cpu") and _finds_gpu()
+def computes_on_gpu(place: Place) -> bool:
+    """Whether a worker computes on a GPU there: it is to, and its user sees one."""
+    return place.gpu is not None and _finds_gpu(Place()) and _finds_gpu(place._replace(gpu=None))
 
 
 def _without_limits(site: Site) -> Site:
@@ -71,13 +72,19 @@ def _without_limits(site: Site) -> Site:
 
 
 @functools.cache
-def _finds_gpu() -> bool:
-    """Whether torch finds a GPU, asked in a fork: a process that has asked cannot use the GPU in its forks."""
-    asking = os.fork()
-    if not asking:
-        found = True
+def _finds_gpu(place: Place) -> bool:
+    """Whether torch finds a GPU at `place`, asked in a fork: a process that has asked cannot use GPUs in its forks."""
+    answer, answers = os.pipe()
+    if not (asking := os.fork()):
         try:
-            found = torch.cuda.is_available()
+            place.show()
+            if not torch.cuda.is_available():
+                os.write(answers, b"none")
         finally:  # else the fork would go on as a second host
-            os._exit(found)
-    return bool(os.waitpid(asking, 0)[1])
+            os._exit(0)
+    os.close(answers)
+    with open(answer, "rb") as said:
+        none = said.read()
+    with suppress(ChildProcessError):  # a host takes no notice of the ends of its forks
+        os.waitpid(asking, 0)
+    return not none

@@ -1,5 +1,6 @@
 """What a worker does for its user: it answers the requests of one connection."""
 
+import logging
 import time
 from collections.abc import Callable, Container, Mapping
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pt_peft import reasons
+from pt_peft import gpu, reasons
 from pt_peft.data.items import SPLITS
 from pt_peft.data.site_data import SiteData, load_site_data
 from pt_peft.data.sources import site_images
@@ -37,6 +38,8 @@ from pt_peft.training.trainer import LocalTrainer, site_device
 from pt_peft.worker.local_adapter import LocalAdapter
 from pt_peft.worker.prepared import prepared_trainer, trainer_for
 from pt_peft.worker.requests import Evaluation, Opening, RoundStart, Statistics
+
+log = logging.getLogger(__name__)
 
 RECEIVED = "received.safetensors"
 """File with the last aggregate of each tensor that does not travel in every round."""
@@ -323,10 +326,11 @@ class RequestHandler:
     def _trainer(self) -> LocalTrainer:
         with told_as(reasons.ExperimentInvalid()):
             check_model(self.experiment, self.site.limits, lambda: self._weights, trains=True)
-        if self._prepared:
-            return self._prepared
         with told_as(reasons.SiteSettings()):
             device = site_device(self.site)
+        log.info("site %s computes on %s", self.name, gpu.shown(device))
+        if self._prepared and self._prepared.device == device:
+            return self._prepared
         weights = self._weights
         with told_as(reasons.ExperimentInvalid()):
             return trainer_for(self.experiment, weights, device, compiled=self.site.compile)

@@ -1,9 +1,10 @@
-"""The one process that answers all users of a host whose sites compute on a GPU.
+"""The one process that answers all users of a host who compute on the same GPU.
 
 A process that uses a GPU cannot be forked, and each further one would hold a CUDA context and a copy of the backbone of
-its own. So the host forks one process, before anything has touched the GPU, and all connections are answered there, one
-request after the other: sites with the same experiment share one trainer, and a further site costs the GPU no more than
-its images. The GPU would share its time out among several processes, and give each no more.
+its own. So the host forks one process for each GPU, and their users' connections are answered there, one request after
+the other: sites with the same experiment share one trainer, and a further site costs the GPU no more than its images.
+The GPU would share its time out among several processes, and give each no more. Users of different GPUs compute at the
+same time.
 
 A user who closes the connection, as `Worker.kill` does, stops its own request alone. If that does not stop in time, as
 the GPU hangs, the process ends; the host then forks another, and users connect again as they do to a worker that died.
@@ -51,11 +52,11 @@ class _User:
 
 
 class SharedProcess:
-    """Answers all connections of a host in the main thread of this process, in the order of their requests."""
+    """Answers the connections that a host hands over in the main thread of this process, by the order of requests."""
 
-    def __init__(self, listener: socket.socket):
-        """Starts to accept connections of `listener`. Makes itself the handler of a signal, so in the main thread."""
-        self._listener = listener
+    def __init__(self, host: socket.socket):
+        """Starts to take connections from `host`. Makes itself the handler of a signal, so in the main thread."""
+        self._host = host
         self._waiting: queue.SimpleQueue[tuple[_User, frames.Frame | None]] = queue.SimpleQueue()
         self._current: _User | None = None
         self._heard: _User | None = None
@@ -121,8 +122,11 @@ class SharedProcess:
 
     def _accept(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
-            threading.Thread(target=self._read, args=(_User(connection),), daemon=True).start()
+            _, descriptors, _, _ = socket.recv_fds(self._host, 1, 1)
+            if not descriptors:  # the host has ended, and nobody else ends its workers
+                os._exit(0)
+            user = _User(socket.socket(fileno=descriptors[0]))
+            threading.Thread(target=self._read, args=(user,), daemon=True).start()
 
     def _read(self, user: _User) -> None:
         """Reads requests even while others are worked on, so that a user's own ends with it."""
@@ -146,9 +150,9 @@ class SharedProcess:
             raise _Gone
 
 
-def serve(listener: socket.socket, work: Work | None) -> NoReturn:
-    """Prepares for `work`, then answers all connections of `listener`."""
-    process = SharedProcess(listener)
+def serve(host: socket.socket, work: Work | None) -> NoReturn:
+    """Prepares for `work`, then answers all connections that come from `host`."""
+    process = SharedProcess(host)
     if work:
         prepare(work, forks=False)
     process.serve()

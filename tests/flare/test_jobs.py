@@ -97,6 +97,8 @@ def test_command(tiny, tmp_path, capsys):
         "'lorra_vpt' is neither a file, nor 'ham10000', nor 'ridge_probe', nor 'medmnist:<flag>', nor a method "
         "(adaptformer, " in capsys.readouterr().err
     )
+    assert main(["job", "lora", "--out", str(tmp_path / "job"), "--num-gpus", "-1"]) == 1
+    assert "--num-gpus: is -1; a number of GPUs, 0 or more, would be right." in capsys.readouterr().err
     assert main(["job", "dvpt+bitfit", "--out", str(tmp_path / "job")]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").method.name == "dvpt+bitfit"
 

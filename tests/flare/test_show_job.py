@@ -85,6 +85,12 @@ def test_before_it_runs(job, experiment, capsys):
     assert "from        not submitted yet" in text
 
 
+def test_a_precision_that_the_site_decides_is_said_to_be_so(experiment, tmp_path, capsys):
+    write_job(changed(experiment, training={"precision": "auto"}), tmp_path / "auto", installed=True)
+    text = shown(capsys, tmp_path / "auto")
+    assert "precision   auto: bfloat16 where this site's device is fast at it, else float32\n" in text
+
+
 def test_an_archive_says_the_same(job, tmp_path, capsys):
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "my_job")
     assert asked(capsys, tmp_path / "packed.zip") == asked(capsys, job)
@@ -107,6 +113,7 @@ def test_while_it_runs(running, kit, capsys):
     assert "images      train 24, val 8, test 12\n" in text
     assert "a round     1 epoch(s) in batches of 8: 3 step(s)\n" in text
     assert "            at most 1800 s at this site, 3600 s in all\n" in text
+    assert "precision   float32\n" in text
     assert "aggregation mean, weighting samples\n" in text
     assert f"receives    {found['exchange']['bytes_down']:,} bytes a round\n" in text
     assert "{" not in text

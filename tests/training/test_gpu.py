@@ -1,5 +1,6 @@
 """What a trainer does on a GPU. Without one the CPU stands for it: the batches and the loop are the same code."""
 
+import json
 import os
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -194,6 +195,7 @@ def test_a_gpu_evaluates_as_many_images_at_a_time_as_fit(tiny, tiny_weights, mon
 def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv(gpu.VISIBLE, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -203,23 +205,57 @@ def test_devices(name, expected, two_gpus):
     assert pick_device(name) == expected
 
 
-def test_a_gpu_that_is_not_there(two_gpus):
-    with pytest.raises(UserError, match=r"'device' is 'cuda:2', but the last GPU that torch finds here is 'cuda:1'"):
+def test_a_gpu_that_is_not_there(two_gpus, monkeypatch):
+    with pytest.raises(UserError, match=r"'device' is 'cuda:2', but the last GPU that torch finds here is 'cuda:1'\."):
         pick_device("cuda:2")
+    monkeypatch.setenv(gpu.VISIBLE, "3,MIG-a")
+    with pytest.raises(UserError, match=r"finds here with CUDA_VISIBLE_DEVICES=3,MIG-a is 'cuda:1'\."):
+        pick_device("cuda:3")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda:1"])
+@pytest.mark.parametrize("visible", ["7", "GPU-5cea0acf", "MIG-5cea0acf", " 0"])
+def test_a_gpu_that_was_given_and_is_not_there(name, visible, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(gpu.VISIBLE, visible)
+    with pytest.raises(UserError) as found:
+        pick_device(name)
+    assert str(found.value) == (
+        f"site.json: field 'device' is '{name}', but torch finds no GPU with CUDA_VISIBLE_DEVICES={visible}; GPUs of "
+        "this machine there, or 'cpu' for the device, would be right."
+    )
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
+def test_no_gpu_was_given(visible, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(gpu.VISIBLE, visible)
+    assert pick_device("auto") == CPU
+
+
+def test_a_cpu_asks_for_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", None)
+    assert pick_device("cpu") == CPU
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
-def test_no_gpu_at_all(name):
+def test_no_gpu_at_all(name, monkeypatch):
+    monkeypatch.delenv(gpu.VISIBLE, raising=False)
     assert pick_device("auto") == CPU
     with pytest.raises(UserError, match="torch finds no GPU here; 'auto' or 'cpu' would be right"):
         pick_device(name)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", " cuda"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1000", " cuda", 1, None])
 def test_names_that_are_no_device(name):
-    with pytest.raises(UserError, match=f"'device' is \"{name}\": input should be 'auto', 'cpu' or 'cuda', or string"):
+    with pytest.raises(UserError) as found:
         parse(Site, {"device": name}, "site.json")
+    assert str(found.value) == (
+        f"site.json: field 'device' is {json.dumps(name)}: 'auto', 'cpu', 'cuda' or the number of a GPU, such as "
+        "'cuda:1', would be right."
+    )
 
 
 def test_a_site_takes_its_share_of_the_gpu(two_gpus, monkeypatch):

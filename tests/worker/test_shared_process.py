@@ -21,6 +21,7 @@ from pt_peft.worker import frames, prepared
 from pt_peft.worker.answering import answer
 from pt_peft.worker.handle import Patience, Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
+from pt_peft.worker.place import VISIBLE, own_place
 from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 
@@ -116,6 +117,7 @@ def test_what_is_no_request_ends_its_own_connection_alone(sent, host, opening, t
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(host.socket)
+        frames.send(connection, own_place({}).fields())
         assert frames.receive(connection)[0]["pid"] == other.pid
         frames.send(connection, sent)
         with pytest.raises(EOFError):
@@ -150,8 +152,8 @@ def test_a_process_that_dies_is_replaced(host, opening):
     again = Worker(host.socket, opening("site-1"))
     assert again.pid != worker.pid
     assert again.call("exchange")[0]["tensors"]
-    host.close()
-    assert gone(again.pid)
+    os.kill(host._process.pid, signal.SIGKILL)
+    assert gone(again.pid), "nobody else would end it"
     again.kill()
 
 
@@ -175,7 +177,7 @@ def test_sites_with_one_experiment_share_a_trainer(workers, opening, tiny):
 
 @pytest.mark.parametrize(("forks", "gpu"), [(True, True), (True, False), (False, True)])
 def test_a_process_that_does_not_fork_prepares_with_a_gpu(forks, gpu, workers, opening, monkeypatch):
-    monkeypatch.setattr(prepared, "_finds_gpu", lambda: gpu)
+    monkeypatch.setattr(prepared, "_finds_gpu", lambda place: gpu)
     opened = opening("site-1")
     prepared.prepare({"experiment": opened["experiment"], "site": opened["site"]}, forks=forks)
     ready = [handler._prepared for handler in workers]
@@ -187,12 +189,20 @@ def test_a_process_that_does_not_fork_prepares_with_a_gpu(forks, gpu, workers, o
     ("device", "gpu", "expected"),
     [("auto", True, True), ("cuda:1", True, True), ("cpu", True, False), ("auto", False, False)],
 )
-def test_when_one_process_answers_all(device, gpu, expected, opening, monkeypatch):
-    monkeypatch.setattr(prepared, "_finds_gpu", lambda: gpu)
+def test_when_one_process_answers_all(device, gpu, expected, monkeypatch):
+    monkeypatch.setattr(prepared, "_finds_gpu", lambda place: gpu)
+    assert prepared.computes_on_gpu(own_place({"device": device})) == expected
+    assert prepared.computes_on_gpu(own_place(None)) == gpu
+
+
+def test_what_is_prepared_does_not_stand_in_for_a_gpu_that_is_missed(workers, opening, monkeypatch):
     opened = opening("site-1")
-    opened["site"]["device"] = device
-    assert prepared.computes_on_gpu({"experiment": opened["experiment"], "site": opened["site"]}) == expected
-    assert prepared.computes_on_gpu(None) == gpu
+    prepared.prepare({"experiment": opened["experiment"], "site": opened["site"]}, forks=False)
+    assert workers[0]._prepared
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(VISIBLE, "0")
+    with pytest.raises(UserError, match=f"torch finds no GPU with {VISIBLE}=0"):
+        workers[0]._trainer  # noqa: B018
 
 
 def test_a_gpu_that_is_too_small_is_told_in_a_sentence():

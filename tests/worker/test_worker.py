@@ -231,7 +231,7 @@ def test_with_a_gpu_nothing_is_prepared(device, opening, tiny, monkeypatch):
     work: Work = {"experiment": opening["experiment"], "site": opening["site"]}
     for gpu in (True, False):
         monkeypatch.setattr(prepared, "_prepared", None)
-        monkeypatch.setattr(prepared, "_finds_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(prepared, "_finds_gpu", lambda place, gpu=gpu: gpu)
         prepared.prepare(work)
         assert (prepared.prepared_trainer(tiny, Site.model_validate(opening["site"])) is None) == (
             gpu or device == "cuda"

@@ -68,6 +68,8 @@ def run(options: argparse.Namespace) -> None:
         for name, experiment in committed_jobs().items():
             write_job(experiment, options.committed / name)
         return
+    if options.num_gpus < 0:
+        raise UserError(f"--num-gpus: is {options.num_gpus}; a number of GPUs, 0 or more, would be right.")
     if not (options.experiment and options.out):
         raise UserError("job: an experiment and --out are needed, or --committed.")
     experiment, site = open_experiment(options.experiment)

@@ -10,11 +10,16 @@ from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 
+from pt_peft.worker.place import VISIBLE
 from pt_peft_flare.flare_internals import RESTARTS
+from pt_peft_flare.parent.job_gpus import take_gpus
 from pt_peft_flare.parent.job_process import ending_with_us, in_lasting_thread
 from pt_peft_flare.whole_paths import quoted_job_command
 
 log = logging.getLogger(__name__)
+
+_GPUS = "pt_peft_gpus"
+"""What FLARE's context has the GPUs of a job under."""
 
 
 class RestartingJobLauncher(ClientProcessJobLauncher):
@@ -31,7 +36,8 @@ class RestartingJobLauncher(ClientProcessJobLauncher):
         self._max_restarts = max_restarts
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
-        """Starts the process of a job."""
+        """Starts the process of a job, which sees the GPUs that it was given, also when it is started again."""
+        fl_ctx.set_prop(_GPUS, take_gpus(), private=True, sticky=False)
         if not RESTARTS.usable():
             return in_lasting_thread(super().launch_job, job_meta, fl_ctx)
         # FLARE says in the context how the process is started, and goes on using that context.
@@ -42,7 +48,9 @@ class RestartingJobLauncher(ClientProcessJobLauncher):
 
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
         """The words of the command that starts it."""
-        return ending_with_us(quoted_job_command(super().get_command(job_meta, fl_ctx), fl_ctx))
+        command = ending_with_us(quoted_job_command(super().get_command(job_meta, fl_ctx), fl_ctx))
+        gpus = fl_ctx.get_prop(_GPUS)
+        return f"/usr/bin/env {VISIBLE}={gpus} {command}" if gpus else command
 
 
 class RestartingHandle(JobHandleSpec):

@@ -127,8 +127,11 @@ def test_components_that_outlive_jobs(kits):
         "process_launcher",
     )
     assert all(paths[name].startswith("pt_peft_flare.parent.") for name in ours)
-    launchers = [one["path"] for one in resources(kits, "hospital-1")["components"] if one["id"] == "process_launcher"]
-    assert launchers == ["pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"]
+    at_site = {component["id"]: component["path"] for component in resources(kits, "hospital-1")["components"]}
+    assert len(at_site) == len(resources(kits, "hospital-1")["components"])
+    assert at_site["process_launcher"] == "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
+    assert at_site["resource_manager"] == "pt_peft_flare.parent.job_gpus.JobGpus"
+    assert at_site["resource_consumer"] == "pt_peft_flare.parent.job_gpus.OneJobsGpus"
 
 
 def test_jobs_are_kept_in_the_servers_workspace(kits):

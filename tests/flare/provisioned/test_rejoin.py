@@ -64,6 +64,7 @@ class Engine:
         return {token: self.answers[message.topic]}
 
     def check_client_resources(self, job, resources, fl_ctx):
+        self.asked = resources
         return {"back": self.reservation}
 
     def cancel_client_resources(self, checked, resources, fl_ctx):
@@ -85,13 +86,11 @@ class Job:
         self.meta: dict[str, Any] = {
             JobMetaKey.JOB_CLIENTS: [Client("other", "other").to_dict()],
             JobMetaKey.DEPLOY_MAP: {"app": ["@ALL"]},
+            JobMetaKey.RESOURCE_SPEC: {"@default": {"num_of_gpus": 2}, "other": {"num_of_gpus": 1}},
         }
 
     def get_application(self, app, fl_ctx):
         return b""
-
-    def get_resource_requirements(self):
-        return {}
 
 
 @pytest.fixture
@@ -114,6 +113,7 @@ def test_a_good_start_is_no_failure(engine, clock, caplog):
     assert engine.pending == {"back", "other"}
     assert engine.told == ["other", "back"]
     assert engine.started == [["new", "other"]]
+    assert engine.asked == {"back": {"num_of_gpus": 2}}, "what the job asks of every site"
     assert not engine.cancelled
     assert "back has joined the running job job" in caplog.text
     assert "cannot" not in caplog.text
