@@ -103,3 +103,15 @@ def final_entry() -> Any:
         for place, name in enumerate(NAMES)
     }  # fmt: skip
     return {"sites": sites, "val": summary(0.7), "test": summary(0.6), "own_val": None, "own_test": None}
+
+
+def cross_site_entry() -> Any:
+    """A cross-site evaluation of the final aggregate and the first site's own model, which the second could not run."""
+    own = final_entry()
+    del own["sites"]["site-2"]
+    reason = {"code": "out_of_memory", "sentence": "the site has too little memory for the job"}
+    models = {
+        "SRV_adapter.safetensors": {"sha256": None, **final_entry(), "left_out": {}},
+        "site-1": {"sha256": "0" * 64, **own, "left_out": {"site-2": reason}},
+    }
+    return {"models": models, "left_out": {"site-2": reason, "site-3": reason}}

@@ -37,7 +37,7 @@ def aggregation_result(entry: RoundEntry, tensors: Tensors, select_by: str) -> F
     info = {
         "metric_source": "client_reported_flmodel_metrics",  # FLARE's word
         "metric_split": "val",
-        "aggregation": {"method": "weighted_average", "weight_key": "weight"},
+        "aggregation": {"method": "weighted_average", "weight_formula": "1"},
         "key_metric": _key_metric(select_by),
         "sites": sites,
         # The results as they came are reports, of which FLARE would take the numbers that stand in no section.

@@ -190,12 +190,15 @@ def _find(ledger: Ledger, asked: _Asked, result: dict[str, Any]) -> str | None:
             sent = ", ".join(str(one["sha256"])[:SHOWN_DIGITS] for one in lines)
             return f"{when}: the server counts tensors {one_line(digest[:SHOWN_DIGITS])}, and {sent} left this site"
         lines = same
-    reports = [one for one in lines if _is_of(one, result) and not one["counted"]]  # alike models have alike reports
+    reports = [one for one in lines if _is_of(one, result)]
     if not reports:
         last = lines[-1]["report"] or {}
         others = sorted(name for name, value in last.items() if name not in result or result[name] != value)
         return f"{when}: the server has another report ({', '.join(others)})"
-    reports[-1]["counted"] = True
+    new = [one for one in reports if not one["counted"]]  # two models may have alike reports
+    if not new:
+        return f"{when}: the server counts a result twice"
+    new[-1]["counted"] = True
     return None
 
 
