@@ -8,6 +8,7 @@ from typing import Any
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ProcessType
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.tensorboard_receiver import TensorBoardReceiver
@@ -16,17 +17,18 @@ NAMES = ("site-1", "site-2", "site-3")
 
 
 class Curves:
-    """The server's side of a job with curves: its engine hands every event to the receiver."""
+    """The server's side of a job with curves: its engine hands every event to a receiver, TensorBoard's at first."""
 
-    def __init__(self, folder: Path, experiment: Experiment):
+    def __init__(self, folder: Path, experiment: Experiment, receiver: AnalyticsReceiver | None = None):
         self.folder = folder
         (folder / "config").mkdir(parents=True)
         (folder / "config" / "experiment.json").write_text(experiment.to_json())
-        self.receiver = TensorBoardReceiver()
+        self.receiver = receiver or TensorBoardReceiver()
         self.engine: Any = SimpleNamespace(
             get_workspace=lambda: SimpleNamespace(
                 get_run_dir=lambda job: str(folder), get_app_config_dir=lambda job: str(folder / "config")
             ),
+            get_clients=lambda: [SimpleNamespace(name=name) for name in NAMES],
             new_context=lambda: contextlib.nullcontext(FLContext()),
             fire_event=self.receiver.handle_event,
         )
