@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ProcessType
+from nvflare.apis.fl_constant import ProcessType, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 
@@ -29,10 +29,16 @@ class Curves:
                 get_run_dir=lambda job: str(folder), get_app_config_dir=lambda job: str(folder / "config")
             ),
             get_clients=lambda: [SimpleNamespace(name=name) for name in NAMES],
-            new_context=lambda: contextlib.nullcontext(FLContext()),
+            new_context=self._new_context,
             fire_event=self.receiver.handle_event,
         )
         self.receiver.handle_event(EventType.START_RUN, self.context)
+
+    def _new_context(self) -> contextlib.nullcontext[FLContext]:
+        fl_ctx = FLContext()
+        fl_ctx.set_prop(ReservedKey.ENGINE, self.engine, private=True, sticky=False)
+        fl_ctx.set_prop(ReservedKey.RUN_NUM, "job", private=False, sticky=False)
+        return contextlib.nullcontext(fl_ctx)
 
     @property
     def context(self) -> Any:
