@@ -123,7 +123,7 @@ def cross_site_curves(entry: CrossSiteEntry, rounds: int, metric: str) -> Iterat
             for site, report in evaluated["sites"].items():
                 yield Points(site, rounds, {tag: (report[split] or {}).get(metric)})
             summary: Summary | None = evaluated[split]
-            yield Points(GLOBAL, rounds, {tag: summary and summary["mean"][metric]})
+            yield Points(GLOBAL, rounds, {tag: None if summary is None else summary["mean"][metric]})
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -2,7 +2,7 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,14 +16,16 @@ from nvflare.app_common.app_event_type import AppEventType
 from pt_peft import reasons
 from pt_peft.environment import own_code
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import TensorSpec, payload_sha256
+from pt_peft.exchange.tensors import TensorError, TensorSpec, payload_sha256
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.federation.reports import EvaluationReport
 from pt_peft.schema import parse
 from pt_peft.training.metrics import confusion_metrics
+from pt_peft.worker.handle import Patience
 from pt_peft_flare.cross_site import CrossSite
 from pt_peft_flare.filters import EgressFilter
+from pt_peft_flare.learner import SiteJob
 from pt_peft_flare.messages import failure, reason_of
 from pt_peft_flare.run_record import RunRecord
 from pt_peft_flare.wire import Unreadable, WireTensors
@@ -190,3 +192,12 @@ def test_a_sites_own_model_leaves_only_where_its_limits_say_so(stays, tiny, tmp_
         assert payload_sha256(left["DXO"]["data"]) == payload_sha256(TENSORS)
         assert line["sha256"] == payload_sha256(TENSORS)
         assert line["tensors"].keys() == {"head.bias"}
+
+
+@pytest.mark.parametrize("task", ["train", "statistics"])
+def test_another_workflow_has_nothing_trained(task, tiny, tmp_path):
+    """FLARE's takes the name of its task from the lead; what a site trains names its round."""
+    worker: Any = SimpleNamespace(call=None)
+    job = SiteJob(tiny, "site-1", tmp_path, worker, None, Exchange({}, frozenset()), Limits.open(), cast(Any, None))
+    with pytest.raises(TensorError, match=f"'{task}' names no round"):
+        job.do(task, own(TENSORS), Patience())
