@@ -121,7 +121,7 @@ def cross_site_curves(entry: CrossSiteEntry, rounds: int, metric: str) -> Iterat
         for split in CROSS_SITE_SPLITS:
             tag = f"{split}_cross_site/{model}"
             for site, report in evaluated["sites"].items():
-                yield Points(site, rounds, {tag: (report[split] or {}).get(metric)})
+                yield Points(site, rounds, {tag: report[split] and report[split][metric]})
             summary: Summary | None = evaluated[split]
             yield Points(GLOBAL, rounds, {tag: None if summary is None else summary["mean"][metric]})
 

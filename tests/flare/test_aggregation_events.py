@@ -77,7 +77,8 @@ def test_the_best_round_is_the_one_that_started_from_it(tmp_path):
     written = Written(tmp_path)
     for number in range(2):
         written.aggregate(round_entry(number))
-    told = selection(2, summary(0.7), "auroc")
+    validation: Any = summary(0.7)
+    told = selection(2, validation, "auroc")
     written.fire(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE, **{AppConstants.METRICS_SELECTION_INFO: told})
     written.fire(EventType.END_RUN)
     said = json.loads((written.folder / "metrics_summary.json").read_text())

@@ -24,7 +24,6 @@ STOCK_MLFLOW = "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver"
 OUR_MLFLOW = "pt_peft_flare.mlflow_receiver.MlflowReceiver"
 WANDB = "nvflare.app_opt.tracking.wandb.wandb_receiver.WandBReceiver"
 WANDB_ARGS = {"project": "lesions", "group": "all", "job_type": "federated", "name": "first"}
-History = list[tuple[int, float]]
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ class Mlflow:
     """MLflow's client, as far as the receivers call it."""
 
     def __init__(self, put: Callable[..., None]):
-        self.runs: dict[str, dict[str, History]] = defaultdict(lambda: defaultdict(list))
+        self.runs: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         """By name the values of each metric."""
         self.ended: list[str] = []
         self._experiments: dict[str, SimpleNamespace] = {}
@@ -115,7 +114,7 @@ def drawn(curves: Curves, experiment: Any) -> None:
     curves.end("finished")
 
 
-def expected(place: int) -> History:
+def expected(place: int) -> list[Any]:
     return [(0, pytest.approx(0.5 + place / 100)), (1, pytest.approx(0.55 + place / 100)), (2, pytest.approx(0.7))]
 
 

@@ -8,9 +8,12 @@ class ReturnCode:
     TOPIC_UNKNOWN: str
 
 class ReservedTopic:
+    APP_METRICS: str
     END_RUN: str
 
 class ReservedKey:
+    ENGINE: str
+    RUN_NUM: str
     IDENTITY_NAME: str
 
 class FLContextKey:
