@@ -105,6 +105,8 @@ class CrossSite:
             if not isinstance(tensors, WireTensors):
                 raise TensorError("the site's own model is no tensors")
         except (TensorError, ValueError) as error:
+            # FLARE looks at the code next, and would send to all sites for ever what none of them can read.
+            result.set_return_code(ReturnCode.EXECUTION_RESULT_ERROR)
             self.left_out[site] = LeftOut(reasons.BadResult(), str(error))
             return
         self._own[site] = payload_sha256(tensors)

@@ -91,7 +91,9 @@ def test_each_hole_has_its_reason(tiny, tmp_path):
     workflow.submit("site-1", own(TENSORS))
     workflow.submit("site-2", failure(reasons.OutsideLimits(field="own_model_stays")))
     workflow.submit("site-4", make_reply(ReturnCode.OK))
-    workflow.submit("site-6", own(Unreadable("too large")))
+    unreadable = own(Unreadable("too large"))
+    workflow.submit("site-6", unreadable)
+    assert unreadable.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR, "FLARE then does not send it to others"
     for model in (FINAL, BEST, "site-1"):
         for site in SITES[:-1]:
             workflow.send(model, site)

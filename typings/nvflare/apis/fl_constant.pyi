@@ -4,6 +4,7 @@ class ReturnCode:
     RUN_MISMATCH: str
     UNSAFE_JOB: str
     EXECUTION_EXCEPTION: str
+    EXECUTION_RESULT_ERROR: str
     TASK_UNKNOWN: str
     TOPIC_UNKNOWN: str
 
