@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ProcessType
+from nvflare.apis.fl_constant import ProcessType, ReservedKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 
 from pt_peft.experiment.experiment import Experiment
 from pt_peft_flare.tensorboard_receiver import TensorBoardReceiver
@@ -16,21 +17,28 @@ NAMES = ("site-1", "site-2", "site-3")
 
 
 class Curves:
-    """The server's side of a job with curves: its engine hands every event to the receiver."""
+    """The server's side of a job with curves: its engine hands every event to a receiver, TensorBoard's at first."""
 
-    def __init__(self, folder: Path, experiment: Experiment):
+    def __init__(self, folder: Path, experiment: Experiment, receiver: AnalyticsReceiver | None = None):
         self.folder = folder
         (folder / "config").mkdir(parents=True)
         (folder / "config" / "experiment.json").write_text(experiment.to_json())
-        self.receiver = TensorBoardReceiver()
+        self.receiver = receiver or TensorBoardReceiver()
         self.engine: Any = SimpleNamespace(
             get_workspace=lambda: SimpleNamespace(
                 get_run_dir=lambda job: str(folder), get_app_config_dir=lambda job: str(folder / "config")
             ),
-            new_context=lambda: contextlib.nullcontext(FLContext()),
+            get_clients=lambda: [SimpleNamespace(name=name) for name in NAMES],
+            new_context=self._new_context,
             fire_event=self.receiver.handle_event,
         )
         self.receiver.handle_event(EventType.START_RUN, self.context)
+
+    def _new_context(self) -> contextlib.nullcontext[FLContext]:
+        fl_ctx = FLContext()
+        fl_ctx.set_prop(ReservedKey.ENGINE, self.engine, private=True, sticky=False)
+        fl_ctx.set_prop(ReservedKey.RUN_NUM, "job", private=False, sticky=False)
+        return contextlib.nullcontext(fl_ctx)
 
     @property
     def context(self) -> Any:
@@ -103,3 +111,15 @@ def final_entry() -> Any:
         for place, name in enumerate(NAMES)
     }  # fmt: skip
     return {"sites": sites, "val": summary(0.7), "test": summary(0.6), "own_val": None, "own_test": None}
+
+
+def cross_site_entry() -> Any:
+    """A cross-site evaluation of the final aggregate and the first site's own model, which the second could not run."""
+    own = final_entry()
+    del own["sites"]["site-2"]
+    reason = {"code": "out_of_memory", "sentence": "the site has too little memory for the job"}
+    models = {
+        "SRV_adapter.safetensors": {"sha256": None, **final_entry(), "left_out": {}},
+        "site-1": {"sha256": "0" * 64, **own, "left_out": {"site-2": reason}},
+    }
+    return {"models": models, "left_out": {"site-2": reason, "site-3": reason}}

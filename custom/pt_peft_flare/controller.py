@@ -83,7 +83,7 @@ class PeftFedAvg(ModelController):
         self._life = SignsOfLife()
         self._out: dict[str, Reason] = {}
         """Sites that cannot answer any more, with the reason."""
-        self._over = self._drawn = False
+        self._over = self._ended = False
         self._sent: Counter[str] = Counter()
         """Bytes of the payloads that each site was sent, raw tensors only."""
 
@@ -95,14 +95,16 @@ class PeftFedAvg(ModelController):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Prepares the process when the job starts."""
         super().handle_event(event_type, fl_ctx)
+        if self._run:
+            self._run.cross_site.hear(event_type, fl_ctx)
         if event_type == EventType.AFTER_TASK_DATA_FILTER:
             self._count(fl_ctx)
         elif event_type == EventType.ABOUT_TO_END_RUN:
             self._over = True
-        elif event_type == EventType.CHECK_END_RUN_READINESS and self._run and not self._drawn:
+        elif event_type == EventType.CHECK_END_RUN_READINESS and self._run and not self._ended:
             # Once the sites are let go: a simulated one would start again while images are drawn.
-            self._drawn = True
-            self._run.draw_confusion()
+            self._ended = True
+            self._run.end(self._out)
         elif event_type == EventType.END_RUN and not is_simulation(fl_ctx):
             self._inbox.close()
         if event_type != EventType.START_RUN:
@@ -125,7 +127,8 @@ class PeftFedAvg(ModelController):
 
     def _count(self, fl_ctx: FLContext) -> None:
         """Counts a payload that goes to a site now, for the first time or again."""
-        if site := fl_ctx.get_peer_context():
+        site, task = fl_ctx.get_peer_context(), fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if site and task in _DOING:
             payload = from_shareable(fl_ctx.get_prop(FLContextKey.TASK_DATA)).data
             self._sent[site.get_identity_name()] += payload_bytes(payload)
 
@@ -212,6 +215,10 @@ class PeftFedAvg(ModelController):
     def present_sites(self, silence_s: int) -> list[str]:
         """Those of `site_names` that were heard of within `silence_s`, or may still be starting."""
         return [site for site in self.site_names() if not (site in self._out or self._life.is_lost(site, silence_s))]
+
+    def event_with(self, event_type: str, key: str, data: object) -> None:
+        """Fires an event of FLARE's, with `data` under `key` of its context."""
+        self.fire_event_with_data(event_type, self.fl_ctx, key, data)
 
     def ask(self, task: SiteTask, accept: Callable[[FLModel], Report]) -> RoundResults[Report]:
         """Sends a task and waits for the results, until its time is up or nobody is worth the wait.

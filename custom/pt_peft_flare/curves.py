@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from pt_peft.experiment.sections import Data
 from pt_peft_flare.round_file import RoundEntry, Summary
-from pt_peft_flare.run_record import METRICS, SPLITS, StageEntry
+from pt_peft_flare.run_record import METRICS, SPLITS, CrossSiteEntry, StageEntry
 from pt_peft_flare.tracking import GLOBAL
 
 MOST_CLASSES = 50
 """With more, no class has a curve of its own: each would be an event and a chart for each site in each round."""
+
+CROSS_SITE_SPLITS = ("val", "test")
+"""Of which a cross-site evaluation has something to show: others are of a site's own model in either case."""
 
 
 class Tag(NamedTuple):
@@ -29,6 +32,7 @@ TAGS = (
     Tag("SPLIT/METRIC", "the aggregate of this step on the site's images", "mean over sites"),
     Tag("SPLIT_pooled/METRIC", "", "all sites' images together, exact, from summed confusion counts"),
     Tag("SPLIT_auroc/CLASS", "area under the ROC curve of a class against the rest", "mean over sites that have it"),
+    Tag("SPLIT_cross_site/MODEL", "`select_by` of a model on the site's images at the end", "mean over sites"),
     Tag("time/round_s", "the site's work in the round, seconds", "wall time of the round"),
     Tag("time/evaluation_s", "the site's work in the final evaluation, seconds", "of the slowest site"),
     Tag("bytes/in", "tensors that the site is sent in the round, as they travel", "sum over sites"),
@@ -41,7 +45,7 @@ TAGS = (
     Tag("head/penalty", "", "of the classifier that was solved in closed form"),
     Tag("head/temperature", "", "of the same"),
 )
-"""All scalars. SPLIT is one of `SPLITS`, METRIC of `METRICS`, CLASS of ``data.classes``."""
+"""All scalars. SPLIT is one of `SPLITS`, METRIC of `METRICS`, CLASS of ``data.classes``, MODEL of `CrossSiteEntry`."""
 
 
 class Points(NamedTuple):
@@ -109,6 +113,17 @@ def final_curves(final: Mapping[str, Any], rounds: int, data: Data) -> Iterator[
     for split in SPLITS:
         yield Points(GLOBAL, rounds, _global_scalars(split, final[split], reports.values(), data))
     yield Points(GLOBAL, rounds, {"time/evaluation_s": largest(report["seconds"] for report in reports.values())})
+
+
+def cross_site_curves(entry: CrossSiteEntry, rounds: int, metric: str) -> Iterator[Points]:
+    """Scalars of a cross-site evaluation after so many rounds: one metric of each model, where it was evaluated."""
+    for model, evaluated in entry["models"].items():
+        for split in CROSS_SITE_SPLITS:
+            tag = f"{split}_cross_site/{model}"
+            for site, report in evaluated["sites"].items():
+                yield Points(site, rounds, {tag: report[split] and report[split][metric]})
+            summary: Summary | None = evaluated[split]
+            yield Points(GLOBAL, rounds, {tag: None if summary is None else summary["mean"][metric]})
 
 
 def mean(values: Iterable[float | None]) -> float | None:

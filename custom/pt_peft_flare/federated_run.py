@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,15 @@ from pt_peft.federation.reports import EvaluationReport, TrainingReport
 from pt_peft.federation.server import FederationServer
 from pt_peft.privacy.claims import claim
 from pt_peft.reasons import Reason
+from pt_peft_flare.aggregation_events import aggregation_result, selection
 from pt_peft_flare.checkpoint import Checkpoint, CheckpointFile
 from pt_peft_flare.ckks_contexts import encrypted_server, encrypted_statistics
 from pt_peft_flare.console import console
+from pt_peft_flare.cross_site import CrossSite
 from pt_peft_flare.messages import RETURN_CODES
 from pt_peft_flare.persistor import BEST, ENCRYPTED, EXCHANGE, FINAL, AdapterPersistor
 from pt_peft_flare.round_file import Summary
-from pt_peft_flare.round_log import log_confusion, log_earlier, log_final, log_round, log_stage
+from pt_peft_flare.round_log import log_confusion, log_cross_site, log_earlier, log_final, log_round, log_stage
 from pt_peft_flare.run_context import cloned_from, is_simulation, read_experiment, run_dir
 from pt_peft_flare.run_record import FILE_NAME, SPLITS, FinishedRound, FinishedStage, RunRecord
 from pt_peft_flare.site_tasks import JobFailed, Sites, SiteTasks
@@ -49,7 +52,11 @@ class _Best:
 
 
 class FederatedRun:
-    """One job's rounds and final evaluation, with the stages of statistics at both ends of the rounds."""
+    """One job's rounds and final evaluation, with the stages of statistics at both ends of the rounds.
+
+    Attributes:
+        cross_site: what FLARE's cross-site evaluation finds, if it comes after them.
+    """
 
     def __init__(self, fl_ctx: FLContext, persistor: AdapterPersistor, sites: Sites):
         """Makes the initial tensors and begins the record of the run.
@@ -72,6 +79,7 @@ class FederatedRun:
         self._exchange = Exchange.from_json(initial[ModelLearnableKey.META][EXCHANGE])
         self._server = self._new_server(initial[ModelLearnableKey.WEIGHTS])
         self._tasks = SiteTasks(self.experiment, self._exchange, self._server, sites)
+        self.cross_site = CrossSite(lambda result: self._tasks.checked(EvaluationReport, result), self.cleared)
         ends: tuple[When, ...] = ("start", "finish")
         statistics: dict[str, HeadStatistics] = {when: self._new_statistics(when) for when in ends}
         self._stages = StatisticsStages(self.experiment, self._server, statistics, self._tasks, self._finish_stage)
@@ -88,7 +96,9 @@ class FederatedRun:
             return Bounds.of(self._largest_encrypted)
         statistics = [up_specs(self.experiment, self._exchange, stage) for stage in stages(self.experiment)]
         trained = self.experiment.payload.up.specs(self._exchange.specs)
-        return Bounds.of({key: spec for specs in (trained, *statistics) for key, spec in specs.items()})
+        sent = {key: spec for specs in (trained, *statistics) for key, spec in specs.items()}
+        # A site's own model, which FLARE's cross-site evaluation asks for, is not encoded.
+        return Bounds.of(sent, self._exchange.specs)
 
     @property
     def _largest_encrypted(self) -> dict[str, TensorSpec]:
@@ -180,6 +190,7 @@ class FederatedRun:
         if best and value is not None:
             self._best = _Best(value, left.best)
             self._persist(BEST, left.best, best["rounds"], {"metrics": {"val": best["val"]}})
+            self._tell_best(best["rounds"], best["val"])
         self._server.take_over(left.tensors, finished)
         self._stages.take_over(left.statistics, left.record["statistics"])
         self._server.optimizer.state = left.optimizer
@@ -220,6 +231,7 @@ class FederatedRun:
         task = self._tasks.make(AppConstants.TASK_TRAIN, number, self._tasks.targets(), statistics)
         results = self._tasks.collect(task, TrainingReport, take)
         sites = {*results.reports, *results.left_out, *self.experiment.federation.sites}
+        self._sites.event(AppEventType.BEFORE_AGGREGATION)
         notes = server.finish_round(opened, len(sites))
         if server.optimizer.reaches_back:
             self._tasks.held.clear()
@@ -236,6 +248,8 @@ class FederatedRun:
             notes=notes,
         )
         entry = self.record.add_round(finished)
+        result = aggregation_result(entry, server.tensors, self.experiment.select_by)
+        self._sites.event_with(AppEventType.AFTER_AGGREGATION, AppConstants.AGGREGATION_RESULT, result)
         self._consider(number, before, entry["val_at_start"])
         self._persist(FINAL, server.tensors, number + 1, {})
         self._keep(number + 1)
@@ -251,8 +265,20 @@ class FederatedRun:
         self._persist(FINAL, self._server.tensors, rounds, {"metrics": summary})
         log_final(self._engine, self.experiment, final)
 
-    def draw_confusion(self) -> None:
-        """Hands the confusion counts of a finished run to the receivers, as images."""
+    def end(self, gone: Mapping[str, Reason]) -> None:
+        """After the last workflow: notes what a cross-site evaluation has found, and hands images to the receivers.
+
+        Args:
+            gone: sites that could not answer any more, with the reason.
+        """
+        self.cross_site.close(gone)
+        if self.cross_site.models or self.cross_site.left_out:
+            entry = self.record.add_cross_site(self.cross_site)
+            try:
+                self.record.close("finished")
+            except OSError as error:
+                console.error("the cross-site evaluation is not in %s (%s)", FILE_NAME, error)
+            log_cross_site(self._engine, self.experiment, entry)
         if final := self.record.content["final"]:
             log_confusion(self._engine, self.experiment, final)
 
@@ -265,6 +291,12 @@ class FederatedRun:
             self._best = _Best(value, self._server.result(tensors, finished_rounds))
             self.record.set_best(finished_rounds, validation)
             self._persist(BEST, tensors, finished_rounds, {"metrics": {"val": validation}})
+            self._tell_best(finished_rounds, validation)
+
+    def _tell_best(self, finished_rounds: int, validation: Summary) -> None:
+        """Tells FLARE's components that an aggregate is the best so far."""
+        told = selection(finished_rounds, validation, self.experiment.select_by)
+        self._sites.event_with(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE, AppConstants.METRICS_SELECTION_INFO, told)
 
     def _persist(self, file_name: str, tensors: Tensors, finished_rounds: int, meta: dict[str, Any]) -> None:
         """Saves those of `tensors` that the finished rounds have changed."""

@@ -23,6 +23,9 @@ from pt_peft.schema import read_json
 MESSAGE_SETTINGS: dict[str, Any] = {"np_download_chunk_size": 0}
 TASK_REQUEST_INTERVAL_S = 0.05
 
+METRICS_WRITER = "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter"
+"""Writes the metrics of each round as FLARE's own recipes have them written, for what reads their files."""
+
 SERVER_CONFIG: dict[str, Any] = {
     "format_version": 2,
     "server": {"task_request_interval": TASK_REQUEST_INTERVAL_S},
@@ -35,6 +38,7 @@ SERVER_CONFIG: dict[str, Any] = {
             "path": "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
             "args": {"events": ["fed.analytix_log_stats"]},
         },
+        {"id": "metrics_artifact_writer", "path": METRICS_WRITER, "args": {}},
     ],
     "task_data_filters": [],
     "task_result_filters": [],

@@ -20,9 +20,12 @@ from pt_peft_flare.gate import FRAME_BYTES
 SERVER_CLASSES = (
     "pt_peft_flare.controller.PeftFedAvg",
     "pt_peft_flare.persistor.AdapterPersistor",
+    "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter",
     "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "pt_peft_flare.mlflow_receiver.MlflowReceiver",
+    "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver",
+    "nvflare.app_opt.tracking.wandb.wandb_receiver.WandBReceiver",
     "pt_peft_flare.model_locator.AdapterLocator",
     "nvflare.app_common.workflows.cross_site_model_eval.CrossSiteModelEval",
     "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator",

@@ -253,6 +253,8 @@ class SiteJob:
         rounds = self.experiment.federation.rounds
         # Other workflows than ours, as FLARE's cross-site evaluation, name no round and send all there is.
         number: int | None = shareable.get_header(AppConstants.CURRENT_ROUND)
+        if number is None and request != "evaluate":
+            raise TensorError(f"a task for which the site would '{request}' names no round")
         message = {
             "round": rounds if number is None else number,
             "since": dxo.get_meta_prop(SINCE),

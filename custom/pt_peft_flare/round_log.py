@@ -6,11 +6,20 @@ from typing import Any
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 
 from pt_peft.experiment.experiment import Experiment
-from pt_peft_flare.confusion_image import draw_confusion
 from pt_peft_flare.console import console
-from pt_peft_flare.curves import Points, final_curves, largest, mean, round_curves, stage_curves
+from pt_peft_flare.curves import (
+    CROSS_SITE_SPLITS,
+    Points,
+    cross_site_curves,
+    final_curves,
+    largest,
+    mean,
+    round_curves,
+    stage_curves,
+)
 from pt_peft_flare.round_file import RoundEntry
-from pt_peft_flare.run_record import SPLITS, StageEntry
+from pt_peft_flare.run_record import SPLITS, CrossSiteEntry, StageEntry
+from pt_peft_flare.table_image import draw_confusion, draw_cross_site
 from pt_peft_flare.tracking import GLOBAL, log_image, log_scalars
 
 
@@ -90,6 +99,26 @@ def log_confusion(engine: ServerEngineSpec, experiment: Experiment, final: Mappi
         shown = {site: report[split] for site, report in final["sites"].items() if report[split]}
         for source, metrics in ({**shown, GLOBAL: final[split]["pooled"]} if shown else {}).items():
             log_image(engine, source, rounds, f"confusion/{split}", draw_confusion(metrics["confusion"], data))
+
+
+def log_cross_site(engine: ServerEngineSpec, experiment: Experiment, entry: CrossSiteEntry) -> None:
+    """Tells of a cross-site evaluation: curves, and a table of models and sites as an image for each split."""
+    rounds, metric, models = experiment.federation.rounds, experiment.select_by, entry["models"]
+    _draw(engine, cross_site_curves(entry, rounds, metric))
+    sites = sorted({site for one in models.values() for site in (*one["sites"], *one["left_out"])})
+    for split in CROSS_SITE_SPLITS:
+        reports = [[one["sites"].get(site, {}).get(split) for site in sites] for one in models.values()]
+        values = [[report and report[metric] for report in row] for row in reports]
+        if any(value is not None for row in values for value in row):
+            log_image(engine, GLOBAL, rounds, f"cross_site/{split}", draw_cross_site(values, [*models], sites))
+    for name, one in models.items():
+        means = {split: one[split]["mean"][metric] for split in CROSS_SITE_SPLITS if one[split]}
+        shown = [f"{split} {value:.3f}" for split, value in means.items() if value is not None]
+        console.info("cross-site evaluation of %s: %s  %d sites", name, "  ".join(shown), len(one["sites"]))
+        for site, reason in one["left_out"].items():
+            console.warning("cross-site evaluation: no result of %s for %s: %s", site, name, reason["sentence"])
+    for site, reason in entry["left_out"].items():
+        console.warning("cross-site evaluation: %s has not sent its own model: %s", site, reason["sentence"])
 
 
 def _draw(engine: ServerEngineSpec, curves: Iterable[Points]) -> None:

@@ -18,6 +18,7 @@ from pt_peft.federation.head_statistics import SolvedHead
 from pt_peft.federation.reports import ChoiceReport, EvaluationReport, SplitMetrics, StatisticsReport, TrainingReport
 from pt_peft.files import write_atomically
 from pt_peft.training.metrics import confusion_metrics
+from pt_peft_flare.cross_site import CrossSite
 from pt_peft_flare.parent.refusals import read_refusals
 from pt_peft_flare.round_file import RoundEntry, RoundFile, Summary
 from pt_peft_flare.round_results import LeftOut
@@ -66,6 +67,16 @@ class Best(TypedDict):
     val: Summary
 
 
+class CrossSiteEntry(TypedDict):
+    """What FLARE's cross-site evaluation has found after the rounds."""
+
+    models: dict[str, dict[str, Any]]
+    """By FLARE's name of a model what ``final`` has of the final aggregate, and its ``sha256``: that of a site's own
+    model as it came, as the site's ledger has it, null for the server's."""
+    left_out: dict[str, dict[str, JsonValue]]
+    """Sites whose own model did not come, as in `RoundEntry`."""
+
+
 class Record(TypedDict):
     """The content of ``metrics.json`` but for its last field: ``rounds``, a list of `RoundEntry`."""
 
@@ -89,6 +100,8 @@ class Record(TypedDict):
     best: Best | None
     final: dict[str, Any] | None
     """The evaluation of the final aggregate: `EvaluationReport` by ``sites``, ``left_out``, and `Summary` by split."""
+    cross_site: CrossSiteEntry | None
+    """None unless FLARE's workflow ran after the rounds."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ class RunRecord:
             "statistics": [],
             "best": None,
             "final": None,
+            "cross_site": None,
         }
 
     @property
@@ -267,17 +281,20 @@ class RunRecord:
 
     def add_final(self, reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut]) -> dict[str, Any]:
         """Adds the evaluation of the final aggregate. Returns its entry."""
-        summary = {
-            split: summarise({site: getattr(report, split) for site, report in reports.items()}, self._task)
-            for split in SPLITS
-        }
-        final = {
-            "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},
-            "left_out": _left_out(left_out),
-            **summary,
-        }
-        self._record["final"] = final
+        self._record["final"] = final = _evaluated(reports, left_out, self._task)
         return final
+
+    def add_cross_site(self, found: CrossSite) -> CrossSiteEntry:
+        """Adds a cross-site evaluation. Returns its entry."""
+        entry: CrossSiteEntry = {
+            "models": {
+                name: {"sha256": one.sha256, **_evaluated(one.results.reports, one.results.left_out, self._task)}
+                for name, one in sorted(found.models.items(), key=lambda item: (item[1].sha256 is not None, item[0]))
+            },
+            "left_out": _left_out(found.left_out),
+        }
+        self._record["cross_site"] = entry
+        return entry
 
     def set_best(self, finished_rounds: int, validation: Summary) -> None:
         """Names the aggregate that is the best so far."""
@@ -293,6 +310,18 @@ class RunRecord:
         content = json.dumps(self._record, indent=1).removesuffix("\n}").encode()
         rounds = b",\n".join(b"  " + line.rstrip() for line in self.rounds.lines())
         write_atomically(self._path, content + b',\n "rounds": [\n' + rounds + b"\n ]\n}\n")
+
+
+def _evaluated(reports: Mapping[str, EvaluationReport], left_out: Mapping[str, LeftOut], task: Task) -> dict[str, Any]:
+    """The evaluation of one model at all sites."""
+    summary = {
+        split: summarise({site: getattr(report, split) for site, report in reports.items()}, task) for split in SPLITS
+    }
+    return {
+        "sites": {site: report.model_dump(mode="json") for site, report in sorted(reports.items())},
+        "left_out": _left_out(left_out),
+        **summary,
+    }
 
 
 def _left_out(sites: Mapping[str, LeftOut]) -> dict[str, dict[str, JsonValue]]:

@@ -100,6 +100,10 @@ class Sites(Protocol):
         """Fires an event of FLARE's."""
         ...
 
+    def event_with(self, event_type: str, key: str, data: object) -> None:
+        """Fires an event of FLARE's, with `data` under `key` of its context."""
+        ...
+
 
 class SiteTasks:
     """Makes the tasks of one job and collects their results.
@@ -185,10 +189,8 @@ class SiteTasks:
         """
 
         def accept(result: FLModel) -> Report:
-            report = parse(kind, result.metrics, "report").checked(self._experiment)
-            site = result.meta["client_name"]
-            self._check_code(site, report.code)
-            take(site, report, result)
+            report = self.checked(kind, result)
+            take(result.meta["client_name"], report, result)
             return report
 
         results = self._sites.ask(task, accept)
@@ -207,6 +209,12 @@ class SiteTasks:
                 f"but federation.min_sites is {least} ({reasons})"
             )
         return results
+
+    def checked(self, kind: type[Report], result: FLModel) -> Report:
+        """The report of a result. Raises UserError unless it is one of this kind, of code that may take part."""
+        report = parse(kind, result.metrics, "report").checked(self._experiment)
+        self._check_code(result.meta["client_name"], report.code)
+        return report
 
     def _check_code(self, site: str, code: Code) -> None:
         """Says so once if `site` runs other code than this server. Raises UserError if that leaves it out."""

@@ -37,10 +37,13 @@ class Bounds:
     """Bytes of the tensors; None for any number."""
 
     @classmethod
-    def of(cls, specs: Mapping[str, TensorSpec]) -> "Bounds":
-        """The bounds of any payload of tensors from `specs`."""
-        entries = sum(len(key.encode()) * 2 + _ENTRY + _DIGITS * len(spec.shape) for key, spec in specs.items())
-        return cls(_ENTRY + entries, payload_bytes(specs))
+    def of(cls, *payloads: Mapping[str, TensorSpec]) -> "Bounds":
+        """The bounds of any payload of tensors from one of `payloads`."""
+        entries = (
+            sum(len(key.encode()) * 2 + _ENTRY + _DIGITS * len(spec.shape) for key, spec in specs.items())
+            for specs in payloads
+        )
+        return cls(_ENTRY + max(entries), max(map(payload_bytes, payloads)))
 
 
 BEFORE = Bounds(header=1 << 20)

@@ -8,7 +8,7 @@ NOTE = """\
 SPLIT is {splits}; the `own_` ones are of a site's own model (`training.ditto`), in `global` at the end alone. `test` is of the final aggregate alone.
 METRIC is {metrics}; the last two for `data.task` `ordinal`, and a pooled one only where confusion counts give it. CLASS is
 one of `data.classes`, if they are three to {most}, or two of `multilabel`: the areas of two classes that exclude each other
-are both `auroc`."""
+are both `auroc`. MODEL is FLARE's name of a model in its [cross-site evaluation](recipes.md#cross-site-evaluation)."""
 
 
 def table() -> str:

@@ -13,12 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from curve_data import NAMES, Curves, final_entry, metrics, round_entry, stage_entry
+from curve_data import NAMES, Curves, cross_site_entry, final_entry, metrics, round_entry, stage_entry
 from helpers import changed
-from pt_peft_flare.confusion_image import CELL, DARKEST, SIDE, draw_confusion
-from pt_peft_flare.curves import MOST_CLASSES, TAGS, Points, final_curves, round_curves, stage_curves
-from pt_peft_flare.round_log import log_confusion, log_final, log_round, log_stage
+from pt_peft_flare.curves import MOST_CLASSES, TAGS, Points, cross_site_curves, final_curves, round_curves, stage_curves
+from pt_peft_flare.round_log import log_confusion, log_cross_site, log_final, log_round, log_stage
 from pt_peft_flare.run_record import METRICS, SPLITS
+from pt_peft_flare.table_image import CELL, DARKEST, SIDE, draw_confusion, draw_cross_site
 from pt_peft_flare.tensorboard_receiver import LAYOUT, OUTCOME
 
 
@@ -67,12 +67,15 @@ def test_each_class_has_its_area_where_it_says_more_than_the_mean(tiny):
 
 
 def test_the_table_of_tags_is_all_that_is_drawn(tiny):
+    cross_site = cross_site_entry()
     parts = {"SPLIT": "|".join(SPLITS), "METRIC": "|".join(METRICS), "CLASS": "|".join(tiny.data.classes)}
+    parts["MODEL"] = "|".join(map(re.escape, cross_site["models"]))
     patterns = {
-        tag: re.sub("SPLIT|METRIC|CLASS", lambda found: f"(?:{parts[found.group()]})", tag.name) for tag in TAGS
+        tag: re.sub("SPLIT|METRIC|CLASS|MODEL", lambda found: f"(?:{parts[found.group()]})", tag.name) for tag in TAGS
     }
     entries = (round_curves(round_entry(1), tiny.data), stage_curves(stage_entry()))
-    curves = [points for one in (*entries, final_curves(final_entry(), 2, tiny.data)) for points in one]
+    ends = (final_curves(final_entry(), 2, tiny.data), cross_site_curves(cross_site, 2, "balanced_accuracy"))
+    curves = [points for one in (*entries, *ends) for points in one]
     for column in ("at_site", "at_global"):
         expected = {pattern for tag, pattern in patterns.items() if getattr(tag, column)}
         drawn = {
@@ -106,6 +109,7 @@ def drawn(tiny, tmp_path) -> Path:
     for number in range(2):
         log_round(curves.engine, experiment, round_entry(number))
     log_final(curves.engine, experiment, final_entry())
+    log_cross_site(curves.engine, experiment, cross_site_entry())
     log_confusion(curves.engine, experiment, final_entry())
     return curves.end("finished")
 
@@ -123,13 +127,34 @@ def test_what_tensorboard_reads(drawn, tiny):
             (0, pytest.approx(0.5 + place)), (1, pytest.approx(0.55 + place)), (2, pytest.approx(0.7)),
         ]  # fmt: skip
     tags = events(drawn / "global").Tags()
-    assert tags["images"] == ["confusion/val", "confusion/test"]
+    assert tags["images"] == ["cross_site/val", "cross_site/test", "confusion/val", "confusion/test"]
     assert events(drawn / "site-1").Tags()["images"] == ["confusion/val", "confusion/test"]
     assert events(drawn / "site-3").Tags()["images"] == ["confusion/val"]
     (image,) = events(drawn / "site-1").Images("confusion/test")
     assert image.step == 2
     (told,) = events(drawn / "global").Tensors("experiment")
     assert changed(tiny, federation={"rounds": 2}).to_json() in told.tensor_proto.string_val[0].decode()
+
+
+def test_a_model_has_one_tag_at_all_sites(drawn):
+    def values(name: str, tag: str) -> list[tuple[int, Any]]:
+        return [(one.step, one.value) for one in events(drawn / name).Scalars(tag)]
+
+    for name in ("global", *NAMES):
+        assert values(name, "val_cross_site/SRV_adapter.safetensors") == [(2, pytest.approx(0.7))]
+    assert values("site-3", "val_cross_site/site-1") == [(2, pytest.approx(0.7))]
+    assert "val_cross_site/site-1" not in events(drawn / "site-2").Tags()["scalars"], "a hole"
+    assert "test_cross_site/site-1" not in events(drawn / "site-3").Tags()["scalars"], "it has no test images"
+
+
+def test_holes_are_told_with_their_reasons(tiny, tmp_path, caplog):
+    log_cross_site(Curves(tmp_path / "run", tiny).engine, tiny, cross_site_entry())
+    reason = "the site has too little memory for the job"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"cross-site evaluation: no result of site-2 for site-1: {reason}",
+        f"cross-site evaluation: site-2 has not sent its own model: {reason}",
+        f"cross-site evaluation: site-3 has not sent its own model: {reason}",
+    ]
 
 
 def test_all_sites_are_on_one_chart(drawn):
@@ -174,6 +199,14 @@ def test_a_cell_is_as_dark_as_its_share_of_the_row(tiny):
     assert np.abs(corners - expected).max() <= 0.5
     assert image.dtype == np.uint8
     Image.fromarray(image)
+
+
+def test_a_better_model_is_darker_and_a_hole_is_white():
+    image = draw_cross_site([[1.0, 0.25, None], [0.5, -0.5, 0.0]], ["SRV_adapter.safetensors", "site-1"], NAMES)
+    corners = image[::-1, ::-1][CELL - 2 :: CELL, CELL - 2 :: CELL][:2, :3][::-1, ::-1]
+    white, darkest = np.array((255, 255, 255)), np.array(DARKEST)
+    shares = np.array([[1.0, 0.25, 0.0], [0.5, 0.0, 0.0]])
+    assert np.abs(corners - (white + shares[:, :, None] * (darkest - white))).max() <= 0.5
 
 
 @pytest.mark.parametrize(("classes", "columns"), [(2, 2), (14, 4), (45, 45), (46, 46), (1000, 1000)])

@@ -97,6 +97,9 @@ class Federation:
     def event(self, event_type: str) -> None:
         pass
 
+    def event_with(self, event_type: str, key: str, data: object) -> None:
+        pass
+
     def ask(self, task: SiteTask, accept: Any) -> RoundResults[Any]:
         results = RoundResults(accept)
         for name in NAMES:
@@ -286,6 +289,50 @@ def test_a_round_that_was_trained_twice(folder, capsys):
     kept(folder).write_text("\n".join([lines[0], again, *lines[1:], ""]))
     found, _ = shown(capsys, kept(folder).parent, "--verify", metrics(folder))
     assert [one["counted"] for one in found["sent"]] == [True, False, True, True]
+
+
+@pytest.fixture
+def evaluated(folder) -> Path:
+    """The same after FLARE's cross-site evaluation: two models that are alike, and the site's own."""
+    report = json.loads(metrics(folder).read_text())["final"]["sites"]["site-1"]
+    tensors = {"tensor_bytes": 8, "sha256": "c" * 64}
+    for line in ({"task": "submit_model", **tensors}, *[{"task": "validate", "tensor_bytes": 0, "sha256": "d" * 64,
+                                                          "report": report}] * 3):  # fmt: skip
+        ledger.append(kept(folder).parent, {"job": "simulate_job", "round": None, **line})
+    models = {
+        name: {"sha256": digest, "sites": {"site-1": report}, "left_out": {}}
+        for name, digest in (("SRV_adapter.safetensors", None), ("SRV_best", None), ("site-1", "c" * 64))
+    }
+    edited(metrics(folder), lambda record: record.update(cross_site={"models": models, "left_out": {}}))
+    return folder
+
+
+def test_what_counts_in_a_cross_site_evaluation(evaluated, capsys):
+    found, _ = shown(capsys, kept(evaluated).parent, "--verify", metrics(evaluated))
+    assert found["counted"] == 7
+    assert [one["counted"] for one in found["sent"]] == [True] * 7
+    assert main(["ledger", str(kept(evaluated).parent)]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[4:6]] == [
+        ["cross-site", "submit_model"], ["cross-site", "validate"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (lambda models: models["site-1"].update(sha256="e" * 64), "cross-site: the server counts tensors eee"),
+        (lambda models: models.update(again=models["SRV_best"]), "cross-site: the server counts a result twice"),
+        (
+            lambda models: models["SRV_best"]["sites"]["site-1"].update(seconds=9),
+            "cross-site: the server has another report (seconds)",
+        ),
+    ],
+    ids=["another model", "one evaluation too many", "another evaluation"],
+)
+def test_what_did_not_leave_in_a_cross_site_evaluation(edit, fault, evaluated, capsys):
+    edited(metrics(evaluated), lambda record: edit(record["cross_site"]["models"]))
+    found, _ = shown(capsys, kept(evaluated), "--verify", metrics(evaluated), code=1)
+    assert found["faults"][0].startswith(fault)
 
 
 def test_starts_held_back_results_and_reasons(tmp_path, capsys):

@@ -16,8 +16,9 @@ from nvflare.recipe import (
     set_per_site_config,
 )
 from nvflare.recipe import spec as flare_recipes
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
-from helpers import JOBS, ROOT, changed
+from helpers import JOBS, ROOT, Run, changed
 from pt_peft.errors import UserError
 from pt_peft.experiment.admission import filter_refusals
 from pt_peft.experiment.experiment import Experiment
@@ -28,6 +29,7 @@ from pt_peft.export.adapter import find_adapter
 from pt_peft.presets import committed_jobs, demo
 from pt_peft.worker.host_lookup import HOST_VARIABLE
 from pt_peft_flare import recipe as recipes
+from pt_peft_flare.commands.ledger import look, verify
 from pt_peft_flare.job_folder import SERVER_CONFIG, _together, write_job
 from pt_peft_flare.parent.job_meta import problem_of_submitted
 from pt_peft_flare.recipe import PeftRecipe
@@ -261,9 +263,13 @@ def test_a_folder_that_is_no_job_is_left_alone(tmp_path):
 def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     tiny, tiny_weights, shared_host, tmp_path, monkeypatch
 ):
-    """The simulator's processes are FLARE's; the sites' settings arrive, and every model is evaluated everywhere."""
+    """The simulator's processes are FLARE's; the sites' settings arrive, and every model is evaluated everywhere.
+
+    A site's own model is not encoded, and larger than what sites send in rounds.
+    """
     monkeypatch.setenv(HOST_VARIABLE, shared_host.socket)
-    recipe = PeftRecipe.from_experiment(tiny, site={"backbone": str(tiny_weights), "limits": None})
+    experiment = changed(tiny, payload={"up": {"name": "int8"}})
+    recipe = PeftRecipe.from_experiment(experiment, site={"backbone": str(tiny_weights), "limits": None})
     own = {"site-1": {"cache": str(tmp_path / "own")}, "site-2": {"limits": {"own_model_stays": True}}}
     set_per_site_config(recipe, own)
     add_cross_site_evaluation(recipe)
@@ -280,3 +286,30 @@ def test_a_simulation_has_settings_of_single_sites_and_a_cross_site_evaluation(
     assert models["site-1"].keys() == {"SRV_adapter.safetensors", "SRV_best_adapter.safetensors", "site-1"}, (
         "site-2 keeps its own model"
     )
+
+    found = metrics["cross_site"]
+    assert [*found["models"]] == ["SRV_adapter.safetensors", "SRV_best_adapter.safetensors", "site-1"]
+    for name, one in found["models"].items():
+        assert not one["left_out"]
+        for site, report in one["sites"].items():
+            assert report["test"]["confusion"] == models[site][name]["test"]["confusion"]
+    final, again = metrics["final"], found["models"]["SRV_adapter.safetensors"]
+    assert (again["test"], again["val"]) == (final["test"], final["val"])
+    assert found["left_out"].keys() == {"site-2"}
+    assert (found["left_out"]["site-2"]["code"], found["left_out"]["site-2"]["field"]) == (
+        "outside_limits",
+        "own_model_stays",
+    )
+    lines = [line for line in Run(result, 0, "").ledger("site-1") if line["task"] == "submit_model"]
+    assert [line["sha256"] for line in lines] == [found["models"]["site-1"]["sha256"]]
+    kept = [line for line in Run(result, 0, "").ledger("site-2") if line["task"] == "submit_model"]
+    assert [(line["reason"]["field"], "tensors" in line) for line in kept] == [("own_model_stays", False)]
+    for site in ("site-1", "site-2"):
+        ledger = look(result / site / "simulate_job" / "egress.jsonl", None)
+        verify(ledger, result / "server" / "simulate_job" / "metrics.json")
+        assert not ledger["faults"]
+        assert all(one["counted"] for one in ledger["sent"] if one["sha256"])
+    curves = EventMultiplexer().AddRunsFromDirectory(str(result / "server" / "simulate_job" / "tb_events")).Reload()
+    (point,) = curves.Scalars("site-2", "test_cross_site/site-1")
+    assert point.value == pytest.approx(models["site-2"]["site-1"]["test"]["balanced_accuracy"])
+    assert {"cross_site/val", "cross_site/test"} <= set(curves.Runs()["global"]["images"])

@@ -109,6 +109,29 @@ def test_curves_are_what_the_record_says(finished):
     assert pooled.value == pytest.approx(finished.metrics["final"]["test"]["pooled"]["balanced_accuracy"])
 
 
+def test_flares_own_files_say_what_the_record_says(finished):
+    """As `nvflare job download` lists them: means over sites that weigh the same."""
+    folder, metrics = finished.server / "metrics", finished.metrics
+    lines = [json.loads(line) for line in (folder / "round_metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1]
+    for line, entry in zip(lines, metrics["rounds"], strict=True):
+        told = {one["name"]: one["value"] for one in line["aggregated_metrics"]}
+        mean = {f"val/{name}": value for name, value in entry["val_at_start"]["mean"].items() if value is not None}
+        losses = [report["train_loss"] for report in entry["sites"].values()]
+        assert told == {**mean, "train/loss": pytest.approx(sum(losses) / 2)}
+        for site in line["sites"]:
+            own = {one["name"]: one["value"] for one in site["metrics"]}
+            assert own["val/auroc"] == entry["sites"][site["name"]]["val"]["auroc"]
+            assert (own["train/loss"], site["weight"]) == (entry["sites"][site["name"]]["train_loss"], 1)
+        assert not line["skipped_metrics"]
+    summary, best = json.loads((folder / "metrics_summary.json").read_text()), metrics["best"]
+    assert (summary["final_round"], summary["best_round"]) == (1, best["rounds"])
+    assert summary["final_aggregated_metrics"] == lines[1]["aggregated_metrics"]
+    assert summary["key_metric"] == {"name": "val/balanced_accuracy", "mode": "max", "mode_source": "select_by"}
+    told = {one["name"]: one["value"] for one in summary["best_metrics"]}
+    assert told["val/balanced_accuracy"] == best["val"]["mean"]["balanced_accuracy"]
+
+
 def test_the_record_adds_up(finished):
     """The pooled metrics are those of the sites' confusion matrices together, and so are the comparison's own."""
     final = finished.metrics["final"]

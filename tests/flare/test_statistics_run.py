@@ -165,6 +165,9 @@ class Federation:
     def event(self, event_type: str) -> None:
         pass
 
+    def event_with(self, event_type: str, key: str, data: object) -> None:
+        pass
+
     def ask(self, task: SiteTask, accept: Any) -> RoundResults[Any]:
         if len(self.asked) == self.die_after:
             raise Stopped

@@ -16,6 +16,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReservedTopic
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.private.fed.server.client_manager import ClientManager
 
@@ -278,10 +279,11 @@ def test_what_a_site_does(job, monkeypatch, task, quiet_s, expected):
 def test_what_a_site_is_sent_counts_as_soon_as_it_is_sent(job):
     """Again if it is sent again."""
     sent = DXO(DataKind.WEIGHTS, data={"head.bias": np.zeros(2, np.float32)}).to_shareable()
-    for _ in range(2):
+    for task, data in (("train", sent), ("train", sent), ("submit_model", Shareable())):  # the last sends nothing
         fl_ctx, peer = job.new_context(), FLContext()
         peer.set_prop(ReservedKey.IDENTITY_NAME, "a", private=False, sticky=False)
         fl_ctx.set_peer_context(peer)
-        fl_ctx.set_prop(FLContextKey.TASK_DATA, sent, private=True, sticky=False)
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+        fl_ctx.set_prop(FLContextKey.TASK_DATA, data, private=True, sticky=False)
         job.controller.handle_event(EventType.AFTER_TASK_DATA_FILTER, fl_ctx)
     assert job.controller._sent == {"a": 16}

@@ -19,7 +19,7 @@ from pt_peft.experiment.admission import STATISTICS
 from pt_peft_flare.console import one_line
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
 
-TRAIN, VALIDATE = "train", "validate"
+TRAIN, VALIDATE, SUBMIT_MODEL = "train", "validate", "submit_model"
 SHOWN_DIGITS = 12
 """Of a digest in the table."""
 
@@ -153,10 +153,14 @@ def verify(ledger: Ledger, path: Path) -> None:
         entries += [((STATISTICS, one["round"], one["stage"]), one) for one in stages]
         if record["job"] == job and (final := record["final"]):
             entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
+        if record["job"] == job and (cross_site := record.get("cross_site")):
+            entries += [((VALIDATE, None, None), one) for one in cross_site["models"].values()]
+            if own := cross_site["models"].get(site):
+                entries.append(((SUBMIT_MODEL, None, None), {"sites": {site: own}, "left_out": {}}))
         counted = [(asked, one["sites"].get(site)) for asked, one in entries]
-        left_out = {asked: one["left_out"].get(site) for asked, one in entries}
+        left_out = {asked: reason["sentence"] for asked, one in entries if (reason := one["left_out"].get(site))}
         said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
-        _explain(ledger, {key: reason["sentence"] for key, reason in left_out.items() if reason})
+        _explain(ledger, left_out)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -186,19 +190,28 @@ def _find(ledger: Ledger, asked: _Asked, result: dict[str, Any]) -> str | None:
             sent = ", ".join(str(one["sha256"])[:SHOWN_DIGITS] for one in lines)
             return f"{when}: the server counts tensors {one_line(digest[:SHOWN_DIGITS])}, and {sent} left this site"
         lines = same
-    reports = [one for one in lines if one["report"] and one["report"].items() <= result.items()]
+    reports = [one for one in lines if _is_of(one, result)]
     if not reports:
         last = lines[-1]["report"] or {}
         others = sorted(name for name, value in last.items() if name not in result or result[name] != value)
         return f"{when}: the server has another report ({', '.join(others)})"
-    reports[-1]["counted"] = True
+    new = [one for one in reports if not one["counted"]]  # two models may have alike reports
+    if not new:
+        return f"{when}: the server counts a result twice"
+    new[-1]["counted"] = True
     return None
+
+
+def _is_of(one: Sent, result: dict[str, Any]) -> bool:
+    """Whether the report of a line is that of a result; a site's own model has none."""
+    report = one["report"]
+    return one["task"] == SUBMIT_MODEL or (bool(report) and report.items() <= result.items())
 
 
 def _explain(ledger: Ledger, reasons: dict[_Asked, str]) -> None:
     """Notes of each result that the server has not counted why."""
     for one in ledger["sent"]:
-        if one["sha256"] and one["task"] in (TRAIN, VALIDATE, STATISTICS) and not one["counted"]:
+        if one["sha256"] and one["task"] in (TRAIN, VALIDATE, STATISTICS, SUBMIT_MODEL) and not one["counted"]:
             one["counted"] = False
             one["left_out"] = reasons.get(_asked(one))
 
@@ -237,7 +250,7 @@ def _became(one: Sent) -> str:
 def _when(asked: _Asked) -> str:
     task, number, stage = asked
     if number is None:
-        return "no round"
+        return "cross-site" if task in (VALIDATE, SUBMIT_MODEL) else "no round"
     if task == STATISTICS:
         return f"{stage or 'stage'} after {number}"
     return "final" if task == VALIDATE else f"round {number + 1}"

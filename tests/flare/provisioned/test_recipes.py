@@ -46,6 +46,9 @@ def test_a_recipe_runs_in_a_provisioned_federation(lead, quick, env):
     assert models["hospital-1"].keys() == {"SRV_adapter.safetensors", "SRV_best_adapter.safetensors"}, (
         "the sites' own models stay there"
     )
+    holes = json.loads((folder / "metrics.json").read_text())["cross_site"]["left_out"]
+    assert holes.keys() == {*lead.federation.sites}
+    assert {one["field"] for one in holes.values()} == {"own_model_stays"}
 
 
 def test_a_run_is_aborted(quick, env):

@@ -4,13 +4,17 @@ class ReturnCode:
     RUN_MISMATCH: str
     UNSAFE_JOB: str
     EXECUTION_EXCEPTION: str
+    EXECUTION_RESULT_ERROR: str
     TASK_UNKNOWN: str
     TOPIC_UNKNOWN: str
 
 class ReservedTopic:
+    APP_METRICS: str
     END_RUN: str
 
 class ReservedKey:
+    ENGINE: str
+    RUN_NUM: str
     IDENTITY_NAME: str
 
 class FLContextKey:
