@@ -324,7 +324,7 @@ def step(model: AdaptedModel, image_size: int, images: int) -> list[float]:
 
 
 def plain_on_meta(backbone: Backbone) -> Any:
-    """timm's model without a head and without values."""
+    """The model of timm without a head and without values."""
     with torch.device("meta"):
         return plain_model(backbone, num_classes=0)
 
