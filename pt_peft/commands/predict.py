@@ -2,7 +2,7 @@
 
 The CSV has a row for each image: its file, the predicted class, and a probability for each class.
 
-Examples:
+Example:
     pt-peft predict lesions.onnx my_images --out predictions.csv
     pt-peft predict lesions.onnx my_images --out predictions.csv --prior my_ward.csv
 """

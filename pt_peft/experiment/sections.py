@@ -76,7 +76,8 @@ class Backbone(Strict):
     """The Vision Transformer all sites start from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
-    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``, which is for `site.json`."""
+    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``: where weights
+    come from is for `site.json` to say."""
     kwargs: dict[str, JsonValue] = Field(default={})
     """Arguments passed on to ``timm.create_model``. Two are classes, which have names here: ``act_layer`` (``gelu``,
     ``gelu_tanh``, ``quick_gelu``, ``silu``) and ``mlp_layer`` (``Mlp``, ``SwiGLU``, ``SwiGLUPacked``, of timm's

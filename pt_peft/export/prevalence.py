@@ -80,8 +80,8 @@ def _learnt(even: Float, known: KnownPrevalence, where: str) -> Float:
         case "neither":
             raise UserError(
                 f"{where}: the model's probabilities are for no known prevalence: it was trained with "
-                "training.imbalance 'fedlc', or with 'weighted_sampler' and several labels; 'none' or "
-                "'balanced_softmax' would be right."
+                "training.imbalance 'fedlc', with 'weighted_sampler' and several labels, or with 'none' and "
+                "aggregation.weighting 'class_samples'; a model with 'balanced_softmax' would be right."
             )
         case None:
             raise UserError(

@@ -36,7 +36,7 @@ def shift(learnt: Float, wanted: Float, multilabel: bool = False) -> Float:
     return moved - (np.log1p(-new) - np.log1p(-old)) if multilabel else moved
 
 
-def smoothed(counts: Float, images: Float | int, spread: Float | float) -> Float:
+def smoothed(counts: Float, images: Float | float, spread: Float | float) -> Float:
     """Shares of `counts` (…,K) among `images`, as if there were one image more, spread over the classes by `spread`.
 
     It keeps a class possible of which there happened to be no image.

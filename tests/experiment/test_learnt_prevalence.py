@@ -23,6 +23,8 @@ GRADES = {"data": {"task": "ordinal"}}
         ("uniform", {"training": {"imbalance": "weighted_sampler"}}),
         ("neither", {"training": {"imbalance": "weighted_sampler"}, **LABELS}),
         ("neither", {"training": {"imbalance": "fedlc"}}),
+        ("neither", {"aggregation": {"weighting": "class_samples"}}),
+        ("uniform", {"aggregation": {"weighting": "class_samples"}, "training": {"imbalance": "balanced_softmax"}}),
         ("uniform", {"head": {"finish": "lda"}}),
         ("uniform", {"head": {"start": "ridge"}, "federation": {"rounds": 0}}),
         ("training", {"head": {"start": "ridge"}}),

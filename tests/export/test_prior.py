@@ -141,7 +141,7 @@ def test_mistakes_in_files(name, text, message, spec, tmp_path):
         ("unifrom", "uniform", None, "'unifrom' is neither 'uniform', 'federation', 'em' nor a file"),
         ("federation", "uniform", None, "needs the class counts of the federation, which the model's header does not"),
         ("uniform", "training", None, "needs the class counts of the federation"),
-        ("em", "neither", None, "trained with training.imbalance 'fedlc', or with 'weighted_sampler' and several"),
+        ("em", "neither", None, "trained with training.imbalance 'fedlc', with 'weighted_sampler' and several"),
         ("em", None, None, "does not say which prevalence its probabilities are for; an older version wrote it"),
     ],
 )
