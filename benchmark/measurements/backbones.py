@@ -14,7 +14,7 @@ import importlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -36,7 +36,6 @@ from pt_peft.experiment.site import HUB_PREFIX
 from pt_peft.files import check_place, sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
 from pt_peft.model.backbone import head_name, plain_model
-from pt_peft.model.vit import Layer
 from pt_peft.model.weights.formats import read_file
 from pt_peft.model.weights.hub import fetch
 from pt_peft.presets import demo
@@ -239,9 +238,10 @@ BACKBONES = (
 
 def described(published: Published, sha256: str, blocks: int | None, image_size: int | None) -> Backbone:
     """The section ``backbone`` of an experiment; with fewer blocks or other images than published, if asked."""
+    depth: dict[str, JsonValue] = {"depth": blocks} if blocks else {}
     return Backbone(
         name=published.architecture,
-        kwargs=published.kwargs | ({"depth": blocks} if blocks else {}),
+        kwargs=published.kwargs | depth,
         image_size=image_size or published.image_size,
         sha256=sha256,
     )
@@ -265,7 +265,7 @@ def tried(published: Published, backbone: Backbone, weights: Path, images: int, 
     model = build_model(experiment.model, weights)
     loss = step(model, backbone.image_size, images)
     module = model.module
-    block = cast(Layer, module.blocks[0])
+    block = module.blocks[0]
     head = head_name(module)
     adapters = {key for part in model.parts for key in part.keys}
     return {
@@ -330,8 +330,8 @@ def plain_on_meta(backbone: Backbone) -> Any:
 
 
 def _tensors(content: object) -> int:
-    if isinstance(content, dict):
-        return sum(map(_tensors, cast(dict[str, object], content).values()))
+    if isinstance(content, Mapping):
+        return sum(map(_tensors, cast(Mapping[str, object], content).values()))
     return int(isinstance(content, torch.Tensor))
 
 

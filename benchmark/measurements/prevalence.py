@@ -120,7 +120,7 @@ class Run:
     def scores(self, way: str) -> dict[str, float]:
         """`METRICS` of all images, and ``worst_ece``."""
         found: Any = self._evaluated(way, np.ones(len(self.labels), bool))
-        sites: list[Any] = [self._evaluated(way, self.site == place) for place in range(self.site.max() + 1)]
+        sites: list[Any] = [self._evaluated(way, self.site == place) for place in range(int(self.site.max()) + 1)]
         return {**{name: found[name] for name in METRICS}, "worst_ece": max(one["ece"] for one in sites)}
 
     def _evaluated(self, way: str, chosen: Any) -> Any:

@@ -52,9 +52,9 @@ def learnt_prevalence(experiment: ExperimentFields) -> LearntPrevalence:
 
     ``none`` learns p(c | x) at the mix of the training images. ``balanced_softmax`` adds that mix to the logits in the
     loss alone, and the weights of ``weighted_loss``, ``federation_weights`` and ``weighted_sampler`` make it uniform,
-    as do those of a classifier in closed form. It is ``neither`` where ``fedlc`` takes margins off the logits that follow
-    from each site's own counts, where ``weighted_sampler`` cannot make each of several labels as often present as
-    absent, and where ``class_samples`` gives each row of the classifier, under ``none``, a mix of sites of its own.
+    as do those of a classifier in closed form. It is ``neither`` where ``fedlc`` takes margins off the logits that
+    follow from each site's own counts, where ``weighted_sampler`` cannot make each of several labels as often present
+    as absent, and where ``class_samples`` gives each row of the classifier, under ``none``, a mix of its own.
 
     It is exact for a model that can express p(c | x), without ``training.label_smoothing``, and where sites weigh by
     their images or all have the same mix; the weights of a site cannot make up for a class that it lacks.
