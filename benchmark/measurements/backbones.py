@@ -360,7 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--published", action="store_true", help="fetch the published files")
     parser.add_argument("--blocks", type=int, help="blocks of random weights (default: as many as are published)")
     parser.add_argument("--image-size", type=int, help="pixels (default: as published)")
-    parser.add_argument("--images", type=int, default=2, help="of the step's batch (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1, help="of the step's batch (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
