@@ -28,7 +28,7 @@ from pt_peft.statistics.moments import Float
 from pt_peft.statistics.prevalence import estimated, probabilities, shift, smoothed
 from pt_peft.training.metrics import CALIBRATION_BINS, evaluate_predictions
 
-WAYS = ("as trained", "federation", "own", "em")
+WAYS = ("as trained", "federation", "own", "em", "em, together")
 METRICS = ("ece", "loss", "accuracy", "balanced_accuracy")
 RESULTS = Path("benchmark", "results", "claims.jsonl")
 
@@ -94,6 +94,7 @@ def prevalences(counts: Float, logits: Sequence[Float]) -> dict[str, Float]:
         "federation": np.tile(smoothed(whole, whole.sum(), even), (sites, 1)),
         "own": smoothed(counts, counts.sum(axis=1, keepdims=True), even),
         "em": np.stack([estimated(one, even) for one in logits]),
+        "em, together": np.tile(estimated(np.concatenate(logits), even), (sites, 1)),
     }
 
 

@@ -54,9 +54,9 @@ def test_a_uniform_model_at_a_wards_counts(spec):
 def test_a_model_of_the_training_mix(spec):
     """An image that says nothing has the new prevalence; a class that no training image had stays as it is."""
     move = move_to(WARD, spec, known("training"), "--prior")
-    learned = np.array([[0.7, 0.2, 0.1, 1e-9]])
+    learned = np.array([[70.25, 20.25, 10.25, 1e-9]])
     found = shares(move(np.log(learned))[0])[0]
-    assert found[:3] / found[0] == pytest.approx(np.array([0.2, 0.3, 0.4]) / 0.2, rel=0.02)
+    assert found[:3] == pytest.approx(np.array([2, 3, 4]) / 9)
     assert found[3] < 1e-8
     same, prevalence = move_to("federation", spec, known("training"), "--prior")(LOGITS)
     assert np.array_equal(same, LOGITS)

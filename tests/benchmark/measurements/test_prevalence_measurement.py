@@ -36,9 +36,10 @@ def test_the_right_prevalence_is_reliable(tmp_path, capsys):
     assert (found["runs"], found["commits"], found["images"]) == (["run.1", "run.2"], ["c0ffee"], 8000)
     rows = {one["name"]: one for one in found["rows"]}
     assert tuple(rows) == WAYS
-    ece = {name: one["metrics"]["ece"]["mean"] for name, one in rows.items()}
-    assert max(ece["own"], ece["em"]) < 0.02
-    assert ece["as trained"] > 0.08
+    loss = {name: one["metrics"]["loss"]["mean"] for name, one in rows.items()}
+    assert loss["own"] == pytest.approx(loss["em"], abs=0.01)
+    assert loss["own"] < min(loss["as trained"], loss["federation"], loss["em, together"]) - 0.05
+    assert rows["own"]["metrics"]["ece"]["most"] < 0.02
     assert rows["own"]["metrics"]["accuracy"]["mean"] > rows["federation"]["metrics"]["accuracy"]["least"]
     assert rows["own"]["worst_ece"]["most"] < 0.03
     assert rows["own"]["distance"]["most"] < 0.03
