@@ -123,13 +123,14 @@ def evaluated(experiment, site: Site, weights: Path, adapter: Path) -> tuple[np.
 def predicted(monkeypatch, tiny_weights, tmp_path):
     """Runs ``predict``; returns the images that the model got, its probabilities, and the rows of the CSV."""
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    compute = predict.probabilities
+    compute = predict.logits
 
     def watched(classifier, images):
-        seen.append((images, compute(classifier, images)))
-        return seen[-1][1]
+        found = compute(classifier, images)
+        seen.append((images, predict.predictions(classifier.spec, found, None).probabilities))
+        return found
 
-    monkeypatch.setattr(predict, "probabilities", watched)
+    monkeypatch.setattr(predict, "logits", watched)
 
     def run(path: Path, images: Path) -> tuple[np.ndarray, np.ndarray, list[dict[str, str]]]:
         seen.clear()
