@@ -115,8 +115,11 @@ def evaluated(experiment, site: Site, weights: Path, adapter: Path) -> tuple[np.
     """The test images, uint8 (N,3,S,S), and the probabilities (N,K) that evaluation has of them."""
     split = load_site_data(experiment, site, "site-1", ["site-1"]).test
     logits, _ = LocalTrainer(experiment, weights, torch.device("cpu")).predict(load_adapter(adapter)[0], split)
-    multilabel = experiment.data.task == "multilabel"
-    return split.images, (logits.sigmoid() if multilabel else logits.softmax(dim=1)).numpy()
+    return split.images, shares_of(logits, experiment.data.task)
+
+
+def shares_of(logits: torch.Tensor, task: str) -> np.ndarray:
+    return (logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1)).numpy()
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ def predicted(monkeypatch, tiny_weights, tmp_path):
 
     def watched(classifier, images):
         found = compute(classifier, images)
-        seen.append((images, predict.predictions(classifier.spec, found, None).probabilities))
+        seen.append((images, shares_of(torch.as_tensor(found), classifier.spec.task)))
         return found
 
     monkeypatch.setattr(predict, "logits", watched)
