@@ -17,16 +17,17 @@ import numpy as np
 
 from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import Table, percent, points, runs, text
-from benchmark.report.intervals import Floats, over_seeds, paired
+from benchmark.report.intervals import over_seeds, paired
 from benchmark.report.panels import Panel
 from benchmark.report.statistics import METRICS, WeightedMetrics
 from benchmark.sweep.records import BaselineRecord, CellRecord, metric_of
+from pt_peft.statistics.moments import Float
 from pt_peft.statistics.prevalence import shift, smoothed
 
 SHOWN = ("balanced_accuracy", "auroc")
 
 
-def prior_shift(counts: Floats) -> Floats:
+def prior_shift(counts: Float) -> Float:
     """What is added to the logits of each site, float64 (S,K), by its training images of each class, (S,K).
 
     A class that no site has gets 0.

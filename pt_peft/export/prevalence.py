@@ -143,7 +143,7 @@ def _wanted(given: Mapping[str, object], spec: ModelSpec, where: str) -> Float:
         raise UserError(f"{where}: has no value for class {', '.join(map(repr, missing))}; each class needs one.")
     multilabel = spec.task == "multilabel"
     for name, value in given.items():
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
         if not (0 < number < (1 if multilabel else math.inf)):
             kind = "a share of the images above 0 and below 1" if multilabel else "a number above 0"
             why = "; at 0 the class would be ruled out, whatever an image shows" if number == 0 else ""

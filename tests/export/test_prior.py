@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ COUNTS = {"split": "train", "images": 100, "counts": [70, 20, 10, 0]}
 WARD = {"a": 2.0, "b": 3.0, "c": 4.0, "d": 1.0}
 
 
-def known(learnt="uniform", counts=(70, 20, 10, 0)):
+def known(learnt: Any = "uniform", counts=(70, 20, 10, 0)):
     found = counts and ClassCounts(split="train", images=100, counts=counts)
     return KnownPrevalence(learnt_prevalence=learnt, class_counts=found)
 
