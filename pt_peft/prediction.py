@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pt_peft.experiment.preprocessing import Decoding
     from pt_peft.experiment.sections import ModelSpec, Task
     from pt_peft.export.classifier import Classifier
+    from pt_peft.export.prevalence import Move, Prior
 
 BATCH = 64
 """Images that go through the model at once."""
@@ -35,6 +36,8 @@ class Predictions:
     """float32 (N,K). Rows sum to 1; for ``multilabel`` each class has a probability of its own."""
     predicted: tuple[str, ...]
     """The most probable class of each image; for ``multilabel`` all classes above one half, joined by ``|``."""
+    prevalence: npt.NDArray[np.float64] | None = None
+    """The share of images of each class that the probabilities are for, float64 (K,), where one was asked for."""
 
 
 class Predictor:
@@ -54,25 +57,30 @@ class Predictor:
         """Whether an image has one class, several, or a grade."""
         return self._classifier.spec.task
 
-    def predict(self, images: Iterable[AnyImage]) -> Predictions:
+    def predict(self, images: Iterable[AnyImage], prior: Prior | None = None) -> Predictions:
         """Classifies images, which become the model's input as in the federation's evaluation.
 
         Args:
             images: a list, or anything that gives one after the other; they may differ in size.
+            prior: how frequent the classes are among the images at hand, to which the probabilities are moved
+                (`pt_peft.statistics.prevalence`): ``uniform``: all alike; ``federation``: as among the images of its
+                sites; ``em``: as these images themselves make most likely; a prevalence or count of each class, by name
+                or in a file of JSON or CSV. None: as the model was trained.
 
         Raises:
-            UserError: if there is none, or one cannot be read; the message says which.
+            UserError: if there is none, or one cannot be read; the message says which. If `prior` is not right, or the
+                model does not know what it needs.
         """
         if isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 4) < 4:
             raise UserError("predict: 'images' is one image; a list of images would be right.")
+        move = None if prior is None else move_of(self._classifier, prior, "predict: 'prior'")
         decoded = _decoded(images, self._classifier.decoding)
         rows: list[npt.NDArray[np.float32]] = []
         while batch := list(islice(decoded, BATCH)):
-            rows.append(probabilities(self._classifier, np.stack(batch)))
+            rows.append(logits(self._classifier, np.stack(batch)))
         if not rows:
             raise UserError("predict: 'images' has no image; at least one would be right.")
-        found = np.concatenate(rows)
-        return Predictions(self.classes, found, tuple(prediction(self._classifier.spec, row) for row in found))
+        return predictions(self._classifier.spec, np.concatenate(rows), move)
 
 
 def load(
@@ -95,8 +103,15 @@ def load(
     return Predictor(load_classifier(Path(path), weights, pick_device(device, "device")))
 
 
-def probabilities(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Softmax of the logits, or their sigmoid for ``multilabel``.
+def move_of(classifier: Classifier, prior: Prior, where: str) -> Move:
+    """What moves a model's probabilities to a prevalence; raises UserError, see `pt_peft.export.prevalence.move_to`."""
+    from pt_peft.export.prevalence import move_to
+
+    return move_to(prior, classifier.spec, classifier.prevalence, where)
+
+
+def logits(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """A model's logits.
 
     Args:
         classifier: the model.
@@ -110,17 +125,32 @@ def probabilities(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.
     """
     import torch
 
-    logits = classifier.logits(torch.as_tensor(images).float().div_(255))
+    found = classifier.logits(torch.as_tensor(images).float().div_(255))
     classes = len(classifier.spec.classes)
-    if logits.shape[1:] != (classes,):
-        raise UserError(f"the model gives {logits.shape[1]} logits, but its header names {classes} classes.")
-    if not logits.isfinite().all():
+    if found.shape[1:] != (classes,):
+        raise UserError(f"the model gives {found.shape[1]} logits, but its header names {classes} classes.")
+    if not found.isfinite().all():
         raise UserError("the model gives values that are not finite: its weights are damaged.")
-    multilabel = classifier.spec.task == "multilabel"
-    return (logits.sigmoid() if multilabel else logits.softmax(dim=1)).numpy()
+    return found.numpy()
 
 
-def prediction(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
+def predictions(spec: ModelSpec, found: npt.NDArray[np.float32], move: Move | None) -> Predictions:
+    """What logits say: their softmax, or their sigmoid for ``multilabel``.
+
+    Args:
+        spec: of the model.
+        found: its logits (N,K).
+        move: to another prevalence; None as it was trained.
+    """
+    from pt_peft.statistics.prevalence import probabilities
+
+    multilabel = spec.task == "multilabel"
+    moved, prevalence = move(found) if move else (found, None)
+    rows = probabilities(moved, multilabel).astype(np.float32)
+    return Predictions(spec.classes, rows, tuple(_answer(spec, row) for row in rows), prevalence)
+
+
+def _answer(spec: ModelSpec, row: npt.NDArray[np.float32]) -> str:
     """The most probable class; for ``multilabel`` all classes above one half, joined by ``|``."""
     if spec.task == "multilabel":
         return "|".join(name for name, value in zip(spec.classes, row, strict=True) if value > 0.5)

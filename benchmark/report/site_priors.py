@@ -7,9 +7,8 @@ are there. A site k can say as much for its own images:
     z_c + log p_k(c) - log p(c),    p_k(c) = (n_kc + p(c)) / (n_k + 1),    p(c) = Σ_k n_kc / Σ_k n_k
 
 with n_kc training images of class c at k. That answers with the class that has the highest p(x, k | c), which is best
-in balanced accuracy over the images of all sites if p(x | c) is the same at all (Saerens et al. 2002,
-doi:10.1162/089976602753284446; Menon et al. 2021, arXiv:2007.07314). One image more, spread over the classes as the
-images of all sites are, keeps a class possible of which a site has none.
+in balanced accuracy over the images of all sites if p(x | c) is the same at all (`pt_peft.statistics.prevalence`). One
+image more, spread over the classes as the images of all sites are, keeps a class possible of which a site has none.
 """
 
 from typing import cast
@@ -18,23 +17,24 @@ import numpy as np
 
 from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import Table, percent, points, runs, text
-from benchmark.report.intervals import Floats, over_seeds, paired
+from benchmark.report.intervals import over_seeds, paired
 from benchmark.report.panels import Panel
 from benchmark.report.statistics import METRICS, WeightedMetrics
 from benchmark.sweep.records import BaselineRecord, CellRecord, metric_of
+from pt_peft.statistics.moments import Float
+from pt_peft.statistics.prevalence import shift, smoothed
 
 SHOWN = ("balanced_accuracy", "auroc")
 
 
-def prior_shift(counts: Floats) -> Floats:
+def prior_shift(counts: Float) -> Float:
     """What is added to the logits of each site, float64 (S,K), by its training images of each class, (S,K).
 
     A class that no site has gets 0.
     """
     federation = counts.sum(axis=0) / counts.sum()
-    own = (counts + federation) / (counts.sum(axis=1, keepdims=True) + 1)
-    known = federation > 0
-    return np.where(known, np.log(np.where(known, own, 1)) - np.log(np.where(known, federation, 1)), 0.0)
+    own = smoothed(counts, counts.sum(axis=1, keepdims=True), federation)
+    return shift(federation, own)
 
 
 def with_site_priors(cell: CellRecord) -> dict[str, float] | None:

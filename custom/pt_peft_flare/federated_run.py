@@ -17,6 +17,7 @@ from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
 from pt_peft.experiment.admission import TASKS
+from pt_peft.experiment.prevalence import class_counts
 from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.statistics import When, stage_bytes, stages, up_specs
 from pt_peft.federation.head_statistics import HeadStatistics, SolvedHead
@@ -305,6 +306,10 @@ class FederatedRun:
             meta = {**meta, "privacy": privacy}
         if made := self._made(finished_rounds):
             meta = {**meta, "head": made}
+        validation = meta.get("metrics", {}).get("val")
+        confusion = validation and validation["pooled"]["confusion"]
+        if counts := class_counts(self.experiment.data.task, self._stages.class_counts, confusion):
+            meta = {**meta, "class_counts": counts.model_dump(mode="json")}
         precision = {"precision": sorted(self._precisions)} if self._precisions else {}
         meta = {"round": finished_rounds, **precision, **meta, **self._server.header()}
         learnable = make_model_learnable(changed, meta)

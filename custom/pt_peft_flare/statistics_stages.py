@@ -14,7 +14,7 @@ from pt_peft.federation.head_statistics import HeadStatistics
 from pt_peft.federation.protocol import Server
 from pt_peft.federation.reports import ChoiceReport, StatisticsReport
 from pt_peft.federation.server import FederationServer
-from pt_peft.statistics.moments import COUNTS
+from pt_peft.statistics.moments import COUNTS, Float
 from pt_peft_flare.run_record import FinishedStage, StageEntry
 from pt_peft_flare.site_tasks import SiteTasks
 from pt_peft_flare.wire import come
@@ -45,6 +45,14 @@ class StatisticsStages:
         self._ends = ends
         self._tasks = tasks
         self._finish = finish
+
+    @property
+    def class_counts(self) -> Float | None:
+        """Training images of all sites by class, float64 (K,), if the sites have sent theirs in plain."""
+        if isinstance(self._server, FederationServer) and self._server.class_counts:
+            return self._server.federation_counts
+        known = [one.class_counts for one in self._ends.values() if one.class_counts is not None]
+        return known[-1] if known else None
 
     def state(self) -> dict[str, Tensors]:
         """What another server needs to go on."""

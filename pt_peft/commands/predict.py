@@ -4,6 +4,7 @@ The CSV has a row for each image: its file, the predicted class, and a probabili
 
 Example:
     pt-peft predict lesions.onnx my_images --out predictions.csv
+    pt-peft predict lesions.onnx my_images --out predictions.csv --prior my_ward.csv
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pt_peft.data.listing import listed_files
 from pt_peft.data.problems import Level
 from pt_peft.errors import UserError
 from pt_peft.files import check_place, write_atomically
-from pt_peft.prediction import BATCH, prediction, probabilities
+from pt_peft.prediction import BATCH, Predictions, logits, move_of, predictions
 
 if TYPE_CHECKING:
     from pt_peft.experiment.own_images import Frames
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write; must not exist")
     parser.add_argument(
         "--backbone", type=Path, help="the backbone's weights file (default: the weights of the embedded backbone)"
+    )
+    parser.add_argument(
+        "--prior",
+        metavar="PRIOR",
+        help="how frequent the classes are among these images, to which the probabilities are moved: 'uniform' (all "
+        "alike), 'federation' (as at its sites), 'em' (estimated from these images), or a file with the prevalence or "
+        "count of each class, JSON or CSV (default: as the model was trained)",
     )
     parser.add_argument(
         "--device",
@@ -68,10 +76,9 @@ def run(options: argparse.Namespace) -> None:
     from pt_peft.training.trainer import pick_device
 
     classifier = load(options.adapter, options.backbone, pick_device(options.device, "--device"))
-    spec = classifier.spec
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "prediction", *(f"p_{name}" for name in spec.classes)])
+    move = move_of(classifier, options.prior, "--prior") if options.prior is not None else None
+    shown: list[str] = []
+    rows: list[npt.NDArray[np.float32]] = []
     unreadable = 0
     with _opened(files) as open_image:
         names = _names(files, open_image, options.frames)
@@ -82,13 +89,27 @@ def run(options: argparse.Namespace) -> None:
                 print(f"warning: {failure}", file=sys.stderr)
             unreadable += len(batch.failures)
             if batch.names:
-                for name, row in zip(batch.names, probabilities(classifier, np.stack(batch.images)), strict=True):
-                    writer.writerow([name, prediction(spec, row), *(f"{value:.6f}" for value in row)])
-    if unreadable == len(names):
+                shown += batch.names
+                rows.append(logits(classifier, np.stack(batch.images)))
+    if not rows:
         raise UserError("none of the images can be decoded.")
+    found = predictions(classifier.spec, np.concatenate(rows), move)
     # File names that are not UTF-8 keep their bytes.
-    write_atomically(options.out, table.getvalue().encode("utf-8", "surrogateescape"))
-    print(f"{options.out}: {len(names) - unreadable} images, {unreadable} left out")
+    write_atomically(options.out, _csv(shown, found).encode("utf-8", "surrogateescape"))
+    print(f"{options.out}: {len(shown)} images, {unreadable} left out")
+    if found.prevalence is not None:
+        shares = zip(found.classes, found.prevalence, strict=True)
+        print(f"for the prevalence {', '.join(f'{name} {share:.4f}' for name, share in shares)}")
+
+
+def _csv(names: Iterable[str], found: Predictions) -> str:
+    """A row for each image."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "prediction", *(f"p_{name}" for name in found.classes)])
+    for name, predicted, row in zip(names, found.predicted, found.probabilities, strict=True):
+        writer.writerow([name, predicted, *(f"{value:.6f}" for value in row)])
+    return table.getvalue()
 
 
 def _frames(text: str) -> int | Literal["all"]:

@@ -76,7 +76,8 @@ class Backbone(Strict):
     """The Vision Transformer all sites start from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
-    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``, which would reach out."""
+    """timm architecture, e.g. ``vit_tiny_patch16_224``; no ``hf-hub:`` or ``local-dir:``: where weights
+    come from is for `site.json` to say."""
     kwargs: dict[str, JsonValue] = Field(default={})
     """Arguments passed on to ``timm.create_model``. Two are classes, which have names here: ``act_layer`` (``gelu``,
     ``gelu_tanh``, ``quick_gelu``, ``silu``) and ``mlp_layer`` (``Mlp``, ``SwiGLU``, ``SwiGLUPacked``, of timm's
@@ -95,6 +96,16 @@ class Backbone(Strict):
     site refuses them unless its `limits.pinned_backbone` is false, and so it does unused ones."""
     allow_unused: tuple[Pattern, ...] = ()
     """Tensors of the weights file that may stay unused, as patterns of their names there. Heads always may."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _names_no_place(cls, value: object) -> object:
+        if isinstance(value, str) and ":" in value:
+            raise ValueError(
+                "a job names an architecture of timm, such as 'vit_base_patch16_224'; where its weights come from is "
+                "for each site's site.json to say, in 'backbone'"
+            )
+        return value
 
     @field_validator("kwargs")
     @classmethod

@@ -16,8 +16,9 @@ from pt_peft.experiment.own_images import Location, SiteData
 from pt_peft.experiment.sections import SiteName
 from pt_peft.schema import Strict
 
-TIMM_PREFIX = "timm:"
-"""Prefix of the name of published weights, in place of a file's path."""
+TIMM_PREFIX, HUB_PREFIX = "timm:", "hf-hub:"
+"""Prefixes of the names of published weights, in place of a file's path: timm's, and those of any repository on the
+Hugging Face Hub."""
 
 
 def _open_if_null(value: object) -> object:
@@ -46,8 +47,10 @@ class Site(Strict):
     data: SiteData = SiteData()
     """What the images are, where they lie and what they mean."""
     backbone: Location | None = None
-    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights that timm
-    fetches once (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``); null takes the embedded backbone."""
+    """Weights file (``.safetensors``, what `torch.save` writes, ``.npz``), or the name of published weights, which are
+    fetched once: timm's (``timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k``), or those of a repository on the Hugging
+    Face Hub, at a revision (``hf-hub:ORGANISATION/NAME@REVISION``, and ``/FILE`` where its file has a name of its
+    own); null takes the embedded backbone."""
     device: Device = "auto"
     """Device of training and evaluation; ``auto`` takes the first GPU where there is one, ``cuda`` is ``cuda:0``. GPUs
     are those that the site's FLARE process sees: ``CUDA_VISIBLE_DEVICES`` counts them from 0."""
@@ -99,7 +102,7 @@ class Site(Strict):
             return str(base / os.path.expanduser(value))
 
         backbone = self.backbone
-        if backbone is not None and not backbone.startswith(TIMM_PREFIX):
+        if backbone is not None and not backbone.startswith((TIMM_PREFIX, HUB_PREFIX)):
             backbone = absolute(backbone)
         cache, contexts = (path and absolute(path) for path in (self.cache, self.encryption_contexts))
         there = {"data": self.data.located(absolute), "cache": cache, "encryption_contexts": contexts}

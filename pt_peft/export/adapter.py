@@ -1,6 +1,7 @@
 """The adapter file, opened as a model and written as a format."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from pt_peft import schema
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.exchange.tensors import TensorError, check_tensors
 from pt_peft.experiment.preprocessing import Preprocessing
+from pt_peft.experiment.prevalence import KnownPrevalence
 from pt_peft.experiment.sections import Backbone, ModelSpec
 from pt_peft.files import RUN_FOLDERS, sha256_of
 from pt_peft.model.adapted_model import AdaptedModel, build_model
@@ -20,6 +22,18 @@ from pt_peft.schema import read_json
 
 HEADER = "pt_peft.json"
 """The adapter file's header in the folder of a format."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a header says of its model."""
+
+    spec: ModelSpec
+    """Backbone, method, classes and task."""
+    preprocessing: Preprocessing
+    """What comes before the model, and after it."""
+    prevalence: KnownPrevalence
+    """How frequent the classes were where it learned."""
 
 
 def find_adapter(run: Path) -> Path:
@@ -117,6 +131,34 @@ def read_preprocessing(header: object, spec: ModelSpec, source: Path) -> Preproc
     return found
 
 
+def read_prevalence(header: object, spec: ModelSpec, source: Path) -> KnownPrevalence:
+    """What a header says of the classes' prevalence.
+
+    Args:
+        header: as `adapter_header` makes it, read from a file.
+        spec: the model that the header describes.
+        source: that file, for the error.
+
+    Raises:
+        UserError: if it says it in a way that no version does, or not of the model's classes.
+    """
+    fields = cast(dict[object, object], header) if isinstance(header, dict) else {}
+    said = {name: fields[name] for name in KnownPrevalence.model_fields if name in fields}
+    found = schema.parse(KnownPrevalence, said, f"{source}: header")
+    if found.class_counts and len(found.class_counts.counts) != len(spec.classes):
+        raise UserError(
+            f"{source}: header field 'class_counts.counts' has {len(found.class_counts.counts)} numbers; one for each "
+            f"of the {len(spec.classes)} classes would be right."
+        )
+    return found
+
+
+def read_description(header: object, source: Path) -> Description:
+    """All that a header says of its model. Raises UserError as `read_spec` and the others do."""
+    spec = read_spec(header, source)
+    return Description(spec, read_preprocessing(header, spec, source), read_prevalence(header, spec, source))
+
+
 def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelSpec, Header]:
     """Opens an adapter file as a model.
 
@@ -165,7 +207,7 @@ def open_adapter(path: Path, weights: Path | None) -> tuple[AdaptedModel, ModelS
 
 def load_merged(
     folder: Path, weights: Path, read: Callable[[Path], Mapping[str, torch.Tensor]]
-) -> tuple[nn.Module, ModelSpec, Preprocessing]:
+) -> tuple[nn.Module, Description]:
     """Loads a folder of a format that merges the adapters into the backbone's weights.
 
     Args:
@@ -174,21 +216,20 @@ def load_merged(
         read: reads them.
 
     Returns:
-        The model of normalised images, its description, and what comes before and after it.
+        The model of normalised images, and its description.
 
     Raises:
         UserError: if the folder is of another kind, or is damaged.
     """
     header, path = read_json(folder / HEADER), folder / weights
-    spec = read_spec(header, folder / HEADER)
-    preprocessing = read_preprocessing(header, spec, folder / HEADER)
-    model = create_backbone(spec.backbone, len(spec.classes), None)
+    described = read_description(header, folder / HEADER)
+    model = create_backbone(described.spec.backbone, len(described.spec.classes), None)
     try:
         model.load_state_dict(read(path))
     except Exception as error:  # zipfile, pickle, safetensors and torch raise many
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: cannot be loaded ({reason}).") from None
-    return model, spec, preprocessing
+    return model, described
 
 
 def write(adapter: Path, weights: Path | None, out: Path) -> None:

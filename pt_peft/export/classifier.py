@@ -8,7 +8,9 @@ from torch import nn
 
 from pt_peft import gpu
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
+from pt_peft.experiment.prevalence import KnownPrevalence
 from pt_peft.experiment.sections import ModelSpec, TestTimeFlips
+from pt_peft.export.adapter import Description
 from pt_peft.model.model_input import Normalisation, over_flips
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
@@ -23,6 +25,8 @@ class Classifier:
     """Its classes and task."""
     decoding: Decoding
     """How files become images."""
+    prevalence: KnownPrevalence
+    """How frequent the classes were where it learned."""
     logits: Logits
     """The rest: normalisation, model, and flips at test time."""
 
@@ -44,22 +48,19 @@ class FromImages(nn.Module):
         return over_flips(self._normalised, images, self._flips)
 
 
-def torch_classifier(
-    module: nn.Module, spec: ModelSpec, preprocessing: Preprocessing, device: torch.device
-) -> Classifier:
+def torch_classifier(module: nn.Module, described: Description, device: torch.device) -> Classifier:
     """The classifier of a torch model.
 
     Args:
         module: a model of normalised images.
-        spec: its description.
-        preprocessing: what comes before and after it.
+        described: its description.
         device: where it computes.
     """
-    whole = FromImages(module, preprocessing).to(device)
+    whole = FromImages(module, described.preprocessing).to(device)
 
     @torch.inference_mode()
     def logits(images: torch.Tensor) -> torch.Tensor:
         with gpu.exact(device):
             return whole(images.to(device)).float().cpu()
 
-    return Classifier(spec, preprocessing.decoding, logits)
+    return Classifier(described.spec, described.preprocessing.decoding, described.prevalence, logits)

@@ -103,8 +103,8 @@ def load(path: Path, weights: Path | None, device: torch.device = CPU) -> Classi
     if path.is_file() and path.suffix.lower() == ".onnx":
         return onnx_file.load(path)
     file = adapter.find_adapter(path)
-    model, spec, header = adapter.open_adapter(file, weights)
-    return torch_classifier(model.module, spec, adapter.read_preprocessing(header, spec, file), device)
+    model, _, header = adapter.open_adapter(file, weights)
+    return torch_classifier(model.module, adapter.read_description(header, file), device)
 
 
 def _difference(expected: Classifier, exported: Classifier) -> tuple[float, float]:

@@ -5,7 +5,7 @@ The front matter is what the Hugging Face Hub reads; `pt_peft` uploads nothing.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +15,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pt_peft.environment import versions
 from pt_peft.errors import UserError
+from pt_peft.experiment.prevalence import KnownPrevalence, LearntPrevalence
 from pt_peft.experiment.sections import Backbone, ModelSpec, Task
-from pt_peft.export.adapter import read_spec
+from pt_peft.export.adapter import read_prevalence, read_spec
 from pt_peft.files import sha256_of
 from pt_peft.model.adapter_file import Header, load_header
 from pt_peft.model.backbone import EMBEDDED
@@ -43,6 +44,16 @@ _TASKS: dict[Task, str] = {
     "multilabel": "any number of the labels below",
 }
 
+_SPLITS = {"train": "training", "val": "validation"}
+_MOVED = "`pt-peft predict --prior` moves them to how frequent the classes are where you are."
+_UNKNOWN = "How frequent the classes are in what its probabilities are for is not known."
+_PREVALENCE: dict[LearntPrevalence | None, str] = {
+    "uniform": f"Its probabilities are for equally frequent classes, and labels as often there as not. {_MOVED}",
+    "training": f"Its probabilities are for classes as frequent as in the sites' training images. {_MOVED}",
+    "neither": _UNKNOWN,
+    None: _UNKNOWN,
+}
+
 
 @dataclass(frozen=True)
 class Told:
@@ -60,6 +71,7 @@ class _Run:
 
     header: Header
     spec: ModelSpec
+    prevalence: KnownPrevalence
     record: Mapping[str, Any]
     """Empty if there is none beside the adapter, or it is of another experiment."""
 
@@ -106,7 +118,8 @@ def model_card(adapter: Path, name: str, told: Told) -> str:
     """
     header = load_header(adapter)
     path = adapter.parent / RECORD
-    run = _Run(header, read_spec(header, adapter), _record_of(header, path))
+    spec = read_spec(header, adapter)
+    run = _Run(header, spec, read_prevalence(header, spec, adapter), _record_of(header, path))
     try:
         sections = "\n\n".join(_sections(run, name, told))
         front = _front_matter(run, name, told)
@@ -179,11 +192,16 @@ def _sections(run: _Run, name: str, told: Told) -> Iterator[str]:
 
 
 def _intended_use(run: _Run) -> str:
-    classes = table(("output", "class"), [(str(i), one) for i, one in enumerate(run.spec.classes)])
+    heads = ["output", "class"]
+    columns: list[Iterable[str]] = [map(str, range(len(run.spec.classes))), run.spec.classes]
+    if counts := run.prevalence.class_counts:
+        heads.append(f"of {counts.images:,} {_SPLITS[counts.split]} images of all sites")
+        columns.append([f"{count:,}" for count in counts.counts])
+    rows = [*zip(*columns, strict=True)]
     return (
         f"Research: for an image, the probability of {_TASKS[run.spec.task]}. It is not a medical device, and no study "
         "of its use on patients is known here. Images of another kind than the sites' give numbers too; test it on "
-        f"labelled images of your own first.\n\n{classes}"
+        f"labelled images of your own first.\n\n{_PREVALENCE[run.prevalence.learnt_prevalence]}\n\n{table(heads, rows)}"
     )
 
 

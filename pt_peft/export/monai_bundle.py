@@ -17,7 +17,7 @@ from pt_peft.environment import versions
 from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
 from pt_peft.experiment.sections import Fit, Intensity, ModelSpec, Task
-from pt_peft.export.adapter import HEADER, load_merged, open_adapter, read_preprocessing
+from pt_peft.export.adapter import HEADER, Description, load_merged, open_adapter, read_preprocessing
 from pt_peft.export.model_card import table
 from pt_peft.model.adapter_file import Header
 from pt_peft.model.model_input import FLIPS
@@ -122,7 +122,7 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> tuple[nn.Module, ModelSpec, Preprocessing]:
+def load(path: Path) -> tuple[nn.Module, Description]:
     """Loads a folder that `write` wrote, see `load_merged`. Its configs, which are code to MONAI, are not read.
 
     Raises:

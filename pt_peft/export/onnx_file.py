@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from pt_peft.errors import UserError
-from pt_peft.export.adapter import open_adapter, read_preprocessing, read_spec
+from pt_peft.export.adapter import open_adapter, read_description, read_preprocessing
 from pt_peft.export.classifier import Classifier, FromImages
 from pt_peft.logs import quiet
 
@@ -91,8 +91,8 @@ def load(path: Path) -> Classifier:
                 f"{path}: cannot be run on its header's images ({' '.join(str(error).split())[:200]})."
             ) from None
 
-    spec = read_spec(header, path)
-    return Classifier(spec, read_preprocessing(header, spec, path).decoding, logits)
+    described = read_description(header, path)
+    return Classifier(described.spec, described.preprocessing.decoding, described.prevalence, logits)
 
 
 def _package(name: str) -> Any:

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.preprocessing import Preprocessing
 from pt_peft.experiment.sections import ModelSpec
-from pt_peft.export.adapter import HEADER, backbone_file, open_adapter, read_preprocessing, read_spec
+from pt_peft.export.adapter import HEADER, Description, backbone_file, open_adapter, read_description
 from pt_peft.model.adapted_model import AdaptedModel, Part, build_model, canonical_parameters
 from pt_peft.model.backbone import create_backbone, head_name, plain_model
 from pt_peft.model.hf_peft import QKV
@@ -62,7 +61,7 @@ def name_base(path: Path, base_model: str) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Preprocessing]:
+def load(path: Path, weights: Path | None) -> tuple[nn.Module, Description]:
     """Loads a folder that `write` wrote.
 
     Args:
@@ -70,14 +69,14 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Prepro
         weights: the backbone's file; None takes the embedded one.
 
     Returns:
-        The model of normalised images, its description, and what comes before and after it.
+        The model of normalised images, and its description.
 
     Raises:
         UserError: if the folder is not one of `write`, is damaged, or the backbone is another.
     """
     header = read_json(path / HEADER)
-    spec = read_spec(header, path / HEADER)
-    preprocessing = read_preprocessing(header, spec, path / HEADER)
+    described = read_description(header, path / HEADER)
+    spec = described.spec
     if not (path / WEIGHTS).is_file():
         raise UserError(f"{path}: has no {WEIGHTS}.")  # peft would look for a pickle
     plain = _plain(spec, backbone_file(spec.backbone, weights))
@@ -100,7 +99,7 @@ def load(path: Path, weights: Path | None) -> tuple[nn.Module, ModelSpec, Prepro
         raise UserError(
             f"{path}: {WEIGHTS} and adapter_config.json are not of one adapter ({odd[0]} is missing or left over)."
         )
-    return model, spec, preprocessing
+    return model, described
 
 
 def _the_tuner(model: AdaptedModel, spec: ModelSpec) -> tuple[Part, peft.PeftConfig]:

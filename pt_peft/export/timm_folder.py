@@ -7,9 +7,8 @@ import timm.models
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pt_peft.experiment.preprocessing import Preprocessing
-from pt_peft.experiment.sections import Fit, ModelSpec
-from pt_peft.export.adapter import HEADER, load_merged, open_adapter, read_preprocessing
+from pt_peft.experiment.sections import Fit
+from pt_peft.export.adapter import HEADER, Description, load_merged, open_adapter, read_preprocessing
 from pt_peft.model.backbone import create_backbone
 
 WEIGHTS = "model.safetensors"
@@ -55,6 +54,6 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> tuple[nn.Module, ModelSpec, Preprocessing]:
+def load(path: Path) -> tuple[nn.Module, Description]:
     """Loads a folder that `write` wrote, see `load_merged`. Raises UserError."""
     return load_merged(path, Path(WEIGHTS), load_file)

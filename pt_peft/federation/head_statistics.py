@@ -72,6 +72,11 @@ class HeadStatistics:
         self._images = 0
         self._penalty, self._temperature = _middle(experiment.head.penalties), 1.0
 
+    @property
+    def class_counts(self) -> Float | None:
+        """Training images of all sites by class, float64 (K,), perhaps with noise; None as long as none have come."""
+        return self._summed.counts if self._summed else self.federation_counts
+
     def down(self, stage: Stage) -> Tensors:
         """The statistics that each site is sent in a stage, beside the model."""
         held = {} if self.federation_counts is None else {FEDERATION_COUNTS: self.federation_counts}

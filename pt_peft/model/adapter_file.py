@@ -12,6 +12,7 @@ from pt_peft import __version__
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors, safetensors_bytes
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.prevalence import learnt_prevalence
 from pt_peft.experiment.sections import Precision
 from pt_peft.files import write_atomically
 
@@ -35,6 +36,7 @@ def adapter_header(experiment: Experiment, precisions: Collection[Precision] = (
         "precision": sorted(precisions or {asked} - {"auto"}),
         "model": experiment.model.model_dump(mode="json"),
         "preprocessing": experiment.preprocessing.model_dump(mode="json"),
+        "learnt_prevalence": learnt_prevalence(experiment),
         "experiment": experiment.name,
         "experiment_sha256": experiment.digest(),
         "version": __version__,

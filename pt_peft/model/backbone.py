@@ -10,7 +10,7 @@ from torch import nn
 
 from pt_peft.errors import BackboneMismatch, UserError
 from pt_peft.experiment.sections import Backbone
-from pt_peft.experiment.site import TIMM_PREFIX, Site
+from pt_peft.experiment.site import HUB_PREFIX, TIMM_PREFIX, Site
 from pt_peft.files import sha256_of
 from pt_peft.model.vit import ViT
 from pt_peft.model.weights.loading import load_weights
@@ -23,17 +23,17 @@ _MLPS = {"Mlp": Mlp, "SwiGLU": SwiGLU, "SwiGLUPacked": SwiGLUPacked}
 
 
 def weights_file(site: Site) -> Path:
-    """The weights file of `site`: its own, one that timm publishes, or the embedded one.
+    """The weights file of `site`: its own, a published one, or the embedded one.
 
     Raises:
         UserError: if the site's own file is not there, or the published one cannot be fetched.
     """
     if site.backbone is None:
         return EMBEDDED
-    if site.backbone.startswith(TIMM_PREFIX):
+    if site.backbone.startswith((TIMM_PREFIX, HUB_PREFIX)):
         from pt_peft.model.weights.hub import fetch
 
-        return fetch(site.backbone.removeprefix(TIMM_PREFIX))
+        return fetch(site.backbone)
     path = site.existing("backbone")
     if not path.is_file():
         inside = next((one for one in sorted(path.glob("*.safetensors"))), path / "model.safetensors")

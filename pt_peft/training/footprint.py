@@ -66,6 +66,7 @@ def model_refusals(
     if too_large := [*limits.memory_refusals(_nbytes(backbone))]:
         yield from too_large
         return
+    backbone.requires_grad_(False)  # the least that any method takes
     if trains and (refused := [*limits.footprint_refusals(footprint(backbone, experiment, "meta"))]):
         yield from refused
         return

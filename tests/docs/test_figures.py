@@ -5,6 +5,7 @@ import re
 import pytest
 from pages import DOCS, pages, prose
 
+import reliability_figure
 import soak_figure
 
 DECIMAL = re.compile(r"(?<![\w.:/\-\u2013])[-+±]?\d+\.\d+(?![\w.]*\d)")
@@ -31,3 +32,7 @@ def test_what_counts_as_written_by_hand():
 
 def test_the_soaks_figure_is_drawn_from_its_result():
     assert soak_figure.FIGURE.read_text(encoding="utf-8") == soak_figure.draw()
+
+
+def test_the_reliability_figure_is_drawn_from_its_result():
+    assert reliability_figure.FIGURE.read_text(encoding="utf-8") == reliability_figure.draw()

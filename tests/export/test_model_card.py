@@ -174,3 +174,14 @@ def test_the_licence_is_unknown_until_it_is_told(run, tiny_weights, tmp_path):
     data = ModelCard.load(tmp_path / "bundle" / "README.md").data.to_dict()
     assert (data["library_name"], data["license"]) == ("monai", "unknown")
     assert "base_model" not in data
+
+
+def test_how_frequent_the_classes_are(run):
+    counts = {"split": "val", "images": 1250, "counts": [1000, 200, 50, 0]}
+    card = model_card(run(header={"class_counts": counts}, training={"imbalance": "balanced_softmax"}), "timm", Told())
+    assert "| output | class | of 1,250 validation images of all sites |" in card
+    assert "| 0 | a | 1,000 |" in card
+    assert "Its probabilities are for equally frequent classes" in card
+    plain = model_card(run(), "timm", Told())
+    assert "| 0 | a |\n" in plain
+    assert "as frequent as in the sites' training images. `pt-peft predict --prior` moves them" in plain

@@ -26,7 +26,7 @@ from pt_peft.files import sha256_of
 from pt_peft.model.adapted_model import build_model
 from pt_peft.model.adapter_file import adapter_header, save_adapter
 from pt_peft.model.backbone import create_backbone
-from pt_peft.prediction import probabilities
+from pt_peft.prediction import logits, predictions
 
 COLOURS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
 SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
@@ -154,7 +154,7 @@ def test_monai_alone_gives_our_probabilities(tiny, tiny_weights, images, tmp_pat
         classifier = load(bundle, None)
         with open_archive(images) as open_image:
             found = np.array(list(decode_files(names, open_image, classifier.decoding, where="images")))
-        expected = probabilities(classifier, found)
+        expected = predictions(classifier.spec, logits(classifier, found), None).probabilities
         with (bundle / "eval" / "predictions.csv").open() as file:
             rows = {Path(row[0]).name: [float(value) for value in row[1:]] for row in csv.reader(file)}
         assert list(rows) == names, name

@@ -115,21 +115,25 @@ def evaluated(experiment, site: Site, weights: Path, adapter: Path) -> tuple[np.
     """The test images, uint8 (N,3,S,S), and the probabilities (N,K) that evaluation has of them."""
     split = load_site_data(experiment, site, "site-1", ["site-1"]).test
     logits, _ = LocalTrainer(experiment, weights, torch.device("cpu")).predict(load_adapter(adapter)[0], split)
-    multilabel = experiment.data.task == "multilabel"
-    return split.images, (logits.sigmoid() if multilabel else logits.softmax(dim=1)).numpy()
+    return split.images, shares_of(logits, experiment.data.task)
+
+
+def shares_of(logits: torch.Tensor, task: str) -> np.ndarray:
+    return (logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1)).numpy()
 
 
 @pytest.fixture
 def predicted(monkeypatch, tiny_weights, tmp_path):
     """Runs ``predict``; returns the images that the model got, its probabilities, and the rows of the CSV."""
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    compute = predict.probabilities
+    compute = predict.logits
 
     def watched(classifier, images):
-        seen.append((images, compute(classifier, images)))
-        return seen[-1][1]
+        found = compute(classifier, images)
+        seen.append((images, shares_of(torch.as_tensor(found), classifier.spec.task)))
+        return found
 
-    monkeypatch.setattr(predict, "probabilities", watched)
+    monkeypatch.setattr(predict, "logits", watched)
 
     def run(path: Path, images: Path) -> tuple[np.ndarray, np.ndarray, list[dict[str, str]]]:
         seen.clear()

@@ -70,6 +70,8 @@ def test_the_literal_command(tmp_path):
     assert header["round"] == 3
     assert header["model"]["method"]["name"] == "lora_vpt"
     assert header["metrics"]["test"] == metrics["final"]["test"]
+    assert header["learnt_prevalence"] == "training"
+    assert (header["class_counts"]["split"], header["class_counts"]["images"]) == ("val", 256)
 
     # What left a site is what the experiment exchanges, tensor by tensor, and nothing else.
     for name in ("site-1", "site-2"):

@@ -258,6 +258,10 @@ def test_a_run_equals_the_plain_loop_and_says_what_it_did(both, site, tmp_path):
     assert said["sites"]["site-1"]["bytes_out"] == sum(sent)
     assert said["sites"]["site-1"]["precision"] == "float32"
     assert federation.saved["adapter.safetensors"]["meta"]["precision"] == ["float32"]
+    counts = federation.saved["adapter.safetensors"]["meta"]["class_counts"]
+    labels = [one.train.labels for one in load_sites(both, site, NAMES).values()]
+    assert counts["counts"] == np.bincount(np.concatenate(labels), minlength=4).tolist()
+    assert (counts["split"], counts["images"]) == ("train", 120)
 
 
 def test_sites_that_compute_in_different_precisions_are_told_apart(both, site, tmp_path):
@@ -529,6 +533,7 @@ def test_encrypted_statistics_give_the_same_classifier(tiny, site, tmp_path, kin
     out, key = tmp_path / "adapter.safetensors", tmp_path / "keys" / SITE_FILE
     assert main(["decrypt", str(encrypted), "--context", str(key), "--out", str(out)]) == 0
     tensors, header = load_adapter(out)
+    assert header["class_counts"]["split"] == "val", "the server could not read how many training images there are"
     assert greatest_difference(tensors, first) == 0
     assert header["head"] == record["statistics"][-1]["head"]
     moments = [line for line in federation.ledger("site-1") if line.get("stage") == "moments"]

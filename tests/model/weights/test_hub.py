@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import threading
 from dataclasses import replace
 from typing import ClassVar
@@ -13,9 +14,11 @@ from huggingface_hub import constants
 from random_models import PLAIN, load, original, same_features
 
 from pt_peft.errors import UserError
+from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.files import sha256_of
 from pt_peft.model.backbone import weights_file
+from pt_peft.schema import parse
 
 NAME = f"{PLAIN}.augreg_in21k_ft_in1k"
 
@@ -24,15 +27,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """As much of Hugging Face as one download needs."""
 
     content = b""
+    held = f"/timm/{NAME}/resolve/main/pytorch_model.bin"
+    """The address of the only file."""
+    refusal: tuple[int, str] = (404, "EntryNotFound")
+    """What is said of any other."""
     asked: ClassVar[list[str]] = []
 
     def do_HEAD(self):
         self.asked.append(self.path)
-        found = self.path == f"/timm/{NAME}/resolve/main/pytorch_model.bin"
-        self.send_response(200 if found else 404)
-        self.send_header("X-Repo-Commit", "0" * 40)
+        found = self.path == self.held
+        status, code = self.refusal
+        revision = self.path.split("/")[4]
+        self.send_response(200 if found else status)
+        self.send_header("X-Repo-Commit", revision if len(revision) == 40 else "0" * 40)
         self.send_header("Content-Length", str(len(self.content)) if found else "0")
-        self.send_header("ETag", '"1234"') if found else self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("ETag", '"1234"') if found else self.send_header("X-Error-Code", code)
         self.end_headers()
         return found
 
@@ -122,8 +131,74 @@ def test_unknown_published_weights():
         weights_file(Site(backbone=f"timm:{PLAIN}.none"))
     with pytest.raises(UserError, match="timm knows no architecture 'vit_none'"):
         weights_file(Site(backbone="timm:vit_none.mae"))
-    with pytest.raises(UserError, match="'hf-hub:timm/vit', which does not exist"):
-        weights_file(Site(backbone="hf-hub:timm/vit"))
+    for name in ("vit", "a/b@", "a/b@c@d", "a/b/", "https://huggingface.co/a/b"):
+        with pytest.raises(UserError, match=rf"'hf-hub:{name}', which is no name on the Hugging Face Hub; 'hf-hub:ORG"):
+            weights_file(Site(backbone=f"hf-hub:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        (f"clinic/vit@{'5' * 40}", f"/clinic/vit/resolve/{'5' * 40}/pytorch_model.bin"),
+        ("clinic/vit@v1.0", "/clinic/vit/resolve/v1.0/open_clip_pytorch_model.bin"),
+        ("clinic/vit", "/clinic/vit/resolve/main/pytorch_model.bin"),
+        ("clinic/vit@v1.0/weights/last.pth", "/clinic/vit/resolve/v1.0/weights/last.pth"),
+        ("clinic/vit/last.pth", "/clinic/vit/resolve/main/last.pth"),
+    ],
+)
+def test_weights_of_any_repository_at_a_revision(name, held, hub, tmp_path, monkeypatch):
+    model = original()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    hub((tmp_path / "w.pth").read_bytes())
+    monkeypatch.setattr(Hub, "held", held)
+    (tmp_path / "site.json").write_text(json.dumps({"backbone": f"hf-hub:{name}"}))
+    site = Site.read(tmp_path / "site.json")
+    assert site.backbone == f"hf-hub:{name}"
+    path = weights_file(site)
+    assert same_features(load(path), model)
+    Hub.asked.clear()
+    assert weights_file(site) == path
+    assert not Hub.asked
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (
+            (403, "GatedRepo"),
+            "its owners give it to those who accept their terms on its page and log in by `hf auth login`",
+        ),
+        ((404, "RepoNotFound"), "the Hub has no such repository, or shows it only to members who log in"),
+        ((404, "RevisionNotFound"), "the repository has no such revision"),
+        (
+            (404, "EntryNotFound"),
+            "the repository has no model.safetensors, open_clip_model.safetensors, pytorch_model.bin, ",
+        ),
+    ],
+)
+def test_what_the_hub_does_not_give(refusal, message, hub, monkeypatch):
+    monkeypatch.setattr(Hub, "refusal", refusal)
+    with pytest.raises(UserError, match=rf"'hf-hub:clinic/vit@v9', which cannot be fetched \(.*{message}"):
+        weights_file(Site(backbone="hf-hub:clinic/vit@v9"))
+
+
+def test_the_hub_without_a_network(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"'hf-hub:clinic/vit@v9', which is not cached .*, such as one that `hf download`"
+    ):
+        weights_file(Site(backbone="hf-hub:clinic/vit@v9"))
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:clinic/vit", "hf_hub:clinic/vit", "local-dir:/home", "timm:vit_tiny_patch16_224"]
+)
+def test_a_job_names_no_place(name, tiny):
+    job = tiny.model_dump(mode="json")
+    job["backbone"]["name"] = name
+    message = rf"field 'backbone.name' is \"{name}\": a job names an architecture of timm, .* site.json to say"
+    with pytest.raises(UserError, match=message):
+        parse(Experiment, job, "experiment.json")
 
 
 def test_a_folder_of_weights_names_the_file_in_it(tmp_path):
