@@ -3,8 +3,9 @@
 FLARE's own controller ends the job where one site fails, waits without end for a silent one, and takes what a site
 sends as it is. Here each report is checked, and a site without one is left out with its reason; FLARE's part is the
 task, the global statistics and the file of all of them. Its filter of results (``StatisticsPrivacyFilter``) has none:
-the cleansers of 2.9.0 take histograms of few images away, but neither their counts nor small bins of others. A site itself
-lets no count leave that is too small, and its egress filter looks at that (`pt_peft.federation.image_statistics`).
+the cleansers of 2.9.0 take histograms of few images away, but neither their counts nor small bins of others. A
+site itself lets no count leave that is too small, and its egress filter looks at that
+(`pt_peft.federation.image_statistics`).
 """
 
 import json
