@@ -74,7 +74,7 @@ def own(tmp_path, tiny):
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
     data = {"images": str(tmp_path / "images"), "table": str(tmp_path / "table.csv")}
     site = parse(Site, {"data": data, "max_unreadable": 0.1, "limits": {"min_train_images": 10}}, "site.json")
-    return changed(tiny, data={"source": "site", "classes": ["c", "b", "a"], "images_per_site": {}}), site
+    return changed(tiny, data={"source": "site", "classes": ["c", "b", "a"]}), site
 
 
 def count(experiment, site) -> ImageReport:
@@ -161,7 +161,7 @@ def test_a_site_does_not_count_less_than_it_has_said():
 )
 def test_a_class_beside_others_is_a_table_of_its_own(labelled, told, right, tiny):
     """Where all but two images have a class, their number would tell of two."""
-    several = changed(tiny, data={"task": "multilabel"})
+    several = changed(tiny, data={"source": "site", "task": "multilabel"})
     assert carried([labelled, 80 - labelled], 5)[0] == told
     whole = report(train=statistics(80, [told, 80, 0, 40]))
     assert whole.checked(several) == whole

