@@ -14,7 +14,7 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bar: #0b7a72; }
 @media (prefers-color-scheme: dark) { :root { --bar: #5ad1c6; } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
-.wide { overflow-x: auto; }
+.wide { margin: 1rem 0; overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { border: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: middle; }
 td { font-variant-numeric: tabular-nums; min-width: 7rem; }
@@ -105,10 +105,10 @@ def _shown(between: tuple[int, int]) -> str:
 
 
 def _histogram_row(name: str, splits: Mapping[str, SplitStatistics], least: Mapping[str, int]) -> list[str]:
-    """The histograms of all sites on the same axes; bins at both ends in which no site counts images are not drawn."""
+    """The histograms of all sites on the same axes, which end with the first bin in which no site counts images."""
     tables: dict[str, list[int]] = {site: getattr(one, name) for site, one in splits.items()}
     used = [place for counts in tables.values() for place, count in enumerate(counts) if count]
-    drawn = range(min(used), max(used) + 1)
+    drawn = range(max(min(used) - 1, 0), min(max(used) + 2, len(EDGES[name]) - 1))
     highest = max(max(counts) / splits[site].images for site, counts in tables.items())
     cells = [f"<td>{_svg(name, counts, least[site], drawn, highest)}</td>" for site, counts in tables.items()]
     return [f"<th>{name}</th>", *cells]
