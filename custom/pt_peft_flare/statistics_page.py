@@ -50,6 +50,8 @@ def _body(experiment: Experiment, reports: Mapping[str, ImageReport], left_out: 
         yield "<h2>Left out</h2>\n<ul>"
         yield from (f"<li><b>{escape(site)}</b>: {escape(reason)}</li>" for site, reason in sorted(left_out.items()))
         yield "</ul>"
+    if not reports:
+        return
     found = {site: report.splits() for site, report in reports.items()}
     rows = [
         [

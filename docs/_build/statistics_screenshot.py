@@ -12,7 +12,7 @@ from selenium import webdriver
 from macros import PICTURES
 
 PAGE = Path("workspace/server/simulate_job/image_statistics.html")
-SCREEN = {"width": 1240, "height": 1180, "deviceScaleFactor": 1, "mobile": False}
+SCREEN = {"width": 1240, "height": 1230, "deviceScaleFactor": 1, "mobile": False}
 
 
 def photograph(browser: webdriver.Chrome, page: Path, path: Path) -> None:

@@ -184,6 +184,7 @@ def test_names_in_the_page_are_text(tiny):
     assert "<td>0 to 4<" in page
     assert "<td>26 to 30<" in page
     assert "0 to 64 px: 72 to 80 of 80" in page
+    assert "<table>" not in to_html(experiment, {}, {"site-1": "fails"})
 
 
 def test_flares_form(tiny):
