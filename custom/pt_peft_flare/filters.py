@@ -17,11 +17,13 @@ from pt_peft.environment import own_code
 from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
-from pt_peft.experiment.admission import STATISTICS, TASKS
+from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS, TASKS, image_statistics_refusals
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.site import Site
 from pt_peft.experiment.statistics import stage_bytes, stage_of, up_specs
 from pt_peft.federation.head_statistics import check_release, check_sums, checked_losses
+from pt_peft.federation.image_statistics import ImageReport
 from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
 from pt_peft.reasons import Reason
@@ -50,6 +52,7 @@ class EgressFilter(Filter):
       `TrainingReport`;
     - for ``validate``: an `EvaluationReport`;
     - for ``statistics``: the statistics of the stage, and a `StatisticsReport` or a `ChoiceReport`;
+    - for ``fed_stats``: an `ImageReport`, whose counts are of as many images as the site's limits ask for;
     - for ``submit_model``: the exchanged tensors trained so far, unless they have to be encrypted;
     - from a site that failed: a reason of `pt_peft.reasons`, its words checked against what the lead knows already.
 
@@ -107,6 +110,8 @@ class EgressFilter(Filter):
             return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
         if task == STATISTICS:
             return self._allowed_statistics(experiment, round_number, dxo, fl_ctx)
+        if task == IMAGE_STATISTICS:
+            return _allowed_image_statistics(experiment, site, dxo)
         if task == AppConstants.TASK_SUBMIT_MODEL and not experiment.encryption:
             return self._allowed_model(experiment, dxo, fl_ctx)
         raise UserError(f"nothing may leave as a result of task '{task}'").told_as(reasons.HeldBack(what="task"))
@@ -203,7 +208,7 @@ class EgressFilter(Filter):
             experiment = read_experiment(fl_ctx)
             if getattr(reason, "tensor", None):  # else it is not worth a worker
                 exchange = self._known_exchange(experiment, fl_ctx)
-        return reason.cleared(known_names(experiment, exchange) | {*TASKS, *RETURN_CODES})
+        return reason.cleared(known_names(experiment, exchange) | {*TASKS, IMAGE_STATISTICS, *RETURN_CODES})
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
         if self._exchange is None:
@@ -215,6 +220,17 @@ class EgressFilter(Filter):
         if self._cipher is None:
             self._cipher = site_cipher(encryption, exchange, fl_ctx)
         return self._cipher
+
+
+def _allowed_image_statistics(experiment: Experiment, site: Site, dxo: DXO) -> tuple[DXO, ledger.Entry]:
+    for refusal in image_statistics_refusals(experiment, site.limits):
+        raise refusal
+    if dxo.data_kind != DataKind.METRICS:
+        raise TensorError(f"a result of '{IMAGE_STATISTICS}' is {dxo.data_kind}, not {DataKind.METRICS}")
+    report = parse(ImageReport, dxo.data, "report").checked(experiment)
+    report.check_limits(site.limits)
+    fields = report.model_dump(mode="json")
+    return DXO(DataKind.METRICS, data=fields), {**ledger.tensor_entry({}, {}), "report": fields}
 
 
 def applied(experiment: Experiment, report: TrainingReport) -> ledger.Entry:

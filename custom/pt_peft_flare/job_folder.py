@@ -1,6 +1,7 @@
 """Writes job folders. The files of a FLARE job are made nowhere else.
 
-A job folder has FLARE's standard layout; jobs differ in ``app/config/experiment.json`` and ``meta.json`` alone.
+A job folder has FLARE's standard layout; jobs that train differ in ``app/config/experiment.json`` and ``meta.json``
+alone, and so do jobs that count images.
 """
 
 import json
@@ -57,6 +58,28 @@ CLIENT_CONFIG: dict[str, Any] = {
     ],
 }
 
+STATISTICS_FILE = "fed_stats.json"
+"""In the run's folder at the server: the counts of all sites as FLARE writes statistics."""
+
+STATISTICS_SERVER_CONFIG: dict[str, Any] = {
+    **SERVER_CONFIG,
+    "workflows": [{"id": "controller", "path": "pt_peft_flare.image_statistics.ImageStatistics", "args": {}}],
+    "components": [
+        {
+            "id": "statistics_writer",
+            "path": "nvflare.app_common.statistics.json_stats_file_persistor.JsonStatsFileWriter",
+            "args": {"output_path": STATISTICS_FILE},
+        }
+    ],
+}
+STATISTICS_CLIENT_CONFIG: dict[str, Any] = {
+    **CLIENT_CONFIG,
+    "executors": [{**CLIENT_CONFIG["executors"][0], "tasks": [admission.IMAGE_STATISTICS]}],
+    "task_result_filters": [
+        {**CLIENT_CONFIG["task_result_filters"][0], "tasks": [*TASKS, admission.IMAGE_STATISTICS]},
+    ],
+}
+
 EACH_SITE = "@default"
 """FLARE's name for what a job takes of each site."""
 
@@ -80,6 +103,7 @@ def write_job(
     installed: bool = False,
     num_gpus: int = 0,
     added: Path | None = None,
+    statistics: bool = False,
 ) -> None:
     """Writes the job folder of `experiment` to `folder`, in place of what is there.
 
@@ -90,11 +114,15 @@ def write_job(
         installed: whether to leave ``app/custom`` out, for sites that have installed the packages and take no code.
         num_gpus: GPUs that the resource manager of each site must have free for the job.
         added: folder of an app, as FLARE writes one, with what the job has besides.
+        statistics: whether the job counts the images that the experiment would train on, and trains nothing.
 
     Raises:
-        UserError: if the experiment's method or its options are invalid, or `folder` is there and is not a job.
+        UserError: if the experiment's method or its options are invalid, `folder` is there and is not a job, or images
+            are to be counted and the experiment promises what counts do not keep.
     """
     components(experiment.method)
+    for refusal in admission.image_statistics_refusals(experiment) if statistics else ():
+        raise refusal
     if folder.exists():
         _check_is_job(folder)
         shutil.rmtree(folder)
@@ -108,7 +136,10 @@ def write_job(
         "deploy_map": {"app": ["server", *federation.sites] if federation.sites else ["@ALL"]},
     }
     _write_json(folder / "meta.json", meta)
-    for name, content in (("config_fed_server.json", SERVER_CONFIG), ("config_fed_client.json", CLIENT_CONFIG)):
+    server, client = SERVER_CONFIG, CLIENT_CONFIG
+    if statistics:
+        server, client = STATISTICS_SERVER_CONFIG, STATISTICS_CLIENT_CONFIG
+    for name, content in (("config_fed_server.json", server), ("config_fed_client.json", client)):
         besides = cast(dict[str, Any], read_json(added / "config" / name)) if added else {}
         _write_json(config / name, _together(content, besides))
     (config / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.experiment.admission import NOT_CODE, code_of
+from pt_peft.experiment.admission import NOT_CODE, asks_image_statistics, code_of
 from pt_peft.experiment.deployment import Deployment
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stages, up_specs
@@ -80,6 +80,9 @@ class JobRequest(TypedDict):
     """None before the job is submitted."""
     deployment: Deployment | None
     """None if that is not known."""
+    image_statistics: bool
+    """Whether it has the images counted (`pt_peft.federation.image_statistics`). A job that is written for that trains
+    nothing; the rest is the experiment that the counts are for."""
     rounds: int
     min_sites: int
     method: dict[str, JsonValue]
@@ -149,6 +152,7 @@ def job_request(
         "digest": app_digest(app),
         "submitter": submitter,
         "deployment": deployment,
+        "image_statistics": asks_image_statistics(app / "config"),
         "rounds": federation.rounds,
         "min_sites": federation.min_sites,
         "method": experiment.method.model_dump(mode="json"),
@@ -247,6 +251,9 @@ def _rows(asked: JobRequest) -> Iterable[tuple[str, str]]:
         yield "from", "not submitted yet"
     if asked["deployment"]:
         yield from _deployment_rows(asked["deployment"])
+    if asked["image_statistics"]:
+        yield "counts", "the images of this site by split, class, size, brightness and contrast; no count is of fewer"
+        yield "", "images than limits.min_images_per_class. What follows is the experiment that they are for"
     backbone = asked["backbone"]
     yield "method", f"{asked['method']['name']}, head {asked['method']['head']}{_options(asked['method']['options'])}"
     yield "backbone", f"{backbone['name']} at {backbone['image_size']} pixels, weights {str(backbone['sha256'])[:12]}…"

@@ -29,6 +29,8 @@ SERVER_CLASSES = (
     "pt_peft_flare.model_locator.AdapterLocator",
     "nvflare.app_common.workflows.cross_site_model_eval.CrossSiteModelEval",
     "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator",
+    "pt_peft_flare.image_statistics.ImageStatistics",
+    "nvflare.app_common.statistics.json_stats_file_persistor.JsonStatsFileWriter",
 )
 """All that a job may have built at the server."""
 LAUNCHER = "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"

@@ -21,7 +21,15 @@ from pt_peft.encryption.encrypted_statistics import decrypted, encrypted
 from pt_peft.errors import UserError, told_as
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors
-from pt_peft.experiment.admission import STATISTICS, TASKS, counted_refusals, filter_refusals
+from pt_peft.experiment.admission import (
+    IMAGE_STATISTICS,
+    STATISTICS,
+    TASKS,
+    asks_image_statistics,
+    counted_refusals,
+    filter_refusals,
+    image_statistics_refusals,
+)
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -58,7 +66,7 @@ FINAL_ADAPTER = "final_adapter.safetensors"
 
 
 class PeftLearner(Executor):
-    """Trains, validates and submits the exchanged tensors of one site.
+    """Trains, validates and submits the exchanged tensors of one site, or counts its images.
 
     The job's `experiment.json` and the site's `site.json` say all of it. The work is done by a worker process, which is
     killed when it overruns ``federation.site_timeout_s`` or the job is aborted, and replaced for the next task: a site
@@ -92,7 +100,8 @@ class PeftLearner(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Does one task; a failure is a reply with the reason, never an exception."""
-        if task_name not in TASKS:
+        counts = task_name == IMAGE_STATISTICS and asks_image_statistics(config_folder(fl_ctx))
+        if task_name not in TASKS and not counts:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             job = self._opened(fl_ctx)
@@ -155,7 +164,10 @@ class PeftLearner(Executor):
         """Yields all for which the site refuses the job before it builds or counts anything."""
         # First: without the egress filter not even a reason of the site's may leave.
         yield from filter_refusals(experiment, config_folder(fl_ctx))
-        yield from limit_refusals(experiment, read_site(fl_ctx), fl_ctx)
+        site = read_site(fl_ctx)
+        if asks_image_statistics(config_folder(fl_ctx)):
+            yield from image_statistics_refusals(experiment, site.limits)
+        yield from limit_refusals(experiment, site, fl_ctx)
         try:
             continued_dir(fl_ctx)
         except UserError as error:
@@ -215,7 +227,7 @@ class SiteJob:
         return min(timeout, (self.limits.max_job_seconds or math.inf) - worked)
 
     def do(self, task: str, shareable: Shareable, patience: Patience) -> DXO:
-        """Does one of `TASKS`.
+        """Does one of `TASKS`, or `IMAGE_STATISTICS`.
 
         Args:
             task: its name.
@@ -229,6 +241,9 @@ class SiteJob:
         if task == AppConstants.TASK_SUBMIT_MODEL:
             state, tensors = self.worker.call("local_state", patience=patience)
             return DXO(DataKind.WEIGHTS, data=tensors, meta={AppConstants.CURRENT_ROUND: state["round"]})
+        if task == IMAGE_STATISTICS:
+            report, _ = self.worker.call("image_statistics", patience=patience)
+            return DXO(DataKind.METRICS, data=report)
         if task == AppConstants.TASK_VALIDATION:
             report, _ = self._call("evaluate", shareable, patience, splits=EVALUATED_SPLITS)
             return DXO(DataKind.METRICS, data=report)

@@ -21,7 +21,9 @@ from pt_peft.schema import read_json
 STATISTICS = "statistics"
 """The task of a stage of statistics (`pt_peft.experiment.statistics`). FLARE has names for the other tasks."""
 TASKS = ("train", "validate", "submit_model", STATISTICS)
-"""Tasks that a site does."""
+"""Tasks that a site does in a job that trains or evaluates."""
+IMAGE_STATISTICS = "fed_stats"
+"""FLARE's name of the task of its federated statistics (`pt_peft.federation.image_statistics`)."""
 CLIENT_CONFIG = "config_fed_client.json"
 """What a site's process of a job is made of. FLARE would take other formats too; a site takes this one."""
 EGRESS = "pt_peft_flare.filters.EgressFilter"
@@ -80,6 +82,8 @@ def refusals(
     found: list[UserError] = []
     if app:
         found += filter_refusals(experiment, app / "config")
+        if asks_image_statistics(app / "config"):
+            found += image_statistics_refusals(experiment, limits)
     if limits:
         found += limits.refusals(experiment)
         if apps is not None:
@@ -123,7 +127,7 @@ def filter_refusals(experiment: Experiment, config_folder: Path) -> Iterator[Use
     except UserError as error:
         yield error.told_as(reasons.Filters())
         return
-    for task in TASKS:
+    for task in (*TASKS, IMAGE_STATISTICS) if asks_image_statistics(config_folder) else TASKS:
         # A pattern may stand for tasks too, and a chain that does not name its tasks for all.
         paths = [
             path for names, filters in chains for path in filters if any(fnmatchcase(task, name) for name in names)
@@ -140,6 +144,34 @@ def filter_refusals(experiment: Experiment, config_folder: Path) -> Iterator[Use
                     f"config_fed_client: field 'task_result_filters' has {name}, which is no part of the differential "
                     f"privacy of section privacy: {reason}; without it the job is right."
                 ).told_as(reasons.Filters())
+
+
+def asks_image_statistics(config_folder: Path) -> bool:
+    """Whether a job's config has a site count its images. False for a config that cannot be read."""
+    try:
+        executors: Any = _client_config(config_folder).get("executors", [])
+        patterns = [str(task) for one in executors for task in one.get("tasks", ["*"])]
+    except (UserError, AttributeError, TypeError):
+        return False  # FLARE cannot read it either
+    return any(fnmatchcase(IMAGE_STATISTICS, pattern) for pattern in patterns)
+
+
+def image_statistics_refusals(experiment: Experiment, limits: Limits | None = None) -> Iterator[UserError]:
+    """Yields why the images of a site are not counted.
+
+    Args:
+        experiment: the job's.
+        limits: the site's; None if they are not known.
+    """
+    promised = {"privacy": experiment.privacy.asked, "encryption": experiment.encryption is not None}
+    for field in (name for name, there in promised.items() if there):
+        yield UserError(
+            f"experiment.json: field '{field}' is set, but counts of images travel without noise and the server reads "
+            "them; leave it out of a job for image statistics.",
+            field,
+        ).told_as(reasons.ExperimentInvalid())
+    if limits:
+        yield from limits.image_statistics_refusals()
 
 
 def component_refusals(app: Path, local: Path | None) -> Iterator[UserError]:

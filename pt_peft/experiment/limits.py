@@ -86,7 +86,11 @@ class Limits(Strict):
     """A validation or test split with fewer images is not evaluated: its counts would tell single images."""
     min_images_per_class: int | None = Field(default=5, ge=1)
     """A class with fewer training images is left out of the sums of features that the site sends for a classifier in
-    closed form (section ``head``), and of its counts: the sum of a single image's features is that image's."""
+    closed form (section ``head``), and of its counts: the sum of a single image's features is that image's.
+    No count of image statistics is of fewer images, but 0."""
+    image_statistics: bool | None = True
+    """Whether a job may have the images counted: by split, class, size, brightness and contrast. If false,
+    these counts stay at the site."""
     control_variates: bool | None = False
     """Whether ``training.control_variates`` is allowed: they are mean gradients, as no optimiser has changed them."""
     pinned_backbone: bool | None = True
@@ -297,6 +301,16 @@ class Limits(Strict):
     def check_evaluated(self, images: int) -> None:
         """Raises OutsideLimits if metrics of so few images would leave."""
         _raise_first(_at_least("min_evaluated_images", images, self.min_evaluated_images, "metrics of {} image(s)"))
+
+    def image_statistics_refusals(self) -> Iterator[OutsideLimits]:
+        """Yields why the site's images may not be counted."""
+        if self.image_statistics is False:
+            yield _refused("image_statistics", "counts of the site's images", "they stay at the site")
+
+    def least_in_split(self, split: str) -> int:
+        """Fewest images of a split that is counted."""
+        least = self.min_train_images if split == "train" else self.min_evaluated_images
+        return max(least or 1, self.min_images_per_class or 1)
 
     def check_own_model(self) -> None:
         """Raises OutsideLimits if the site's own model may not leave."""

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pt_peft.data.items import SPLITS, Item, SplitName
+from pt_peft.data.probe import probe_all
 from pt_peft.data.sources import site_images
 from pt_peft.encryption.contexts import SITE_FILE, import_tenseal, read_file, site_context
 from pt_peft.errors import BackboneMismatch, OutsideLimits, UserError
@@ -22,7 +23,6 @@ from pt_peft.site_check.cost import cache_cost, round_cost
 from pt_peft.site_check.findings import JOB, LIMITS, Findings
 from pt_peft.site_check.images import Probed, check_classes, check_copies, check_looks, check_patients, values_by_class
 from pt_peft.site_check.privacy import privacy_cost
-from pt_peft.site_check.probe import probe_all
 from pt_peft.site_check.report import Report, empty_report
 from pt_peft.training.footprint import model_refusals
 

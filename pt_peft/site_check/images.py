@@ -9,12 +9,12 @@ import numpy.typing as npt
 from pt_peft.data.items import SPLITS, Item, SplitCounts, SplitName, split_counts
 from pt_peft.data.label_values import class_of_value
 from pt_peft.data.names import says_unknown
+from pt_peft.data.probe import Probe
 from pt_peft.data.problems import some_of
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.own_images import SiteData
 from pt_peft.experiment.sections import Data, Fit, Intensity
 from pt_peft.site_check.findings import Findings
-from pt_peft.site_check.probe import Probe
 from pt_peft.site_check.report import FITTED, Fitted, Looks, Spread
 
 Values = npt.NDArray[np.float64]

@@ -21,6 +21,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.experiment.statistics import Stage, parted, sends_model, stage_bytes, stage_of
 from pt_peft.federation import site_statistics, transfer
+from pt_peft.federation.image_statistics import image_report
 from pt_peft.federation.local_round import local_round, own_model, starting_model, without_last_round
 from pt_peft.federation.site_statistics import received_counts
 from pt_peft.files import tree_bytes
@@ -58,6 +59,7 @@ class RequestHandler:
             "open": self.open,
             "exchange": self.exchange,
             "images": self.images,
+            "image_statistics": self.image_statistics,
             "initial_state": self.initial_state,
             "train": self.train,
             "evaluate": self.evaluate,
@@ -97,6 +99,12 @@ class RequestHandler:
         with told_as(reasons.Data()):
             found = site_images(self.experiment, self.site, self.name, self.names)
         return {split: len(found.items(split)) for split in SPLITS}, {}
+
+    def image_statistics(self, _message: Mapping[str, object], _: Tensors) -> Reply:
+        """Reads and counts the site's images, see `pt_peft.federation.image_statistics`. Raises UserError."""
+        with told_as(reasons.Data()):
+            found = site_images(self.experiment, self.site, self.name, self.names)
+            return image_report(self.experiment, self.site, found), {}
 
     def initial_state(self, _message: Mapping[str, object], _: Tensors) -> Reply:
         """Returns the `exchange` and the exchanged tensors before the first round, which the experiment determines."""

@@ -14,9 +14,9 @@ from dicom_files import REAL, made, shown, table
 from helpers import at_size
 from pt_peft.data import dicom
 from pt_peft.data.dicom import is_dicom
+from pt_peft.data.probe import probe
 from pt_peft.data.transforms import decode_files
 from pt_peft.errors import UserError
-from pt_peft.site_check.probe import probe
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 

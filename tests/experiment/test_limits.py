@@ -22,7 +22,7 @@ from pt_peft.model.method import PeftMethod, method_names, nothing_to_merge
 from pt_peft.model.planned_exchange import planned_exchange
 from pt_peft.presets import committed_jobs, demo, embedded_backbone, override
 from pt_peft.schema import Strict, parse
-from pt_peft.training.footprint import check_model, footprint
+from pt_peft.training.footprint import check_model, footprint, model_refusals
 from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 
@@ -444,6 +444,18 @@ def test_the_memory_that_is_told_is_that_of_a_step():
     told = footprint(model.module, experiment, "meta")
     assert told.patches == 64
     assert told.memory - 5 * tensors == pytest.approx(1024 * (kept(6) - kept(2)) / 4, rel=0.05)
+
+
+def test_a_frozen_backbone_counts_as_frozen():
+    """Gradients and the optimiser's state are of what trains: LoRA may be allowed where full fine-tuning is not."""
+    kwargs = {**KWARGS, "depth": 24, "embed_dim": 768, "num_heads": 12}
+    lora, full = (
+        changed(demo(name)[0], backbone={"kwargs": kwargs}, training={"batch_size": 8}) for name in (PEFT, "full")
+    )
+    needed = footprint(build_model(lora.model, None).module, lora, "meta").memory
+    limits = Limits(max_memory_gb=1.2 * needed / 1e9)
+    assert not [*model_refusals(lora, limits, None, trains=True)]
+    assert [*model_refusals(full, limits, None, trains=True)]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.presets import committed_jobs, override, preset
 from pt_peft_flare.__main__ import main
+from pt_peft_flare.commands.job import STATISTICS
 from pt_peft_flare.job_folder import write_job, write_workspace
 
 
@@ -24,7 +25,7 @@ def test_committed_jobs_are_what_the_writer_writes(name, tmp_path):
 
 
 def test_no_other_jobs_are_committed_and_they_differ_in_the_experiment_alone():
-    assert {path.name for path in JOBS.iterdir() if path.is_dir()} == set(committed_jobs())
+    assert {path.name for path in JOBS.iterdir() if path.is_dir()} == {*committed_jobs(), STATISTICS}
     shared = [
         {
             name: content

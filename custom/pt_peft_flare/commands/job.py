@@ -15,6 +15,8 @@ from pt_peft.errors import UserError
 
 MOST_SITES = 100
 """More sites FLARE's simulator does not start unless ``-m`` says how many there may be."""
+STATISTICS = "statistics"
+"""The committed job that counts images."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="job folder to write")
     parser.add_argument(
         "--bundle", action="store_true", help="copy the packages into app/custom, for sites without them"
+    )
+    parser.add_argument(
+        "--statistics",
+        action="store_true",
+        help="count each site's images by split, class, size, brightness and contrast, and train nothing",
     )
     parser.add_argument(
         "--num-gpus",
@@ -54,19 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--committed",
         type=Path,
         metavar="DIR",
-        help="write the demo job of each method of the paper, and ridge_probe, into DIR instead, as in jobs/",
+        help="write the demo job of each method of the paper, ridge_probe and statistics into DIR instead, as in jobs/",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
     from pt_peft.experiment.site import Site
-    from pt_peft.presets import committed_jobs, open_experiment, override
+    from pt_peft.presets import committed_jobs, demo, open_experiment, override
     from pt_peft_flare.job_folder import write_job, write_workspace
 
     if options.committed:
         for name, experiment in committed_jobs().items():
             write_job(experiment, options.committed / name)
+        write_job(demo("lora_vpt")[0], options.committed / STATISTICS, statistics=True)
         return
     if options.num_gpus < 0:
         raise UserError(f"--num-gpus: is {options.num_gpus}; a number of GPUs, 0 or more, would be right.")
@@ -74,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("job: an experiment and --out are needed, or --committed.")
     experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
-    write_job(experiment, options.out, options.bundle, num_gpus=options.num_gpus)
+    write_job(experiment, options.out, options.bundle, num_gpus=options.num_gpus, statistics=options.statistics)
     if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)

@@ -12,3 +12,9 @@ class AppConstants:
     RECEIVED_MODEL: str
     RECEIVED_MODEL_OWNER: str
     VALIDATION_RESULT: str
+
+class StatisticsConstants(AppConstants):
+    STATS_COUNT: str
+    STATS_HISTOGRAM: str
+    STATS_1st_STATISTICS: str
+    STATS_2nd_STATISTICS: str

@@ -1,0 +1,10 @@
+from typing import Any
+
+from nvflare.apis.client import Client
+
+class Task:
+    timeout: int
+
+class ClientTask:
+    client: Client
+    result: Any  # whatever a site has sent: to be checked
