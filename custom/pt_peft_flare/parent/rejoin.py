@@ -12,6 +12,7 @@ from nvflare.apis.fl_constant import FLContextKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import Job, JobMetaKey
 from nvflare.apis.job_scheduler_spec import DispatchInfo
+from nvflare.utils.job_launcher_utils import get_resource_manager_spec
 
 from pt_peft.experiment.deployment import app_of
 from pt_peft_flare.flare_internals import REJOIN
@@ -107,7 +108,7 @@ def _join(engine: "ServerEngine", job: Job, client: Client, participants: dict[s
         return
     message = engine.job_runner._make_deploy_message(job, job.get_application(app, fl_ctx), app, fl_ctx)  # pyright: ignore[reportPrivateUsage]  # flare_internals
     _answer(engine, client, message)
-    resources = {client.name: job.get_resource_requirements().get(client.name, {})}
+    resources = {client.name: get_resource_manager_spec(job.meta, client.name)}
     checked = engine.check_client_resources(job, resources, fl_ctx)
     free, reservation = checked.get(client.name, (False, "it does not answer"))
     if not free:

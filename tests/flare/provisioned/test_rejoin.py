@@ -26,7 +26,7 @@ class Engine:
         self.client = Client("back", "new")
         before = Client("back", "old")
         self.participants = {"old": before, "other": Client("other", "other")}
-        self.started, self.cancelled, self.synchronised = [], [], 0
+        self.started, self.cancelled, self.asked, self.synchronised = [], [], [], 0
         self.answers = {TrainingTopic.CHECK_STATUS: ok_reply(body=json.dumps({"running_jobs": []}))}
         self.deploys: list[Any] = []
         """Answers to further deployments; afterwards all is well."""
@@ -64,6 +64,7 @@ class Engine:
         return {token: self.answers[message.topic]}
 
     def check_client_resources(self, job, resources, fl_ctx):
+        self.asked.append(resources)
         return {"back": self.reservation}
 
     def cancel_client_resources(self, checked, resources, fl_ctx):
@@ -89,9 +90,6 @@ class Job:
 
     def get_application(self, app, fl_ctx):
         return b""
-
-    def get_resource_requirements(self):
-        return {}
 
 
 @pytest.fixture
@@ -153,6 +151,14 @@ def test_a_silence_or_a_refusal_bars_no_site(answer, engine, clock, caplog):
     assert pauses == [0, 2, 4, 8, 16, 32, 60]
     assert engine.participants.keys() == {"new", "other"}
     assert caplog.text.count("cannot join") == 1  # said once, as the reason stays the same
+
+
+def test_a_site_takes_as_many_gpus_as_those_of_the_start(engine, clock):
+    engine.job_runner.running_jobs["job"].meta[JobMetaKey.RESOURCE_SPEC.value] = {
+        "@default": {"num_of_gpus": 2, "num_of_cpus": 8}, "other": {"num_of_gpus": 1}
+    }  # fmt: skip
+    Rejoin().look(engine)
+    assert engine.asked == [{"back": {"num_of_gpus": 2}}]
 
 
 def test_resources_in_use(engine, clock, caplog):
