@@ -56,8 +56,8 @@ class JobMeta(Strict):
     mandatory_clients: Names = ()
     """Sites without which the job does not start."""
     resource_spec: dict[Name, _Resources] = Field(default={})
-    """What the job takes of each site. Its ``resources.json`` says what GPUs there are; cores and memory are for FLARE's
-    launchers."""
+    """What the job takes of each site. Its ``resources.json`` says what GPUs there are; FLARE's launchers alone heed
+    cores and memory."""
     scope: Name = ""
     """Which scope of a site's own ``privacy.json`` holds, where the site has one."""
 
