@@ -47,7 +47,7 @@ class Clusters(Federation):
             "format_version: 2\nstudies: { default: { container: { image: pt-peft } } }\n"
         )
         chart = yaml.safe_load((kit / "helm_chart" / "values.yaml").read_text())
-        self._commands[IN_PODS] = [*chart["command"], *chart["args"]]
+        self._commands[IN_PODS] = [*chart["command"], *chart["args"], f"uid={chart['siteName']}"]  # by its template
         self.pods = kit.with_name(f"{kit.name}-pods")  # by its name `processes` finds them
         self.pods.mkdir()
         path = os.environ.get("PYTHONPATH", "")
