@@ -158,7 +158,7 @@ TYPED = {
 """What is typed before TAB, and what that makes of its last word."""
 COMPLETE = {
     "bash": """
-source completion
+source _pt-peft
 for words; do
   COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
   _shtab_pt_peft
@@ -169,7 +169,7 @@ done
     "zsh": r"""
 zmodload zsh/zpty
 zpty shell zsh -f -i
-zpty -w shell 'autoload -U compinit; compinit -u -D; source completion; bindkey -e'
+zpty -w shell 'fpath=($PWD $fpath); autoload -U compinit; compinit -u -D; bindkey -e'
 for words; do zpty -n -w shell "$words"$'\t\C-aprint -r -- "\C-e" >> completed\n'; done
 until [[ -f completed && $(wc -l < completed) == $# ]]; do sleep 0.1; done
 zpty -d shell
@@ -186,9 +186,9 @@ def test_completion_knows_commands_options_and_files(shell, capsys, tmp_path):
     assert all(name in text for name in script.COMMANDS)
     if not (found := shutil.which(shell)):
         pytest.skip(f"{shell} is not there: its completion was written, and not tried")
-    (tmp_path / "completion").write_text(text)
+    (tmp_path / "_pt-peft").write_text(text)
     (tmp_path / "site.json").touch()
-    subprocess.run([found, "-n", "completion"], cwd=tmp_path, check=True)
+    subprocess.run([found, "-n", "_pt-peft"], cwd=tmp_path, check=True)
     words = [f"pt-peft {typed}" for typed in TYPED]
     subprocess.run([found, "-c", COMPLETE[shell], shell, *words], cwd=tmp_path, check=True, timeout=60)
     completed = [line.split()[-1] for line in (tmp_path / "completed").read_text().splitlines()]

@@ -38,6 +38,7 @@ class Clusters(Federation):
         super().__init__(folder, dict.fromkeys(SITES, site), free_port())
         self._prepared: dict[str, Path] = {}
         self._commands: dict[str, list[str]] = {}
+        self._started: list[subprocess.Popen[bytes]] = []
         for name in IN_BATCH_JOBS:
             kit = self._prepare(name, self._slurm(folder / "slurm" / name))
             self._commands[name] = ["bash", str(kit / "startup" / "start_slurm.sh")]
@@ -67,10 +68,16 @@ class Clusters(Federation):
                 continue
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             with open(self.kit(name) / "start.log", "ab") as log:
-                subprocess.Popen(
+                self._started.append(subprocess.Popen(
                     self._commands[name], env={**os.environ, "PATH": path, **self.environment.get(name, {})},
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+                ))  # fmt: skip
+
+    def close(self) -> None:
+        """Kills all processes."""
+        super().close()
+        for process in self._started:
+            process.wait()
 
     def _prepare(self, name: str, config: dict[str, Any]) -> Path:
         file, output = self._folder / f"{name}.yaml", self._output(name)
