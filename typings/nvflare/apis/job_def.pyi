@@ -16,6 +16,7 @@ class JobMetaKey(StrEnum):
     JOB_CLIENTS = "job_clients"
     CLONED_FROM = "cloned_from"
     DEPLOY_MAP = "deploy_map"
+    RESOURCE_SPEC = "resource_spec"
     JOB_DEPLOY_DETAIL = "job_deploy_detail"
 
 class Job:
@@ -24,6 +25,5 @@ class Job:
     run_aborted: bool
     meta: dict[str, Any]
     def get_application(self, app_name: str, fl_ctx: FLContext) -> bytes: ...
-    def get_resource_requirements(self) -> dict[str, dict[str, Any]]: ...
 
 def is_valid_job_id(jid: object) -> bool: ...

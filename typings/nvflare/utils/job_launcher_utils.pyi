@@ -1,0 +1,3 @@
+from typing import Any
+
+def get_resource_manager_spec(job_meta: dict[str, Any], site_name: str) -> dict[str, Any]: ...
