@@ -1,4 +1,4 @@
-"""The software and the machine that a result comes from."""
+"""The software and the machine that a result comes from, and what the machine gives a process."""
 
 import functools
 import hashlib
@@ -20,6 +20,8 @@ METHOD_CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds
 """Packages and modules of `pt_peft` that define a method: what it trains and what it exchanges."""
 METHOD_LIBRARIES = ("timm", "peft")
 """Packages that build the model whose tensors are exchanged."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""In a container, where control groups are of version 2: microseconds of all cores in a period, and the period."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """The first 16 digits of a SHA-256 in hex: enough to tell versions apart, not to prove one."""
@@ -98,6 +100,16 @@ def machine() -> Machine:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
     }
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use, also in a container that has the time of some of them alone."""
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
+    try:
+        allowed, period = QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(visible, int(allowed) // int(period)))
+    except (OSError, ValueError):  # no container, or one that may use all: 'max'
+        return visible
 
 
 def _cpu() -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import ROOT
 from pt_peft import __version__, environment
-from pt_peft.environment import METHOD_CODE, Code, own_code, source_digest
+from pt_peft.environment import METHOD_CODE, Code, own_code, source_digest, usable_cores
 from pt_peft.schema import parse
 
 PACKAGE = ROOT / "pt_peft"
@@ -80,3 +80,22 @@ def test_the_methods_code_is_all_that_planning_an_exchange_imports():
     reached = starts.union(*(graph.find_upstream_modules(start) for start in starts))
     places = {module.split(".")[1] for module in reached}
     assert places - {"errors", "files", "reasons"} == {name.removesuffix(".py") for name in METHOD_CODE}
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        ("400000 100000\n", 4),
+        ("150000 100000\n", 1),
+        ("50000 100000\n", 1),
+        ("6400000 100000\n", 8),
+        ("max 100000\n", 8),
+    ],
+)
+def test_a_container_has_the_cores_that_it_may_use(said, cores, tmp_path, monkeypatch):
+    """Docker and Kubernetes leave all cores visible, and stop the container once their time is used up."""
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(environment, "QUOTA", tmp_path / "cpu.max")
+    assert usable_cores() == 8
+    (tmp_path / "cpu.max").write_text(said)
+    assert usable_cores() == cores

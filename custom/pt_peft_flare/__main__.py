@@ -6,12 +6,11 @@
 import sys
 
 from pt_peft.commands.dispatch import Command, command, dispatch, parser
-from pt_peft_flare.commands import contexts, decrypt, job, ledger, show_job, status, submit
+from pt_peft_flare.commands import contexts, decrypt, job, ledger, show_job, status
 
 COMMANDS: dict[str, Command] = {
     "job": job,
     "show-job": show_job,
-    "submit": submit,
     "status": status,
     "ledger": ledger,
     "decrypt": decrypt,

@@ -229,6 +229,7 @@ GATE = Use(
         "nvflare.fuel.f3.streaming.byte_receiver:RxTask.rx_task_map",
         "nvflare.fuel.f3.streaming.byte_receiver:RxTask.stop(self, error, notify)",
         "nvflare.fuel.f3.cellnet.defs:MessagePropKey.COMMON_NAME",
+        "nvflare.fuel.f3.cellnet.identity:CellIdentityResolver.require_match(self, fqcn, peer_cn, peer_desc)",
         "nvflare.fuel.f3.cellnet.defs:MessagePropKey.ENDPOINT",
         f"{_LOBS}:HEADER_STRUCT",
         f"{_LOBS}:HEADER_LEN",
@@ -316,6 +317,7 @@ REJOIN = Use(
         "nvflare.apis.fl_constant:RunProcessKey.PARTICIPANTS",
         "nvflare.apis.job_def:Job.run_aborted",
         "nvflare.apis.job_scheduler_spec:DispatchInfo(app_name, resource_requirements, token)",
+        "nvflare.utils.job_launcher_utils:get_resource_manager_spec(job_meta, site_name)",
     ),
 )
 _CLIENTS = "nvflare.private.fed.server.client_manager:ClientManager"

@@ -88,6 +88,8 @@ SMALL_BYTES = 64 << 10
 """Most bytes of a message of FLARE's own: a request for work, a sign of life."""
 PARENT_BYTES = 4 << 20
 """The same in the parent process, which sites send their errors and settings to when a person asks for them."""
+NO_CERTIFICATE = "N/A"
+"""What FLARE takes for the name of a peer without a certificate, on a line with TLS alone."""
 FATAL = (ReturnCode.RUN_MISMATCH, ReturnCode.TASK_UNKNOWN, ReturnCode.UNSAFE_JOB)
 """Return codes of a result at which FLARE ends the job."""
 QUIET_S = 1.0
@@ -109,12 +111,16 @@ def admit(message: Message) -> Message | None:
     Returns:
         None for a message that may go on, else the reply that FLARE takes as the end of it.
     """
-    if not message.get_prop(MessagePropKey.COMMON_NAME):
+    certified, peer = message.get_prop(MessagePropKey.COMMON_NAME), message.get_prop(MessagePropKey.ENDPOINT)
+    if not certified:
         return None  # from a job's process on this machine
+    if certified != NO_CERTIFICATE and _root(peer.name) == FQCN.ROOT_SERVER:
+        # From one in a container or on a compute node: only with the server's own key does FLARE let it have that name.
+        return None
     problem = _problem(message)
     if problem is None:
         return None
-    _warn(message.get_prop(MessagePropKey.COMMON_NAME), problem)
+    _warn(certified, problem)
     return make_cell_reply(CellReturnCode.AUTHENTICATION_ERROR, problem)
 
 

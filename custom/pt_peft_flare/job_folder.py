@@ -88,10 +88,11 @@ FLARE takes a job's own code from this folder. The components of this job come f
 `pt_peft_flare`; the folder must not be empty, or else FLARE's simulator lets a job use only FLARE's own classes.
 """
 
-
+_TRACKING = "nvflare.app_opt.tracking"
 STAND_INS = {
+    f"{_TRACKING}.tb.tb_receiver.TBAnalyticsReceiver": "pt_peft_flare.tensorboard_receiver.TensorBoardReceiver",
     "nvflare.app_opt.pt.file_model_locator.PTFileModelLocator": "pt_peft_flare.model_locator.AdapterLocator",
-    "nvflare.app_opt.tracking.mlflow.mlflow_receiver.MLflowReceiver": "pt_peft_flare.mlflow_receiver.MlflowReceiver",
+    f"{_TRACKING}.mlflow.mlflow_receiver.MLflowReceiver": "pt_peft_flare.mlflow_receiver.MlflowReceiver",
 }
 """Classes that FLARE's helpers of recipes add, and ours that take their place and their arguments."""
 

@@ -50,6 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--print-completion",
         action=_PrintCompletion,
         choices=SHELLS,
-        help="print the completion of this shell, to be sourced by it, and end",
+        help="print the completion script of this shell, and end",
     )
     dispatch(whole, arguments)

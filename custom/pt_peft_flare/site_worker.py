@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
+from pt_peft.environment import usable_cores
 from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -14,7 +15,6 @@ from pt_peft.worker.frames import Frame
 from pt_peft.worker.handle import HostGone, Patience, Worker
 from pt_peft.worker.host_lookup import HOSTS
 from pt_peft.worker.requests import Opening, Work
-from pt_peft.worker.turns import usable_cores
 from pt_peft_flare.gpus import see_gpus_of_first_site
 from pt_peft_flare.run_context import (
     continued_dir,

@@ -13,6 +13,7 @@ import torch
 
 from pt_peft.data.cache_space import pixel_bytes
 from pt_peft.data.site_data import ImageSplit
+from pt_peft.environment import usable_cores
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.experiment import Experiment
@@ -97,7 +98,7 @@ def round_cost(experiment: Experiment, site: Site, name: str, train: int, val: i
         payloads = _payloads(experiment, site, name, exchange)
         return {**payloads, "steps": _steps(experiment, train), **NOT_MEASURED}
     weights = pinned_weights(experiment.backbone, site)
-    with torch_threads(site.threads or os.cpu_count()):
+    with torch_threads(site.threads or usable_cores()):
         trainer = LocalTrainer(experiment, weights, site_device(site), compiled=site.compile)
         payloads = _payloads(experiment, site, name, trainer.exchange)
         return {**payloads, "steps": _steps(experiment, train), **_measured(trainer, train, val)}

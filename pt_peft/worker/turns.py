@@ -4,7 +4,6 @@ More workers would each hold the memory of a training, and all would end no soon
 """
 
 import ctypes
-import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,16 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pt_peft.environment import usable_cores
+
 PER_CORE = 2
 """Turns for each core. With fewer, cores would idle while the last of a few sites train."""
 _LOOK_S = 0.05
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS lacks the former
 
 
 class Turns:

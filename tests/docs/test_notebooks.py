@@ -51,7 +51,7 @@ def test_the_pages_show_text_and_code():
     assert shown.startswith(
         "# The lead of a federation\n\n*A Jupyter notebook: [lead.ipynb](lead.ipynb).*\n\nYou write"
     )
-    assert "```python\n!nvflare simulator my_job -w workspace -n 2 -t 2\n```" in shown
+    assert "```python\n!pt-peft export $workspace --format timm --out lesions_timm\n```" in shown
 
 
 @pytest.mark.parametrize(

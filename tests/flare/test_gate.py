@@ -10,6 +10,7 @@ from nvflare.apis.shareable import ReturnCode, Shareable, make_reply
 from nvflare.fuel.f3.cellnet import cell as cell_module
 from nvflare.fuel.f3.cellnet import core_cell as core_cell_module
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, MessagePropKey, MessageType
+from nvflare.fuel.f3.cellnet.identity import CellIdentityResolver
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_CHANNEL,
@@ -127,6 +128,20 @@ def test_the_servers_own_processes_are_not_asked():
     one = message("server_parent_listener", "get_clients", origin=f"server.{JOB}")
     one.set_prop(MessagePropKey.COMMON_NAME, None)
     assert admit(one) is None
+
+
+def test_the_servers_own_process_elsewhere_speaks_to_sites_and_a_site_under_its_name_does_not():
+    """In a container or on a compute node it comes with the server's certificate; FLARE compares it with the name."""
+    one = message("client_command", "check", origin=f"server.{JOB}", to=f"hospital-1.{JOB}")
+    one.set_prop(MessagePropKey.COMMON_NAME, "server")
+    assert admit(one) is None
+    one.set_prop(MessagePropKey.COMMON_NAME, "N/A")
+    assert admit(one) is not None, "nobody has compared anything"
+    flare = CellIdentityResolver("server", {"server": "flare.example"})
+    flare.require_match(f"server.{JOB}", "flare.example", "a line")
+    for name in (f"server.{JOB}", "server.hospital-1"):
+        with pytest.raises(ValueError, match=r"requires identity 'flare\.example'"):
+            flare.require_match(name, "hospital-1", "a line")
 
 
 def test_a_site_cannot_end_the_job_by_a_word_of_sizes():

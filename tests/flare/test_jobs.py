@@ -89,6 +89,10 @@ def test_command(tiny, tmp_path, capsys):
     assert main(["job", str(tmp_path / "experiment.json"), "--out", str(tmp_path / "job"), "--set", "seed=3"]) == 0
     assert Experiment.read(tmp_path / "job" / "app" / "config" / "experiment.json").seed == 3
     assert "nvflare simulator" in capsys.readouterr().out
+    main(["job", str(tmp_path / "job"), "--out", str(tmp_path / "sites"), "--installed"])
+    assert capsys.readouterr().out == f"nvflare job submit -j {tmp_path / 'sites'}\n"
+    assert not (tmp_path / "sites" / "app" / "custom").exists()
+    assert Experiment.read(tmp_path / "sites" / "app" / "config" / "experiment.json").seed == 3
     many = [f"site-{number}" for number in range(101)]
     (tmp_path / "many.json").write_text(changed(tiny, federation={"sites": many}).to_json())
     assert main(["job", str(tmp_path / "many.json"), "--out", str(tmp_path / "job")]) == 0

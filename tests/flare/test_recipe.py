@@ -225,8 +225,9 @@ def test_what_is_added_may_bring_code(tmp_path):
 def test_tracking_takes_the_place_of_ours_of_the_same_kind(tmp_path):
     recipe = PeftRecipe(method="norm")
     add_experiment_tracking(recipe, "tensorboard", {"tb_folder": "curves"})
-    receivers = [one for one in config(exported(recipe, tmp_path), "server")["components"] if "tracking" in one["path"]]
-    assert [one["args"]["tb_folder"] for one in receivers] == ["curves"]
+    receivers = [one for one in config(exported(recipe, tmp_path), "server")["components"] if "Receiver" in one["path"]]
+    assert [one["path"] for one in receivers] == ["pt_peft_flare.tensorboard_receiver.TensorBoardReceiver"]
+    assert receivers[0]["args"]["tb_folder"] == "curves"
     with pytest.raises(UserError, match="client_side=True gives no curves"):
         add_experiment_tracking(PeftRecipe(method="norm"), "tensorboard", client_side=True, server_side=False)
 

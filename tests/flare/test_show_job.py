@@ -276,7 +276,7 @@ def test_what_a_kit_allows_is_the_sites(running, kit, capsys):
 
 
 def test_the_digest_is_the_same_at_the_lead_and_at_a_site(experiment, tmp_path):
-    write_job(experiment, tmp_path / "folder")  # with the README that `submit` leaves out
+    write_job(experiment, tmp_path / "folder")  # with the README that --installed leaves out
     write_job(experiment, tmp_path / "submitted", installed=True)
     (tmp_path / "submitted" / "app" / ".__nvfl_sig.json").write_text("{}")
     assert app_digest(tmp_path / "folder" / "app") == app_digest(tmp_path / "submitted" / "app")

@@ -1,6 +1,7 @@
-"""Writes the job folder of an experiment or a preset, and prints the command that simulates it.
+"""Writes the job folder of an experiment or a preset, and prints the command that simulates or submits it.
 
-The folder has FLARE's standard layout; simulator, POC and provisioned federations take it.
+The folder has FLARE's standard layout: simulator and POC take it, and with --installed a provisioned federation, whose
+sites have the packages and take no code.
 
 Example:
     pt-peft job lora_vpt --out my_job --set federation.rounds=10
@@ -29,8 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "not with --committed",
     )
     parser.add_argument("--out", type=Path, help="job folder to write")
-    parser.add_argument(
-        "--bundle", action="store_true", help="copy the packages into app/custom, for sites without them"
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument("--bundle", action="store_true", help="copy the packages into app/custom, for sites without them")
+    code.add_argument(
+        "--installed",
+        action="store_true",
+        help="leave app/custom out, for sites that have the packages installed and take no code, as by our kits",
     )
     parser.add_argument(
         "--statistics",
@@ -82,9 +87,19 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("job: an experiment and --out are needed, or --committed.")
     experiment, site = open_experiment(options.experiment)
     experiment = override(experiment, options.set)
-    write_job(experiment, options.out, options.bundle, num_gpus=options.num_gpus, statistics=options.statistics)
+    write_job(
+        experiment,
+        options.out,
+        options.bundle,
+        options.installed,
+        num_gpus=options.num_gpus,
+        statistics=options.statistics,
+    )
     if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)
+    if options.installed:
+        print(shlex.join(["nvflare", "job", "submit", "-j", str(options.out)]))
+        return
     named, needed = len(experiment.federation.sites), max(2, experiment.federation.min_sites)
     workspace = ["-w", str(options.workspace)] if options.workspace else []
     count = ["-t", str(named)] if named else ["-n", str(needed), "-t", str(needed)]

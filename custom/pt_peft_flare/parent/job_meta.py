@@ -40,6 +40,8 @@ Participants = Name | _Sites | _Targets
 class _Resources(Strict):
     num_of_gpus: NonNegativeInt = 0
     mem_per_gpu_in_GiB: NonNegativeFloat = 0
+    num_of_cpus: PositiveInt = 1
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}(Mi|Gi|Ti)$")] = "1Gi"
 
 
 class JobMeta(Strict):
@@ -54,7 +56,8 @@ class JobMeta(Strict):
     mandatory_clients: Names = ()
     """Sites without which the job does not start."""
     resource_spec: dict[Name, _Resources] = Field(default={})
-    """What the job takes of each site's GPUs; the site's ``resources.json`` says what there is."""
+    """What the job takes of each site. Its ``resources.json`` says what GPUs there are; FLARE's launchers alone heed
+    cores and memory."""
     scope: Name = ""
     """Which scope of a site's own ``privacy.json`` holds, where the site has one."""
 

@@ -137,6 +137,8 @@ def test_no_key_of_the_servers_is_taken_from_a_lead(key, engine, tmp_path):
         ({"name": "a" * 201}, "at most 200 characters"),
         ({"resource_spec": {"a": {"process": "x"}}}, "field 'resource_spec.a.process' is unknown"),
         ({"resource_spec": {"a": {"num_of_gpus": -1}}}, "num_of_gpus"),
+        ({"resource_spec": {"a": {"num_of_cpus": 0}}}, "num_of_cpus"),
+        ({"resource_spec": {"a": {"memory": "8 GB"}}}, "memory"),
         ({"scope": ["a"]}, "field 'scope' is [\"a\"]"),
         ({"deploy_map": {"app": ["@ALL"], "other": 1}}, "participants must be list/str/dict"),
     ],
@@ -157,6 +159,7 @@ def test_values_at_which_flare_would_stop_for_all(meta, problem, engine, tmp_pat
         {"deploy_map": {"app": {"sites": ["server", "hospital-1", "hospital-2"]}}},
         {"deploy_map": {"app": [{"targets": ["server", "hospital-1"]}, "hospital-2"]}},
         {"deploy_map": {"app": "@ALL"}},
+        {"resource_spec": {"@default": {"num_of_gpus": 1, "num_of_cpus": 8, "memory": "16Gi"}}},
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--submit-token", "once")])

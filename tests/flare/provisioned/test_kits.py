@@ -1,5 +1,6 @@
 """What `nvflare provision` makes of deploy/project.yml."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from cryptography import x509
 from nvflare.lighter.utils import load_private_key_file, sign_folders
+from nvflare.tool.deploy.deploy_commands import prepare_deployment
 
 from benchmark.federation.provisioned import LEAD, PROJECT, Federation
 from pt_peft.experiment.limits import Limits
@@ -132,6 +134,28 @@ def test_components_that_outlive_jobs(kits):
     assert at_site["process_launcher"] == "pt_peft_flare.parent.restarting_launcher.RestartingJobLauncher"
     assert at_site["resource_manager"] == "pt_peft_flare.parent.job_gpus.JobGpus"
     assert at_site["resource_consumer"] == "pt_peft_flare.parent.job_gpus.OneJobsGpus"
+
+
+@pytest.mark.parametrize("name", ["server", "hospital-2"])
+def test_a_kit_for_containers_is_another_in_its_launcher_alone(name, kits, tmp_path):
+    (tmp_path / "docker.yaml").write_text("{ runtime: docker, parent: { docker_image: pt-peft } }")
+    arguments = {"kit": kits.kit(name), "config": tmp_path / "docker.yaml", "output": tmp_path / name}
+    prepare_deployment(argparse.Namespace(**{key: str(value) for key, value in arguments.items()}))
+    before = resources(kits, name)
+    after = json.loads((tmp_path / name / "local" / "resources.json.default").read_text())
+    old, new = ({one["id"]: one["path"] for one in each.pop("components")} for each in (before, after))
+    assert {key for key in old if new.get(key) != old[key]} <= {
+        "process_launcher",
+        "resource_manager",
+        "resource_consumer",
+    }
+    assert new.keys() - old.keys() == {"docker_launcher"} | ({"resource_manager"} - old.keys())
+    assert new["resource_manager"].endswith("PassthroughResourceManager")
+    for each in (before, after):
+        each.pop("snapshot_persistor", None)  # it has a folder in the container
+    assert before == after
+    rights = [folder / "local" / "authorization.json.default" for folder in (kits.kit(name), tmp_path / name)]
+    assert rights[0].read_text() == rights[1].read_text()
 
 
 def test_jobs_are_kept_in_the_servers_workspace(kits):

@@ -74,7 +74,7 @@ def test_flares_own_command_takes_what_is_exported(lead, quick, env, tmp_path):
 
 
 def test_flares_own_command_has_a_folder_for_the_simulator_refused(lead, tmp_path):
-    """Its README counts as code, which kits do not take; our command leaves it out."""
+    """Its README counts as code, which kits do not take; ``--installed`` leaves it out."""
     shutil.copytree(JOBS / "lora_vpt", tmp_path / "lora_vpt")  # FLARE leaves a signature in it
     run = submitted(lead, tmp_path / "lora_vpt", tmp_path)
     run.finish()

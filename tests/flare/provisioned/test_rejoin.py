@@ -26,7 +26,7 @@ class Engine:
         self.client = Client("back", "new")
         before = Client("back", "old")
         self.participants = {"old": before, "other": Client("other", "other")}
-        self.started, self.cancelled, self.synchronised = [], [], 0
+        self.started, self.cancelled, self.asked, self.synchronised = [], [], [], 0
         self.answers = {TrainingTopic.CHECK_STATUS: ok_reply(body=json.dumps({"running_jobs": []}))}
         self.deploys: list[Any] = []
         """Answers to further deployments; afterwards all is well."""
@@ -64,7 +64,7 @@ class Engine:
         return {token: self.answers[message.topic]}
 
     def check_client_resources(self, job, resources, fl_ctx):
-        self.asked = resources
+        self.asked.append(resources)
         return {"back": self.reservation}
 
     def cancel_client_resources(self, checked, resources, fl_ctx):
@@ -113,7 +113,6 @@ def test_a_good_start_is_no_failure(engine, clock, caplog):
     assert engine.pending == {"back", "other"}
     assert engine.told == ["other", "back"]
     assert engine.started == [["new", "other"]]
-    assert engine.asked == {"back": {"num_of_gpus": 2}}, "what the job asks of every site"
     assert not engine.cancelled
     assert "back has joined the running job job" in caplog.text
     assert "cannot" not in caplog.text
@@ -153,6 +152,14 @@ def test_a_silence_or_a_refusal_bars_no_site(answer, engine, clock, caplog):
     assert pauses == [0, 2, 4, 8, 16, 32, 60]
     assert engine.participants.keys() == {"new", "other"}
     assert caplog.text.count("cannot join") == 1  # said once, as the reason stays the same
+
+
+def test_a_site_takes_as_many_gpus_as_those_of_the_start(engine, clock):
+    engine.job_runner.running_jobs["job"].meta[JobMetaKey.RESOURCE_SPEC.value] = {
+        "@default": {"num_of_gpus": 2, "num_of_cpus": 8}, "other": {"num_of_gpus": 1}
+    }  # fmt: skip
+    Rejoin().look(engine)
+    assert engine.asked == [{"back": {"num_of_gpus": 2}}]
 
 
 def test_resources_in_use(engine, clock, caplog):
