@@ -22,8 +22,8 @@ SHOWN_TENSORS = 6
 ROOT_CA = "rootCA.pem"
 """The federation's root certificate in the folder ``startup`` of a kit."""
 LEFT_OUT = (".__nvfl_sig.json", ".__nvfl_submitter.crt", f"custom/{NOT_CODE}")
-"""Files of an app that its digest leaves out: those that FLARE adds to a job that is submitted, and what `submit`
-leaves out."""
+"""Files of an app that its digest leaves out: those that FLARE adds to a job that is submitted, and what a job with
+``--installed`` does not have."""
 
 
 class Submitter(TypedDict):

@@ -132,8 +132,8 @@ class PeftRecipe(Recipe):
         """The recipe of an experiment that is there.
 
         Args:
-            experiment: an experiment, a job folder, an `experiment.json`, or the name of a preset as ``pt_peft_flare
-                job`` takes it.
+            experiment: an experiment, a job folder, an `experiment.json`, or the name of a preset as `pt-peft job`
+                takes it.
             site: as the constructor takes it; a preset's own, if it is not given.
             num_gpus: as the constructor takes it.
             bundle: as the constructor takes it.

@@ -19,7 +19,7 @@ one of these.
 SIMULATOR = """\
 ## FLARE's simulator {#simulator}
 
-`nvflare simulator` ends with 0 if the job trained all its rounds, and with another code if not; the last sentence says why. For a
+`nvflare simulator` ends with 0 if the job did all its work, and with another code if not; the last sentence says why. For a
 component path that does not exist FLARE prints a traceback of its own before that sentence.
 """
 
