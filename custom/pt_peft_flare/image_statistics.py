@@ -10,7 +10,7 @@ site itself lets no count leave that is too small, and its egress filter looks a
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
@@ -38,8 +38,9 @@ from pt_peft.files import write_atomically
 from pt_peft.schema import parse
 from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.gate import Inbox
-from pt_peft_flare.messages import RETURN_CODES, reason_of
+from pt_peft_flare.messages import RETURN_CODES, STATUS, reason_of
 from pt_peft_flare.parent.refusals import read_refusals
+from pt_peft_flare.progress import counting
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
 from pt_peft_flare.short_waits import end_without_torch, hasten_simulation
@@ -87,6 +88,10 @@ class ImageStatistics(StatisticsController):
         self._words: frozenset[str] = frozenset()
         """What the lead knows already."""
         self._timeout_s = 0
+        self._name = ""
+        """Of the experiment, once it is known."""
+        self._asked: list[str] = []
+        """Sites that count."""
 
     def set_communicator(self, communicator: WFCommServer) -> None:
         """Takes FLARE's communicator, whose end imports no torch."""
@@ -104,6 +109,7 @@ class ImageStatistics(StatisticsController):
                 start_host(fl_ctx)  # for all sites
             else:
                 self._inbox.watch(fl_ctx.get_engine().get_cell())
+            fl_ctx.get_engine().register_app_command(STATUS, self._status)
         elif event_type == EventType.END_RUN:
             close_host()
             if not is_simulation(fl_ctx):
@@ -119,7 +125,8 @@ class ImageStatistics(StatisticsController):
             )
             self._words = known_names(experiment, None) | {*TASKS, IMAGE_STATISTICS, *RETURN_CODES}
             self._timeout_s = experiment.federation.round_timeout_s
-            sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
+            self._name = experiment.name
+            self._asked = sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
             console.info("%s: %d sites count their images", experiment.name, len(sites))
             self.statistics_task_flow(abort_signal, fl_ctx, STAGES[-1])
             if abort_signal.triggered:
@@ -157,6 +164,14 @@ class ImageStatistics(StatisticsController):
             console.warning("%s: its answer cannot be read (%s)", site, type(error).__name__)
             return
         self._results.add(site, answer)
+
+    def _status(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
+        """Answers ``pt-peft status``; empty before sites are asked."""
+        return cast(dict[str, Any], counting(self._name, {site: self._doing(site) for site in self._asked}))
+
+    def _doing(self, site: str) -> str:
+        """What a site does now, in a few words."""
+        return str(self._results.left_out.get(site, "answered" if site in self._results.reports else "counting"))
 
     def _finish(self, experiment: Experiment, fl_ctx: FLContext) -> None:
         """Writes what was counted. Raises UserError if no site has counted anything."""

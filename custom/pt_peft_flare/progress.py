@@ -13,7 +13,8 @@ class SiteProgress(TypedDict):
     """What one site has done so far."""
 
     now: str
-    """``training``, ``evaluating``, ``silent for … s``, ``answered``, or why it is left out or not there."""
+    """``training``, ``evaluating``, ``counting`` images, ``silent for … s``, ``answered``, or why it is left out or not
+    there."""
     version: str | None
     """Of the package at the site, by its last report, with ``other code`` if that is not the server's; null before."""
     precision: Precision | None
@@ -85,6 +86,31 @@ def progress(
         "sites": {
             name: _site_progress(name, record, own, what, sent.get(name, 0)) for name, what in sorted(now.items())
         },
+    }
+
+
+def counting(experiment: str, now: Mapping[str, str]) -> Progress:
+    """Tells how far a job is that counts images: it has one stage and no rounds.
+
+    Args:
+        experiment: its name.
+        now: what each site does.
+    """
+    sites: dict[str, SiteProgress] = {
+        name: {"now": what, "version": None, "precision": None, "rounds": 0, "bytes_in": 0, "bytes_out": 0}
+        for name, what in sorted(now.items())
+    }
+    return {
+        "time": time.time(),
+        "experiment": experiment,
+        "finished_rounds": 0,
+        "continues": None,
+        "continued_rounds": 0,
+        "rounds": 0,
+        "finished_stages": 0,
+        "stages": 1,
+        "seconds_left": None,
+        "sites": sites,
     }
 
 

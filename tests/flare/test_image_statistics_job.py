@@ -26,6 +26,7 @@ from pt_peft.federation.image_statistics import EDGES, ImageReport
 from pt_peft.presets import demo
 from pt_peft.schema import parse
 from pt_peft_flare.__main__ import main
+from pt_peft_flare.commands.status import table
 from pt_peft_flare.filters import _allowed_image_statistics
 from pt_peft_flare.image_statistics import ImageStatistics, in_flares_form
 from pt_peft_flare.job_folder import (
@@ -52,7 +53,7 @@ def fields(least=5, **splits):
 GOOD = fields(train=split(80, [40, 0, 30, 10]))
 
 
-def test_a_simulation_counts_and_names_who_is_left_out(tiny, tiny_weights, shared_host, tmp_path):
+def test_a_simulation_counts_and_names_who_is_left_out(tiny, tiny_weights, shared_host, tmp_path, capsys):
     sizes = {"train": 60, "val": 16, "test": 9}
     write_job(changed(tiny, data={"images_per_site": sizes}), tmp_path / "count", statistics=True)
     own: Any = {"site-2": {"limits": {"min_images_per_class": 1}}, "site-3": {"limits": {"image_statistics": False}}}
@@ -85,6 +86,14 @@ def test_a_simulation_counts_and_names_who_is_left_out(tiny, tiny_weights, share
     (line,) = run.ledger("site-1")
     assert (line["task"], line["tensor_bytes"], line["report"]) == (IMAGE_STATISTICS, 0, found["sites"]["site-1"])
     assert run.asked("site-1")["image_statistics"]
+    record = run.server / "image_statistics.json"
+    verify = ["ledger", str(run.workspace / "site-1" / "simulate_job"), "--name", "site-1", "--verify"]
+    assert main([*verify, str(record)]) == 0
+    assert "the server counts 1 result(s) of this site; 1 of them are in this ledger" in capsys.readouterr().out
+    found["sites"]["site-1"]["train"]["images"] = 61
+    record.write_text(json.dumps(found))
+    assert main([*verify, str(record)]) == 1
+    assert "image counts: the server has another report (train)" in capsys.readouterr().out
     (refused,) = run.ledger("site-3")
     assert refused["reason"]["code"] == "outside_limits"
 
@@ -173,6 +182,12 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
         "refuses": reasons.OutsideLimits(field="image_statistics"),
         "tells": reasons.OutsideLimits(),
     }
+    controller._name, controller._asked = "mine", ["good", "other", "late"]
+    told: Any = controller._status("", {}, None)  # pyright: ignore[reportArgumentType]
+    assert [told["sites"][site]["now"] for site in ("good", "late")] == ["answered", "counting"]
+    assert "field 'least'" in told["sites"]["other"]["now"]
+    shown = table({"sites": {}, "shut_out": [], "jobs": {"a": {"status": "RUNNING", **told}}})
+    assert shown.startswith("a  RUNNING  mine: 0 of 0 rounds, 0 of 1 stages of statistics\n")
 
 
 def test_names_in_the_page_are_text(tiny):

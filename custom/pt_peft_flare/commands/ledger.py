@@ -1,8 +1,8 @@
 """Shows what has left a site for a job, and compares it with what the server says that it has counted.
 
 The site's ledger has a line for each payload. Each result that the server counted stands in the job's metrics.json with
-the SHA-256 of its tensors and with its report; both must be those of a line. Ends with exit code 1 if the server counts
-what the ledger does not have.
+the SHA-256 of its tensors and with its report, counts of images in its image_statistics.json; they must be those of a
+line. Ends with exit code 1 if the server counts what the ledger does not have.
 
 Example:
     pt-peft ledger hospital-1/ID --verify ID/workspace/metrics.json
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pt_peft.errors import UserError
-from pt_peft.experiment.admission import STATISTICS
+from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS
 from pt_peft_flare.console import one_line
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
 
 TRAIN, VALIDATE, SUBMIT_MODEL = "train", "validate", "submit_model"
+COUNTED = (TRAIN, VALIDATE, STATISTICS, SUBMIT_MODEL, IMAGE_STATISTICS)
+"""Tasks whose results the server counts."""
 SHOWN_DIGITS = 12
 """Of a digest in the table."""
 
@@ -145,18 +147,9 @@ def verify(ledger: Ledger, path: Path) -> None:
         raise UserError("--name: is needed, as nothing beside the ledger says whose it is.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rounds = [one for one in record["rounds"] if one["job"] == job]
-        stages = [one for one in record["statistics"] if one["job"] == job]
-        if record["job"] != job and not (rounds or stages):
+        entries = _entries(record, job, site)
+        if record["job"] != job and not entries:
             raise UserError(f"{path}: is of job {one_line(str(record['job']))}; the ledger is of job {job}.")
-        entries: list[tuple[_Asked, dict[str, Any]]] = [((TRAIN, one["round"], None), one) for one in rounds]
-        entries += [((STATISTICS, one["round"], one["stage"]), one) for one in stages]
-        if record["job"] == job and (final := record["final"]):
-            entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
-        if record["job"] == job and (cross_site := record.get("cross_site")):
-            entries += [((VALIDATE, None, None), one) for one in cross_site["models"].values()]
-            if own := cross_site["models"].get(site):
-                entries.append(((SUBMIT_MODEL, None, None), {"sites": {site: own}, "left_out": {}}))
         counted = [(asked, one["sites"].get(site)) for asked, one in entries]
         left_out = {asked: reason["sentence"] for asked, one in entries if (reason := one["left_out"].get(site))}
         said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
@@ -173,6 +166,23 @@ _Asked = tuple[str, int | None, str | None]
 """Task, round, and stage of statistics."""
 
 
+def _entries(record: dict[str, Any], job: str, site: str) -> list[tuple[_Asked, dict[str, Any]]]:
+    """What the server says that it has counted in a job, and left out, by what it asked."""
+    if "edges" in record:
+        return [((IMAGE_STATISTICS, None, None), record)] if record["job"] == job else []
+    rounds = [one for one in record["rounds"] if one["job"] == job]
+    stages = [one for one in record["statistics"] if one["job"] == job]
+    entries: list[tuple[_Asked, dict[str, Any]]] = [((TRAIN, one["round"], None), one) for one in rounds]
+    entries += [((STATISTICS, one["round"], one["stage"]), one) for one in stages]
+    if record["job"] == job and (final := record["final"]):
+        entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
+    if record["job"] == job and (cross_site := record.get("cross_site")):
+        entries += [((VALIDATE, None, None), one) for one in cross_site["models"].values()]
+        if own := cross_site["models"].get(site):
+            entries.append(((SUBMIT_MODEL, None, None), {"sites": {site: own}, "left_out": {}}))
+    return entries
+
+
 def _asked(one: Sent) -> _Asked:
     return one["task"], one["round"], one["stage"]
 
@@ -183,7 +193,7 @@ def _find(ledger: Ledger, asked: _Asked, result: dict[str, Any]) -> str | None:
     lines = [one for one in ledger["sent"] if _asked(one) == asked and one["sha256"] and one["held_back"] is None]
     if not lines:
         return f"{when}: the server counts a result, and none left this site"
-    if asked[0] != VALIDATE:
+    if asked[0] not in (VALIDATE, IMAGE_STATISTICS):  # no tensors go with these
         digest = str(result["sha256"])
         same = [one for one in lines if one["sha256"] == digest]
         if not same:
@@ -211,7 +221,7 @@ def _is_of(one: Sent, result: dict[str, Any]) -> bool:
 def _explain(ledger: Ledger, reasons: dict[_Asked, str]) -> None:
     """Notes of each result that the server has not counted why."""
     for one in ledger["sent"]:
-        if one["sha256"] and one["task"] in (TRAIN, VALIDATE, STATISTICS, SUBMIT_MODEL) and not one["counted"]:
+        if one["sha256"] and one["task"] in COUNTED and not one["counted"]:
             one["counted"] = False
             one["left_out"] = reasons.get(_asked(one))
 
@@ -249,6 +259,8 @@ def _became(one: Sent) -> str:
 
 def _when(asked: _Asked) -> str:
     task, number, stage = asked
+    if task == IMAGE_STATISTICS:
+        return "image counts"
     if number is None:
         return "cross-site" if task in (VALIDATE, SUBMIT_MODEL) else "no round"
     if task == STATISTICS:

@@ -153,7 +153,7 @@ def table(found: Status) -> str:
 def _how_far(job: JobState) -> str:
     state = str(job.get("status"))
     if state == "FINISHED:COMPLETED":
-        return "its metrics and adapter: nvflare job download"
+        return "its results: nvflare job download"
     if state.startswith("FINISHED"):
         return one_line(job.get("reason", "why: nvflare job download (its metrics.json, log.txt)"))
     if state != RUNNING:

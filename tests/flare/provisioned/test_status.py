@@ -89,9 +89,7 @@ def test_two_jobs_at_once():
 
 def test_a_job_that_starts_and_one_that_is_over():
     assert "one  RUNNING  starts up or ends" in table(status(session(one="starts"), None))
-    assert "one  FINISHED:COMPLETED  its metrics and adapter: nvflare job download" in table(
-        status(session(one="over"), "one")
-    )
+    assert "one  FINISHED:COMPLETED  its results: nvflare job download" in table(status(session(one="over"), "one"))
     assert "one  FINISHED:ABORTED  why: nvflare job download" in table(
         {"sites": {}, "shut_out": [], "jobs": {"one": {"status": "FINISHED:ABORTED"}}}
     )
