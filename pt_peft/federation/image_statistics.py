@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.data.items import SPLITS, SplitName
+from pt_peft.data.names import name_order
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
@@ -161,9 +162,8 @@ def least_counted(limits: Limits) -> int:
 
 
 def class_order(experiment: Experiment) -> list[int]:
-    """Places of ``data.classes`` in the order of their names, which no job chooses."""
-    classes = experiment.data.classes
-    return sorted(range(len(classes)), key=lambda place: classes[place])
+    """Places of ``data.classes`` in the order of their names, which no job chooses (see `image_report`)."""
+    return name_order(experiment.data.classes)
 
 
 def image_report(experiment: Experiment, site: Site, images: "SiteImages") -> dict[str, object]:

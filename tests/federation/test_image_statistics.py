@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from helpers import changed
+from pt_peft.data.names import clean
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft.federation.image_statistics import EDGES, ImageReport, bounds, carried, image_report
+from pt_peft.federation.image_statistics import EDGES, ImageReport, bounds, carried, class_order, image_report
 from pt_peft.schema import parse
 
 
@@ -169,6 +170,13 @@ def test_a_class_beside_others_is_a_table_of_its_own(labelled, told, right, tiny
     if not right:
         with pytest.raises(UserError, match="classes has counts of fewer than 5 images"):
             report(train=statistics(80, [labelled, 80, 0, 40])).checked(several)
+
+
+def test_no_job_chooses_the_order_in_which_classes_are_carried(tiny):
+    """From counts in two orders a small one follows: 20, 3 and 30 leave as 20, 0, 33, and backwards as 30, 0, 23."""
+    for names in (["a", "b", "c", "d"], ["a", " b", "\u200bc", "d "], [" d", "b", "a", "\u00a0c"]):
+        experiment = changed(tiny, data={"source": "site", "classes": names})
+        assert [clean(names[place]) for place in class_order(experiment)] == ["a", "b", "c", "d"]
 
 
 def test_bins_are_in_order():
