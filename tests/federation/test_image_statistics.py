@@ -2,7 +2,8 @@
 
 import itertools
 from collections import defaultdict
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -177,6 +178,23 @@ def test_no_job_chooses_the_order_in_which_classes_are_carried(tiny):
     for names in (["a", "b", "c", "d"], ["a", " b", "\u200bc", "d "], [" d", "b", "a", "\u00a0c"]):
         experiment = changed(tiny, data={"source": "site", "classes": names})
         assert [clean(names[place]) for place in class_order(experiment)] == ["a", "b", "c", "d"]
+
+
+def test_what_all_tables_together_would_tell_is_not_counted(own):
+    """Of 21 images without a second class 12 and 7 leave 2; in an npz the order of classes is the job's."""
+    experiment, site = own
+    several = changed(experiment, data={"task": "multilabel"})
+    with pytest.raises(
+        UserError, match=r"no image of the site has two of the classes: .*; 'multiclass' would be right"
+    ):
+        count(several, site)
+    assert count(several, site.model_copy(update={"limits": Limits.open()})).train.classes == [2, 7, 12]
+    table = Path(str(site.data.table))
+    table.write_text(table.read_text().replace("\n0.png,a,train", "\n0.png,a|b,train"))
+    assert count(several, site).train.classes == [0, 8, 12]
+    of_npz: Any = {"source": "npz", "classes": {"a": ["0"], "b": ["1"]}}
+    with pytest.raises(UserError, match=r"field 'data\.classes' has no values of class 'c', which in an npz"):
+        image_report(experiment, parse(Site, {"data": of_npz}, "site.json"), cast(Any, None))
 
 
 def test_bins_are_in_order():
