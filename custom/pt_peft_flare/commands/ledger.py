@@ -155,8 +155,8 @@ def verify(ledger: Ledger, path: Path) -> None:
             entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
         if record["job"] == job and (cross_site := record.get("cross_site")):
             entries += [((VALIDATE, None, None), one) for one in cross_site["models"].values()]
-            if own := cross_site["models"].get(site):
-                entries.append(((SUBMIT_MODEL, None, None), {"sites": {site: own}, "left_out": {}}))
+            own = {"sites": {site: cross_site["models"].get(site)}, "left_out": cross_site["left_out"]}
+            entries.append(((SUBMIT_MODEL, None, None), own))
         counted = [(asked, one["sites"].get(site)) for asked, one in entries]
         left_out = {asked: reason["sentence"] for asked, one in entries if (reason := one["left_out"].get(site))}
         said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
