@@ -25,6 +25,7 @@ from pt_peft.experiment.site import Site
 from pt_peft.federation.image_statistics import EDGES, ImageReport
 from pt_peft.presets import demo
 from pt_peft.schema import parse
+from pt_peft_flare import image_statistics
 from pt_peft_flare.__main__ import main
 from pt_peft_flare.filters import _allowed_image_statistics
 from pt_peft_flare.image_statistics import ImageStatistics, in_flares_form
@@ -173,6 +174,17 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
         "refuses": reasons.OutsideLimits(field="image_statistics"),
         "tells": reasons.OutsideLimits(),
     }
+
+
+def test_it_says_how_long_it_has_waited(tiny, monkeypatch):
+    """FLARE ends a task that only dead sites have not answered."""
+    controller: Any = ImageStatistics()
+    monkeypatch.setattr(image_statistics, "read_experiment", lambda fl_ctx: tiny)
+    for name in ("statistics_task_flow", "_finish"):
+        monkeypatch.setattr(controller, name, lambda *arguments: None)
+    engine = SimpleNamespace(get_clients=lambda: [SimpleNamespace(name="site-1")])
+    controller.control_flow(SimpleNamespace(triggered=False), SimpleNamespace(get_engine=lambda: engine))
+    assert controller._results.left_out["site-1"].reason == reasons.NoAnswer(seconds=0)
 
 
 def test_names_in_the_page_are_text(tiny):
