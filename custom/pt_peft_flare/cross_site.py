@@ -1,15 +1,15 @@
 """What FLARE's cross-site evaluation finds: every model on every site's images.
 
 FLARE's workflow, `CrossSiteModelEval`, asks each site for its own model, sends all models to all sites, and tells of it
-by events. FLARE keeps whatever sites say; here a result counts if it is the report of an evaluation that it should be,
-and there is a reason where there is none.
+by events. FLARE would take whatever sites say; here a result counts if it is the report of an evaluation that it should
+be, and there is a reason where there is none. What does not count FLARE does not get to see.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from nvflare.apis.dxo import from_shareable
+from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -77,9 +77,12 @@ class CrossSite:
                 self.models[name] = EvaluatedModel(RoundResults(self._accept), self._own.get(name))
         elif event_type == AppEventType.VALIDATION_RESULT_RECEIVED:
             name, site = fl_ctx.get_prop(AppConstants.MODEL_OWNER), fl_ctx.get_prop(AppConstants.DATA_CLIENT)
-            # The name is what the site says, and counts for nobody else.
-            if name in self.models:
-                self._take_report(self.models[name].results, site, fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
+            result = fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)
+            # The name is what the site says, which may be anything, and counts for nobody else.
+            model = self.models.get(name) if isinstance(name, str) else None
+            if not (model and self._take_report(model.results, site, result)):
+                # FLARE would name a file by what the site says, and end the task for all sites where that fails.
+                result.clear()
 
     def close(self, gone: Mapping[str, Reason]) -> None:
         """Notes a reason wherever there is neither a result nor one yet.
@@ -97,30 +100,38 @@ class CrossSite:
                 self.left_out[site] = LeftOut.of(reason)
 
     def _take_model(self, site: str, result: Shareable) -> None:
+        if site in self._own:
+            # FLARE would have all sites evaluate one after the other for as long as a site sends them.
+            result.set_return_code(ReturnCode.EXECUTION_RESULT_ERROR)
+            return
         if result.get_return_code() != ReturnCode.OK:
             self.left_out[site] = LeftOut.of(self._cleared(reason_of(result)))
             return
         try:
-            tensors = come(from_shareable(result).data)
-            if not isinstance(tensors, WireTensors):
+            dxo = from_shareable(result)
+            tensors = come(dxo.data)
+            # Of any other kind FLARE would make several models, or none.
+            if dxo.data_kind != DataKind.WEIGHTS or not isinstance(tensors, WireTensors):
                 raise TensorError("the site's own model is no tensors")
         except (TensorError, ValueError) as error:
             # FLARE looks at the code next, and would send to all sites for ever what none of them can read.
             result.set_return_code(ReturnCode.EXECUTION_RESULT_ERROR)
             self.left_out[site] = LeftOut(reasons.BadResult(), str(error))
             return
+        self.left_out.pop(site, None)
         self._own[site] = payload_sha256(tensors)
 
-    def _take_report(self, results: RoundResults[EvaluationReport], site: str, result: Shareable) -> None:
+    def _take_report(self, results: RoundResults[EvaluationReport], site: str, result: Shareable) -> bool:
+        """Returns whether FLARE may see the result."""
         if site in results.reports:
-            return
+            return False
         if result.get_return_code() != ReturnCode.OK:
             results.fail(site, self._cleared(reason_of(result)))
-            return
+            return True
         results.arrived(site)
         try:
             model = FLModelUtils.from_shareable(result)
         except (TypeError, ValueError):
-            return  # it stays unreadable
+            return False  # it stays unreadable
         model.meta["client_name"] = site
-        results.add(site, model)
+        return results.add(site, model)

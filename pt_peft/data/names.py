@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _AROUND = re.compile(r"^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$")
 _UNKNOWN = frozenset(
@@ -16,6 +17,11 @@ _UNKNOWN = frozenset(
 def clean(text: str) -> str:
     """`text` in Unicode's composed form (NFC) and without blanks around it: ``P7`` and ``P7 `` are one patient."""
     return text.strip() if text.isascii() else _AROUND.sub("", unicodedata.normalize("NFC", text))
+
+
+def name_order(names: Sequence[str]) -> list[int]:
+    """Places of `names` in the order of what they say: blanks around a name, which change no meaning, move none."""
+    return sorted(range(len(names)), key=lambda place: clean(names[place]))
 
 
 def says_unknown(text: str) -> bool:

@@ -8,6 +8,7 @@ from pt_peft.data.frames import each_frame
 from pt_peft.data.groups import grouped
 from pt_peft.data.image_folder import read_image_folder
 from pt_peft.data.items import Item
+from pt_peft.data.names import name_order
 from pt_peft.data.partition import partition
 from pt_peft.data.partition.even import report_other_sites
 from pt_peft.data.pixels import FileImages, LesionImages, NpzImages, ShiftedImages, SiteImages
@@ -79,7 +80,7 @@ def _own_splits(items: Sequence[Item], classes: Sequence[str]) -> list[Item]:
     What two jobs count or add up then differs by no image that a lead has chosen, and no image that one of them trains
     on is tested by another.
     """
-    rank = {label: place for place, label in enumerate(sorted(range(len(classes)), key=lambda label: classes[label]))}
+    rank = {label: place for place, label in enumerate(name_order(classes))}
     ranked = [replace(item, labels=tuple(sorted(rank[label] for label in item.labels))) for item in items]
     return [replace(item, split=one.split) for item, one in zip(items, assign_splits(ranked, 0), strict=True)]
 

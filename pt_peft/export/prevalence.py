@@ -64,8 +64,13 @@ def move_to(prior: Prior, spec: ModelSpec, known: KnownPrevalence, where: str) -
             return Move(old, None, multilabel)
         case Mapping():
             return Move(old, _wanted(prior, spec, where), multilabel)
-        case _:
+        case str() | Path():
             return Move(old, _wanted(_read(Path(prior), where), spec, f"{where}: {prior}"), multilabel)
+        case _:
+            raise UserError(
+                f"{where}: is a {type(prior).__name__}; one of {', '.join(map(repr, NAMED))}, a file, or a mapping of "
+                "classes to their prevalence or count would be right."
+            )
 
 
 def _learnt(even: Float, known: KnownPrevalence, where: str) -> Float:
@@ -143,10 +148,20 @@ def _wanted(given: Mapping[str, object], spec: ModelSpec, where: str) -> Float:
         raise UserError(f"{where}: has no value for class {', '.join(map(repr, missing))}; each class needs one.")
     multilabel = spec.task == "multilabel"
     for name, value in given.items():
-        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else _float(value)
         if not (0 < number < (1 if multilabel else math.inf)):
             kind = "a share of the images above 0 and below 1" if multilabel else "a number above 0"
             why = "; at 0 the class would be ruled out, whatever an image shows" if number == 0 else ""
             raise UserError(f"{where}: class '{name}' has the value {value!r}; {kind} would be right{why}.")
     values = np.array([float(cast(float, given[name])) for name in spec.classes])
-    return values if multilabel else values / values.sum()
+    if multilabel:
+        return values
+    values = values / values.max()  # of which the sum is finite
+    return values / values.sum()
+
+
+def _float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from pt_peft.data.items import SPLITS, SplitName
+from pt_peft.data.names import clean, name_order
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
@@ -161,9 +162,8 @@ def least_counted(limits: Limits) -> int:
 
 
 def class_order(experiment: Experiment) -> list[int]:
-    """Places of ``data.classes`` in the order of their names, which no job chooses."""
-    classes = experiment.data.classes
-    return sorted(range(len(classes)), key=lambda place: classes[place])
+    """Places of ``data.classes`` in the order of their names, which no job chooses (see `image_report`)."""
+    return name_order(experiment.data.classes)
 
 
 def image_report(experiment: Experiment, site: Site, images: "SiteImages") -> dict[str, object]:
@@ -178,9 +178,12 @@ def image_report(experiment: Experiment, site: Site, images: "SiteImages") -> di
         The fields of an `ImageReport`.
 
     Raises:
-        UserError: if more images cannot be read than ``max_unreadable`` allows.
+        UserError: if more images cannot be read than ``max_unreadable`` allows, or a small count could be told from the
+            others or from those of another job.
     """
     least = least_counted(site.limits)
+    if least > 1 and not site.data.pooled:
+        _check_that_small_counts_stay(experiment, site, images)
     report: dict[str, object] = {"least": least}
     listed = read = 0
     for split in SPLITS:
@@ -194,6 +197,24 @@ def image_report(experiment: Experiment, site: Site, images: "SiteImages") -> di
             f"{site.allowed_unreadable(listed)}, and check-site names them."
         )
     return report
+
+
+def _check_that_small_counts_stay(experiment: Experiment, site: Site, images: "SiteImages") -> None:
+    """Raises UserError where a small count would follow although no table tells it by itself."""
+    data, meant = experiment.data, {*map(clean, site.data.classes)}
+    if data.task == "multilabel":
+        if all(len(item.labels) < 2 for split in SPLITS for item in images.items(split)):
+            raise UserError(
+                "experiment.json: field 'data.task' is 'multilabel', but no image of the site has two of the classes: "
+                "what the others leave over of the images would tell of a small one; 'multiclass' would be right.",
+                "data.task",
+            )
+    elif site.data.source == "npz" and (free := [name for name in data.classes if clean(name) not in meant]):
+        raise UserError(
+            f"site.json: field 'data.classes' has no values of class '{free[0]}', which in an npz then follow from its "
+            "place in the job: counts in two orders would tell small ones; values for each class would be right.",
+            "data.classes",
+        )
 
 
 class _Look(NamedTuple):

@@ -192,6 +192,9 @@ def test_a_sites_own_images_have_the_same_splits_in_all_jobs(make_experiment, ma
         jobs = [make_experiment(data=SECTION, seed=seed) for seed in range(3)]
         orders = itertools.permutations(SECTION["classes"])
         jobs += [make_experiment(data={**SECTION, "classes": [*order, "none at the site"]}) for order in orders]
+        blanks = itertools.product(("", " ", "\u200b"), repeat=len(SECTION["classes"]))
+        named = [[*map("".join, zip(before, SECTION["classes"], strict=True))] for before in blanks]
+        jobs += [make_experiment(data={**SECTION, "classes": names}) for names in named]
         return {tuple(one.file for one in site_images(job, site, "a", ["a"]).items("train")) for job in jobs}
 
     assert len(drawn(own)) == 1

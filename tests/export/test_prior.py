@@ -50,6 +50,8 @@ def test_a_uniform_model_at_a_wards_counts(spec):
     assert shares(logits)[1] == pytest.approx(prevalence)
     odds = shares(logits)[0] / shares(LOGITS)[0]
     assert odds / odds[0] == pytest.approx(prevalence / prevalence[0])
+    huge = {name: value * 4e307 for name, value in WARD.items()}
+    assert move_to(huge, spec, known(), "--prior")(LOGITS)[1] == pytest.approx(prevalence)
 
 
 def test_a_model_of_the_training_mix(spec):
@@ -107,6 +109,8 @@ def test_files(suffix, spec, tmp_path):
         ({**WARD, "c": "many"}, "class 'c' has the value 'many'; a number above 0"),
         ({**WARD, "c": True}, "class 'c' has the value True"),
         ({**WARD, "c": float("inf")}, "class 'c' has the value inf"),
+        ({**WARD, "c": 10**400}, "class 'c' has the value 1000"),
+        ([0.25] * 4, "is a list; one of 'uniform', 'federation', 'em', a file, or a mapping of classes to"),
     ],
 )
 def test_mistakes_in_a_prevalence(given, message, spec):

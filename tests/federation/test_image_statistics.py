@@ -2,18 +2,20 @@
 
 import itertools
 from collections import defaultdict
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers import changed
+from pt_peft.data.names import clean
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
-from pt_peft.federation.image_statistics import EDGES, ImageReport, bounds, carried, image_report
+from pt_peft.federation.image_statistics import EDGES, ImageReport, bounds, carried, class_order, image_report
 from pt_peft.schema import parse
 
 
@@ -169,6 +171,30 @@ def test_a_class_beside_others_is_a_table_of_its_own(labelled, told, right, tiny
     if not right:
         with pytest.raises(UserError, match="classes has counts of fewer than 5 images"):
             report(train=statistics(80, [labelled, 80, 0, 40])).checked(several)
+
+
+def test_no_job_chooses_the_order_in_which_classes_are_carried(tiny):
+    """From counts in two orders a small one follows: 20, 3 and 30 leave as 20, 0, 33, and backwards as 30, 0, 23."""
+    for names in (["a", "b", "c", "d"], ["a", " b", "\u200bc", "d "], [" d", "b", "a", "\u00a0c"]):
+        experiment = changed(tiny, data={"source": "site", "classes": names})
+        assert [clean(names[place]) for place in class_order(experiment)] == ["a", "b", "c", "d"]
+
+
+def test_what_all_tables_together_would_tell_is_not_counted(own):
+    """Of 21 images without a second class 12 and 7 leave 2; in an npz the order of classes is the job's."""
+    experiment, site = own
+    several = changed(experiment, data={"task": "multilabel"})
+    with pytest.raises(
+        UserError, match=r"no image of the site has two of the classes: .*; 'multiclass' would be right"
+    ):
+        count(several, site)
+    assert count(several, site.model_copy(update={"limits": Limits.open()})).train.classes == [2, 7, 12]
+    table = Path(str(site.data.table))
+    table.write_text(table.read_text().replace("\n0.png,a,train", "\n0.png,a|b,train"))
+    assert count(several, site).train.classes == [0, 8, 12]
+    of_npz: Any = {"source": "npz", "classes": {"a": ["0"], "b": ["1"]}}
+    with pytest.raises(UserError, match=r"field 'data\.classes' has no values of class 'c', which in an npz"):
+        image_report(experiment, parse(Site, {"data": of_npz}, "site.json"), cast(Any, None))
 
 
 def test_bins_are_in_order():

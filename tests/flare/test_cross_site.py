@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -147,6 +147,56 @@ def test_a_second_answer_mends_a_hole_and_changes_no_result(tiny):
     results = workflow.found.models[FINAL].results
     assert results.reports.keys() == {"site-1"}
     assert results.left_out.keys() == {*SITES[1:]}
+
+
+def is_dropped(result: Shareable) -> bool:
+    """Whether FLARE's workflow, which reads a result after us, keeps nothing of it and goes on."""
+    try:
+        from_shareable(result)
+    except ValueError:
+        return result.get_return_code() == ReturnCode.OK
+    return False
+
+
+@pytest.mark.parametrize("name", ["another's", "../../../adapter.safetensors", ["no name"], None])
+def test_a_name_that_is_no_models_ends_no_task(name, tiny):
+    """FLARE would write a file of the name, and at an error end the task for all sites."""
+    workflow = Workflow(tiny)
+    workflow.send(FINAL, "site-1")
+    for result in (evaluated(), failure(reasons.OutOfMemory())):
+        workflow.answer(name, "site-1", result)
+        assert is_dropped(result)
+    assert [*workflow.found.models] == [FINAL]
+    assert not workflow.found.models[FINAL].results.reports
+
+
+def test_flare_keeps_what_counts_alone(tiny):
+    workflow = Workflow(tiny)
+    workflow.send(FINAL, "site-1")
+    results = evaluated(val={**SPLIT, "accuracy": 1.0}), evaluated(), evaluated()
+    for result in results:
+        workflow.answer(FINAL, "site-1", result)
+    assert [is_dropped(result) for result in results] == [True, False, True]
+    failed = failure(reasons.OutOfMemory())
+    workflow.answer(FINAL, "site-2", failed)
+    assert failed.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+
+
+def test_a_site_has_one_model_of_its_own(tiny):
+    """FLARE would have all sites evaluate as many as one site sends, and of a collection each part."""
+    workflow = Workflow(tiny)
+    several = DXO("COLLECTION", data=TENSORS).to_shareable()
+    workflow.submit("site-1", several)
+    assert several.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert workflow.found.left_out.keys() == {"site-1"}
+    first = own(TENSORS)
+    workflow.submit("site-1", first)
+    assert first.get_return_code() == ReturnCode.OK
+    assert not workflow.found.left_out
+    for again in (own(TENSORS), failure(reasons.WorkerDied())):
+        workflow.submit("site-1", again)
+        assert again.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert not workflow.found.left_out
 
 
 def test_where_no_site_is_asked_for_its_own_model_none_is_missing(tiny):

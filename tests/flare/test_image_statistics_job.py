@@ -25,6 +25,7 @@ from pt_peft.experiment.site import Site
 from pt_peft.federation.image_statistics import EDGES, ImageReport
 from pt_peft.presets import demo
 from pt_peft.schema import parse
+from pt_peft_flare import image_statistics
 from pt_peft_flare.__main__ import main
 from pt_peft_flare.commands.status import table
 from pt_peft_flare.filters import _allowed_image_statistics
@@ -188,6 +189,17 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
     assert "field 'least'" in told["sites"]["other"]["now"]
     shown = table({"sites": {}, "shut_out": [], "jobs": {"a": {"status": "RUNNING", **told}}})
     assert shown.startswith("a  RUNNING  mine: 0 of 0 rounds, 0 of 1 stages of statistics\n")
+
+
+def test_it_says_how_long_it_has_waited(tiny, monkeypatch):
+    """FLARE ends a task that only dead sites have not answered."""
+    controller: Any = ImageStatistics()
+    monkeypatch.setattr(image_statistics, "read_experiment", lambda fl_ctx: tiny)
+    for name in ("statistics_task_flow", "_finish"):
+        monkeypatch.setattr(controller, name, lambda *arguments: None)
+    engine = SimpleNamespace(get_clients=lambda: [SimpleNamespace(name="site-1")])
+    controller.control_flow(SimpleNamespace(triggered=False), SimpleNamespace(get_engine=lambda: engine))
+    assert controller._results.left_out["site-1"].reason == reasons.NoAnswer(seconds=0)
 
 
 def test_names_in_the_page_are_text(tiny):

@@ -335,6 +335,17 @@ def test_what_did_not_leave_in_a_cross_site_evaluation(edit, fault, evaluated, c
     assert found["faults"][0].startswith(fault)
 
 
+def test_a_model_of_its_own_that_does_not_count_has_its_reason(evaluated, capsys):
+    def left_out(record):
+        del record["cross_site"]["models"]["site-1"]
+        record["cross_site"]["left_out"]["site-1"] = {"code": "bad_result", "sentence": "it is no tensors"}
+
+    edited(metrics(evaluated), left_out)
+    found, _ = shown(capsys, kept(evaluated).parent, "--verify", metrics(evaluated))
+    (own,) = [one for one in found["sent"] if one["task"] == "submit_model"]
+    assert (own["counted"], own["left_out"]) == (False, "it is no tensors")
+
+
 def test_starts_held_back_results_and_reasons(tmp_path, capsys):
     for entry in (
         {"task": "open", "round": None, "asks": {}},

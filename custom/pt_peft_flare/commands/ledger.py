@@ -178,8 +178,8 @@ def _entries(record: dict[str, Any], job: str, site: str) -> list[tuple[_Asked, 
         entries.append(((VALIDATE, record["experiment"]["federation"]["rounds"], None), final))
     if record["job"] == job and (cross_site := record.get("cross_site")):
         entries += [((VALIDATE, None, None), one) for one in cross_site["models"].values()]
-        if own := cross_site["models"].get(site):
-            entries.append(((SUBMIT_MODEL, None, None), {"sites": {site: own}, "left_out": {}}))
+        own = {"sites": {site: cross_site["models"].get(site)}, "left_out": cross_site["left_out"]}
+        entries.append(((SUBMIT_MODEL, None, None), own))
     return entries
 
 
