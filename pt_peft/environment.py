@@ -20,6 +20,8 @@ METHOD_CODE = ("exchange", "experiment", "methods", "model", "schema.py", "seeds
 """Packages and modules of `pt_peft` that define a method: what it trains and what it exchanges."""
 METHOD_LIBRARIES = ("timm", "peft")
 """Packages that build the model whose tensors are exchanged."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Environment variable with the GPUs that a process sees; torch counts them from 0 in this order."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """In a container, where control groups are of version 2: microseconds of all cores in a period, and the period."""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""Environment variable with the GPUs that a process sees; torch counts them from 0 in this order."""
+from pt_peft.environment import VISIBLE
+
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 # torch makes what is set here at run time, so that no type checker finds it.
 _CUDNN: Any = torch.backends.cudnn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedTopic, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.wf_comm_server import WFCommServer
 from nvflare.apis.shareable import Shareable
@@ -29,7 +29,8 @@ from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.federated_run import FederatedRun
 from pt_peft_flare.flare_internals import CONTROLLER, TASK_CHECKS
 from pt_peft_flare.gate import Inbox
-from pt_peft_flare.messages import SINCE, SITES_CHANGED, SITES_SHUT_OUT, STAGE, STATUS, TAKEN, reason_of
+from pt_peft_flare.messages import SINCE, STAGE, STATUS, TAKEN, reason_of
+from pt_peft_flare.participants import Participants
 from pt_peft_flare.persistor import AdapterPersistor
 from pt_peft_flare.progress import progress
 from pt_peft_flare.round_results import RoundResults
@@ -44,7 +45,7 @@ from pt_peft_flare.whole_paths import simulate_at_any_path
 from pt_peft_flare.wire import WireTensors, expect
 
 if TYPE_CHECKING:
-    from nvflare.private.fed.server.server_engine import ServerEngine
+    pass
 
 Report = TypeVar("Report", bound=Strict)
 
@@ -81,7 +82,8 @@ class PeftFedAvg(ModelController):
         self._run: FederatedRun | None = None
         self._inbox = Inbox(refused=self._refused)
         self._life = SignsOfLife()
-        self._out: dict[str, Reason] = {}
+        self._participants = Participants()
+        self._out = self._participants.out
         """Sites that cannot answer any more, with the reason."""
         self._over = self._ended = False
         self._sent: Counter[str] = Counter()
@@ -121,8 +123,7 @@ class PeftFedAvg(ModelController):
                 # At once: a clone that is stopped while it starts up can be cloned again.
                 CheckpointFile(fl_ctx, fl_ctx.get_job_id(), read_experiment(fl_ctx)).take_over(earlier)
         engine = fl_ctx.get_engine()
-        engine.register_app_command(SITES_CHANGED, self._sites_changed)
-        engine.register_app_command(SITES_SHUT_OUT, self._shut_out)
+        self._participants.listen(engine)
         engine.register_app_command(STATUS, self._status)
 
     def _count(self, fl_ctx: FLContext) -> None:
@@ -134,27 +135,6 @@ class PeftFedAvg(ModelController):
 
     def _give_up(self, site: str) -> None:
         self._out[site] = reasons.KilledTooOften()
-
-    def _sites_changed(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
-        """Takes over which sites take part, and their tokens, from the server's parent process."""
-        fl_ctx.get_engine().sync_clients_from_main_process()
-        for site in self.site_names():
-            self._out.pop(site, None)
-        return {}
-
-    def _shut_out(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
-        """Lets sites take no further part: what they still send is refused."""
-        engine = cast("ServerEngine", fl_ctx.get_engine())
-        sites: list[str] = data["sites"]
-        # Their processes would else ask for tasks for ever.
-        engine.send_aux_request(
-            targets=sites, topic=ReservedTopic.END_RUN, request=Shareable(), timeout=0.0, fl_ctx=fl_ctx, optional=True
-        )
-        manager = engine.server.client_manager
-        manager.set_clients({token: one for token, one in manager.get_clients().items() if one.name not in sites})
-        self._out |= dict.fromkeys(sites, reasons.ShutOut())
-        console.warning("%s: shut out of the job", ", ".join(sites))
-        return {}
 
     def _status(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Answers ``pt-peft status``; empty before the first round begins."""

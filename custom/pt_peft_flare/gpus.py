@@ -5,7 +5,8 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-from pt_peft.worker.place import ORDER, VISIBLE
+from pt_peft.environment import VISIBLE
+from pt_peft.worker.place import ORDER
 from pt_peft_flare.flare_internals import SITE_GPUS
 
 

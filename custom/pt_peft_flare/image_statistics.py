@@ -11,6 +11,7 @@ site itself lets no count leave that is too small, and its egress filter looks a
 import json
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, TypedDict, cast
 
 from nvflare.apis.client import Client
@@ -41,6 +42,7 @@ from pt_peft_flare.console import console, quiet_console
 from pt_peft_flare.gate import Inbox
 from pt_peft_flare.messages import RETURN_CODES, STATUS, reason_of
 from pt_peft_flare.parent.refusals import read_refusals
+from pt_peft_flare.participants import Participants
 from pt_peft_flare.progress import counting
 from pt_peft_flare.round_results import RoundResults
 from pt_peft_flare.run_context import is_simulation, read_experiment, run_dir
@@ -84,7 +86,8 @@ class ImageStatistics(StatisticsController):
             min_clients=1,
             enable_pre_run_task=False,
         )
-        self._inbox = Inbox()
+        self._inbox = Inbox(refused=lambda site, why: self._results.refuse(site, why))
+        self._participants = Participants()
         self._results: RoundResults[ImageReport] = RoundResults(_unexpected)
         self._words: frozenset[str] = frozenset()
         """What the lead knows already."""
@@ -110,6 +113,7 @@ class ImageStatistics(StatisticsController):
                 start_host(fl_ctx)  # for all sites
             else:
                 self._inbox.watch(fl_ctx.get_engine().get_cell())
+            self._participants.listen(fl_ctx.get_engine())
             fl_ctx.get_engine().register_app_command(STATUS, self._status)
         elif event_type == EventType.END_RUN:
             close_host()
@@ -134,7 +138,8 @@ class ImageStatistics(StatisticsController):
             if abort_signal.triggered:
                 return
             waited = round(time.monotonic() - began)  # FLARE waits less for sites that have died
-            self._results.close({site: reasons.NoAnswer(seconds=waited) for site in sites})
+            out, silent = self._participants.out, reasons.NoAnswer(seconds=waited)
+            self._results.close({site: out.get(site, silent) for site in sites})
             self._finish(experiment, fl_ctx)
         except (UserError, OSError) as error:
             console.error("the job failed: %s", error)
@@ -227,5 +232,5 @@ def in_flares_form(experiment: Experiment, reports: Mapping[str, ImageReport]) -
 
 
 def _histogram(edges: tuple[float, ...], counts: list[int]) -> Histogram:
-    bins = [Bin(low, high, count) for low, high, count in zip(edges, edges[1:], counts, strict=False)]
+    bins = [Bin(low, high, count) for (low, high), count in zip(pairwise(edges), counts, strict=True)]
     return Histogram(HistogramType.STANDARD, bins)

@@ -10,7 +10,7 @@ from pt_peft.experiment.sections import Data
 ANSWERS = ("true negative", "false positive", "false negative", "true positive")
 """The columns of ``multilabel``."""
 SIDE = 720
-"""Pixels that the cells of many rows share; a cell is at most `CELL` wide."""
+"""Pixels that the cells of many rows or columns share; a cell is at most `CELL` wide."""
 CELL = 56
 READABLE = 16
 """Pixels of a cell from which names and what is in the cells are written."""
@@ -68,7 +68,7 @@ def _draw_table(
     """A table of cells that are the darker, the greater their share, 0 … 1; (rows, columns)."""
     from PIL import Image, ImageDraw, ImageFont  # once, at the end of a job
 
-    cell = max(1, min(CELL, SIDE // len(rows)))
+    cell = max(1, min(CELL, SIDE // max(len(rows), len(columns))))
     colours = (255 + shares[:, :, None] * (np.array(DARKEST) - 255)).round().astype(np.uint8)
     cells = colours.repeat(cell, axis=0).repeat(cell, axis=1)
     if cell < READABLE:

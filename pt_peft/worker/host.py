@@ -69,14 +69,16 @@ class _Host:
         self._listener = listener
         self._folder = folder
         self._work = work
+        self._own = own_place(work and work["site"])
+        """The place of what the host prepares for. A fork sees other GPUs."""
         self._shared = shared
         self._processes: dict[Place, socket.socket] = {}
         """By place the socket to the process that answers all its users. That closes when the process dies."""
 
     def serve(self) -> NoReturn:
         """Serves until standard input ends."""
-        if self._is_shared(place := self._own_place()):
-            self._process_of(place)  # at once, so that it gets ready while its users start up
+        if self._is_shared(self._own):
+            self._process_of(self._own)  # at once, so that it gets ready while its users start up
         while True:
             ready, _, _ = select.select([sys.stdin, self._listener], [], [])
             if sys.stdin in ready:
@@ -116,14 +118,10 @@ class _Host:
             if self._fork(place, ours, *accepted):
                 from pt_peft.worker.shared_process import serve
 
-                serve(its, self._work if place == self._own_place() else None)
+                serve(its, self._work if place == self._own else None)
             its.close()
             self._processes[place] = ours
         return self._processes[place]
-
-    def _own_place(self) -> Place:
-        """The place of what the host prepares for."""
-        return own_place(self._work and self._work["site"])
 
     def _fork(self, place: Place, *others: socket.socket) -> bool:
         """Forks. Returns true in the fork, which has no socket of other processes, and sees the GPUs of the place."""

@@ -5,7 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
-VISIBLE, ORDER = VARIABLES = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+from pt_peft.environment import VISIBLE
+
+ORDER = "CUDA_DEVICE_ORDER"
+VARIABLES = (VISIBLE, ORDER)
 """Environment variables with the GPUs that a process sees, and how these are numbered. CUDA reads them once, when the
 process first asks for a GPU."""
 

@@ -8,8 +8,9 @@ import pytest
 from nvflare.recipe import SimEnv
 
 from helpers import simulated
+from pt_peft.environment import VISIBLE
 from pt_peft.worker.host_lookup import HOST_VARIABLE
-from pt_peft.worker.place import ORDER, VISIBLE
+from pt_peft.worker.place import ORDER
 from pt_peft_flare.flare_internals import SITE_GPUS
 from pt_peft_flare.gpus import see_gpus_of_first_site
 from pt_peft_flare.recipe import PeftRecipe

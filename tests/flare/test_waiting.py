@@ -200,7 +200,7 @@ def test_a_site_that_was_never_heard_of_may_take_longer(job, monkeypatch):
 
 
 def shut_out(job, *sites):
-    job.controller._shut_out("", {"sites": list(sites)}, SimpleNamespace(get_engine=lambda: job))
+    job.controller._participants.shut_out("", {"sites": list(sites)}, SimpleNamespace(get_engine=lambda: job))
 
 
 def test_a_site_that_is_shut_out_is_not_waited_for_and_cannot_answer(job):
@@ -233,8 +233,8 @@ def test_a_site_that_is_let_in_again_takes_part(job):
     def sync():
         job.client_manager.set_clients({name: client(name) for name in SITES})
 
-    engine = SimpleNamespace(sync_clients_from_main_process=sync)
-    job.controller._sites_changed("", {}, SimpleNamespace(get_engine=lambda: engine))
+    engine = SimpleNamespace(sync_clients_from_main_process=sync, get_clients=lambda: map(client, SITES))
+    job.controller._participants.changed("", {}, SimpleNamespace(get_engine=lambda: engine))
     assert job.controller.present_sites(1) == SITES
 
 

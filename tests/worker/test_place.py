@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from pt_peft.environment import VISIBLE
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.worker import frames
 from pt_peft.worker.handle import Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
-from pt_peft.worker.place import ORDER, VISIBLE, Place, own_place, read_place
+from pt_peft.worker.place import ORDER, Place, own_place, read_place
 from pt_peft.worker.requests import Opening
 
 FIRST = {"round": 0, "since": 0}

@@ -13,6 +13,7 @@ import torch
 
 from helpers import changed, gone
 from pt_peft import reasons
+from pt_peft.environment import VISIBLE
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -21,7 +22,7 @@ from pt_peft.worker import frames, prepared
 from pt_peft.worker.answering import answer
 from pt_peft.worker.handle import Patience, Worker, WorkerError
 from pt_peft.worker.host_process import WorkerHost
-from pt_peft.worker.place import VISIBLE, own_place
+from pt_peft.worker.place import own_place
 from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 

@@ -9,7 +9,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.resource_consumers.gpu_resource_consumer import GPUResourceConsumer
 from nvflare.app_common.resource_managers.gpu_resource_manager import GPUResourceManager
 
-from pt_peft.worker.place import VISIBLE
+from pt_peft.environment import VISIBLE
 from pt_peft_flare.flare_internals import JOB_GPUS, WHOLE_GPUS
 
 _lock = threading.Lock()

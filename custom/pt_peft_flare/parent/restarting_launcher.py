@@ -10,7 +10,7 @@ from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 
-from pt_peft.worker.place import VISIBLE
+from pt_peft.environment import VISIBLE
 from pt_peft_flare.flare_internals import RESTARTS
 from pt_peft_flare.parent.job_gpus import take_gpus
 from pt_peft_flare.parent.job_process import ending_with_us, in_lasting_thread

@@ -15,7 +15,7 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 from nvflare.app_common.resource_consumers import gpu_resource_consumer
 
-from pt_peft.worker.place import VISIBLE
+from pt_peft.environment import VISIBLE
 from pt_peft_flare.flare_internals import JOB_GPUS
 from pt_peft_flare.parent.job_gpus import JobGpus, OneJobsGpus, take_gpus
 from pt_peft_flare.parent.restarting_launcher import RestartingJobLauncher
