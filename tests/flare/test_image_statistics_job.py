@@ -187,7 +187,8 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
     told: Any = controller._status("", {}, None)  # pyright: ignore[reportArgumentType]
     assert [told["sites"][site]["now"] for site in ("good", "late")] == ["answered", "counting"]
     assert "field 'least'" in told["sites"]["other"]["now"]
-    shown = table({"sites": {}, "shut_out": [], "jobs": {"a": {"status": "RUNNING", **told}}})
+    running: Any = {"status": "RUNNING", **told}
+    shown = table({"sites": {}, "shut_out": [], "jobs": {"a": running}})
     assert shown.startswith("a  RUNNING  mine: 0 of 0 rounds, 0 of 1 stages of statistics\n")
 
 
