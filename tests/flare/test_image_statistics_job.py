@@ -94,7 +94,7 @@ def test_a_simulation_counts_and_names_who_is_left_out(tiny, tiny_weights, share
     found["sites"]["site-1"]["train"]["images"] = 61
     record.write_text(json.dumps(found))
     assert main([*verify, str(record)]) == 1
-    assert "image counts: the server has another report (train)" in capsys.readouterr().out
+    assert "image counts: the server has another report (train)" in capsys.readouterr().err
     (refused,) = run.ledger("site-3")
     assert refused["reason"]["code"] == "outside_limits"
 
