@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,6 @@ from pt_peft.worker.host_process import WorkerHost
 from pt_peft.worker.place import VARIABLES
 
 SHARED = (ROOT / os.environ.get("PT_PEFT_SHARED", "../shared")).resolve()
-
-
-CHROMIUM_FLAGS = (
-    "headless=new",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "window-size=1200,900",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -132,18 +118,13 @@ def two_gpu_host(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Headless Chromium with a profile of its own; skips where it is missing."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
+def browser():
+    """Headless Chromium; skips where it is missing."""
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    import chromium
+
+    if not (chromium.CHROMIUM and chromium.DRIVER):
         pytest.skip("chromium and chromedriver are not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*CHROMIUM_FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    opened.execute_cdp_cmd("Network.enable", {})
-    yield opened
-    opened.quit()
+    with chromium.headless() as opened:
+        opened.execute_cdp_cmd("Network.enable", {})
+        yield opened

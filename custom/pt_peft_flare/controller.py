@@ -83,7 +83,6 @@ class PeftFedAvg(ModelController):
         self._inbox = Inbox(refused=self._refused)
         self._life = SignsOfLife()
         self._participants = Participants()
-        self._out = self._participants.out
         """Sites that cannot answer any more, with the reason."""
         self._over = self._ended = False
         self._sent: Counter[str] = Counter()
@@ -106,7 +105,7 @@ class PeftFedAvg(ModelController):
         elif event_type == EventType.CHECK_END_RUN_READINESS and self._run and not self._ended:
             # Once the sites are let go: a simulated one would start again while images are drawn.
             self._ended = True
-            self._run.end(self._out)
+            self._run.end(self._participants.out)
         elif event_type == EventType.END_RUN and not is_simulation(fl_ctx):
             self._inbox.close()
         if event_type != EventType.START_RUN:
@@ -134,7 +133,7 @@ class PeftFedAvg(ModelController):
             self._sent[site.get_identity_name()] += payload_bytes(payload)
 
     def _give_up(self, site: str) -> None:
-        self._out[site] = reasons.KilledTooOften()
+        self._participants.out[site] = reasons.KilledTooOften()
 
     def _status(self, topic: str, data: dict[str, Any], fl_ctx: FLContext) -> dict[str, Any]:
         """Answers ``pt-peft status``; empty before the first round begins."""
@@ -149,8 +148,8 @@ class PeftFedAvg(ModelController):
     def _doing(self, site: str) -> str:
         """What a site does now, in a few words."""
         quiet_s = self._life.silent_s(site)
-        if site in self._out:
-            return self._out[site].sentence()
+        if site in self._participants.out:
+            return self._participants.out[site].sentence()
         if site not in self.site_names():
             return f"not connected in the {quiet_s:.0f} s of the job"
         if self._results.has_answered(site):
@@ -194,7 +193,11 @@ class PeftFedAvg(ModelController):
 
     def present_sites(self, silence_s: int) -> list[str]:
         """Those of `site_names` that were heard of within `silence_s`, or may still be starting."""
-        return [site for site in self.site_names() if not (site in self._out or self._life.is_lost(site, silence_s))]
+        return [
+            site
+            for site in self.site_names()
+            if not (site in self._participants.out or self._life.is_lost(site, silence_s))
+        ]
 
     def event_with(self, event_type: str, key: str, data: object) -> None:
         """Fires an event of FLARE's, with `data` under `key` of its context."""
@@ -237,7 +240,7 @@ class PeftFedAvg(ModelController):
     def _is_worth_waiting(self, task: SiteTask, results: RoundResults[Any]) -> bool:
         """Whether a site works on `task`, or one that is silent may come back to a round that lacks its answer."""
         missing = [site for site in task.targets if not results.has_answered(site)]
-        gone = [site for site in missing if site in self._out]
+        gone = [site for site in missing if site in self._participants.out]
         silent = [site for site in missing if site not in gone and self._life.is_lost(site, task.silence_s)]
         if not missing:
             return not results.has_only_refused_left()  # FLARE has not seen what was refused, and would wait for more
@@ -248,8 +251,8 @@ class PeftFedAvg(ModelController):
 
     def _why_not(self, site: str, task: SiteTask) -> Reason:
         """Why there is no answer of a site, now."""
-        if site in self._out:
-            return self._out[site]
+        if site in self._participants.out:
+            return self._participants.out[site]
         if self._life.is_lost(site, task.silence_s):
             return reasons.Silent(seconds=round(self._life.silent_s(site)))
         return reasons.NoAnswer(seconds=task.timeout_s)

@@ -16,7 +16,6 @@ from pt_peft.exchange.ciphertext_layout import MOST_BYTES, Layout
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import Tensors, TensorSpec, payload_bytes, payload_sha256
-from pt_peft.experiment.admission import TASKS
 from pt_peft.experiment.prevalence import class_counts
 from pt_peft.experiment.sections import Precision
 from pt_peft.experiment.statistics import When, stage_bytes, stages, up_specs
@@ -143,7 +142,7 @@ class FederatedRun:
 
     def cleared(self, reason: Reason) -> Reason:
         """`reason`, which a site gives, without words that are not of this job's."""
-        return reason.cleared(known_names(self.experiment, self._exchange) | {*TASKS, *RETURN_CODES})
+        return reason.cleared(known_names(self.experiment, self._exchange) | RETURN_CODES)
 
     def _new_server(self, tensors: Tensors) -> Server[Any]:
         if self.experiment.encryption:

@@ -17,7 +17,7 @@ from pt_peft.environment import own_code
 from pt_peft.errors import ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, check_tensors, payload_bytes
-from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS, TASKS, image_statistics_refusals
+from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS, image_statistics_refusals
 from pt_peft.experiment.encryption import Encryption
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
@@ -177,7 +177,7 @@ class EgressFilter(Filter):
             if private := experiment.privacy.statistics:
                 check_release(values, report.num_samples, private.noise_multiplier)
             else:
-                check_sums(values, report.num_samples, least=limits.min_images_per_class or 1)
+                check_sums(values, report.num_samples, least=limits.least_counted)
         fields = report.model_dump(mode="json")
         entry: ledger.Entry = {"stage": stage.name, **described, "report": fields}
         if (private := experiment.privacy.statistics) and isinstance(report, StatisticsReport):
@@ -208,7 +208,7 @@ class EgressFilter(Filter):
             experiment = read_experiment(fl_ctx)
             if getattr(reason, "tensor", None):  # else it is not worth a worker
                 exchange = self._known_exchange(experiment, fl_ctx)
-        return reason.cleared(known_names(experiment, exchange) | {*TASKS, IMAGE_STATISTICS, *RETURN_CODES})
+        return reason.cleared(known_names(experiment, exchange) | RETURN_CODES)
 
     def _known_exchange(self, experiment: Experiment, fl_ctx: FLContext) -> Exchange:
         if self._exchange is None:

@@ -31,7 +31,6 @@ from pydantic import JsonValue
 
 from pt_peft import reasons
 from pt_peft.errors import UserError
-from pt_peft.experiment.admission import IMAGE_STATISTICS, TASKS
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.federation.image_statistics import EDGES, FEATURES, ImageReport
 from pt_peft.federation.known_names import known_names
@@ -128,7 +127,7 @@ class ImageStatistics(StatisticsController):
             self._results = RoundResults(
                 lambda result: parse(ImageReport, result.metrics, "report").checked(experiment)
             )
-            self._words = known_names(experiment, None) | {*TASKS, IMAGE_STATISTICS, *RETURN_CODES}
+            self._words = known_names(experiment, None) | RETURN_CODES
             self._timeout_s = experiment.federation.round_timeout_s
             self._name = experiment.name
             self._asked = sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())

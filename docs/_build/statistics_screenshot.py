@@ -3,12 +3,11 @@
 ``python docs/_build/statistics_screenshot.py`` writes docs/images/statistics.png.
 """
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from selenium import webdriver
 
+from chromium import headless
 from macros import PICTURES
 
 PAGE = Path("workspace/server/simulate_job/image_statistics.html")
@@ -24,16 +23,8 @@ def photograph(browser: webdriver.Chrome, page: Path, path: Path) -> None:
 
 def main() -> None:
     """Takes the picture."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    with tempfile.TemporaryDirectory() as profile:
-        for flag in ("headless=new", "no-sandbox", "disable-gpu", f"user-data-dir={profile}"):
-            options.add_argument(f"--{flag}")
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        try:
-            photograph(browser, PAGE, PICTURES / "statistics.png")
-        finally:
-            browser.quit()
+    with headless() as browser:
+        photograph(browser, PAGE, PICTURES / "statistics.png")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 ``python docs/_build/tensorboard_screenshot.py`` writes docs/images/tensorboard.png.
 """
 
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
+from chromium import headless
 from macros import PICTURES
 
 SCREEN = {"width": 1200, "height": 760, "deviceScaleFactor": 1, "mobile": False}
@@ -72,17 +71,8 @@ def photograph(browser: webdriver.Chrome, address: str, path: Path) -> None:
 
 def main() -> None:
     """Takes the picture."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    driver = webdriver.ChromeService(shutil.which("chromedriver"))
-    with tempfile.TemporaryDirectory() as profile, served(Path("workspace/server/simulate_job/tb_events")) as address:
-        for flag in ("headless=new", "no-sandbox", "disable-gpu", f"user-data-dir={profile}"):
-            options.add_argument(f"--{flag}")
-        browser = webdriver.Chrome(options=options, service=driver)
-        try:
-            photograph(browser, address, PICTURES / "tensorboard.png")
-        finally:
-            browser.quit()
+    with served(Path("workspace/server/simulate_job/tb_events")) as address, headless() as browser:
+        photograph(browser, address, PICTURES / "tensorboard.png")
 
 
 if __name__ == "__main__":

@@ -307,10 +307,15 @@ class Limits(Strict):
         if self.image_statistics is False:
             yield _refused("image_statistics", "counts of the site's images", "they stay at the site")
 
+    @property
+    def least_counted(self) -> int:
+        """Fewest images of a class that are counted or summed."""
+        return self.min_images_per_class or 1
+
     def least_in_split(self, split: str) -> int:
         """Fewest images of a split that is counted."""
         least = self.min_train_images if split == "train" else self.min_evaluated_images
-        return max(least or 1, self.min_images_per_class or 1)
+        return max(least or 1, self.least_counted)
 
     def check_own_model(self) -> None:
         """Raises OutsideLimits if the site's own model may not leave."""

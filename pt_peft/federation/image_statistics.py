@@ -149,16 +149,11 @@ class ImageReport(Strict):
 
     def check_limits(self, limits: Limits) -> None:
         """Raises UserError if a count is of fewer images than a site's limits ask for."""
-        if self.least != (least := least_counted(limits)):
+        if self.least != (least := limits.least_counted):
             raise UserError(f"report: least is {self.least}; {least} would be right.", "least")
         for split, one in self.splits().items():
             if one.images < (fewest := limits.least_in_split(split)):
                 raise UserError(f"report: {split} has {one.images} images; {fewest} at least would be right.", split)
-
-
-def least_counted(limits: Limits) -> int:
-    """Fewest images of a count."""
-    return limits.min_images_per_class or 1
 
 
 def class_order(experiment: Experiment) -> list[int]:
@@ -181,7 +176,7 @@ def image_report(experiment: Experiment, site: Site, images: "SiteImages") -> di
         UserError: if more images cannot be read than ``max_unreadable`` allows, or a small count could be told from the
             others or from those of another job.
     """
-    least = least_counted(site.limits)
+    least = site.limits.least_counted
     if least > 1 and not site.data.pooled:
         _check_that_small_counts_stay(experiment, site, images)
     report: dict[str, object] = {"least": least}

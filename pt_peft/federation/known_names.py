@@ -10,6 +10,7 @@ from pydantic import BaseModel, JsonValue
 
 import pt_peft
 from pt_peft.exchange.schedule import Exchange
+from pt_peft.experiment.admission import IMAGE_STATISTICS, TASKS
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
@@ -23,9 +24,10 @@ def known_names(experiment: Experiment | None, exchange: Exchange | None) -> fro
 
     Returns:
         Dotted names of all fields of the schemas, of the reports and of a site's limits; names of this package's
-        methods; fields and values of `experiment`; keys of the tensors of `exchange`, also as its codecs name them.
+        methods and tasks; fields and values of `experiment`; keys of the tensors of `exchange`, also as its codecs name
+        them.
     """
-    names = {*_schema_names(), *KEYS}
+    names = {*_schema_names(), *KEYS, *TASKS, IMAGE_STATISTICS}
     if experiment:
         names.update(_content(experiment.model_dump(mode="json")))
         names.update(experiment.method.name.split("+"))

@@ -149,7 +149,7 @@ def _check_sizes(experiment: Experiment, site: Site, sizes: Mapping[SplitName, i
 
 def _check_small_classes(experiment: Experiment, site: Site, items: Sequence[Item], findings: Findings) -> None:
     """Warns of classes that the site would leave out of its statistics."""
-    least = site.limits.min_images_per_class or 1
+    least = site.limits.least_counted
     if not stages(experiment) or experiment.privacy.statistics:  # whose noise hides them, so that all are in it
         return
     counts = Counter(label for item in items if item.split == "train" for label in item.labels)

@@ -200,7 +200,7 @@ class RequestHandler:
             model = starting_model(self._trainer, self._aggregate(message, sent), {})
         elif sent:
             raise TensorError(f"a model has come for stage '{stage.name}', which needs none")
-        least, least_evaluated = limits.min_images_per_class or 1, limits.min_evaluated_images or 1
+        least, least_evaluated = limits.least_counted, limits.min_evaluated_images or 1
         released = stage.name == "moments" and self.experiment.privacy.statistics is not None
         spent = {"epsilon": self._spend(stage)} if released else {}
         found = site_statistics.answer(
