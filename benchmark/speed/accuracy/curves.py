@@ -14,8 +14,6 @@ class Point(TypedDict):
     """Bytes over the loopback until then, protocol included; null where nothing is sent or counted."""
     val: float
     """Balanced accuracy on all sites' validation images together, float32."""
-    test: float
-    """The same on their test images."""
 
 
 class Reached(TypedDict):
@@ -24,8 +22,6 @@ class Reached(TypedDict):
     seconds: float
     megabytes: float | None
     """10^6 bytes over the loopback until then."""
-    test: float
-    """Balanced accuracy on test images of the aggregate that reached it."""
 
 
 def reached(curve: Sequence[Point], target: float) -> Reached | None:
@@ -34,7 +30,7 @@ def reached(curve: Sequence[Point], target: float) -> Reached | None:
         if point["val"] >= target:
             wire = point["wire_bytes"]
             megabytes = None if wire is None else wire / 1e6
-            return {"seconds": point["seconds"], "megabytes": megabytes, "test": point["test"]}
+            return {"seconds": point["seconds"], "megabytes": megabytes}
     return None
 
 
@@ -47,5 +43,4 @@ def median(runs: Sequence[Reached | None]) -> Reached | None:
     return {
         "seconds": statistics.median(one["seconds"] for one in known),
         "megabytes": statistics.median(wires) if len(wires) == len(known) else None,
-        "test": statistics.median(one["test"] for one in known),
     }

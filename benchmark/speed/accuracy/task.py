@@ -1,6 +1,7 @@
 """The task that all contenders do, and how a model of it is evaluated."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,12 @@ from pt_peft.model.method import components
 from pt_peft.presets import ham10000
 from pt_peft.schema import parse
 
-EVALUATED: tuple[SplitName, SplitName] = ("val", "test")
+THREADS = os.cpu_count()
+"""Of evaluation, which no clock is on."""
 Sections = Mapping[str, Any]
 """Fields of an experiment, by section."""
-Evaluate = Callable[[Path], dict[str, float]]
-"""Balanced accuracy of the aggregate in a file, by split, on all sites' images together."""
+Evaluate = Callable[[Path, SplitName], float]
+"""Balanced accuracy of the aggregate in a file on all sites' images of a split together."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Task:
     def evaluate_ours(self, sections: Sections) -> Evaluate:
         """Evaluates adapter files of our runs with these fields, in float32."""
         experiment = self.with_fields(overlaid(dict(sections), {"training": {"precision": "float32"}}))
-        trainer = make_trainer(experiment, self.site)
+        trainer = make_trainer(experiment, self.site.model_copy(update={"threads": THREADS}))
         return self._evaluate(
             lambda path: load_adapter(path)[0],
             lambda tensors, site, split: trainer.predict(tensors, getattr(self.data[site], split))[0],
@@ -110,7 +112,7 @@ class Task:
 
     def evaluate_theirs(self, load: Callable[[Learner, Path], None]) -> Evaluate:
         """Evaluates aggregates of plain PyTorch, which `load` reads into the model."""
-        learner = Learner(self.folder, threads=1)
+        learner = Learner(self.folder, threads=THREADS or 1)
 
         def opened(path: Path) -> None:
             load(learner, path)
@@ -121,17 +123,13 @@ class Task:
         return self._evaluate(opened, logits)
 
     def _evaluate(self, opened: Callable[[Path], Any], logits: Callable[[Any, str, str], torch.Tensor]) -> Evaluate:
-        def evaluate(path: Path) -> dict[str, float]:
+        def evaluate(path: Path, split: SplitName) -> float:
             model = opened(path)
-            found: dict[str, Predictions] = {
-                split: joined(
-                    {name: getattr(one, split) for name, one in self.data.items()},
-                    lambda site, split=split: logits(model, site, split).numpy(),
-                )
-                for split in EVALUATED
-            }
-            task = self.experiment.data.task
-            return {split: one.metrics(task)["pooled"]["balanced_accuracy"] for split, one in found.items()}
+            found: Predictions = joined(
+                {name: getattr(one, split) for name, one in self.data.items()},
+                lambda site: logits(model, site, split).numpy(),
+            )
+            return found.metrics(self.experiment.data.task)["pooled"]["balanced_accuracy"]
 
         return evaluate
 
