@@ -55,6 +55,8 @@ COUNT, HISTOGRAM = StatisticsConstants.STATS_COUNT, StatisticsConstants.STATS_HI
 STAGES = (StatisticsConstants.STATS_1st_STATISTICS, StatisticsConstants.STATS_2nd_STATISTICS)
 """FLARE asks for counts and ranges first, and then for histograms. Ours have fixed ranges, and sites are asked once."""
 
+_LOOK_S = 0.05
+
 
 class Statistics(TypedDict):
     """The content of `FILE_NAME`."""
@@ -153,9 +155,18 @@ class ImageStatistics(StatisticsController):
         wait_time_after_min_received: int = 0,
         abort_signal: Signal | None = None,
     ) -> None:
-        """Waits for all sites, and no longer than a round may take."""
+        """Waits for all sites that can still answer, and no longer than a round may take."""
         task.timeout = self._timeout_s
-        super().broadcast_and_wait(task, fl_ctx, targets, 0, 0, abort_signal)
+        self.broadcast(task, fl_ctx, targets, min_responses=0)
+        while task.completion_status is None:
+            time.sleep(_LOOK_S)
+            if (abort_signal and abort_signal.triggered) or not self._is_worth_waiting():
+                self.cancel_task(task, fl_ctx=fl_ctx)
+
+    def _is_worth_waiting(self) -> bool:
+        """Whether a site still counts. FLARE would wait for those that are shut out or whose result was refused."""
+        there = [site for site in self._asked if site not in self._participants.out]
+        return self._results.is_reading() or not all(self._results.has_answered(site) for site in there)
 
     def results_cb(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Takes a site's report, or the reason why there is none."""

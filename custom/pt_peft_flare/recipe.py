@@ -68,6 +68,7 @@ class PeftRecipe(Recipe):
         site: Section | str | Path | None = None,
         num_gpus: int = 0,
         bundle: bool = False,
+        statistics: bool = False,
     ) -> None:
         """Makes the recipe of an experiment. Sections are those of `experiment.json`, and replace the demo's.
 
@@ -94,6 +95,8 @@ class PeftRecipe(Recipe):
             site: settings that the sites of a simulation share, as fields of `site.json` or its path.
             num_gpus: GPUs that the resource manager of each site must have free for the job.
             bundle: whether the packages are copied into the job, for sites that have not installed them.
+            statistics: whether the job counts the images that the experiment would train on, and trains nothing; its
+                name ends in ``_statistics``.
 
         Raises:
             UserError: naming the first field that is wrong.
@@ -118,7 +121,7 @@ class PeftRecipe(Recipe):
         fields["select_by"] = key_metric
         fields["seed"] = fields["seed"] if seed is None else seed
         experiment = schema.parse(Experiment, fields, SOURCE)
-        self._take(experiment, site, None, num_gpus, bundle)
+        self._take(experiment, site, None, _JobFolder(experiment, num_gpus, bundle, statistics))
 
     @classmethod
     def from_experiment(
@@ -128,6 +131,7 @@ class PeftRecipe(Recipe):
         site: Section | str | Path | None = None,
         num_gpus: int = 0,
         bundle: bool = False,
+        statistics: bool = False,
     ) -> Self:
         """The recipe of an experiment that is there.
 
@@ -137,6 +141,7 @@ class PeftRecipe(Recipe):
             site: as the constructor takes it; a preset's own, if it is not given.
             num_gpus: as the constructor takes it.
             bundle: as the constructor takes it.
+            statistics: as the constructor takes it.
 
         Raises:
             UserError: if the experiment is not valid.
@@ -145,7 +150,8 @@ class PeftRecipe(Recipe):
         if not isinstance(experiment, Experiment):
             experiment, known = open_experiment(str(experiment))
         recipe = cls.__new__(cls)
-        recipe._take(experiment, site, None if known == Site(limits=SIMULATED) else known, num_gpus, bundle)
+        folder = _JobFolder(experiment, num_gpus, bundle, statistics)
+        recipe._take(experiment, site, None if known == Site(limits=SIMULATED) else known, folder)
         return recipe
 
     def _take(
@@ -153,14 +159,9 @@ class PeftRecipe(Recipe):
         experiment: Experiment,
         site: Section | str | Path | None,
         preset_site: Site | None,
-        num_gpus: int,
-        bundle: bool,
+        folder: "_JobFolder",
     ) -> None:
         RECIPES.require()
-        if num_gpus < 0:
-            raise UserError(
-                f"{SOURCE}: argument 'num_gpus' is {num_gpus}; a number of GPUs, 0 or more, would be right."
-            )
         try:
             check_job_name(f"name {experiment.name!r}", experiment.name)
         except ValueError as error:
@@ -168,8 +169,8 @@ class PeftRecipe(Recipe):
         self.experiment = experiment
         self._site = preset_site if site is None else _site(site)
         self._for_simulation_alone = site is not None
-        self._folder = _JobFolder(experiment, num_gpus, bundle)
-        super().__init__(_Job(self._folder))
+        self._folder = folder
+        super().__init__(_Job(folder))
 
     def process_env(self, env: ExecEnv) -> None:
         """Fits the job to where it runs, and gives a simulation its `site.json`.
@@ -223,10 +224,16 @@ class PeftRecipe(Recipe):
 class _JobFolder(FedJobConfig):
     """FLARE's description of a job, which is written as our job folder."""
 
-    def __init__(self, experiment: Experiment, num_gpus: int, bundle: bool) -> None:
-        super().__init__(job_name=experiment.name, min_clients=experiment.federation.min_sites)
+    def __init__(self, experiment: Experiment, num_gpus: int, bundle: bool, statistics: bool) -> None:
+        if num_gpus < 0:
+            raise UserError(
+                f"{SOURCE}: argument 'num_gpus' is {num_gpus}; a number of GPUs, 0 or more, would be right."
+            )
+        name = f"{experiment.name}_statistics" if statistics else experiment.name
+        super().__init__(job_name=name, min_clients=experiment.federation.min_sites)
         self.set_app_packages(["pt_peft", "pt_peft_flare"])
         self.bundle = bundle
+        self.statistics = statistics
         self.installed = False
         self._experiment = experiment
         self._num_gpus = num_gpus
@@ -242,6 +249,7 @@ class _JobFolder(FedJobConfig):
                 self.installed,
                 self._num_gpus,
                 Path(besides) / self.job_name / "app",
+                self.statistics,
             )
 
 
@@ -251,6 +259,7 @@ class _Job(FedJob):
     def __init__(self, folder: _JobFolder) -> None:
         super().__init__(name=folder.job_name, min_clients=folder.min_clients)
         self.job = folder
+        self._trains = not folder.statistics
         self.comp_ids = {"persistor_id": "persistor"}  # where FLARE's helpers look for ids, and put some
         # What every job has anyway: FLARE makes an app when it is given something.
         self.to_server(MESSAGE_SETTINGS)
@@ -259,7 +268,16 @@ class _Job(FedJob):
             self._deploy_map[SERVER_SITE_NAME].generate_tracked_id(one["id"])  # so that nothing else gets it
 
     def to(self, obj: Any, target: str, id: str | None = None, **kwargs: Any) -> Any:
-        """Adds to the server or to all sites. Raises UserError for trackers at sites, which would get no curves."""
+        """Adds to the server or to all sites.
+
+        Raises:
+            UserError: for trackers at sites, which would get no curves, and what a job that counts images cannot use.
+        """
+        if not (self._trains or isinstance(obj, dict)):
+            raise UserError(
+                f"{SOURCE}: with statistics=True the job counts images alone; add {type(obj).__name__} to a recipe "
+                "that trains."
+            )
         if isinstance(obj, AnalyticsReceiver) and target != SERVER_SITE_NAME:
             raise UserError(
                 "add_experiment_tracking: client_side=True gives no curves: a site's scalars go to the server with its "

@@ -82,9 +82,13 @@ class RoundResults(Generic[Report]):
         """Notes why there is no result of `site`."""
         self.left_out[site] = LeftOut.of(reason)
 
+    def is_reading(self) -> bool:
+        """Whether a result is just being read."""
+        return bool(self._unread)
+
     def has_only_refused_left(self) -> bool:
         """Whether results were refused and none is just being read."""
-        return bool(self._refused) and not self._unread
+        return bool(self._refused) and not self.is_reading()
 
     def has_answered(self, site: str) -> bool:
         """Whether anything has come of `site`."""

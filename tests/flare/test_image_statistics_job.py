@@ -203,6 +203,33 @@ def test_it_says_how_long_it_has_waited(tiny, monkeypatch):
     assert controller._results.left_out["site-1"].reason == reasons.NoAnswer(seconds=0)
 
 
+def test_it_waits_for_sites_that_can_still_answer_alone(monkeypatch):
+    controller: Any = ImageStatistics()
+    controller._asked = ["site-1", "site-2", "site-3"]
+    task, waits = SimpleNamespace(completion_status=None), []
+
+    def step(seconds: float) -> None:
+        waits.append(seconds)
+        assert task.completion_status is None
+        match len(waits):
+            case 1:
+                controller._results.refuse("site-1", "is too long")
+            case 2:
+                controller._participants.out["site-2"] = reasons.ShutOut()
+            case 3:
+                controller._results.arrived("site-3")  # and is being read
+            case 4:
+                controller._results.add("site-3", None)
+
+    monkeypatch.setattr(image_statistics, "time", SimpleNamespace(sleep=step))
+    monkeypatch.setattr(controller, "broadcast", lambda *arguments, **named: None)
+    monkeypatch.setattr(
+        controller, "cancel_task", lambda task, **named: setattr(task, "completion_status", "cancelled")
+    )
+    controller.broadcast_and_wait(task, None)
+    assert len(waits) == 4
+
+
 def test_names_in_the_page_are_text(tiny):
     experiment = changed(tiny, data={"classes": ["a&b", "b", "c", "d"]})
     report = ImageReport.model_validate(fields(train=split(80, [40, 0, 30, 10])))

@@ -1,4 +1,4 @@
-"""FLARE's components for StatsD and Prometheus, as docs/deploy/federation.md has them, with a stand-in of `datadog`."""
+"""FLARE's components for StatsD and Prometheus, as docs/deploy/prometheus.md has them, with a stand-in of `datadog`."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ from pt_peft_flare.job_folder import write_job
 from pt_peft_flare.kits import SERVER_CLASSES
 from pt_peft_flare.parent.allowed_components import AllowedComponents
 
-PAGE = ROOT / "docs" / "deploy" / "federation.md"
+PAGE = ROOT / "docs" / "deploy" / "prometheus.md"
 REPORTER = "nvflare.fuel_opt.statsd.statsd_reporter"
 
 

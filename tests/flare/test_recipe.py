@@ -137,6 +137,33 @@ def test_several_methods_make_a_name_that_flare_takes(tmp_path):
     assert PeftRecipe(method="dvpt+bitfit").name == "dvpt-bitfit"
 
 
+def test_statistics_are_the_job_of_the_command(tmp_path):
+    """``jobs/statistics`` counts what the demo job of ``lora_vpt`` would train on."""
+    expected = files(JOBS / "statistics")
+    for recipe in (
+        PeftRecipe(method="lora_vpt", statistics=True),
+        PeftRecipe.from_experiment(JOBS / "lora_vpt", statistics=True),
+    ):
+        assert recipe.name == "lora_vpt_statistics", "so that its workspace is not that of the training"
+        job = exported(recipe, tmp_path)
+        assert json.loads(job.pop("meta.json"))["name"] == recipe.name
+        assert job == {name: content for name, content in expected.items() if name != "meta.json"}
+
+
+@pytest.mark.parametrize(
+    "add", [add_cross_site_evaluation, lambda recipe: add_experiment_tracking(recipe, "tensorboard")]
+)
+def test_nothing_is_added_to_statistics(add):
+    with pytest.raises(UserError, match=r"with statistics=True the job counts images alone; add \w+ to a recipe"):
+        add(PeftRecipe(method="lora", statistics=True))
+
+
+def test_private_counts_are_refused(tmp_path):
+    private = {"sample": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "delta": 1e-5}}
+    with pytest.raises(UserError, match="counts of images travel without noise"):
+        PeftRecipe(method="lora", privacy=private, statistics=True).export(str(tmp_path))
+
+
 def test_a_provisioned_federation_gets_no_code(tmp_path):
     env = ProdEnv(startup_kit_location=str(tmp_path))
     recipe = PeftRecipe(method="norm")

@@ -4,6 +4,7 @@ from nvflare.apis.client import Client
 
 class Task:
     timeout: int
+    completion_status: Any
 
 class ClientTask:
     client: Client
