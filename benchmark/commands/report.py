@@ -90,4 +90,6 @@ def result_file(suite: str) -> Path:
 def _check_plots() -> None:
     for package in ("matplotlib", "jinja2", "scipy"):
         if not find_spec(package):
-            raise UserError(f"the package '{package}' is not installed; pip install 'pt-peft[benchmark]' has it.")
+            raise UserError(
+                f"the package '{package}' is not installed; pip install matplotlib jinja2 scipy would be right."
+            )

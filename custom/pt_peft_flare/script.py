@@ -24,7 +24,7 @@ class _PrintCompletion(argparse.Action):
             import shtab
         except ModuleNotFoundError:
             raise UserError(
-                "--print-completion: the package 'shtab' is not installed; pip install 'pt-peft[completion]' has it."
+                "--print-completion: the package 'shtab' is not installed; pip install shtab would be right."
             ) from None
         _complete_paths(parser, shtab.FILE)
         print(shtab.complete(parser, shell))

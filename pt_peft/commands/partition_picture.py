@@ -24,7 +24,7 @@ def draw(found: Mapping[str, Mapping[SplitName, SplitCounts]], classes: Sequence
         from matplotlib.figure import Figure  # not pyplot, which chooses a screen for the whole process
     except ModuleNotFoundError:
         raise UserError(
-            "--out: the package 'matplotlib' is not installed; pip install 'pt-peft[plots]' has it."
+            "--out: the package 'matplotlib' is not installed; pip install matplotlib would be right."
         ) from None
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--out: '{path.name}' ends in '{path.suffix}'; .svg, .png or .pdf would be right.")

@@ -39,7 +39,7 @@ class _Decoder(NamedTuple):
     package: str
     module: str
     """The module of the package that tells whether it is installed."""
-    source: str = "pip install 'pt-peft[dicom]' has it"
+    source: str = "pip install python-gdcm pylibjpeg pylibjpeg-openjpeg pylibjpeg-rle pyjpegls would be right"
     """Where it comes from, in words."""
 
 

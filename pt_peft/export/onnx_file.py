@@ -101,5 +101,5 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         raise UserError(
-            f"--format onnx: the package '{name}' is not installed; pip install 'pt-peft[onnx]' has it."
+            f"--format onnx: '{name}' is not installed; pip install onnx onnxscript onnxruntime would be right."
         ) from None

@@ -123,7 +123,7 @@ def _prv_epsilon(steps: Sequence[Steps], delta: float) -> float:
     except ImportError as error:
         raise UserError(
             f"experiment: field 'privacy.sample.accountant' is 'prv', which needs Opacus at the sites ({error}): "
-            "pip install 'pt-peft[privacy]', or 'rdp'."
+            "pip install opacus, or 'rdp'."
         ).told_as(_ACCOUNTANT) from None
     counts: dict[tuple[float, float], int] = {}
     for one in steps:

@@ -219,9 +219,9 @@ def test_a_decoder_that_is_not_installed_is_named(name, package, monkeypatch):
     monkeypatch.setattr(dicom, "get_decoder", lambda syntax: type("Decoder", (), {"is_available": False}))
     content = (REAL / name).read_bytes()
     (error,) = decode_files([name], lambda name: io.BytesIO(content), at_size(8), where="folder")
-    reason = f"; the package '{package}' is not installed, which decodes it: pip install 'pt-peft[dicom]' has it"
-    assert f"{reason})" in str(error)
-    assert str(probe(content, "type")).endswith(reason)
+    reason = f"; the package '{package}' is not installed, which decodes it: pip install python-gdcm pylibjpeg"
+    assert reason in str(error)
+    assert reason in str(probe(content, "type"))
 
 
 @pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])
