@@ -110,7 +110,7 @@ class OutsideLimits(Reason):
     """Of ``limits`` in `site.json`."""
     asked: Words = ()
     allowed: Words = ()
-    says = "the site refuses the job by its limits{field}{asked}{allowed}"
+    says = "the site's limits refuse this{field}{asked}{allowed}"
 
 
 class PrivacyBudget(Reason):
@@ -124,7 +124,7 @@ class PrivacyBudget(Reason):
     limit: Number
     """``limits.max_epsilon``."""
     says = (
-        "the site refuses the job by its limits (field 'max_epsilon'): its epsilon would be {total}, of which {spent} "
+        "the site's limits refuse this (field 'max_epsilon'): its epsilon would be {total}, of which {spent} "
         "is spent already; allowed: {limit}"
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import timm.models
 from safetensors.torch import load_file, save_file
@@ -11,7 +12,7 @@ from pt_peft.experiment.sections import Fit
 from pt_peft.export.adapter import HEADER, Description, load_merged, open_adapter, read_preprocessing
 from pt_peft.model.backbone import create_backbone
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CROP_MODES: dict[Fit, str] = {"pad": "border", "crop": "center", "squash": "squash"}
 """timm's words for ``data.fit``. Its ``border`` fills with the mean colour too."""
 
@@ -50,6 +51,11 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
             "crop_mode": CROP_MODES[decoding.fit],
         },
     )
+    config: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    for published in ("tag", "license", "paper_ids", "origin_url"):  # of timm's own weights of this name
+        config["pretrained_cfg"].pop(published, None)
+    config["model_args"].pop("num_classes", None)  # which stands above, and transformers takes once
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(plain.state_dict(), out / WEIGHTS, metadata={"format": "pt"})  # which timm leaves out
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 

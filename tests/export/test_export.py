@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.layers.mlp import SwiGLUPacked
+from transformers import AutoModelForImageClassification
 
 from helpers import changed
 from pt_peft.__main__ import main
@@ -113,7 +114,13 @@ def test_the_timm_folder_is_timms_own(trained, tiny_weights, tmp_path):
     batch = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(theirs(batch), model.module.eval()(batch), atol=1e-5)
-    assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == ["a", "b", "c", "d"]
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    assert config["label_names"] == ["a", "b", "c", "d"]
+    assert not config["pretrained_cfg"].keys() & {"tag", "license"}, "those of weights that timm publishes"
+    transformed = AutoModelForImageClassification.from_pretrained(tmp_path / "timm").eval()
+    assert transformed.config.id2label[1] == "b"
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(transformed(images).logits, theirs(images))
 
 
 def test_the_timm_folder_of_a_swiglu(tiny, tmp_path):

@@ -81,7 +81,7 @@ def test_a_simulation_counts_and_names_who_is_left_out(tiny, tiny_weights, share
     ]
     assert [one[2] for one in classes["Global"]["train"]] == sums
     page = (run.server / "image_statistics.html").read_text()
-    assert "<b>site-3</b>: the site refuses the job by its limits (field &#x27;image_statistics&#x27;)" in page
+    assert "<b>site-3</b>: the site&#x27;s limits refuse this (field &#x27;image_statistics&#x27;)" in page
     assert "http" not in page
     # the ledgers have all that left
     (line,) = run.ledger("site-1")

@@ -148,7 +148,7 @@ def test_the_words_of_a_refusal():
     }
     left = error.reason.cleared(known_names(None, None))
     assert left.sentence() == (
-        "the site refuses the job by its limits (field 'bytes_per_round'): it asks for 4000; allowed: 1000"
+        "the site's limits refuse this (field 'bytes_per_round'): it asks for 4000; allowed: 1000"
     )
     methods = OutsideLimits("methods", "method norm", "allowed: lora, xq7zk")
     sentence = methods.reason.cleared(known_names(None, None)).sentence()

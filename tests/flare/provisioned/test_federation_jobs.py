@@ -54,7 +54,7 @@ def test_two_jobs_at_once_and_a_site_that_refuses_one(lead, quick, picky):
             "code": "outside_limits",
             "field": "methods",
             "asked": ["method", "norm"],
-            "sentence": "the site refuses the job by its limits (field 'methods'): it asks for method norm",
+            "sentence": "the site's limits refuse this (field 'methods'): it asks for method norm",
         }
         assert one["sites"].keys() == {"hospital-2", "hospital-3"}
 
