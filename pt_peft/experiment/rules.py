@@ -232,6 +232,11 @@ RULES: tuple[Rule[ExperimentFields], ...] = (
         lambda e: isinstance(e.server_optimizer, Swa) and e.server_optimizer.last_rounds > e.federation.rounds,
     ),
     Rule(
+        "training.warmup_rounds", "at most federation.rounds", "federation.rounds", "fewer rounds",
+        "the step sizes would never reach their peak",
+        lambda e: e.training.warmup_rounds > e.federation.rounds > 0,
+    ),
+    Rule(
         "payload.up.error_feedback", "false", "aggregation.name", "'lora_product'", _COMPONENTS,
         lambda e: e.payload.up.remembers and not e.aggregation.keeps_components,
     ),

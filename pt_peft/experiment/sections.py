@@ -285,7 +285,9 @@ class Training(Strict):
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     """Decoupled weight decay of AdamW, on tensors of two or more dimensions."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """``cosine`` decays from the first step of the first round to zero at the last step of the last round."""
+    """``cosine`` decays from the first step after the warm-up to zero at the last step of the last round."""
+    warmup_rounds: float = Field(default=0.0, ge=0, le=1000)
+    """Rounds, or parts of one, in which the learning rates rise from zero to their peak, before ``schedule`` begins."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567); over those
     that the site has under ``fedlc``, and by their shares there under ``balanced_softmax``."""

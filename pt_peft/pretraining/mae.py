@@ -20,6 +20,7 @@ from pt_peft.model.vit import ViT
 from pt_peft.pretraining.recipe import Recipe
 from pt_peft.seeds import derive_seed
 from pt_peft.torch_random import cpu_generator_restored, seed_torch
+from pt_peft.training.schedule import share_of_peak
 
 DECODER_DEPTH = 4
 """Blocks; the paper has 8, and finds one to be nearly as good for fine-tuning (its table 1a)."""
@@ -204,7 +205,8 @@ def train_masked_autoencoder(
         normalise = Normalisation(backbone).to(device)
         optimizer = _optimizer(model, recipe.learning_rate)
         steps = recipe.epochs * math.ceil(len(split) / recipe.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, steps))
+        warm_up = max(1, round(WARM_UP * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, steps, warm_up))
         precision = resolved_precision(experiment.training.precision, device)
         choose_attention(model, encoder.patch_embed.num_patches + encoder.num_prefix_tokens, precision, device)
         masks = torch.Generator().manual_seed(derive_seed(seed, "pretrain mask"))
@@ -221,19 +223,6 @@ def train_masked_autoencoder(
                 schedule.step()
                 on_step(loss.detach())
     return encoder
-
-
-def share_of_peak(step: int, steps: int) -> float:
-    """Step size as a share of its peak: a linear rise, then a cosine down to zero.
-
-    Args:
-        step: from 0.
-        steps: number of all steps.
-    """
-    warm_up = max(1, round(WARM_UP * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def _optimizer(model: MaskedAutoencoder, learning_rate: float) -> torch.optim.Optimizer:

@@ -38,6 +38,7 @@ from pt_peft.torch_random import seed_torch
 from pt_peft.training.adjustments import Adjustment
 from pt_peft.training.imbalance import sampling_weights, training_loss
 from pt_peft.training.metrics import Metrics, evaluate_predictions
+from pt_peft.training.schedule import share_of_peak
 
 _logger = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class LocalTrainer:
             gradients = PrivateGradients(self.model.module, training_now, sample, training.batch_size, draws)
         steps_per_round = math.ceil(len(split) / training.batch_size) * training.local_epochs
         total_steps = steps_per_round * self.experiment.federation.rounds
+        warm_up = round(training.warmup_rounds * steps_per_round)
         step = round_number * steps_per_round
         losses: list[torch.Tensor] = []
         self.model.module.train()
@@ -171,8 +173,8 @@ class LocalTrainer:
                 else self._batches(inputs, site, round_number, epoch, secret=secret)
             )
             for images, labels in drawn:
-                if training.schedule == "cosine":
-                    factor = 0.5 * (1 + math.cos(math.pi * step / total_steps))
+                if training.schedule == "cosine" or step < warm_up:
+                    factor = share_of_peak(step, total_steps, warm_up)
                     for group, peak in zip(optimizer.param_groups, peak_rates, strict=True):
                         group["lr"] = peak * factor
                 if gradients:

@@ -1,6 +1,5 @@
 """Continued pre-training: the masked autoencoder by its parts, and the command from the data to the file."""
 
-import itertools
 import json
 import math
 from typing import cast
@@ -20,7 +19,7 @@ from pt_peft.files import sha256_of
 from pt_peft.model.backbone import create_backbone
 from pt_peft.model.vit import ViT
 from pt_peft.pretraining import central
-from pt_peft.pretraining.mae import MaskedAutoencoder, share_of_peak, sine_cosine_positions
+from pt_peft.pretraining.mae import MaskedAutoencoder, sine_cosine_positions
 from pt_peft.schema import parse
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -137,14 +136,6 @@ def test_positions():
     assert found[6 * 2, [0, 16]].tolist() == pytest.approx([math.sin(2), math.cos(2)])
     assert torch.equal(found[0, :32], found[1, :32])
     assert not torch.equal(found[0, 32:], found[1, 32:])
-
-
-def test_step_sizes():
-    rates = [share_of_peak(step, 100) for step in range(100)]
-    assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert 0 < rates[-1] < 0.01
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[5:]))
-    assert share_of_peak(0, 1) == 1.0
 
 
 @pytest.mark.parametrize(
