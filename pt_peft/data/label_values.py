@@ -34,8 +34,8 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
     columns = own.source == "csv" and own.columns.label is None
     if columns and (free := [name for name in data.classes if clean(name) not in given]):
         raise UserError(
-            f"{field} has no columns of the class {free[0]!r}; where data.columns.label is null it must list every class "
-            "of the experiment, as no job names a column of a site (an empty list if the site has none).",
+            f"{field} has no columns of the class {free[0]!r}; where data.columns.label is null it must list every "
+            "class of the experiment, as no job names a column of a site (an empty list if the site has none).",
             "data.classes",
         )
     meaning: dict[str, int] = {}
