@@ -371,10 +371,12 @@ class BadResult(Reason):
     """The result is not what the site had to send."""
 
     code: Literal["bad_result"] = "bad_result"
+    what: Literal["tensors", "report"]
+    """What is wrong."""
     field: Word | None = None
     """Of the report."""
     tensor: Word | None = None
-    says = "the result is not what the site had to send{field}{tensor}"
+    says = "the result is not what the site had to send: {what}{field}{tensor}"
 
 
 class OtherCode(Reason):

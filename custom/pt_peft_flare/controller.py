@@ -215,7 +215,7 @@ class PeftFedAvg(ModelController):
         Raises:
             JobFailed: if the job is aborted.
         """
-        results = RoundResults(accept)
+        results = RoundResults(accept, self._cleared)
         self._results, self._task = results, task
         not_asked = {site: self._why_not(site, task) for site in {*self.site_names()}.difference(task.targets)}
         for delivery in task.deliveries:
@@ -236,6 +236,9 @@ class PeftFedAvg(ModelController):
                 self.cancel_all_tasks()
         results.close({site: self._why_not(site, task) for site in task.targets} | not_asked)
         return results
+
+    def _cleared(self, reason: Reason) -> Reason:
+        return self._run.cleared(reason) if self._run else reason.cleared(())
 
     def _is_worth_waiting(self, task: SiteTask, results: RoundResults[Any]) -> bool:
         """Whether a site works on `task`, or one that is silent may come back to a round that lacks its answer."""
@@ -277,8 +280,7 @@ class PeftFedAvg(ModelController):
             console.warning("%s: a result that came after its deadline is not used", client_name)
             return False
         if result.get_return_code() != ReturnCode.OK:
-            reason = reason_of(result)
-            self._results.fail(client_name, self._run.cleared(reason) if self._run else reason.cleared(()))
+            self._results.fail(client_name, reason_of(result))
             return False
         self._results.arrived(client_name)
         return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)

@@ -74,7 +74,7 @@ class CrossSite:
             self._sites.update(fl_ctx.get_prop(AppConstants.PARTICIPATING_CLIENTS))
             name = fl_ctx.get_prop(AppConstants.MODEL_OWNER)
             if name not in self.models:
-                self.models[name] = EvaluatedModel(RoundResults(self._accept), self._own.get(name))
+                self.models[name] = EvaluatedModel(RoundResults(self._accept, self._cleared), self._own.get(name))
         elif event_type == AppEventType.VALIDATION_RESULT_RECEIVED:
             name, site = fl_ctx.get_prop(AppConstants.MODEL_OWNER), fl_ctx.get_prop(AppConstants.DATA_CLIENT)
             result = fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)
@@ -113,10 +113,10 @@ class CrossSite:
             # Of any other kind FLARE would make several models, or none.
             if dxo.data_kind != DataKind.WEIGHTS or not isinstance(tensors, WireTensors):
                 raise TensorError("the site's own model is no tensors")
-        except (TensorError, ValueError) as error:
+        except (TensorError, ValueError):
             # FLARE looks at the code next, and would send to all sites for ever what none of them can read.
             result.set_return_code(ReturnCode.EXECUTION_RESULT_ERROR)
-            self.left_out[site] = LeftOut(reasons.BadResult(), str(error))
+            self.left_out[site] = LeftOut.of(reasons.BadResult(what="tensors"))
             return
         self.left_out.pop(site, None)
         self._own[site] = payload_sha256(tensors)
@@ -126,7 +126,7 @@ class CrossSite:
         if site in results.reports:
             return False
         if result.get_return_code() != ReturnCode.OK:
-            results.fail(site, self._cleared(reason_of(result)))
+            results.fail(site, reason_of(result))
             return True
         results.arrived(site)
         try:

@@ -253,15 +253,17 @@ class Inbox:
         if message.get_header(encoding_key) != Encoding.FOBS or not from_outside(message):
             original(message, encoding_key, **options)
             return
+        reading = False
         try:
             content = _joined(message.payload)
             _check_sections(content, *((self._result_body, self._result) if _is_result(message) else (self._body, 0)))
-            message.payload = content
+            message.payload, reading = content, True
             original(message, encoding_key, **options)
             if _is_result(message):
                 _soften(message.payload)
         except Exception as error:  # from bytes that anybody may have made
-            self._tell(message, str(error) or type(error).__name__)
+            # FLARE's own words may be those of the message.
+            self._tell(message, f"it cannot be read ({type(error).__name__})" if reading else str(error))
             message.payload = make_reply(ReturnCode.BAD_REQUEST_DATA)
             message.payload.set_peer_context(FLContext())  # without which FLARE fails, and the site tries again
             with contextlib.suppress(KeyError):

@@ -90,8 +90,6 @@ class ImageStatistics(StatisticsController):
         self._inbox = Inbox(refused=lambda site, why: self._results.refuse(site, why))
         self._participants = Participants()
         self._results: RoundResults[ImageReport] = RoundResults(_unexpected)
-        self._words: frozenset[str] = frozenset()
-        """What the lead knows already."""
         self._timeout_s = 0
         self._name = ""
         """Of the experiment, once it is known."""
@@ -126,10 +124,11 @@ class ImageStatistics(StatisticsController):
         try:
             experiment = read_experiment(fl_ctx)
             self._inbox.expect(report_bytes(experiment), 0)
+            words = known_names(experiment, None) | RETURN_CODES
             self._results = RoundResults(
-                lambda result: parse(ImageReport, result.metrics, "report").checked(experiment)
+                lambda result: parse(ImageReport, result.metrics, "report").checked(experiment),
+                lambda reason: reason.cleared(words),
             )
-            self._words = known_names(experiment, None) | RETURN_CODES
             self._timeout_s = experiment.federation.round_timeout_s
             self._name = experiment.name
             self._asked = sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
@@ -173,7 +172,7 @@ class ImageStatistics(StatisticsController):
         site, result = client_task.client.name, client_task.result
         client_task.result = None
         if result.get_return_code() != ReturnCode.OK:
-            self._results.fail(site, reason_of(result).cleared(self._words))
+            self._results.fail(site, reason_of(result))
             return
         self._results.arrived(site)
         try:

@@ -8,7 +8,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from pydantic import JsonValue
 
 from pt_peft import reasons
-from pt_peft.errors import ReasonedError, UserError
+from pt_peft.errors import UserError
 from pt_peft.exchange.tensors import TensorError
 from pt_peft.reasons import Reason
 from pt_peft.schema import Strict
@@ -22,7 +22,7 @@ class LeftOut:
 
     reason: Reason
     sentence: str
-    """The reason in words: the server's own, for what the server has found."""
+    """The reason in words, all of them this package's or the job's."""
 
     @classmethod
     def of(cls, reason: Reason) -> Self:
@@ -40,13 +40,19 @@ class LeftOut:
 class RoundResults(Generic[Report]):
     """Collects the results of one task. A bad one costs its site the round and nothing else."""
 
-    def __init__(self, accept: Callable[[FLModel], Report]):
+    def __init__(
+        self,
+        accept: Callable[[FLModel], Report],
+        cleared: Callable[[Reason], Reason] = lambda reason: reason.cleared(()),
+    ):
         """Begins without results.
 
         Args:
             accept: takes a result and returns the site's report; raises UserError or TensorError for a malformed one.
+            cleared: takes from a reason all words that the lead does not know; by default all words.
         """
         self._accept = accept
+        self._cleared = cleared
         self.reports: dict[str, Report] = {}
         """Reports of the accepted results, by site."""
         self.left_out: dict[str, LeftOut] = {}
@@ -64,7 +70,8 @@ class RoundResults(Generic[Report]):
         try:
             self.reports[site] = self._accept(result)
         except (UserError, TensorError) as error:
-            self.left_out[site] = LeftOut(_fault(error), str(error))
+            # Not the error's own words, which may be the site's: names and values of a report, keys of tensors.
+            self.fail(site, _bad_result(error))
             return False
         finally:
             self._unread.discard(site)
@@ -79,8 +86,8 @@ class RoundResults(Generic[Report]):
             self._refused.add(site)
 
     def fail(self, site: str, reason: Reason) -> None:
-        """Notes why there is no result of `site`."""
-        self.left_out[site] = LeftOut.of(reason)
+        """Notes why there is no result of `site`, by a reason of anybody's."""
+        self.left_out[site] = LeftOut.of(self._cleared(reason))
 
     def is_reading(self) -> bool:
         """Whether a result is just being read."""
@@ -103,12 +110,12 @@ class RoundResults(Generic[Report]):
         self.reports = dict(sorted(self.reports.items()))
 
 
-def _fault(error: ReasonedError) -> Reason:
+def _bad_result(error: UserError | TensorError) -> Reason:
     """The reason for not taking a result."""
     match error.reason:
         case reasons.Payload(tensor=tensor):
-            return reasons.BadResult(tensor=tensor)
+            return reasons.BadResult(what="tensors", tensor=tensor)
         case reasons.Failed(field=field):
-            return reasons.BadResult(field=field)
+            return reasons.BadResult(what="report", field=field)
         case reason:
             return reason

@@ -220,14 +220,11 @@ class SiteTasks:
         """Says so once if `site` runs other code than this server. Raises UserError if that leaves it out."""
         if code == own_code():
             return
-        if self._experiment.federation.code == "same":
-            error = UserError(
-                f"the site runs {_shown(code)}, the server {_shown(own_code())}; federation.code is 'same'"
-            )
-            raise error.told_as(reasons.OtherCode())
         if self._other_code.get(site) != code:
             self._other_code[site] = code
             console.warning("%s runs %s, the server %s", site, _shown(code), _shown(own_code()))
+        if self._experiment.federation.code == "same":
+            raise UserError("federation.code is 'same'").told_as(reasons.OtherCode())
 
 
 def _shown(code: Code) -> str:

@@ -19,7 +19,8 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
         own: says which of the site's values mean them.
 
     Raises:
-        UserError: if the site describes a class that the experiment does not have, or a value means two things.
+        UserError: if the site describes a class that the experiment does not have, or a value means two things; and
+            where ``columns.label`` is null unless the site describes every class, as no job may name a column.
     """
     field = "site.json: field 'data.classes'"
     given = {clean(name): values for name, values in own.classes.items()}
@@ -28,6 +29,13 @@ def class_of_value(data: Data, own: SiteData) -> dict[str, int]:
         raise UserError(
             f"{field} has the class {min(others)!r}, which the experiment does not have; its classes are "
             f"{', '.join(data.classes)}.",
+            "data.classes",
+        )
+    columns = own.source == "csv" and own.columns.label is None
+    if columns and (free := [name for name in data.classes if clean(name) not in given]):
+        raise UserError(
+            f"{field} has no columns of the class {free[0]!r}; where data.columns.label is null it must list every "
+            "class of the experiment, as no job names a column of a site (an empty list if the site has none).",
             "data.classes",
         )
     meaning: dict[str, int] = {}

@@ -82,8 +82,8 @@ class SiteData(Strict):
     classes: dict[Name, tuple[Name, ...]] = Field(default={})
     """The site's values that mean a class of the experiment: ``{"melanoma": ["mel", "MM"]}``. They stand in the label
     column, name the sub-folders, or are numbers of labels in an ``npz``. A class that is not listed is meant by its own
-    name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0. An empty list says that no
-    value means the class."""
+    name; in an ``npz`` by its place in the experiment's ``data.classes``, counted from 0. Where ``columns.label`` is
+    null every class must be listed, as no job names a column. An empty list says that no value means the class."""
     leave_out: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """The site's values whose images are left out and counted; for ``multilabel`` the values are, and the images
     stay. For ``image_folder`` also names of folders at any depth, such as ``masks`` below each class."""

@@ -15,8 +15,8 @@ from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.experiment.statistics import KEYS
-from pt_peft.federation.image_statistics import ImageReport
-from pt_peft.federation.reports import ChoiceReport, EvaluationReport, StatisticsReport, TrainingReport
+from pt_peft.federation.image_statistics import ImageReport, SplitStatistics
+from pt_peft.federation.reports import ChoiceReport, EvaluationReport, SplitMetrics, StatisticsReport, TrainingReport
 
 
 def known_names(experiment: Experiment | None, exchange: Exchange | None) -> frozenset[str]:
@@ -41,7 +41,8 @@ def known_names(experiment: Experiment | None, exchange: Exchange | None) -> fro
 
 @cache
 def _schema_names() -> frozenset[str]:
-    schemas = (Experiment, Site, Limits, TrainingReport, EvaluationReport, StatisticsReport, ChoiceReport, ImageReport)
+    reports = (TrainingReport, EvaluationReport, StatisticsReport, ChoiceReport, ImageReport)
+    schemas = (Experiment, Site, Limits, *reports, SplitMetrics, SplitStatistics)
     methods = (path.stem for path in (Path(pt_peft.__path__[0]) / "methods").glob("[a-z]*.py"))
     return frozenset([*(name for schema in schemas for name in _fields(schema)), *methods])
 

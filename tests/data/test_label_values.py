@@ -201,6 +201,44 @@ def test_a_sites_own_images_have_the_same_splits_in_all_jobs(make_experiment, ma
     assert len(drawn(pooled)) > 1
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            ["naevus", "melanoma", "other", "hiv"],
+            "no columns of the class 'hiv'; where data.columns.label is null it must",
+        ),
+        (["naevus", "melanoma"], "the class 'other', which the experiment does not have"),
+    ],
+)
+def test_no_job_names_a_column(make_experiment, make_csv_site, classes, message):
+    """Else each choice of them leaves out other images with an uncertain label, and gives other splits."""
+    row = {"file": "0.png", "naevus": "1", "melanoma": "-1", "other": "0", "hiv": "1"}
+    listed = {name: [name] for name in SECTION["classes"]}
+    columns = {"label": None, "split": None}
+    site = make_csv_site([row], images=False, columns=columns, classes=listed, uncertain="ignore")
+    section = {**SECTION, "task": "multilabel"}
+    (item,) = listed_items(make_experiment(data={**section, "classes": ["other", "melanoma", "naevus "]}), site)
+    assert (item.labels, item.not_known) == ((2,), (1,))
+    with pytest.raises(UserError, match=rf"^site\.json: field 'data\.classes' has {message}"):
+        listed_items(make_experiment(data={**section, "classes": classes}), site)
+
+
+def test_a_site_that_lists_its_classes_does_not_tell_which_it_has(make_experiment, make_csv_site):
+    """Else two jobs tell whether an image has a class that is too rare to be counted."""
+    without = make_experiment(data={**SECTION, "classes": ["naevus", "melanoma"]})
+    for rows, listed in itertools.product((ROWS, ROWS[:2]), (True, False)):
+        site = make_csv_site(rows, images=False, classes={name: [name] for name in SECTION["classes"] if listed})
+        if listed:
+            with pytest.raises(UserError, match="the class 'other', which the experiment does not have"):
+                listed_items(without, site)
+        elif rows == ROWS:
+            with pytest.raises(UserError, match=r"'other' \(4 image\(s\), .* means none of the experiment's classes"):
+                listed_items(without, site)
+        else:
+            assert len(listed_items(without, site)) == 2
+
+
 def test_what_it_was_asked_for_is_counted_all_of_it(make_experiment, make_csv_site):
     site = make_csv_site(ROWS, images=False, columns={"site": "hospital"})
     images = site_images(make_experiment(data=SECTION), site, "a", ["a", "b"])

@@ -19,6 +19,7 @@ from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, TensorSpec, payload_sha256
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.federation.known_names import known_names
 from pt_peft.federation.reports import EvaluationReport
 from pt_peft.schema import parse
 from pt_peft.training.metrics import confusion_metrics
@@ -48,7 +49,7 @@ class Workflow:
         def accept(result: Any) -> EvaluationReport:
             return parse(EvaluationReport, result.metrics, "report").checked(experiment)
 
-        self.found = CrossSite(accept, lambda reason: reason.cleared({"own_model_stays"}))
+        self.found = CrossSite(accept, lambda reason: reason.cleared(known_names(experiment, None)))
         self._fire(AppEventType.CROSS_VAL_INIT, {})
 
     def _fire(self, event_type: str, props: dict[str, object]) -> None:

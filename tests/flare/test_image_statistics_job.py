@@ -23,6 +23,7 @@ from pt_peft.experiment.admission import (
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
 from pt_peft.federation.image_statistics import EDGES, ImageReport
+from pt_peft.federation.known_names import known_names
 from pt_peft.presets import demo
 from pt_peft.schema import parse
 from pt_peft_flare import image_statistics
@@ -161,8 +162,10 @@ def test_the_filter_holds_back_what_is_too_small(data, says, tiny):
 
 def test_what_a_site_says_costs_no_other_site_its_report(tiny):
     controller = ImageStatistics()
-    controller._results = RoundResults(lambda result: parse(ImageReport, result.metrics, "report").checked(tiny))
-    controller._words = frozenset({"image_statistics"})
+    controller._results = RoundResults(
+        lambda result: parse(ImageReport, result.metrics, "report").checked(tiny),
+        lambda reason: reason.cleared(known_names(tiny, None)),
+    )
     wrong = fields(train=split(80, [40, 3, 27, 10]))
     said: dict[str, Any] = {
         "good": DXO(DataKind.METRICS, data=GOOD).to_shareable(),
@@ -177,8 +180,8 @@ def test_what_a_site_says_costs_no_other_site_its_report(tiny):
         controller.results_cb(task, None)  # pyright: ignore[reportArgumentType]
     assert controller._results.reports.keys() == {"good"}
     assert {name: one.reason for name, one in controller._results.left_out.items()} == {
-        "small": reasons.BadResult(field="classes"),
-        "other": reasons.BadResult(field="least"),
+        "small": reasons.BadResult(what="report", field="classes"),
+        "other": reasons.BadResult(what="report", field="least"),
         "empty": reasons.Unreadable(),
         "refuses": reasons.OutsideLimits(field="image_statistics"),
         "tells": reasons.OutsideLimits(),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from PIL import Image
 
@@ -24,11 +25,11 @@ from pt_peft.encryption.contexts import read_file
 from pt_peft.environment import own_code
 from pt_peft.errors import BackboneMismatch, OutsideLimits, ReasonedError, UserError
 from pt_peft.exchange.schedule import Exchange
-from pt_peft.exchange.tensors import TensorError, TensorSpec
+from pt_peft.exchange.tensors import TensorError, TensorSpec, check_tensors
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.site import Site
 from pt_peft.federation.known_names import known_names
-from pt_peft.federation.reports import TrainingReport, rounded_loss
+from pt_peft.federation.reports import EvaluationReport, TrainingReport, rounded_loss
 from pt_peft.privacy.budget import FILE_NAME as BUDGET
 from pt_peft.reasons import Reason, ServerReason, SiteReason, read_reason
 from pt_peft.schema import parse
@@ -39,7 +40,7 @@ from pt_peft.worker.request_handler import RequestHandler
 from pt_peft.worker.requests import Opening
 from pt_peft_flare.filters import EgressFilter
 from pt_peft_flare.messages import REASON, RETURN_CODES, failure, reason_of
-from pt_peft_flare.round_results import LeftOut
+from pt_peft_flare.round_results import LeftOut, RoundResults
 from pt_peft_flare.run_context import read_site
 
 SECRETS = ("Anna Bell", "Müller 1934-07-12", "St Mary's", "mrn_8675309", "8675309", "biopsy result", "O'Brien", "xq7zk")
@@ -501,6 +502,28 @@ def test_a_server_shows_no_word_that_is_not_of_the_job():
     assert reason_of(reply) == reasons.Failed()
     reply.set_header(REASON, json.dumps({"code": "stopped", "more": "x" * 100_000}))
     assert reason_of(reply) == reasons.Failed()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tensors", "says"),
+    [
+        ({"seconds": 1.0, "CALL +1-555-0100 " + "A" * 20_000: 1}, {}, "report"),
+        ({"seconds": "CALL +1-555-0100"}, {}, "report (field 'seconds')"),
+        ({"seconds": 1.0}, {"CALL +1-555-0100": np.zeros(1)}, "tensors"),
+        ({"seconds": 1.0}, {"head.bias": np.zeros(1, [("CALL", "f4")])}, "tensors (tensor 'head.bias')"),
+    ],
+)
+def test_a_server_shows_no_word_of_a_result(metrics, tensors, says, tiny):
+    def accept(one: FLModel) -> EvaluationReport:
+        read = parse(EvaluationReport, {"code": own_code().model_dump(), **one.metrics}, "report")
+        check_tensors(one.params, {"head.bias": TensorSpec((1,), "float32")})
+        return read
+
+    results = RoundResults(accept, lambda reason: reason.cleared(known_names(tiny, None) | {"head.bias"}))
+    results.arrived("site-1")
+    assert not results.add("site-1", FLModel(params=tensors or {"a": np.zeros(1)}, metrics=metrics))
+    assert str(results.left_out["site-1"]) == f"the result is not what the site had to send: {says}"
+    assert "CALL" not in json.dumps(results.left_out["site-1"].to_json())
 
 
 def test_a_good_result_leaves_rounded_and_is_taken_as_it_is(tiny, site, fl_ctx):

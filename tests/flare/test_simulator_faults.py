@@ -78,6 +78,7 @@ def test_a_site_that_runs_other_code(code, tiny, workspace, shared_host, tmp_pat
     first = run.metrics["rounds"][0]
     if code == "same":
         assert first["left_out"]["site-2"]["code"] == "other_code"
+        assert run.output.count("site-2 runs version") == 1
         assert first["sites"].keys() == {"site-1", "site-3"}
         assert len(run.metrics["final"]["sites"]) == 3, "by then it runs the server's"
         return
@@ -188,5 +189,5 @@ def test_below_the_quorum_the_last_aggregate_is_kept(tiny, workspace, shared_hos
     assert run.exit_code != 0
     assert "round 2, task 'train': 1 of 2 sites gave a valid result" in run.output
     assert run.metrics["status"] == "failed"
-    assert "site-2: tensor 'head.bias'" in run.metrics["reason"]
+    assert "site-2: the result is not what the site had to send: tensors (tensor 'head.bias')" in run.metrics["reason"]
     assert load_adapter(run.server / "adapter.safetensors")[1]["round"] == 1

@@ -172,7 +172,7 @@ class Federation:
         if len(self.asked) == self.die_after:
             raise Stopped
         self.asked.append(task.when)
-        results = RoundResults(accept)
+        results = RoundResults(accept, self.run.cleared)
         for delivery in task.deliveries:
             for name in delivery.targets:
                 if name not in self.silent.get(task.when, ()):
@@ -204,7 +204,7 @@ class Federation:
         left = self.filters[name].process(shareable, self.context(name, task.name))
         results.arrived(name)
         if left.get_return_code() != "OK":
-            results.fail(name, self.run.cleared(reason_of(left)))
+            results.fail(name, reason_of(left))
             return
         model = FLModelUtils.from_shareable(fobs.loads(fobs.dumps(left)))
         model.meta["client_name"] = name

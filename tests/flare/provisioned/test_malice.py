@@ -1,6 +1,7 @@
 """A site that was tampered with: its filter stops it, and if that was tampered with too, the server does."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -57,12 +58,12 @@ def test_the_sites_filter_stops_a_learner_that_was_tampered_with(lead, quick):
 
 def test_the_server_stops_a_site_without_a_filter(lead, quick):
     faults = {
-        "nan": "not finite",
-        "wrong shape": "at most",
-        "image": "at most",
-        "hundredfold": "at most",
-        "another adapter": "missing",
-        "extra metric": "pixels",
+        "nan": r": tensors \(tensor",
+        "wrong shape": "at most|: tensors",
+        "image": "at most|: tensors",
+        "hundredfold": r": tensors \(tensor",
+        "another adapter": ": tensors",
+        "extra metric": "had to send: report",
         "many samples": "num_samples",
         "late": "no answer within 60 s",
     }
@@ -71,7 +72,7 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
     )
     for number, (fault, word) in enumerate(faults.items()):
         assert left_out[number].keys() == {"hospital-3"}, fault
-        assert word in left_out[number]["hospital-3"]["sentence"], fault
+        assert re.search(word, left_out[number]["hospital-3"]["sentence"]), fault
     log = (run.results / "log.txt").read_text()
     assert "round 1: hospital-3 is left out of task 'train': " in log
 
