@@ -10,6 +10,11 @@ from pt_peft import reasons
 from pt_peft.reasons import Reason
 
 
+def one_line(text: str) -> str:
+    """`text`, which may be anybody's, with a blank for each character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class ReasonedError(Exception):
     """An error whose message stays where it happens, while its `reason` may leave the site.
 

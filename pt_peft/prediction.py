@@ -64,8 +64,9 @@ class Predictor:
             images: a list, or anything that gives one after the other; they may differ in size.
             prior: how frequent the classes are among the images at hand, to which the probabilities are moved
                 (`pt_peft.statistics.prevalence`): ``uniform``: all alike; ``federation``: as among the images of its
-                sites; ``em``: as these images themselves make most likely; a prevalence or count of each class, by name
-                or in a file of JSON or CSV. None: as the model was trained.
+                sites; ``em``: as these images themselves make most likely, at least 25 for each class, or 50 for
+                ``multilabel``; a prevalence or count of each class, by name or in a file of JSON or CSV. None: as the
+                model was trained.
 
         Raises:
             UserError: if there is none, or one cannot be read; the message says which. If `prior` is not right, or the

@@ -11,8 +11,3 @@ def quiet_console() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == console.name)
-
-
-def one_line(text: str) -> str:
-    """`text`, which may be anybody's, with a blank for each character that is not printable."""
-    return "".join(character if character.isprintable() else " " for character in text)

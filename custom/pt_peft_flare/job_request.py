@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import JsonValue
 
+from pt_peft.errors import one_line
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.admission import NOT_CODE, asks_image_statistics, code_of
@@ -15,7 +16,6 @@ from pt_peft.experiment.deployment import Deployment
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.statistics import stage_bytes, stages, up_specs
 from pt_peft.files import sha256_of
-from pt_peft_flare.console import one_line
 from pt_peft_flare.flare_internals import JOB_SIGNATURES
 
 SHOWN_TENSORS = 6

@@ -18,7 +18,7 @@ from nvflare.app_common.app_constant import AppConstants
 from pt_peft import reasons
 from pt_peft.encryption.ciphertexts import Cipher
 from pt_peft.encryption.encrypted_statistics import decrypted, encrypted
-from pt_peft.errors import UserError, told_as
+from pt_peft.errors import UserError, one_line, told_as
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.exchange.tensors import TensorError, Tensors
 from pt_peft.experiment.admission import (
@@ -39,7 +39,7 @@ from pt_peft.worker.handle import Patience, WorkerError
 from pt_peft_flare import ledger
 from pt_peft_flare.allowed_exchange import read_exchange
 from pt_peft_flare.ckks_contexts import site_cipher
-from pt_peft_flare.console import one_line, quiet_console
+from pt_peft_flare.console import quiet_console
 from pt_peft_flare.cores import take_all_cores
 from pt_peft_flare.job_request import JobRequest, Refused, exchange_asked, job_request
 from pt_peft_flare.messages import SINCE, STAGE, TAKEN, failure

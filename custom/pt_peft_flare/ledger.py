@@ -114,7 +114,7 @@ def read(path: Path) -> tuple[list[Entry], int]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     entries: list[Entry] = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             entries.append(json.loads(line))
     if not entries:
         raise UserError(f"{path}: is no ledger of a site: it has no line of JSON.")

@@ -4,8 +4,8 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from pt_peft import reasons
+from pt_peft.errors import one_line
 from pt_peft.reasons import Reason, read_reason
-from pt_peft_flare.console import one_line
 
 REASON = "pt_peft.reason"
 """Header of a failed reply: why, as the JSON of a `pt_peft.reasons.SiteReason`."""

@@ -10,7 +10,9 @@ from pt_peft import schema
 from pt_peft.commands.measured import Interval, Measured
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.prevalence import Count
 from pt_peft.experiment.privacy import Privacy, SamplePrivacy
+from pt_peft.experiment.sections import SiteName
 from pt_peft.presets import override
 from pt_peft.privacy.accounting import Steps, epsilon
 from pt_peft.privacy.plan import steps_of_a_round
@@ -43,19 +45,19 @@ class _Reported(BaseModel):
 class Counts(_Reported):
     """Images of one split."""
 
-    images: int = Field(ge=0)
-    classes: dict[str, int]
+    images: Count
+    classes: dict[str, Count]
 
 
 class RoundCost(_Reported):
     """What a round costs a site, and what the statistics of the whole job do."""
 
-    bytes_in: int = Field(ge=0)
-    bytes_out: int = Field(ge=0)
-    statistics_in: int = Field(ge=0)
-    statistics_out: int = Field(ge=0)
-    statistics_seconds: float | None = Field(ge=0)
-    seconds: float | None = Field(ge=0)
+    bytes_in: Count
+    bytes_out: Count
+    statistics_in: Count
+    statistics_out: Count
+    statistics_seconds: float | None = Field(ge=0, le=2**53)
+    seconds: float | None = Field(ge=0, le=2**53)
     """None, as `statistics_seconds`, without timing."""
 
     def hours(self, rounds: int) -> float | None:
@@ -75,7 +77,7 @@ class Finding(_Reported):
 class SiteReport(_Reported):
     """What ``check-site --json`` printed at a site."""
 
-    site: str
+    site: SiteName
     experiment: str
     images: dict[str, Counts] | None
     round: RoundCost | None

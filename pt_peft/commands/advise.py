@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
     experiment, _ = open_experiment(options.job)
     reports = read_reports(options.reports, experiment)
     found = advice(experiment, reports, read_measurements(options.measured))
-    print(json.dumps(found.model_dump(mode="json"), indent=1) if options.json else "\n".join(lines(found)))
+    text = map(one_line, lines(found))
+    print(json.dumps(found.model_dump(mode="json"), indent=1) if options.json else "\n".join(text))
     if refusing := [site.site for site in found.sites if site.errors]:
         raise UserError(
             f"{', '.join(refusing)}: cannot join '{experiment.name}' as it is; check-site there says what to mend."

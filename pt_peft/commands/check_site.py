@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from pt_peft.experiment.admission import JobFiles
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join([*table(report), *findings.lines()]))
+        print("\n".join(map(one_line, [*table(report), *findings.lines()])))
     errors = findings.of("error")
     refused = f"this site refuses the job '{experiment.name}'" if any(map(refuses, errors)) else ""
     if count := sum(one.count for one in errors if not refuses(one)):

@@ -2,12 +2,13 @@
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any, Protocol
 
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, one_line
 from pt_peft.exchange.tensors import TensorError
 
 SHOWN_PACKAGES = ("nvflare", "torch", "timm", "peft", "monai")
@@ -21,6 +22,7 @@ class ExitCode(IntEnum):
     MISTAKE = 1
     USAGE = 2
     INTERRUPTED = 130
+    UNREAD = 141
 
 
 MEANINGS: dict[ExitCode, str] = {
@@ -29,6 +31,7 @@ MEANINGS: dict[ExitCode, str] = {
     "on standard error begins with `error:`. A traceback instead is a bug.",
     ExitCode.USAGE: "The arguments are not those of the command; the usage is on standard error, and nothing was done.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
+    ExitCode.UNREAD: "Who reads the output has ended before it did, as `head` does.",
 }
 """For the documentation."""
 
@@ -61,8 +64,12 @@ def command(main: Callable[[list[str] | None], None]) -> Main:
     def with_exit_code(arguments: list[str] | None = None) -> int:
         try:
             main(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails at its end
+            return ExitCode.UNREAD
         except (UserError, TensorError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
             return ExitCode.MISTAKE
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

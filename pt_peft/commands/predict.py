@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pt_peft.data.archive import OpenArchive, open_archive
 from pt_peft.data.listing import listed_files
 from pt_peft.data.problems import Level
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, one_line
 from pt_peft.files import check_place, write_atomically
 from pt_peft.prediction import BATCH, Predictions, logits, move_of, predictions
 
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
             for failure in batch.failures:
                 if not options.skip_unreadable:
                     raise UserError(f"{failure} --skip-unreadable would leave it out.")
-                print(f"warning: {failure}", file=sys.stderr)
+                print(f"warning: {one_line(failure)}", file=sys.stderr)
             unreadable += len(batch.failures)
             if batch.names:
                 shown += batch.names
@@ -168,7 +168,7 @@ def _report(kind: str, message: str, level: Level = "error") -> None:
     """Raises UserError, or prints a warning. Satisfies `pt_peft.data.problems.Report`."""
     if level == "error":
         raise UserError(message)
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 class _Batch(NamedTuple):

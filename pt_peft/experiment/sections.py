@@ -4,9 +4,11 @@ The other sections are defined beside what they choose: `aggregation`, `payload`
 `pt_peft.exchange`, `privacy` and `encryption` in this package.
 """
 
+import unicodedata
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     JsonValue,
     NonNegativeInt,
@@ -25,6 +27,18 @@ Images = Annotated[int, Field(ge=1, le=10**7)]
 ChannelMean = Annotated[float, Field(ge=-10, le=10)]
 Std = Annotated[float, Field(ge=1e-3, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+"""A name in a site's own files, as it stands there."""
+
+
+def _plain(name: str) -> str:
+    # It is shown at every site, and tables have names cleaned (`pt_peft.data.names`).
+    if not name.isprintable() or name != unicodedata.normalize("NFC", name.strip()):
+        raise ValueError("printable text in Unicode's form NFC, without blanks at its ends, would be right")
+    return name
+
+
+ClassName = Annotated[Name, AfterValidator(_plain)]
+"""A class's name: printable, in Unicode's form NFC, without blanks at its ends."""
 Task = Literal["multiclass", "multilabel", "ordinal"]
 """``multiclass``: one class of several; ``multilabel``: any number of classes; ``ordinal``: one grade of an order."""
 Intensity = Literal["type", "image"]
@@ -153,7 +167,7 @@ class Data(Strict):
     task: Task = "multiclass"
     """``multilabel`` trains one sigmoid for each class with binary cross-entropy; ``ordinal`` trains as ``multiclass``
     and reports the metrics of graded labels besides."""
-    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    classes: tuple[ClassName, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs; for ``ordinal`` from the lowest grade to the highest."""
     fit: Fit = "pad"
     """How an image that is not square becomes the model's square input: ``pad`` resizes its longer side and fills the
@@ -396,7 +410,7 @@ class ModelSpec(Strict):
     """Seed that draws the head and the adapters before the first round."""
     backbone: Backbone
     """The frozen backbone."""
-    classes: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    classes: tuple[ClassName, ...] = Field(min_length=2, max_length=1000)
     """Class names in the order of the head's outputs."""
     task: Task = "multiclass"
     """How logits become probabilities: one softmax, or for ``multilabel`` one sigmoid for each class."""

@@ -3,10 +3,12 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from pt_peft.errors import UserError
 from pt_peft.export import adapter, model_card, monai_bundle, onnx_file, peft_folder, timm_folder
@@ -62,7 +64,8 @@ def export(run: Path, name: str, out: Path, weights: Path | None, told: Told = N
         )
     unfinished = out.resolve().with_name(f".{uuid.uuid4().hex}{out.suffix}")
     try:
-        FORMATS[name](source, weights, unfinished)
+        with _written(out):
+            FORMATS[name](source, weights, unfinished)
         if name in model_card.LIBRARIES:
             card = model_card.model_card(source, name, told)
             (unfinished / model_card.FILE_NAME).write_text(card, encoding="utf-8")
@@ -81,6 +84,15 @@ def export(run: Path, name: str, out: Path, weights: Path | None, told: Told = N
         if unfinished.is_file():
             unfinished.unlink()
     return difference
+
+
+@contextmanager
+def _written(out: Path) -> Generator[None]:
+    """Makes a UserError of what the block raises where the disk is full."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out: {out} cannot be written ({error}).") from None
 
 
 def load(path: Path, weights: Path | None, device: torch.device = CPU) -> Classifier:

@@ -5,16 +5,17 @@ The front matter is what the Hugging Face Hub reads; `pt_peft` uploads nothing.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from pt_peft.environment import versions
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, one_line
 from pt_peft.experiment.prevalence import KnownPrevalence, LearntPrevalence
 from pt_peft.experiment.sections import Backbone, ModelSpec, Task
 from pt_peft.export.adapter import read_prevalence, read_spec
@@ -123,8 +124,9 @@ def model_card(adapter: Path, name: str, told: Told) -> str:
     try:
         sections = "\n\n".join(_sections(run, name, told))
         front = _front_matter(run, name, told)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is no {RECORD}, or one of an earlier version ({error!r}).") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        whose = f"{path}, or the header of {adapter}: is" if run.record else f"{adapter}: its header is"
+        raise UserError(f"{whose} not as this version writes it ({error!r}).") from None
     return f"---\n{front}\n---\n\n{sections}\n"
 
 
@@ -132,7 +134,9 @@ def _record_of(header: Header, path: Path) -> Mapping[str, Any]:
     """The record in `path`, if it is there and of the header's experiment."""
     if not path.is_file():
         return {}
-    record = cast(dict[str, Any], read_json(path))
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: is no {RECORD}; the run's own, or none, would be right.")
     canonical = json.dumps(record.get("experiment"), sort_keys=True, separators=(",", ":"))
     return record if hashlib.sha256(canonical.encode()).hexdigest() == header.get("experiment_sha256") else {}
 
@@ -146,7 +150,7 @@ def _front_matter(run: _Run, name: str, told: Told) -> str:
         license=told.licence or "unknown",
         base_model=told.base_model,
         tags=["federated-learning", "medical", "pt-peft", *run.spec.method.name.split("+")],
-        model_name=_title(run),
+        model_name=one_line(_experiment(run)),
         eval_results=list(_results(run)) or None,
         base_model_relation=relation if told.base_model else None,
     )
@@ -173,12 +177,12 @@ def _results(run: _Run) -> Iterator[EvalResult]:
                 break
 
 
-def _title(run: _Run) -> str:
+def _experiment(run: _Run) -> str:
     return str(run.header.get("experiment", "adapter"))
 
 
 def _sections(run: _Run, name: str, told: Told) -> Iterator[str]:
-    yield f"# {_title(run)}"
+    yield f"# {plain(_experiment(run))}"
     yield (
         f"`{run.spec.backbone.name}`, fine-tuned with {run.spec.method.name} by sites that kept their images, in a "
         "federation of pt-peft on NVIDIA FLARE."
@@ -193,7 +197,7 @@ def _sections(run: _Run, name: str, told: Told) -> Iterator[str]:
 
 def _intended_use(run: _Run) -> str:
     heads = ["output", "class"]
-    columns: list[Iterable[str]] = [map(str, range(len(run.spec.classes))), run.spec.classes]
+    columns: list[Iterable[str]] = [map(str, range(len(run.spec.classes))), map(plain, run.spec.classes)]
     if counts := run.prevalence.class_counts:
         heads.append(f"of {counts.images:,} {_SPLITS[counts.split]} images of all sites")
         columns.append([f"{count:,}" for count in counts.counts])
@@ -210,11 +214,11 @@ def _metrics(run: _Run) -> str:
         return "Not known: the adapter's header has no metrics."
     kind = {"test": "test", "val": "validation"}[run.split]
     reports = {site: one[run.split] for site, one in run.sites.items() if one.get(run.split)}
-    rows = [(site, str(one["count"]), *_cells(one, run.spec.task)) for site, one in reports.items()]
+    rows = [(plain(site), plain(str(one["count"])), *_cells(one, run.spec.task)) for site, one in reports.items()]
     if reports:
         rows.append(("worst of the sites", "", *_worst(list(reports.values()))))
     pooled = run.summary["pooled"]
-    rows.append(("all images together", str(pooled["count"]), *_cells(pooled, run.spec.task)))
+    rows.append(("all images together", plain(str(pooled["count"])), *_cells(pooled, run.spec.task)))
     rows.append(("mean over sites", "", *_cells(run.summary["mean"], run.spec.task)))
     lines = [
         f"On the sites' {kind} images. ECE is the expected calibration error over 15 bins: how far the probability of "
@@ -260,7 +264,12 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     Args:
         hits: how often it was so, of n.
         count: n, at least 1.
+
+    Raises:
+        ValueError: if they are no such counts.
     """
+    if not 0 <= hits <= count:
+        raise ValueError(f"{hits} of {count}")
     share, wide = hits / count, _Z**2 / count
     half = _Z * (share * (1 - share) / count + _Z**2 / (4 * count**2)) ** 0.5
     return (share + wide / 2 - half) / (1 + wide), (share + wide / 2 + half) / (1 + wide)
@@ -275,7 +284,10 @@ def _data(run: _Run) -> str:
         split: {site: one[split]["count"] for site, one in run.sites.items() if one.get(split)}
         for split in ("val", "test")
     }
-    rows = [(site, *(str(part.get(site, "-")) for part in (training, counts["val"], counts["test"]))) for site in sites]
+    rows = [
+        (plain(site), *(plain(str(part.get(site, "-"))) for part in (training, counts["val"], counts["test"])))
+        for site in sites
+    ]
     source = "The images are the sites' own; they did not leave them."
     if run.record["experiment"]["data"]["source"] == "lesions":
         source = "The images were drawn by a program and show nobody; the model is of no use for real ones."
@@ -290,7 +302,9 @@ def _privacy(run: _Run) -> str:
     if "experiment" not in run.record:
         lines.append("* Encryption of what sites sent: not known.")
     elif encryption := run.record["experiment"].get("encryption"):
-        lines.append(f"* Encryption of what sites sent: {encryption['scheme'].upper()}; the server could not read it.")
+        lines.append(
+            f"* Encryption of what sites sent: {plain(encryption['scheme'].upper())}; the server could not read it."
+        )
     else:
         lines.append("* Encryption of what sites sent: none but the connection's; the server saw each site's update.")
     return "\n".join(lines)
@@ -316,24 +330,27 @@ def _guarantees(claim: Mapping[str, Any] | None) -> Iterator[str]:
 def _made(run: _Run, told: Told) -> str:
     header, method = run.header, run.spec.method
     rows = [
-        ("backbone", f"`{run.spec.backbone.name}` {json.dumps(run.spec.backbone.kwargs)}"),
+        ("backbone", f"`{run.spec.backbone.name}` {plain(json.dumps(run.spec.backbone.kwargs))}"),
         ("its weights", f"SHA-256 `{run.spec.backbone.sha256}`"),
         ("published as", _published(run.spec.backbone, told)),
-        ("method", f"{method.name} {json.dumps(method.options)}, head {method.head}"),
-        ("experiment", f"{_title(run)}, SHA-256 `{header.get('experiment_sha256', 'not known')}`"),
-        ("rounds", str(header.get("round", "not known"))),
-        ("computed in", ", ".join(header.get("precision", ())) or "not known"),
+        ("method", f"{method.name} {plain(json.dumps(method.options))}, head {method.head}"),
+        ("experiment", f"{plain(_experiment(run))}, SHA-256 {_code(header.get('experiment_sha256', 'not known'))}"),
+        ("rounds", plain(str(header.get("round", "not known")))),
+        ("computed in", plain(", ".join(header.get("precision", ()))) or "not known"),
     ]
     if run.record:
         code = run.record["code"]
         exchanged = run.record["exchanged"]
         rows += [
             ("a site sent in a round", f"{exchanged['parameters']:,} parameters, {exchanged['bytes']:,} bytes"),
-            ("aggregation", f"`{json.dumps(run.record['experiment']['aggregation'])}`"),
-            ("server's code", f"pt-peft {code['version']}, source `{code['source']}`, methods `{code['method']}`"),
+            ("aggregation", _code(json.dumps(run.record["experiment"]["aggregation"]))),
+            (
+                "server's code",
+                f"pt-peft {plain(code['version'])}, source {_code(code['source'])}, methods {_code(code['method'])}",
+            ),
         ]
     else:
-        rows.append(("code", f"pt-peft {header.get('version', 'not known')}"))
+        rows.append(("code", f"pt-peft {plain(str(header.get('version', 'not known')))}"))
     packages = versions(("torch", "timm", "peft", "monai"))
     rows.append(("exported with", ", ".join(f"{name} {version}" for name, version in packages.items())))
     rows.append(("licence of this model", told.licence or "not told"))
@@ -377,6 +394,15 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def plain(text: str) -> str:
+    """`text`, which may be anybody's, as Markdown that shows it as it is: on one line, no markup, no HTML."""
+    return re.sub(r"[\\`*~<>\[\]&]|\b_|_\b", r"\\\g<0>", one_line(text))
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', ' ')}`"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,6 +4,7 @@ Nothing of this project is needed to run it. Where MONAI has no transform that d
 (turning by EXIF, resizing on 8 bits with antialiasing), the config has an expression of one line.
 """
 
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from pt_peft.errors import UserError
 from pt_peft.experiment.preprocessing import Decoding, Preprocessing
 from pt_peft.experiment.sections import Fit, Intensity, ModelSpec, Task
 from pt_peft.export.adapter import HEADER, Description, load_merged, open_adapter, read_preprocessing
-from pt_peft.export.model_card import table
+from pt_peft.export.model_card import plain, table
 from pt_peft.model.adapter_file import Header
 from pt_peft.model.model_input import FLIPS
 
@@ -116,7 +117,9 @@ def write(adapter: Path, weights: Path | None, out: Path) -> None:
     for name, content in configs.items():
         (out / "configs" / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {key: value.detach().clone() for key, value in model.module.state_dict().items()}
-    torch.save(tensors, out / WEIGHTS)  # of a view it would save all that it is a view of
+    content = io.BytesIO()  # torch's own writer raises no OSError where the disk is full
+    torch.save(tensors, content)  # of a view it would save all that it is a view of
+    (out / WEIGHTS).write_bytes(content.getbuffer())
     (out / "docs" / "README.md").write_text(_readme(spec), encoding="utf-8")
     (out / "LICENSE").write_text(LICENCE, encoding="utf-8")
     (out / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
@@ -355,5 +358,5 @@ def _check_plain(value: object, where: str) -> None:
 
 def _readme(spec: ModelSpec) -> str:
     """``docs/README.md``."""
-    classes = table(("output", "class"), [(str(number), name) for number, name in enumerate(spec.classes)])
+    classes = table(("output", "class"), [(str(number), plain(name)) for number, name in enumerate(spec.classes)])
     return README.format(classes=classes, activation=_ACTIVATION[spec.task])

@@ -22,6 +22,9 @@ from pt_peft.statistics.prevalence import estimated, shift, smoothed
 Prior = str | Path | Mapping[str, float]
 """``uniform``, ``federation``, ``em``, the path of a file, or a prevalence or count by class."""
 NAMED = ("uniform", "federation", "em")
+LEAST_IMAGES = 25
+"""Images for each class from which on ``em`` estimates; a label has two classes, there and not there. Exact
+probabilities get better on average from about as many on, and worse from fewer: one image has one class for certain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +38,20 @@ class Move:
     multilabel: bool
 
     def __call__(self, logits: npt.NDArray[np.floating]) -> tuple[Float, Float]:
-        """Logits (N,K) at the wanted prevalence, float64, and that prevalence, float64 (K,)."""
-        wanted = estimated(logits, self.learnt, self.multilabel) if self.wanted is None else self.wanted
+        """Logits (N,K) at the wanted prevalence, float64, and that prevalence, float64 (K,).
+
+        Raises:
+            UserError: if they are too few to estimate it, see `LEAST_IMAGES`.
+        """
+        wanted = self.wanted
+        if wanted is None:
+            least = LEAST_IMAGES * (2 if self.multilabel else len(self.learnt))
+            if len(logits) < least:
+                raise UserError(
+                    f"prior 'em': there are {len(logits)} images, from which the prevalence cannot be estimated; at "
+                    f"least {least} ({LEAST_IMAGES} for each class), or a prevalence that is known, would be right."
+                )
+            wanted = estimated(logits, self.learnt, self.multilabel)
         return logits + shift(self.learnt, wanted, self.multilabel), wanted
 
 
@@ -157,6 +172,12 @@ def _wanted(given: Mapping[str, object], spec: ModelSpec, where: str) -> Float:
     if multilabel:
         return values
     values = values / values.max()  # of which the sum is finite
+    if not values.all():
+        least, most = (spec.classes[int(place)] for place in (values.argmin(), values.argmax()))
+        raise UserError(
+            f"{where}: class '{least}' has the value {given[least]!r}, which is nothing beside {given[most]!r} of "
+            f"'{most}'; counts or shares of the same images would be right."
+        )
     return values / values.sum()
 
 

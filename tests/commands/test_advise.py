@@ -166,10 +166,10 @@ def test_an_objective_that_the_job_cannot_have_is_not_advised(advise, tmp_path):
 
 
 def test_a_site_that_cannot_join_ends_in_exit_code_1(advise):
-    error = {"level": "error", "kind": "limits", "count": 1, "examples": []}
+    error = {"level": "error", "kind": "limits\x1b[2J", "count": 1, "examples": []}
     code, said = advise(NORTH, report("south", (0, 0, 0, 0), images=None, errors=[error]))
     assert code == 1
-    assert "south: cannot join as it is (limits)" in said.out
+    assert "south: cannot join as it is (limits [2J)" in said.out
     assert "south: cannot join 'lora_vpt' as it is; check-site there says what to mend" in said.err
 
 
@@ -183,6 +183,10 @@ def test_reports_that_do_not_fit_are_refused(advise, tmp_path):
     assert "0.json: is a report on the experiment 'other', not on 'lora_vpt'" in refusal(
         {**NORTH, "experiment": "other"}
     )
+    assert """0.json: field 'site' is "a\\u001b[2J\"""" in refusal(report("a\x1b[2J", (1, 1, 1, 1)))
+    for counts in ((-5, 5, 0, 0), (10**400, 1, 1, 1)):
+        assert "0.json: field 'images.train." in refusal(report("north", counts))
+    assert "field 'round.bytes_in' is 1" in refusal({**NORTH, "round": {**NORTH["round"], "bytes_in": 10**400}})
     assert "0.json: field 'site' is missing" in refusal({"experiment": "lora_vpt"})
     other = {**NORTH, "images": {"train": {"images": 3, "classes": {"eye": 3}}}}
     assert "counts images of 'eye', which is none of the experiment's classes" in refusal(other)

@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import re
 import shutil
@@ -107,6 +108,15 @@ def test_a_mistake_of_the_users_is_one_line_and_exit_code_1(capsys):
     assert capsys.readouterr().err == "error: --sites is 0; at least 1 would be right.\n"
 
 
+def test_words_of_others_do_nothing_to_the_screen(capsys):
+    @dispatch.command
+    def main(arguments: list[str] | None = None) -> None:
+        raise UserError("'\x1b[2J\nerror: none' is no app.")
+
+    assert main() == 1
+    assert capsys.readouterr().err == "error: ' [2J error: none' is no app.\n"
+
+
 def test_an_interrupted_command_ends_with_exit_code_130(capsys):
     @dispatch.command
     def main(arguments: list[str] | None = None) -> None:
@@ -114,6 +124,15 @@ def test_an_interrupted_command_ends_with_exit_code_130(capsys):
 
     assert main() == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_output_that_nobody_reads_is_exit_code_141():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pt_peft", "partition", "lora_vpt"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_versions(capsys):
@@ -198,7 +217,7 @@ def test_completion_knows_commands_options_and_files(shell, capsys, tmp_path):
 def test_the_page_of_exit_codes():
     page = exit_codes_page.page()
     codes = re.findall(r"^\| `(\d+)` \| \S", page, re.MULTILINE)
-    assert codes == ["0", "1", "2", "130"] == [str(code.value) for code in dispatch.ExitCode]
+    assert codes == ["0", "1", "2", "130", "141"] == [str(code.value) for code in dispatch.ExitCode]
     also = dict(re.findall(r"^\| \[`(.+?)`\].*?\| (if .*?) \|$", page, re.MULTILINE))
     assert {f"pt-peft {name}" for name in ("check-site", "advise", "show-job", "ledger")} <= also.keys()
     assert also["pt-peft show-job"] == "if the site refuses the job"

@@ -65,6 +65,20 @@ def test_round_trip(tiny, tmp_path):
         ("backbone", ..., r"'backbone' is missing"),
         ("data.classes", ["a"], r"'data.classes'"),
         ("data.classes", ["a", "a"], r"class names must differ"),
+        *(
+            (
+                "data.classes",
+                ["a", name],
+                rf"'data.classes.1' is {shown}: printable text in Unicode's form NFC",
+            )
+            for name, shown in (
+                ("\x1b[2J", r'"\\u001b\[2J"'),
+                ("a\nb", r'"a\\nb"'),
+                ("b ", '"b "'),
+                ("a\u0308", r'"a\\u0308"'),
+                ("\u202eb", r'"\\u202eb"'),
+            )
+        ),
         ("data.source", "dicm", r"'data.source' is \"dicm\": 'site' or 'lesions' would be right; what a site's"),
         (
             "data.source",

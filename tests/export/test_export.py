@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import warnings
 import zipfile
 
@@ -208,6 +209,21 @@ def test_export_refuses(trained, tiny, tiny_weights, tmp_path, capsys):
     save_adapter(path, tensors, {"round": 3})
     assert "has no field 'model'" in refusal(*base[:-1], tmp_path / "x", "--backbone", tiny_weights)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_is_one_sentence(name, trained, tiny_weights, tmp_path, capsys):
+    run, _model = trained("lora", lora={"targets": ["qkv"]})
+    before, (_, most) = sorted(tmp_path.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    try:
+        assert export(run, name, tmp_path / OUT[name], tiny_weights) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --out: {tmp_path / OUT[name]} cannot be written (")
+    assert "File too large" in said
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_local_head_is_asked_for_at_its_site(trained, tiny_weights, tmp_path, capsys):

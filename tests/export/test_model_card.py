@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from helpers import changed
 from pt_peft.__main__ import main
+from pt_peft.errors import UserError
 from pt_peft.export.formats import export
 from pt_peft.export.model_card import Told, model_card, wilson
 from pt_peft.model.adapted_model import build_model
@@ -126,8 +127,47 @@ def test_a_record_of_another_kind_is_refused(run, tiny_weights, tmp_path, capsys
     path = run(record={"code": "abc"})
     arguments = ["export", str(path), "--format", "timm", "--backbone", str(tiny_weights)]
     assert main([*arguments, "--out", str(tmp_path / "timm")]) == 1
-    assert "metrics.json: is no metrics.json, or one of an earlier version" in capsys.readouterr().err
+    assert "adapter.safetensors: is not as this version writes it" in capsys.readouterr().err
     assert not (tmp_path / "timm").exists()
+
+
+def test_words_of_others_are_no_markup(run, tiny):
+    """Neither of classes and sites nor of a header that somebody made."""
+    names = ["<img src=x onerror=alert(1)>", "[free](javascript:alert(1))", "a|b_c `d`", "_e_"]
+    header = {"experiment": "x\n---\nlicense: mit\n\n# Approved <script>", "version": "1\r\n", "metrics": {}}
+    path = run(header=header, data={"classes": names})
+    (path.parent / "metrics.json").unlink()
+    card = model_card(path, "timm", Told())
+    for line in (
+        "# x --- license: mit  # Approved \\<script\\>",
+        "| 0 | \\<img src=x onerror=alert(1)\\> |",
+        "| 1 | \\[free\\](javascript:alert(1)) |",
+        "| 2 | a\\|b_c \\`d\\` |",
+        "| 3 | \\_e\\_ |",
+        "| code | pt-peft 1   |",
+    ):
+        assert line in card.split("\n"), line
+    assert ModelCard(card).data.to_dict()["license"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("record", "header", "message"),
+    [
+        ([], {}, "metrics.json: is no metrics.json; the run's own, or none, would be right"),
+        (None, {"metrics": None}, "adapter.safetensors: its header is not as this version writes it"),
+        *(
+            (None, {"metrics": {"test": {"mean": {}, "pooled": {"count": 0, "confusion": confusion}}}}, "its header is")
+            for confusion in ([[0]], [[10**30]], [[1], [1, 2]], [[-5, 0], [2, 0]])
+        ),
+    ],
+)
+def test_damage_is_one_sentence(record, header, message, run):
+    path = run(header=header)
+    (path.parent / "metrics.json").unlink()
+    if record is not None:
+        (path.parent / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        model_card(path, "timm", Told())
 
 
 def test_the_hub_reads_it(run, tiny_weights, tmp_path, capsys):

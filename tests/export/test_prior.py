@@ -80,6 +80,14 @@ def test_named_prevalences(spec):
     assert prevalence == pytest.approx([0.1, 0.6, 0.2, 0.1], abs=0.03)
 
 
+@pytest.mark.parametrize(("task", "least"), [("multiclass", 100), ("multilabel", 50)])
+def test_em_needs_images(spec, task, least):
+    move = move_to("em", spec.model_copy(update={"task": task}), known(counts=None), "--prior")
+    with pytest.raises(UserError, match=f"there are {least - 1} images.*; at least {least} \\(25 for each class\\)"):
+        move(np.zeros((least - 1, 4)))
+    move(np.zeros((least, 4)))
+
+
 def test_labels_move_by_their_odds(labels):
     given = {"a": 0.5, "b": 0.1, "c": 0.9, "d": 0.3}
     moved, prevalence = move_to(given, labels, known(), "--prior")(np.zeros((1, 4)))
@@ -110,6 +118,7 @@ def test_files(suffix, spec, tmp_path):
         ({**WARD, "c": True}, "class 'c' has the value True"),
         ({**WARD, "c": float("inf")}, "class 'c' has the value inf"),
         ({**WARD, "c": 10**400}, "class 'c' has the value 1000"),
+        ({**WARD, "c": 1e-200, "d": 1e200}, r"class 'c' has the value 1e-200, which is nothing beside 1e\+200 of 'd'"),
         ([0.25] * 4, "is a list; one of 'uniform', 'federation', 'em', a file, or a mapping of classes to"),
     ],
 )
@@ -207,9 +216,8 @@ def test_every_format_knows_it(name, adapter, images, tiny_weights, tmp_path):
     model = pt_peft.load(out, backbone=weights, device="cpu")
     expected = pt_peft.load(adapter, backbone=tiny_weights, device="cpu")
     files = sorted(images.iterdir())
-    for one in ("federation", "em"):
-        found = model.predict(files, prior=one).probabilities
-        assert found == pytest.approx(expected.predict(files, prior=one).probabilities, abs=1e-4)
+    found = model.predict(files, prior="federation").probabilities
+    assert found == pytest.approx(expected.predict(files, prior="federation").probabilities, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -377,13 +377,23 @@ def test_a_line_that_a_power_cut_has_cut_off(tmp_path, capsys):
     assert len(path.read_text().splitlines()) == 3
 
 
+def spoiled_line(**damage):
+    line = {"time": "T", "job": "J", "task": "train", "round": 0, "tensor_bytes": 1, **damage}
+    return lambda folder: kept(folder).write_text(json.dumps(line) + "\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda folder: kept(folder).unlink(), "cannot be read (No such file or directory)"),
         (lambda folder: kept(folder).write_text("words\n"), "is no ledger of a site: it has no line of JSON"),
         (lambda folder: kept(folder).write_text("[1]\n"), "is no ledger of a site"),
-        (lambda folder: kept(folder).write_text('{"job": "J", "reason": 3}\n'), "is no ledger of a site"),
+        (lambda folder: kept(folder).write_text("[" * 100_000), "is no ledger of a site: it has no line of JSON"),
+        (spoiled_line(reason=3), "is no ledger of a site: field 'reason'"),
+        (spoiled_line(round=1e999), "is no ledger of a site: field 'round'"),
+        (spoiled_line(tensor_bytes=1e999), "is no ledger of a site: field 'tensor_bytes'"),
+        (spoiled_line(sha256=5), "is no ledger of a site: field 'sha256' is 5"),
+        (lambda folder: metrics(folder).write_text("[" * 100_000), "metrics.json: is not valid JSON"),
         (
             lambda folder: edited(metrics(folder), lambda one: (one.update(job="X"), one.update(rounds=[]))),
             "metrics.json: is of job X; the ledger is of job simulate_job",

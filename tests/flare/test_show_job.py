@@ -321,7 +321,8 @@ def test_a_signature_that_cannot_be_checked_is_none(job, kit):
     [
         (lambda job: (job / "meta.json").unlink(), (), "is no job: it has no meta.json"),
         (lambda job: (job / "meta.json").write_text("{}"), (), "has no field 'deploy_map'"),
-        (lambda job: (job / "meta.json").write_text("{"), (), "cannot be read"),
+        (lambda job: (job / "meta.json").write_text("{"), (), "is not valid JSON"),
+        (lambda job: (job / "meta.json").write_text("[" * 100_000), (), "is not valid JSON"),
         (lambda job: (job / "meta.json").write_text('{"deploy_map": {"app": [1]}}'), (), "is not as FLARE writes it"),
         (lambda job: None, ("--kit", "."), "is not a start-up kit"),
         (

@@ -12,11 +12,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
-from pt_peft.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field
+
+from pt_peft.errors import UserError, one_line
 from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS
-from pt_peft_flare.console import one_line
+from pt_peft.schema import parse, read_json
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
 
 TRAIN, VALIDATE, SUBMIT_MODEL = "train", "validate", "submit_model"
@@ -71,6 +73,31 @@ class Ledger(TypedDict):
     """Where the server's word is not what the ledger says."""
 
 
+class _Part(BaseModel):
+    """A part of the ledger; the rest is left out."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Reason(_Part):
+    code: str
+
+
+class _Line(_Part):
+    """A line of the ledger, see `pt_peft_flare.ledger`."""
+
+    time: str
+    job: str
+    task: str
+    round: int | None
+    stage: str | None = None
+    tensor_bytes: Annotated[int, Field(ge=0, le=2**53)] = 0
+    sha256: str | None = None
+    report: dict[str, Any] | None = None
+    reason: _Reason | None = None
+    held_back: str | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("ledger", type=Path, help=f"folder of the job in the site's kit, or the file {FILE_NAME} in it")
@@ -87,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
     found = look(path, options.name)
     if options.verify:
         verify(found, options.verify)
-    print(json.dumps(found, indent=2) if options.json else "\n".join(table(found)))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(map(one_line, table(found))))
     if found["faults"]:
         raise UserError(f"{options.verify}: is not what {path} says: {'; '.join(found['faults'])}.")
 
@@ -95,12 +122,10 @@ def run(options: argparse.Namespace) -> None:
 def look(path: Path, name: str | None) -> Ledger:
     """What the ledger `path` says of the site `name`. Raises UserError if it is none."""
     lines, cut_off = read(path)
-    try:
-        jobs = {str(line["job"]) for line in lines}
-        opened = [str(line["time"]) for line in lines if line["task"] == OPEN]
-        sent = [_sent(line) for line in lines if {"tensor_bytes", "reason"} & line.keys()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is no ledger of a site ({error!r}).") from None
+    entries = [parse(_Line, line, f"{path}: is no ledger of a site") for line in lines]
+    jobs = {line.job for line in entries}
+    opened = [line.time for line in entries if line.task == OPEN]
+    sent = [_sent(line) for line in entries if {"tensor_bytes", "reason"} & line.model_fields_set]
     if len(jobs) != 1:
         raise UserError(f"{path}: is of {len(jobs)} jobs; a ledger is of one.")
     apps = sorted(path.parent.glob("app_*"))
@@ -117,18 +142,17 @@ def look(path: Path, name: str | None) -> Ledger:
     }
 
 
-def _sent(line: dict[str, Any]) -> Sent:
-    reason = line.get("reason")
+def _sent(line: _Line) -> Sent:
     return {
-        "time": str(line["time"]),
-        "task": str(line["task"]),
-        "round": None if line["round"] is None else int(line["round"]),
-        "stage": line.get("stage"),
-        "bytes": int(line.get("tensor_bytes", 0)),
-        "sha256": line.get("sha256"),
-        "report": line.get("report"),
-        "reason": reason and str(reason["code"]),
-        "held_back": line.get("held_back"),
+        "time": line.time,
+        "task": line.task,
+        "round": line.round,
+        "stage": line.stage,
+        "bytes": line.tensor_bytes,
+        "sha256": line.sha256,
+        "report": line.report,
+        "reason": line.reason and line.reason.code,
+        "held_back": line.held_back,
         "counted": None,
         "left_out": None,
     }
@@ -146,16 +170,14 @@ def verify(ledger: Ledger, path: Path) -> None:
     if site is None:
         raise UserError("--name: is needed, as nothing beside the ledger says whose it is.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = cast(dict[str, Any], read_json(path))
         entries = _entries(record, job, site)
         if record["job"] != job and not entries:
-            raise UserError(f"{path}: is of job {one_line(str(record['job']))}; the ledger is of job {job}.")
+            raise UserError(f"{path}: is of job {record['job']}; the ledger is of job {job}.")
         counted = [(asked, one["sites"].get(site)) for asked, one in entries]
         left_out = {asked: reason["sentence"] for asked, one in entries if (reason := one["left_out"].get(site))}
         said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
         _explain(ledger, left_out)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: is no metrics.json, or one of an earlier version ({error!r}).") from None
     ledger["counted"] = len(said)
@@ -198,7 +220,7 @@ def _find(ledger: Ledger, asked: _Asked, result: dict[str, Any]) -> str | None:
         same = [one for one in lines if one["sha256"] == digest]
         if not same:
             sent = ", ".join(str(one["sha256"])[:SHOWN_DIGITS] for one in lines)
-            return f"{when}: the server counts tensors {one_line(digest[:SHOWN_DIGITS])}, and {sent} left this site"
+            return f"{when}: the server counts tensors {digest[:SHOWN_DIGITS]}, and {sent} left this site"
         lines = same
     reports = [one for one in lines if _is_of(one, result)]
     if not reports:
@@ -231,11 +253,11 @@ def table(ledger: Ledger) -> Iterator[str]:
     starts = len(ledger["opened"])
     again = f", and again {', '.join(ledger['opened'][1:])}" if starts > 1 else ""
     began = f"started {ledger['opened'][0]}{again}" if starts else "did not start"
-    yield f"job {one_line(ledger['job'])} at {ledger['site'] or 'a site without a name'}: {began}"
+    yield f"job {ledger['job']} at {ledger['site'] or 'a site without a name'}: {began}"
     for one in ledger["sent"]:
         yield (
-            f"{one_line(_when(_asked(one))):16}{one_line(one['task'])[:12]:14}{one['bytes']:>12,} bytes  "
-            f"{(one['sha256'] or '')[:SHOWN_DIGITS]:{SHOWN_DIGITS}}  {one['time'][:19]}  {one_line(_became(one))}"
+            f"{_when(_asked(one)):16}{one['task'][:12]:14}{one['bytes']:>12,} bytes  "
+            f"{(one['sha256'] or '')[:SHOWN_DIGITS]:{SHOWN_DIGITS}}  {one['time'][:19]}  {_became(one)}"
         ).rstrip()
     left = sum(one["sha256"] is not None for one in ledger["sent"])
     yield f"in all {left} result(s) left, with {ledger['bytes']:,} bytes of tensors; {ledger['held_back']} held back"

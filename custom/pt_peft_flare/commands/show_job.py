@@ -22,6 +22,7 @@ from pt_peft.experiment.deployment import app_of, count_apps, deployment_of, sit
 from pt_peft.experiment.experiment import Experiment
 from pt_peft.experiment.limits import Limits
 from pt_peft.experiment.site import Site
+from pt_peft.schema import read_json
 from pt_peft_flare.job_request import (
     ROOT_CA,
     JobRequest,
@@ -164,13 +165,10 @@ def _site(found: _Found, options: argparse.Namespace) -> tuple[Site | None, Path
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("deploy_map"), dict):  # pyright: ignore[reportUnknownMemberType]
+    meta = read_json(path)
+    if not isinstance(meta, dict) or not isinstance(meta.get("deploy_map"), dict):
         raise UserError(f"{path}: has no field 'deploy_map', by which FLARE gives a job to sites.")
-    return meta  # pyright: ignore[reportUnknownVariableType]
+    return meta
 
 
 def _app(job: Path, meta: dict[str, Any], name: str | None) -> tuple[str, Path, str | None]:

@@ -11,8 +11,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from pt_peft.errors import one_line
 from pt_peft_flare.admin_session import add_kit, connected
-from pt_peft_flare.console import one_line
 
 if TYPE_CHECKING:
     from nvflare.fuel.flare_api.flare_api import Session
@@ -131,9 +131,7 @@ def table(found: Status) -> str:
     seen = {name: f"{site['last_seen_s']:.0f} s ago" for name, site in found["sites"].items()}
     for job, one in found["jobs"].items():
         lines.append(f"{job}  {one.get('status')}  {_how_far(one)}")
-        lines += [
-            f"  {name:20} did not take the job: {one_line(why)}" for name, why in one.get("sites_refused", {}).items()
-        ]
+        lines += [f"  {name:20} did not take the job: {why}" for name, why in one.get("sites_refused", {}).items()]
         for name, site in one.get("sites", {}).items():
             sent = f"{site['bytes_in'] / 1000:.1f} kB in, {site['bytes_out'] / 1000:.1f} kB out"
             precision = site.get("precision")  # a server of an earlier version does not tell
@@ -147,7 +145,7 @@ def table(found: Status) -> str:
         lines.append("no job is running")
     lines += [f"  {name:20} connected, seen {when}" for name, when in seen.items() if name not in working]
     lines += [f"  {name:20} shut out by an admin, until 'nvflare system enable-client'" for name in found["shut_out"]]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _how_far(job: JobState) -> str:
@@ -155,7 +153,7 @@ def _how_far(job: JobState) -> str:
     if state == "FINISHED:COMPLETED":
         return "its results: nvflare job download"
     if state.startswith("FINISHED"):
-        return one_line(job.get("reason", "why: nvflare job download (its metrics.json, log.txt)"))
+        return job.get("reason", "why: nvflare job download (its metrics.json, log.txt)")
     if state != RUNNING:
         return ""
     if "refused" in job:
