@@ -144,12 +144,16 @@ def open_experiment(given: str) -> tuple[Experiment, Site]:
         UserError: if it is none of these, or not valid.
     """
     path = Path(given)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError:  # too long a name, for one
+        is_folder = is_file = False
+    if is_folder:
         file = path / "app" / "config" / "experiment.json"
         if not file.is_file():
             raise UserError(f"{path}: is not a job folder: it has no app/config/experiment.json.")
         return Experiment.read(file), Site(limits=SIMULATED)
-    if path.is_file():
+    if is_file:
         return Experiment.read(path), Site(limits=SIMULATED)
     return preset(given)
 

@@ -438,8 +438,10 @@ RECIPES = Use(
     f"recipes cannot be used; nvflare=={KNOWN} would be right",
     (
         "nvflare.recipe.spec:Recipe._apply_per_site_config(self, config)",
+        "nvflare.recipe.spec:Recipe._job",
         "nvflare.job_config.api:FedApp.generate_tracked_id(self, id)",
         "nvflare.job_config.api:FedJob._deploy_map",
+        "nvflare.job_config.api:FedJob.clients",
         "nvflare.job_config.api:FedJob.job",
         "nvflare.job_config.fed_job_config:FedJobConfig.generate_job_config(self, job_root)",
     ),

@@ -6,6 +6,7 @@ alone, and so do jobs that count images.
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -80,8 +81,15 @@ STATISTICS_CLIENT_CONFIG: dict[str, Any] = {
     ],
 }
 
-EACH_SITE = "@default"
-"""FLARE's name for what a job takes of each site."""
+META, EXPERIMENT = "meta.json", "app/config/experiment.json"
+SERVER_FILE, CLIENT_FILE = "app/config/config_fed_server.json", "app/config/config_fed_client.json"
+README = "app/custom/README.md"
+BUNDLED = tuple(f"app/custom/{package.__name__}/" for package in (pt_peft, pt_peft_flare))
+
+EACH_SITE, GPUS = "@default", "num_of_gpus"
+"""FLARE's names for what a job takes of each site."""
+MOST_GPUS = 1024
+"""More GPUs no site has: a typing error would make a job wait for ever."""
 
 CUSTOM_README = """\
 FLARE takes a job's own code from this folder. The components of this job come from the installed packages `pt_peft` and
@@ -106,7 +114,7 @@ def write_job(
     added: Path | None = None,
     statistics: bool = False,
 ) -> None:
-    """Writes the job folder of `experiment` to `folder`, in place of what is there.
+    """Writes the job folder of `experiment` to `folder`, in place of a job that is there.
 
     Args:
         experiment: what the job runs.
@@ -118,38 +126,100 @@ def write_job(
         statistics: whether the job counts the images that the experiment would train on, and trains nothing.
 
     Raises:
-        UserError: if the experiment's method or its options are invalid, `folder` is there and is not a job, or images
-            are to be counted and the experiment promises what counts do not keep.
+        UserError: if the experiment's method or its options are invalid, `folder` is there and is not a job or has
+            files that would be lost, it cannot be written, or images are to be counted and the experiment promises
+            what counts do not keep. What was there is then as it was.
     """
     components(experiment.method)
     for refusal in admission.image_statistics_refusals(experiment) if statistics else ():
         raise refusal
-    if folder.exists():
-        _check_is_job(folder)
-        shutil.rmtree(folder)
-    config, custom = folder / "app" / "config", folder / "app" / "custom"
-    config.mkdir(parents=True)
+    folder = folder.resolve()  # '.' has no name
+    _check_is_job(folder)
+    files = _files(experiment, folder.name, num_gpus, statistics)
+    for name in (SERVER_FILE, CLIENT_FILE):
+        besides = cast(dict[str, Any], read_json(added / "config" / Path(name).name)) if added else {}
+        files[name] = _together(files[name], besides)
+    try:
+        kept = _files_besides(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Inside the folder, which stays itself: a shell may be in it.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as beside:
+            new, old = Path(beside) / "new", Path(beside) / "old"
+            (new / "app" / "config").mkdir(parents=True)
+            old.mkdir()
+            for name, content in files.items():
+                _write_json(new / name, content)
+            (new / EXPERIMENT).write_text(experiment.to_json(), encoding="utf-8")
+            _write_code(new / "app" / "custom", added, bundle, installed)
+            if lost := [name for name in kept if not (new / name).exists()]:
+                raise UserError(
+                    f"{folder}: has {_some(lost)}, which the job that would take its place has not; move what you "
+                    "need, or choose another folder."
+                )
+            for path in [one for one in folder.iterdir() if one != Path(beside)]:
+                path.rename(old / path.name)
+            for path in [*new.iterdir()]:
+                path.rename(folder / path.name)
+    except OSError as error:
+        reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
+        raise UserError(f"{folder}: cannot be written ({reason}).") from None
+
+
+def settings_of(given: str, experiment: Experiment) -> tuple[bool, int]:
+    """What a job says that its experiment does not.
+
+    Args:
+        given: a job folder; of anything else there is nothing to say.
+        experiment: the job's.
+
+    Returns:
+        Whether the job counts images, and the GPUs that each site must have free for it.
+
+    Raises:
+        UserError: if the job has more, such as filters, which would be lost in a job of the same experiment.
+    """
+    folder = Path(given)
+    if not folder.is_dir():
+        return False, 0
+    found = {name: read_json(folder / name) for name in (META, SERVER_FILE, CLIENT_FILE)}
+    statistics = found[SERVER_FILE] == STATISTICS_SERVER_CONFIG
+    meta = cast(Any, found[META])
+    try:
+        name, num_gpus = meta["name"], meta.get("resource_spec", {}).get(EACH_SITE, {}).get(GPUS, 0)
+    except (AttributeError, KeyError, TypeError):
+        name, num_gpus = folder.name, 0
+    num_gpus = num_gpus if type(num_gpus) is int and 0 <= num_gpus <= MOST_GPUS else 0
+    expected = _files(experiment, name, num_gpus, statistics)
+    if more := [*(name for name, content in found.items() if content != expected[name]), *_files_besides(folder)]:
+        raise UserError(
+            f"{folder}: {_some(more)} says more than the experiment, which would be lost; give {folder / EXPERIMENT} "
+            "to take the experiment alone."
+        )
+    return statistics, num_gpus
+
+
+def _files(experiment: Experiment, name: str, num_gpus: int, statistics: bool) -> dict[str, Any]:
+    """The JSON files of a job by their paths in its folder, but for the experiment."""
     federation = experiment.federation
-    meta = {
-        "name": folder.name,
-        "resource_spec": {EACH_SITE: {"num_of_gpus": num_gpus}} if num_gpus else {},
-        "min_clients": federation.min_sites,
-        "deploy_map": {"app": ["server", *federation.sites] if federation.sites else ["@ALL"]},
+    return {
+        META: {
+            "name": name,
+            "resource_spec": {EACH_SITE: {GPUS: num_gpus}} if num_gpus else {},
+            "min_clients": federation.min_sites,
+            "deploy_map": {"app": ["server", *federation.sites] if federation.sites else ["@ALL"]},
+        },
+        SERVER_FILE: STATISTICS_SERVER_CONFIG if statistics else SERVER_CONFIG,
+        CLIENT_FILE: STATISTICS_CLIENT_CONFIG if statistics else CLIENT_CONFIG,
     }
-    _write_json(folder / "meta.json", meta)
-    server, client = SERVER_CONFIG, CLIENT_CONFIG
-    if statistics:
-        server, client = STATISTICS_SERVER_CONFIG, STATISTICS_CLIENT_CONFIG
-    for name, content in (("config_fed_server.json", server), ("config_fed_client.json", client)):
-        besides = cast(dict[str, Any], read_json(added / "config" / name)) if added else {}
-        _write_json(config / name, _together(content, besides))
-    (config / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+
+
+def _write_code(custom: Path, added: Path | None, bundle: bool, installed: bool) -> None:
     if added and (added / "custom").exists():
         shutil.copytree(added / "custom", custom)
     if installed:
         return
     custom.mkdir(exist_ok=True)
-    (custom / "README.md").write_text(CUSTOM_README, encoding="utf-8")
+    (custom / Path(README).name).write_text(CUSTOM_README, encoding="utf-8")
     if bundle:
         for package in (pt_peft, pt_peft_flare):
             shutil.copytree(
@@ -199,15 +269,22 @@ def site_file(workspace: Path) -> Path:
 
 
 def _check_is_job(folder: Path) -> None:
-    """Raises UserError unless `folder` is empty or a job that `write_job` wrote."""
-    # FLARE leaves its signature in the folder of a job that is submitted.
-    others = [
-        path
-        for path in folder.iterdir()
-        if path.name not in ("meta.json", "app") and not path.name.startswith(".__nvfl")
-    ]
-    if others or (any(folder.iterdir()) and not (folder / "app" / "config" / "experiment.json").exists()):
+    """Raises UserError unless `folder` is not there, or empty, or a job."""
+    if folder.exists() and not (folder / EXPERIMENT).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not a job folder that was written here; it is left as it is.")
+
+
+def _files_besides(folder: Path) -> list[str]:
+    """The paths in a job's folder of all files that not every job has: somebody has put them there."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    # FLARE leaves its signature in the folders of a job that is submitted.
+    names = [path.relative_to(folder).as_posix() for path in paths if not path.name.startswith(".__nvfl")]
+    ours = (META, EXPERIMENT, SERVER_FILE, CLIENT_FILE, README)
+    return [name for name in names if name not in ours and not name.startswith(BUNDLED)]
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _write_json(path: Path, value: object) -> None:

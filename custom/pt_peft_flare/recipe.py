@@ -3,9 +3,9 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from nvflare.apis.job_def import SERVER_SITE_NAME
+from nvflare.apis.job_def import ALL_SITES, SERVER_SITE_NAME
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.fuel.utils.validation_utils import check_job_name
@@ -13,15 +13,26 @@ from nvflare.job_config.api import FedJob
 from nvflare.job_config.fed_job_config import FedJobConfig
 from nvflare.recipe import ProdEnv, SimEnv
 from nvflare.recipe.spec import ExecEnv, Recipe
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from pt_peft import schema
 from pt_peft.errors import UserError
 from pt_peft.experiment.experiment import Experiment
+from pt_peft.experiment.sections import Training
 from pt_peft.experiment.site import Site
+from pt_peft.model.method import components
 from pt_peft.presets import SIMULATED, demo, open_experiment
+from pt_peft.schema import Strict
 from pt_peft_flare.flare_internals import RECIPES
-from pt_peft_flare.job_folder import MESSAGE_SETTINGS, SERVER_CONFIG, site_file, write_job, write_workspace
+from pt_peft_flare.job_folder import (
+    MESSAGE_SETTINGS,
+    MOST_GPUS,
+    SERVER_CONFIG,
+    settings_of,
+    site_file,
+    write_job,
+    write_workspace,
+)
 
 Section = Mapping[str, Any] | BaseModel
 """A section of `experiment.json`: its fields, or the record of them."""
@@ -101,6 +112,8 @@ class PeftRecipe(Recipe):
         Raises:
             UserError: naming the first field that is wrong.
         """
+        if not isinstance(cast(object, method), str):
+            raise UserError(f"{SOURCE}: argument 'method' is {method!r}; the name of a method would be right.")
         fields = demo(method)[0].model_dump(mode="json")
         sections: dict[str, Section | None] = {
             "backbone": backbone,
@@ -114,9 +127,10 @@ class PeftRecipe(Recipe):
             "encryption": encryption,
         }
         fields |= {section: _fields(value) for section, value in sections.items() if value is not None}
-        fields["name"] = name or method.replace("+", "-")
-        fields["method"] = {"name": method, "options": dict(method_options or {})}
-        fields["training"] |= _fields(training or {})
+        fields["name"] = method.replace("+", "-") if name is None else name
+        fields["method"] = {"name": method, "options": _fields(method_options or {})}
+        own = training.model_dump(exclude_unset=True) if isinstance(training, Training) else _fields(training or {})
+        fields["training"] = {**fields["training"], **own} if isinstance(own, dict) else own
         fields["federation"] = {"rounds": num_rounds, "min_sites": min_clients, "sites": clients or []}
         fields["select_by"] = key_metric
         fields["seed"] = fields["seed"] if seed is None else seed
@@ -129,9 +143,9 @@ class PeftRecipe(Recipe):
         experiment: Experiment | str | Path,
         *,
         site: Section | str | Path | None = None,
-        num_gpus: int = 0,
+        num_gpus: int | None = None,
         bundle: bool = False,
-        statistics: bool = False,
+        statistics: bool | None = None,
     ) -> Self:
         """The recipe of an experiment that is there.
 
@@ -139,18 +153,21 @@ class PeftRecipe(Recipe):
             experiment: an experiment, a job folder, an `experiment.json`, or the name of a preset as `pt-peft job`
                 takes it.
             site: as the constructor takes it; a preset's own, if it is not given.
-            num_gpus: as the constructor takes it.
+            num_gpus: as the constructor takes it; those of a job folder, if they are not given.
             bundle: as the constructor takes it.
-            statistics: as the constructor takes it.
+            statistics: as the constructor takes it; a job folder stays what it is, if it is not given.
 
         Raises:
-            UserError: if the experiment is not valid.
+            UserError: if the experiment is not valid, or a job folder has more, such as filters.
         """
-        known = Site(limits=SIMULATED)
+        known, counts, gpus = Site(limits=SIMULATED), False, 0
         if not isinstance(experiment, Experiment):
-            experiment, known = open_experiment(str(experiment))
+            given = str(experiment)
+            experiment, known = open_experiment(given)
+            counts, gpus = settings_of(given, experiment)
         recipe = cls.__new__(cls)
-        folder = _JobFolder(experiment, num_gpus, bundle, statistics)
+        counts, gpus = counts if statistics is None else statistics, gpus if num_gpus is None else num_gpus
+        folder = _JobFolder(experiment, gpus, bundle, counts)
         recipe._take(experiment, site, None if known == Site(limits=SIMULATED) else known, folder)
         return recipe
 
@@ -166,6 +183,7 @@ class PeftRecipe(Recipe):
             check_job_name(f"name {experiment.name!r}", experiment.name)
         except ValueError as error:
             raise UserError(f"{SOURCE}: {error}.") from None
+        components(experiment.method)
         self.experiment = experiment
         self._site = preset_site if site is None else _site(site)
         self._for_simulation_alone = site is not None
@@ -182,6 +200,7 @@ class PeftRecipe(Recipe):
         """
         self._folder.installed = isinstance(env, ProdEnv) and not self._folder.bundle
         if isinstance(env, SimEnv):
+            self._job.clients = [ALL_SITES]  # else FLARE takes those of the last simulation for named ones
             self._check_sites(env)
             self._write_site(Path(env.workspace_root) / self.name)
         elif self._for_simulation_alone:
@@ -197,6 +216,13 @@ class PeftRecipe(Recipe):
             raise UserError(
                 f"SimEnv: its sites are {', '.join(there)}, but the experiment's federation.sites are "
                 f"{', '.join(named)}; SimEnv(clients={list(named)}) would be right."
+            )
+        fields = self.experiment.model_dump(mode="json")
+        fields["federation"]["sites"] = there
+        schema.parse(Experiment, fields, "SimEnv")
+        if self._site and (unknown := self._site.sites.keys() - there):
+            raise UserError(
+                f"SimEnv: its sites are {', '.join(there)}, but there are settings of {', '.join(sorted(unknown))}."
             )
 
     def _write_site(self, workspace: Path) -> None:
@@ -221,14 +247,19 @@ class PeftRecipe(Recipe):
         self._for_simulation_alone = True
 
 
+class _Settings(Strict):
+    """Arguments of a recipe that are no fields of the experiment."""
+
+    num_gpus: int = Field(ge=0, le=MOST_GPUS)
+    bundle: bool
+    statistics: bool
+
+
 class _JobFolder(FedJobConfig):
     """FLARE's description of a job, which is written as our job folder."""
 
     def __init__(self, experiment: Experiment, num_gpus: int, bundle: bool, statistics: bool) -> None:
-        if num_gpus < 0:
-            raise UserError(
-                f"{SOURCE}: argument 'num_gpus' is {num_gpus}; a number of GPUs, 0 or more, would be right."
-            )
+        schema.parse(_Settings, {"num_gpus": num_gpus, "bundle": bundle, "statistics": statistics}, SOURCE)
         name = f"{experiment.name}_statistics" if statistics else experiment.name
         super().__init__(job_name=name, min_clients=experiment.federation.min_sites)
         self.set_app_packages(["pt_peft", "pt_peft_flare"])
@@ -286,8 +317,11 @@ class _Job(FedJob):
         return super().to(obj, target, id, **kwargs)
 
 
-def _fields(section: Section) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude_unset=True) if isinstance(section, BaseModel) else {**section}
+def _fields(section: Any) -> Any:
+    """A section as JSON has it; what is none is left for the schema to name."""
+    if isinstance(section, BaseModel):
+        return section.model_dump(mode="json")
+    return dict(cast(Mapping[str, Any], section)) if isinstance(section, Mapping) else section
 
 
 def _site(given: Section | str | Path) -> Site:

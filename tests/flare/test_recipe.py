@@ -1,12 +1,14 @@
 """Jobs as recipes of FLARE."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
+from nvflare.job_config.fed_job_config import FedJobConfig
 from nvflare.recipe import (
     PocEnv,
     ProdEnv,
@@ -125,7 +127,21 @@ def test_arguments_are_fields_of_the_experiment(tiny, tmp_path):
             {"method": "lora", "name": "a+b"},
             r"PeftRecipe: name 'a\+b' must start with a letter or digit and may contain",
         ),
-        ({"method": "lora", "num_gpus": -1}, "PeftRecipe: argument 'num_gpus' is -1"),
+        ({"method": "lora", "name": ""}, "PeftRecipe: field 'name' is \"\""),
+        ({"method": None}, "PeftRecipe: argument 'method' is None; the name of a method would be right"),
+        ({"method": "lora+lora"}, "names a method twice"),
+        ({"method": "lora", "method_options": "abc"}, r"PeftRecipe: field 'method\.options' is \"abc\""),
+        ({"method": "lora", "backbone": "vit"}, "PeftRecipe: field 'backbone' is \"vit\""),
+        ({"method": "lora", "training": "fast"}, "PeftRecipe: field 'training' is \"fast\""),
+        ({"method": "lora", "payload": Training()}, r"PeftRecipe: field 'payload\.batch_size' is unknown"),
+        ({"method": "lora", "encryption": True}, "PeftRecipe: field 'encryption' is true"),
+        ({"method": "lora", "site": 5}, "site: the top level is 5"),
+        *(
+            ({"method": "lora", "num_gpus": value}, f"PeftRecipe: field 'num_gpus' is {json.dumps(value)}: input")
+            for value in (-1, 1.5, math.nan, True, 10**30, "1")
+        ),
+        ({"method": "lora", "bundle": "no"}, "PeftRecipe: field 'bundle' is \"no\""),
+        ({"method": "lora", "statistics": "false"}, "PeftRecipe: field 'statistics' is \"false\""),
     ],
 )
 def test_what_is_wrong_is_named(arguments, sentence, tmp_path):
@@ -143,6 +159,7 @@ def test_statistics_are_the_job_of_the_command(tmp_path):
     for recipe in (
         PeftRecipe(method="lora_vpt", statistics=True),
         PeftRecipe.from_experiment(JOBS / "lora_vpt", statistics=True),
+        PeftRecipe.from_experiment(JOBS / "statistics"),
     ):
         assert recipe.name == "lora_vpt_statistics", "so that its workspace is not that of the training"
         job = exported(recipe, tmp_path)
@@ -226,6 +243,32 @@ def test_the_simulators_sites_are_the_experiments(tiny, tmp_path):
     with pytest.raises(UserError, match=r"SimEnv: its sites are site-1, site-2, but the .* are east, west"):
         recipe.export(str(tmp_path), env=SimEnv(num_clients=2, workspace_root=str(tmp_path / "ws")))
     recipe.export(str(tmp_path), env=SimEnv(clients=["west", "east"], workspace_root=str(tmp_path / "ws")))
+
+
+@pytest.mark.parametrize(
+    ("sites", "sentence"),
+    [
+        ({"num_clients": 1}, r"SimEnv: field 'federation\.min_sites' must be at most the number of sites"),
+        ({"clients": ["site-1", "b", "b"]}, "SimEnv: field 'federation.sites' is .*must differ"),
+        ({"clients": ["site-1", "../c"]}, r"SimEnv: field 'federation\.sites\.1' is \"\.\./c\""),
+        ({"clients": ["a", "b"]}, "SimEnv: its sites are a, b, but there are settings of site-1"),
+    ],
+)
+def test_sites_that_cannot_be_simulated_are_told_before_the_start(sites, sentence, tmp_path):
+    recipe = PeftRecipe(method="norm")
+    set_per_site_config(recipe, {"site-1": {"threads": 2}})
+    with pytest.raises(UserError, match=sentence):
+        recipe.export(str(tmp_path / "job"), env=SimEnv(**sites, workspace_root=str(tmp_path / "ws")))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_recipe_is_simulated_again_with_other_sites(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(FedJobConfig, "simulator_run", lambda self, *_, clients, **__: started.append(clients))
+    recipe = PeftRecipe(method="norm")
+    for sites in ({"num_clients": 2}, {"num_clients": 2}, {"clients": ["a", "b"]}, {"num_clients": 3}):
+        recipe.execute(SimEnv(**sites, workspace_root=str(tmp_path)))
+    assert started == ["site-1,site-2", "site-1,site-2", "a,b", "site-1,site-2,site-3"]
 
 
 def test_a_filter_comes_before_ours(tmp_path):

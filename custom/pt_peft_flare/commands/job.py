@@ -25,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "experiment",
         nargs="?",
-        help="a job folder, an experiment.json, a method's name for its demo, 'ham10000', 'ridge_probe' or "
-        "'medmnist:FLAG'; "
-        "not with --committed",
+        help="a job folder, which stays what it is, an experiment.json, a method's name for its demo, 'ham10000', "
+        "'ridge_probe' or 'medmnist:FLAG'; not with --committed",
     )
     parser.add_argument("--out", type=Path, help="job folder to write")
     code = parser.add_mutually_exclusive_group()
@@ -45,9 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-gpus",
         type=int,
-        default=0,
         metavar="N",
-        help="GPUs that each site must have free for the job (default: 0)",
+        help="GPUs that each site must have free for the job (default: those of the job folder, or 0)",
     )
     parser.add_argument(
         "--set",
@@ -74,26 +72,27 @@ def run(options: argparse.Namespace) -> None:
     """Writes the job. Raises UserError if the experiment is invalid or a folder cannot be written."""
     from pt_peft.experiment.site import Site
     from pt_peft.presets import committed_jobs, demo, open_experiment, override
-    from pt_peft_flare.job_folder import write_job, write_workspace
+    from pt_peft_flare.job_folder import MOST_GPUS, settings_of, write_job, write_workspace
 
     if options.committed:
         for name, experiment in committed_jobs().items():
             write_job(experiment, options.committed / name)
         write_job(demo("lora_vpt")[0], options.committed / STATISTICS, statistics=True)
         return
-    if options.num_gpus < 0:
-        raise UserError(f"--num-gpus: is {options.num_gpus}; a number of GPUs, 0 or more, would be right.")
+    if options.num_gpus is not None and not 0 <= options.num_gpus <= MOST_GPUS:
+        raise UserError(f"--num-gpus: is {options.num_gpus}; a number of GPUs from 0 to {MOST_GPUS} would be right.")
     if not (options.experiment and options.out):
         raise UserError("job: an experiment and --out are needed, or --committed.")
     experiment, site = open_experiment(options.experiment)
+    counts, gpus = settings_of(options.experiment, experiment)
     experiment = override(experiment, options.set)
     write_job(
         experiment,
         options.out,
         options.bundle,
         options.installed,
-        num_gpus=options.num_gpus,
-        statistics=options.statistics,
+        num_gpus=gpus if options.num_gpus is None else options.num_gpus,
+        statistics=counts or options.statistics,
     )
     if options.workspace and site != Site(limits=site.limits):
         write_workspace(site, options.workspace)

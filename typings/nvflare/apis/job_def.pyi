@@ -3,6 +3,7 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
+ALL_SITES: str
 SERVER_SITE_NAME: str
 
 class RunStatus(StrEnum):

@@ -7,6 +7,7 @@ class FedApp:
 
 class FedJob:
     name: str
+    clients: list[str]
     job: FedJobConfig
     _deploy_map: dict[str, FedApp]
     def __init__(self, name: str = ..., min_clients: int = 1) -> None: ...
