@@ -113,6 +113,7 @@ def write_job(
     num_gpus: int = 0,
     added: Path | None = None,
     statistics: bool = False,
+    meta: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the job folder of `experiment` to `folder`, in place of a job that is there.
 
@@ -124,6 +125,7 @@ def write_job(
         num_gpus: GPUs that the resource manager of each site must have free for the job.
         added: folder of an app, as FLARE writes one, with what the job has besides.
         statistics: whether the job counts the images that the experiment would train on, and trains nothing.
+        meta: what `meta.json` says besides.
 
     Raises:
         UserError: if the experiment's method or its options are invalid, `folder` is there and is not a job or has
@@ -136,6 +138,7 @@ def write_job(
     folder = folder.resolve()  # '.' has no name
     _check_is_job(folder)
     files = _files(experiment, folder.name, num_gpus, statistics)
+    files[META] = {**files[META], **(meta or {})}
     for name in (SERVER_FILE, CLIENT_FILE):
         besides = cast(dict[str, Any], read_json(added / "config" / Path(name).name)) if added else {}
         files[name] = _together(files[name], besides)

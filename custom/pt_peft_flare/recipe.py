@@ -37,6 +37,11 @@ from pt_peft_flare.job_folder import (
 Section = Mapping[str, Any] | BaseModel
 """A section of `experiment.json`: its fields, or the record of them."""
 SOURCE = "PeftRecipe"
+STREAMERS = {
+    **dict.fromkeys(("JobLogStreamer", "JobLogReceiver"), "enable_log_streaming"),
+    **dict.fromkeys(("TensorClientStreamer", "TensorServerStreamer"), "enable_tensor_streaming"),
+}
+"""Classes by which FLARE's recipes send something beside results, and what adds them."""
 
 
 class PeftRecipe(Recipe):
@@ -281,6 +286,7 @@ class _JobFolder(FedJobConfig):
                 self._num_gpus,
                 Path(besides) / self.job_name / "app",
                 self.statistics,
+                self.meta_props,
             )
 
 
@@ -302,8 +308,14 @@ class _Job(FedJob):
         """Adds to the server or to all sites.
 
         Raises:
-            UserError: for trackers at sites, which would get no curves, and what a job that counts images cannot use.
+            UserError: for trackers at sites, which would get no curves, what would leave a site beside its results, and
+                what a job that counts images cannot use.
         """
+        if helper := STREAMERS.get(type(obj).__name__):
+            raise UserError(
+                f"{helper}: it would let more leave a site than its egress filter and ledger see; a site's worker.log "
+                "and log.txt stay there, and tensors travel in one piece; leave it out."
+            )
         if not (self._trains or isinstance(obj, dict)):
             raise UserError(
                 f"{SOURCE}: with statistics=True the job counts images alone; add {type(obj).__name__} to a recipe "

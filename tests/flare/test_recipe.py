@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.job_config.fed_job_config import FedJobConfig
 from nvflare.recipe import (
@@ -16,6 +17,7 @@ from nvflare.recipe import (
     add_cross_site_evaluation,
     add_experiment_tracking,
     set_per_site_config,
+    set_recipe_meta,
 )
 from nvflare.recipe import spec as flare_recipes
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
@@ -173,6 +175,20 @@ def test_statistics_are_the_job_of_the_command(tmp_path):
 def test_nothing_is_added_to_statistics(add):
     with pytest.raises(UserError, match=r"with statistics=True the job counts images alone; add \w+ to a recipe"):
         add(PeftRecipe(method="lora", statistics=True))
+
+
+def test_what_meta_json_says_besides(tmp_path):
+    memory = {"site-1": {"num_of_gpus": 1, "mem_per_gpu_in_GiB": 8}}
+    recipe = PeftRecipe(method="norm")
+    set_recipe_meta(recipe, JobMetaKey.RESOURCE_SPEC, memory)
+    meta = json.loads(exported(recipe, tmp_path)["meta.json"])
+    assert meta == {**json.loads((JOBS / "norm" / "meta.json").read_text()), "resource_spec": memory}
+
+
+@pytest.mark.parametrize("enable", ["enable_log_streaming", "enable_tensor_streaming"])
+def test_nothing_leaves_a_site_beside_its_results(enable):
+    with pytest.raises(UserError, match=f"{enable}: it would let more leave a site"):
+        getattr(PeftRecipe(method="norm"), enable)()
 
 
 def test_private_counts_are_refused(tmp_path):

@@ -1,4 +1,7 @@
+from typing import Any
+
 class FedJobConfig:
+    meta_props: dict[str, Any] | None
     job_name: str
     min_clients: int
     def __init__(self, job_name: str, min_clients: int) -> None: ...
