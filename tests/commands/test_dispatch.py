@@ -129,7 +129,7 @@ def test_an_interrupted_command_ends_with_exit_code_130(capsys):
 def test_output_that_nobody_reads_is_exit_code_141():
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "pt_peft", "partition", "lora_vpt"]
+    command = [sys.executable, "-m", "pt_peft", "partition", "lora_vpt", "--sites", "2"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

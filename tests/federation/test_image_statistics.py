@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from helpers import changed
-from pt_peft.data.names import clean
 from pt_peft.data.sources import site_images
 from pt_peft.errors import UserError
 from pt_peft.experiment.limits import Limits
@@ -175,9 +174,9 @@ def test_a_class_beside_others_is_a_table_of_its_own(labelled, told, right, tiny
 
 def test_no_job_chooses_the_order_in_which_classes_are_carried(tiny):
     """From counts in two orders a small one follows: 20, 3 and 30 leave as 20, 0, 33, and backwards as 30, 0, 23."""
-    for names in (["a", "b", "c", "d"], ["a", " b", "\u200bc", "d "], [" d", "b", "a", "\u00a0c"]):
+    for names in (["a", "b", "c", "d"], ["d", "b", "a", "c"]):
         experiment = changed(tiny, data={"source": "site", "classes": names})
-        assert [clean(names[place]) for place in class_order(experiment)] == ["a", "b", "c", "d"]
+        assert [names[place] for place in class_order(experiment)] == ["a", "b", "c", "d"]
 
 
 def test_what_all_tables_together_would_tell_is_not_counted(own):
