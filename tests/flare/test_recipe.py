@@ -282,8 +282,9 @@ def test_a_recipe_is_simulated_again_with_other_sites(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(FedJobConfig, "simulator_run", lambda self, *_, clients, **__: started.append(clients))
     recipe = PeftRecipe(method="norm")
-    for sites in ({"num_clients": 2}, {"num_clients": 2}, {"clients": ["a", "b"]}, {"num_clients": 3}):
-        recipe.execute(SimEnv(**sites, workspace_root=str(tmp_path)))
+    sites: list[dict[str, Any]] = [{"num_clients": 2}, {"num_clients": 2}, {"clients": ["a", "b"]}, {"num_clients": 3}]
+    for one in sites:
+        recipe.execute(SimEnv(**one, workspace_root=str(tmp_path)))
     assert started == ["site-1,site-2", "site-1,site-2", "a,b", "site-1,site-2,site-3"]
 
 

@@ -1,5 +1,6 @@
 from typing import Any
 
+from nvflare.apis.job_def import JobMetaKey
 from nvflare.recipe.spec import ExecEnv, Recipe, Run
 
 class SimEnv(ExecEnv):
@@ -31,6 +32,7 @@ def add_experiment_tracking(
 ) -> None: ...
 def add_cross_site_evaluation(recipe: Recipe) -> None: ...
 def set_per_site_config(recipe: Recipe, config: dict[str, dict[str, Any]]) -> None: ...
+def set_recipe_meta(recipe: Recipe, key: JobMetaKey, value: Any) -> None: ...
 
 __all__ = [
     "PocEnv",
@@ -40,4 +42,5 @@ __all__ = [
     "add_cross_site_evaluation",
     "add_experiment_tracking",
     "set_per_site_config",
+    "set_recipe_meta",
 ]
