@@ -14,6 +14,8 @@ from nvflare.recipe import PocEnv, ProdEnv, add_cross_site_evaluation
 from benchmark.federation.provisioned import LEAD
 from helpers import JOBS, changed
 from pt_peft.export.adapter import find_adapter
+from pt_peft_flare.commands.ledger import look, verify
+from pt_peft_flare.ledger import FILE_NAME
 from pt_peft_flare.recipe import PeftRecipe
 
 pytestmark = pytest.mark.slow
@@ -49,6 +51,19 @@ def test_a_recipe_runs_in_a_provisioned_federation(lead, quick, env):
     holes = json.loads((folder / "metrics.json").read_text())["cross_site"]["left_out"]
     assert holes.keys() == {*lead.federation.sites}
     assert {one["field"] for one in holes.values()} == {"own_model_stays"}
+
+
+def test_images_are_counted_in_a_provisioned_federation(lead, quick, env):
+    run = PeftRecipe.from_experiment(changed(quick, name="quick"), statistics=True).execute(env)
+    (path,) = Path(run.get_result()).rglob("image_statistics.json")
+    found = json.loads(path.read_text())
+    assert (found["left_out"], found["refused"]) == ({}, {})
+    assert found["sites"].keys() == {*lead.federation.sites}
+    assert (path.parent / "image_statistics.html").is_file()
+    for site in lead.federation.sites:
+        sent = look(lead.federation.kit(site) / run.get_job_id() / FILE_NAME, site)
+        verify(sent, path)
+        assert (sent["counted"], sent["faults"]) == (1, [])
 
 
 def test_a_run_is_aborted(quick, env):
