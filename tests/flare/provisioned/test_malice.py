@@ -61,7 +61,7 @@ def test_the_server_stops_a_site_without_a_filter(lead, quick):
         "nan": r": tensors \(tensor",
         "wrong shape": "at most|: tensors",
         "image": "at most|: tensors",
-        "hundredfold": r": tensors \(tensor",
+        "hundredfold": "at most",
         "another adapter": ": tensors",
         "extra metric": "had to send: report",
         "many samples": "num_samples",
