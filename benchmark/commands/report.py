@@ -8,6 +8,7 @@ Example:
 """
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def run(options: argparse.Namespace) -> None:
     found = panels(results, REPLICATES)
     verdicts = judge(results, found)
     if (failed := faults(verdicts)) and not options.draft:
+        print(*failed, sep="\n", file=sys.stderr)
         raise UserError(
-            f"{results.name}: gates of the suite failed, and no report is written (--draft writes one without the "
-            "answers):\n" + "\n".join(failed)
+            f"{results.name}: gates of the suite failed, and no report is written; --draft writes one without the "
+            "answers."
         )
     fits = fit_all(found)
     main = [panel.key for panel in main_panels(found)]

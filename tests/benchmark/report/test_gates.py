@@ -48,8 +48,8 @@ def test_a_failed_gate_stops_the_report(suite, tmp_path, capsys):
     path = suite({"floors": {"trains": {"of": "full", "at_least": 0.83}}, "rates_inside": True}, methods=("full",))
     out = tmp_path / "out"
     assert main(["report", str(path), "--out", str(out)]) == 1
-    first, fault = capsys.readouterr().err.splitlines()
-    assert "no report is written" in first
+    fault, last = capsys.readouterr().err.splitlines()
+    assert "no report is written" in last
     cells = [line for line in lines_of(path) if line["kind"] == "cell" and line["axes"]["method"] == "full"]
     mean = sum(cell["final"]["test"]["pooled"]["balanced_accuracy"] for cell in cells) / 3
     assert fault == (
