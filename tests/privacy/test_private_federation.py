@@ -187,4 +187,4 @@ def test_what_a_private_run_says_of_itself(lora, site, shared_host, tmp_path):
     write_job(changed(experiment, federation={"rounds": 3}), tmp_path / "job")
     run = simulate(tmp_path / "job", tmp_path / "other", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "by its limits (field 'max_epsilon'): its epsilon would be" in run.metrics["reason"]
+    assert "limits refuse this (field 'max_epsilon'): its epsilon would be" in run.metrics["reason"]

@@ -77,7 +77,7 @@ def test_the_job_that_rebuilt_an_image_is_refused(lead: Lead, experiment, as_pro
     run = lead.submit(hole)
     record = run.finish()
     assert record["status"] == "failed"
-    assert "by its limits (field 'methods'): it asks for method full" in record["reason"]
+    assert "limits refuse this (field 'methods'): it asks for method full" in record["reason"]
     assert not (run.results / "app_server" / "adapter.safetensors").exists()
     ledger = (lead.federation.kit("hospital-1") / run.job / "egress.jsonl").read_text().splitlines()
     assert all("tensors" not in json.loads(line) for line in ledger)
@@ -95,5 +95,5 @@ def test_a_job_in_two_apps_is_refused(lead: Lead, experiment, as_provisioned):
     (folder / "meta.json").write_text(json.dumps(meta))
     record = lead.submit_folder(folder).finish()
     assert record["status"] == "failed"
-    assert "by its limits (field 'min_sites'): it asks for" in record["reason"]
+    assert "limits refuse this (field 'min_sites'): it asks for" in record["reason"]
     assert "2" in record["reason"].partition("it asks for")[2].partition("; allowed: 1")[0]

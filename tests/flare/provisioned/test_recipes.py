@@ -55,7 +55,7 @@ def test_a_recipe_runs_in_a_provisioned_federation(lead, quick, env):
 
 def test_images_are_counted_in_a_provisioned_federation(lead, quick, env):
     run = PeftRecipe.from_experiment(changed(quick, name="quick"), statistics=True).execute(env)
-    (path,) = Path(run.get_result()).rglob("image_statistics.json")
+    (path,) = Path(run.get_result() or "").rglob("image_statistics.json")
     found = json.loads(path.read_text())
     assert (found["left_out"], found["refused"]) == ({}, {})
     assert found["sites"].keys() == {*lead.federation.sites}
