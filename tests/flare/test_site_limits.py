@@ -24,7 +24,9 @@ def test_a_simulation_whose_sites_have_a_file_keeps_the_defaults(tiny, tiny_weig
     write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "workspace")
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
-    assert "limits refuse this (field 'min_train_images'): it asks for a 40 training; allowed: 50" in run.metrics["reason"]
+    assert (
+        "limits refuse this (field 'min_train_images'): it asks for a 40 training; allowed: 50" in run.metrics["reason"]
+    )
     write_job(changed(one, data={"images_per_site": {"train": 50, "val": 16, "test": 9}}), tmp_path / "enough")
     write_workspace(Site(backbone=str(tiny_weights)), tmp_path / "other")
     run = simulate(tmp_path / "enough", tmp_path / "other", "-n", "2", "-t", "1", cwd=tmp_path, host=shared_host)
