@@ -89,5 +89,5 @@ def test_great_epsilons_do_not_overflow():
 
 def test_prv_without_opacus_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    with pytest.raises(UserError, match=r"needs Opacus at the sites .* pip install .pt-peft.privacy.., or 'rdp'"):
+    with pytest.raises(UserError, match=r"needs Opacus at the sites .* pip install opacus, or 'rdp'"):
         epsilon([steps(*CASES[0])], DELTA, "prv")
