@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from enum import IntEnum
@@ -57,6 +58,13 @@ class Main(Protocol):
         ...
 
 
+def _is_unread() -> bool:
+    """Whether nobody reads the output any more."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # it tells of a closed pipe anyway
+    return bool(output.poll(0))
+
+
 def command(main: Callable[[list[str] | None], None]) -> Main:
     """Makes `main` return an `ExitCode`, after printing a mistake to standard error. argparse ends usage by itself."""
 
@@ -65,10 +73,10 @@ def command(main: Callable[[list[str] | None], None]) -> Main:
         try:
             main(arguments)
             sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails at its end
-            return ExitCode.UNREAD
         except (UserError, TensorError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _is_unread():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails at its end
+                return ExitCode.UNREAD
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             return ExitCode.MISTAKE
         except KeyboardInterrupt:

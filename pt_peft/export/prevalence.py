@@ -23,8 +23,8 @@ Prior = str | Path | Mapping[str, float]
 """``uniform``, ``federation``, ``em``, the path of a file, or a prevalence or count by class."""
 NAMED = ("uniform", "federation", "em")
 LEAST_IMAGES = 25
-"""Images for each class from which on ``em`` estimates; a label has two classes, there and not there. Exact
-probabilities get better on average from about as many on, and worse from fewer: one image has one class for certain."""
+"""Images for each class from which on ``em`` estimates, a rule of thumb; a label has two classes, there and not there.
+From one image alone the estimate is one class for certain."""
 
 
 @dataclass(frozen=True, eq=False)

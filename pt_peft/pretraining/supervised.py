@@ -40,7 +40,7 @@ def train_classifier(
     """
     fields = json.loads(experiment.to_json())
     training = {"local_epochs": recipe.epochs, "batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
-    fields["training"].update(training, schedule="cosine")
+    fields["training"].update(training, schedule="cosine", warmup_rounds=0)
     fields["method"] = {"name": "full"}
     fields["federation"] = {"rounds": 1}
     trainer = LocalTrainer(schema.parse(Experiment, fields, "pretrain"), weights, device)

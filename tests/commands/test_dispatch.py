@@ -135,6 +135,13 @@ def test_output_that_nobody_reads_is_exit_code_141():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_another_pipe_that_breaks_is_a_mistake():
+    program = "from pt_peft.commands.dispatch import command; import sys\n"
+    program += "@command\ndef main(arguments=None): raise BrokenPipeError(32, 'Broken pipe')\nsys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 32] Broken pipe\n")
+
+
 def test_the_versions(capsys):
     with pytest.raises(SystemExit) as ended:
         script.main(["--version"])

@@ -155,7 +155,9 @@ def test_backbones_that_cannot_be_masked(name, kwargs, message):
 @pytest.fixture
 def files(tiny, tiny_weights, tmp_path):
     """experiment.json and site.json, and a function that runs the command on them."""
-    experiment = changed(tiny, data={"images_per_site": {"train": 64}}, training={"head_learning_rate": 1e-2})
+    experiment = changed(
+        tiny, data={"images_per_site": {"train": 64}}, training={"head_learning_rate": 1e-2, "warmup_rounds": 2.0}
+    )
     (tmp_path / "experiment.json").write_text(experiment.to_json())
     (tmp_path / "site.json").write_text(json.dumps({"backbone": str(tiny_weights), "threads": 1}))
 

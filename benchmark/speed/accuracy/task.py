@@ -28,7 +28,7 @@ from pt_peft.model.method import components
 from pt_peft.presets import ham10000
 from pt_peft.schema import parse
 
-THREADS = os.cpu_count()
+THREADS = os.cpu_count() or 1
 """Of evaluation, which no clock is on."""
 Sections = Mapping[str, Any]
 """Fields of an experiment, by section."""
@@ -112,7 +112,7 @@ class Task:
 
     def evaluate_theirs(self, load: Callable[[Learner, Path], None]) -> Evaluate:
         """Evaluates aggregates of plain PyTorch, which `load` reads into the model."""
-        learner = Learner(self.folder, threads=THREADS or 1)
+        learner = Learner(self.folder, threads=THREADS)
 
         def opened(path: Path) -> None:
             load(learner, path)
