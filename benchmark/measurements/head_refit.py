@@ -1,13 +1,14 @@
 """Compares ways to solve the classifier anew on the features that a federation has made, on folds of HAM10000.
 
     python -m benchmark.measurements.head_refit --out benchmark/results/head_refit.json
+    python -m benchmark.measurements.head_refit --pooled --set training.learning_rate=0.001
     python -m benchmark.measurements.head_refit --method linear_probe --folds 2 --json
 
-Each fold trains the preset ham10000 in the plain loop, with its own test images and seed. Every way is then taken on
-the same features: penalties are chosen on all sites' validation images, or by leaving out one training image at a time.
-Every solved head has the temperature that suits the validation images, as the product's has; the trained one is as the
-last round left it. All training images are in the sums, also of classes below `limits.min_images_per_class`. Test
-images choose nothing.
+Each fold trains the preset ham10000 in the plain loop, with its own test images and seed, by its four sites or, with
+`--pooled`, on all their images in one place. Every way is then taken on the same features: penalties are chosen on all
+sites' validation images, or by leaving out one training image at a time. Every solved head has the temperature that
+suits the validation images, as the product's has; the trained one is as the last round left it. All training images are
+in the sums, also of classes below `limits.min_images_per_class`. Test images choose nothing.
 """
 
 import argparse
@@ -19,10 +20,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from scipy import stats
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
+from benchmark.oracle.baselines import pooled
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.files import check_place
@@ -55,10 +58,14 @@ class Result(TypedDict):
 
     provenance: Provenance
     method: str
+    pooled: bool
+    settings: list[str]
+    """Fields of the experiment that are not the preset's."""
     rounds: int
     folds: list[Fold]
     summary: list[dict[str, Any]]
-    """By way the mean over folds, and how the balanced accuracy differs from the trained head's: mean and deviation."""
+    """By way the mean over folds, and how the balanced accuracy differs from the trained head's: the mean, and the ends
+    `low` and `high` of its 95 % t interval over folds, null for a single fold."""
 
 
 class Images:
@@ -161,8 +168,8 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
     return {name: (head if name == "trained" else val.calibrated(head), by) for name, (head, by) in made.items()}
 
 
-def measured(method: str, fold: int, assignments: Sequence[str]) -> Fold:
-    """Trains a fold's federation and takes every way."""
+def measured(method: str, fold: int, assignments: Sequence[str], in_one_place: bool) -> Fold:
+    """Trains a fold's federation, or all its images in one place, and takes every way."""
     experiment, site = ham10000()
     options = experiment.method.options if method == experiment.method.name else {}
     settings = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}"]
@@ -172,6 +179,8 @@ def measured(method: str, fold: int, assignments: Sequence[str]) -> Fold:
     site = site.model_copy(update={"data": site.data.model_copy(update={"columns": columns})})
     trainer = make_trainer(experiment, site)
     sites = load_sites(experiment, site, [*experiment.federation.sites])
+    if in_one_place:
+        sites = {"pooled": pooled(sites)}
     tensors = federate(trainer, sites).tensors
     parts: dict[str, Images] = {}
     for split in ("train", "val", "test"):
@@ -194,10 +203,13 @@ def summary(folds: Sequence[Fold]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in folds[0]["ways"]:
         values = {metric: np.array([one["ways"][name][metric] for one in folds]) for metric in METRICS}
-        difference = values["balanced_accuracy"] - [one["ways"]["trained"]["balanced_accuracy"] for one in folds]
-        spread = float(difference.std(ddof=1)) if len(folds) > 1 else 0.0
+        trained = [one["ways"]["trained"]["balanced_accuracy"] for one in folds]
+        difference = values["balanced_accuracy"] - trained
+        mean = float(difference.mean())
+        half = stats.t.ppf(0.975, len(folds) - 1) * stats.sem(difference) if len(folds) > 1 else None
+        ends = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
         means = {metric: float(value.mean()) for metric, value in values.items()}
-        rows.append({"way": name, **means, "difference": float(difference.mean()), "difference_std": spread})
+        rows.append({"way": name, **means, "difference": mean, **ends})
     return rows
 
 
@@ -210,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--method", default="lora_vpt", help="that makes the features (default: %(default)s)")
+    parser.add_argument("--pooled", action="store_true", help="train on all sites' images in one place")
     parser.add_argument("--folds", type=int, default=3, help="folds of five (default: %(default)s)")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the experiment")
     parser.add_argument("--out", type=Path, help="result file to write")
@@ -222,11 +235,13 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = override(ham10000()[0], options.set).federation.rounds
     folds: list[Fold] = []
     for number in range(1, options.folds + 1):
-        folds.append(measured(options.method, number, options.set))
+        folds.append(measured(options.method, number, options.set, options.pooled))
         print(f"fold {number}: {folds[-1]['ways']['trained']}", file=sys.stderr, flush=True)
     result: Result = {
         "provenance": origin,
         "method": options.method,
+        "pooled": options.pooled,
+        "settings": options.set,
         "rounds": rounds,
         "folds": folds,
         "summary": summary(folds),
@@ -239,7 +254,9 @@ def table(result: Result) -> str:
     header = ["", *(name.replace("_", " ") for name in METRICS), "against trained"]
     lines: list[list[str]] = []
     for row in result["summary"]:
-        against = f"{row['difference']:+.3f} ± {row['difference_std']:.3f}"
+        against = f"{row['difference']:+.3f}"
+        if row["low"] is not None:
+            against += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
         lines.append([row["way"], *(f"{row[name]:.3f}" for name in METRICS), against])
     return markdown_table(header, lines)
 

@@ -54,4 +54,6 @@ def test_the_summary_is_over_folds():
     rows = summary([fold(1, 0.6, 0.65), fold(2, 0.7, 0.71)])
     assert rows[1]["balanced_accuracy"] == pytest.approx(0.68)
     assert rows[1]["difference"] == pytest.approx(0.03)
-    assert rows[1]["difference_std"] == pytest.approx(np.std([0.05, 0.01], ddof=1))
+    half = 12.706 * np.std([0.05, 0.01], ddof=1) / np.sqrt(2)
+    assert [rows[1]["low"], rows[1]["high"]] == pytest.approx([0.03 - half, 0.03 + half], abs=1e-4)
+    assert summary([fold(1, 0.6, 0.65)])[1]["low"] is None
