@@ -139,8 +139,8 @@ def test_equal_to_the_oracle_and_nothing_else_leaves(threads, experiment, site, 
             lambda keys: (keys / SERVER_FILE).write_bytes((keys / SITE_FILE).read_bytes()),
             "which the server must not have",
         ),
-        (lambda keys: (keys / SITE_FILE).unlink(), "site-1: … cannot be read (No such file or directory)"),
-        (lambda keys: (keys / SITE_FILE).write_bytes(b"junk"), "site-1: … is damaged, or no context of tenseal's"),
+        (lambda keys: (keys / SITE_FILE).unlink(), f"{SITE_FILE}: cannot be read (No such file or directory)"),
+        (lambda keys: (keys / SITE_FILE).write_bytes(b"junk"), f"{SITE_FILE}: is damaged, or no context of tenseal's"),
         (None, "file 'server_context.tenseal' in the kit's folder 'startup' cannot be used"),
     ],
     ids=["no server context", "secret key at the server", "no key at the sites", "damaged key", "no kit"],
@@ -155,6 +155,8 @@ def test_keys_that_are_not_as_they_should_be(breaks, words, experiment, site, sh
     run = simulate(tmp_path / "job", tmp_path / "workspace", "-n", "2", "-t", "2", cwd=tmp_path, host=shared_host)
     assert run.exit_code != 0
     assert words in run.output.replace("\n", " "), run.output
+    if words.startswith(SITE_FILE):  # where, the site's log alone says
+        assert "site-1: the site has no key for the job's encryption that can be used; its log says why" in run.output
     egress = tmp_path / "workspace" / "site-1" / "simulate_job" / "egress.jsonl"
     assert not egress.exists() or all(
         "tensor_bytes" not in json.loads(line) for line in egress.read_text().splitlines()
