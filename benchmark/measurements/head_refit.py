@@ -9,6 +9,8 @@ Each fold trains the preset ham10000 in the plain loop, with its own test images
 sites' validation images, or by leaving out one training image at a time. Every solved head has the temperature that
 suits the validation images, as the product's has; the trained one is as the last round left it. All training images are
 in the sums, also of classes below `limits.min_images_per_class`. Test images choose nothing.
+
+With `--out` the command can be stopped: given again, or with more folds, it goes on after the last finished one.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from scipy import stats
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
-from benchmark.measurements.results import finish, markdown_table
+from benchmark.measurements.results import begun, finish, markdown_table, write_result
 from benchmark.oracle.baselines import pooled
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
@@ -53,15 +55,21 @@ class Fold(TypedDict):
     """What each way has chosen."""
 
 
+class Settings(TypedDict):
+    """What all folds of a result file have in common."""
+
+    method: str
+    pooled: bool
+    fields: list[str]
+    """Those of the experiment that are not the preset's."""
+    rounds: int
+
+
 class Result(TypedDict):
     """The content of the result file."""
 
     provenance: Provenance
-    method: str
-    pooled: bool
-    settings: list[str]
-    """Fields of the experiment that are not the preset's."""
-    rounds: int
+    settings: Settings
     folds: list[Fold]
     summary: list[dict[str, Any]]
     """By way the mean over folds, and how the balanced accuracy differs from the trained head's: the mean, and the ends
@@ -168,18 +176,19 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
     return {name: (head if name == "trained" else val.calibrated(head), by) for name, (head, by) in made.items()}
 
 
-def measured(method: str, fold: int, assignments: Sequence[str], in_one_place: bool) -> Fold:
+def measured(settings: Settings, fold: int) -> Fold:
     """Trains a fold's federation, or all its images in one place, and takes every way."""
     experiment, site = ham10000()
+    method = settings["method"]
     options = experiment.method.options if method == experiment.method.name else {}
-    settings = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}"]
-    settings += [f'data.fold={{"number": {fold}, "of": 5}}', *assignments]
-    experiment = override(experiment, settings)
+    own = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}"]
+    own += [f'data.fold={{"number": {fold}, "of": 5}}', *settings["fields"]]
+    experiment = override(experiment, own)
     columns = site.data.columns.model_copy(update={"split": None})
     site = site.model_copy(update={"data": site.data.model_copy(update={"columns": columns})})
     trainer = make_trainer(experiment, site)
     sites = load_sites(experiment, site, [*experiment.federation.sites])
-    if in_one_place:
+    if settings["pooled"]:
         sites = {"pooled": pooled(sites)}
     tensors = federate(trainer, sites).tensors
     parts: dict[str, Images] = {}
@@ -231,21 +240,20 @@ def main(arguments: list[str] | None = None) -> None:
     check_positive(options, "folds")
     if options.out:
         check_place(options.out)
-    origin = provenance()
-    rounds = override(ham10000()[0], options.set).federation.rounds
-    folds: list[Fold] = []
-    for number in range(1, options.folds + 1):
-        folds.append(measured(options.method, number, options.set, options.pooled))
-        print(f"fold {number}: {folds[-1]['ways']['trained']}", file=sys.stderr, flush=True)
-    result: Result = {
-        "provenance": origin,
+    settings: Settings = {
         "method": options.method,
         "pooled": options.pooled,
-        "settings": options.set,
-        "rounds": rounds,
-        "folds": folds,
-        "summary": summary(folds),
+        "fields": options.set,
+        "rounds": override(ham10000()[0], options.set).federation.rounds,
     }
+    empty = {"provenance": provenance(), "settings": settings, "folds": [], "summary": []}
+    result = cast(Result, (begun(options.out, settings) if options.out else None) or empty)
+    for number in range(len(result["folds"]) + 1, options.folds + 1):
+        result["folds"].append(measured(settings, number))
+        result["summary"] = summary(result["folds"])
+        if options.out:
+            write_result(options.out, result)
+        print(f"fold {number}: {result['folds'][-1]['ways']['trained']}", file=sys.stderr, flush=True)
     finish(options, result, table(result))
 
 

@@ -21,13 +21,12 @@ from typing import TypedDict, cast
 
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
-from benchmark.measurements.results import markdown_table, write_result
+from benchmark.measurements.results import begun, markdown_table, write_result
 from benchmark.oracle.evaluation import predict
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData
 from pt_peft.data.views import VIEWS
-from pt_peft.errors import UserError
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -36,7 +35,6 @@ from pt_peft.federation.local_round import LocalRound
 from pt_peft.files import check_place
 from pt_peft.model.method import components
 from pt_peft.presets import preset
-from pt_peft.schema import read_json
 from pt_peft.training.trainer import LocalTrainer
 
 OUT = Path("benchmark/results/last_blocks.json")
@@ -197,17 +195,6 @@ def _training_seconds(trainer: LocalTrainer, sites: Mapping[str, SiteData], roun
     return time.process_time() - started
 
 
-def _begun(out: Path, settings: Settings) -> Result:
-    """What `out` has already. Raises UserError if it is of other settings."""
-    if not out.exists():
-        return {"provenance": provenance(), "settings": settings, "timings": [], "rows": []}
-    content = read_json(out)
-    found = content.get("settings") if isinstance(content, dict) else None
-    if found != settings:
-        raise UserError(f"{out}: has runs of {found}, not of {settings}; another --out would be right.")
-    return cast(Result, content)
-
-
 def measure(out: Path, settings: Settings, blocks: list[int], seeds: list[int]) -> Result:
     """Makes the runs that `out` lacks, and writes it after each.
 
@@ -220,7 +207,8 @@ def measure(out: Path, settings: Settings, blocks: list[int], seeds: list[int]) 
     Raises:
         UserError: if `out` is of other settings, or the data are missing.
     """
-    result, measurement = _begun(out, settings), _Measurement(settings)
+    empty = {"provenance": provenance(), "settings": settings, "timings": [], "rows": []}
+    result, measurement = cast(Result, begun(out, settings) or empty), _Measurement(settings)
     budget: float | None = None
     for number in sorted(blocks, reverse=True):
         timing = next((one for one in result["timings"] if one["blocks"] == number), None)

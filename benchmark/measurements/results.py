@@ -2,11 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
+from pt_peft.schema import read_json
 
 
 def to_json(result: object) -> str:
@@ -17,6 +20,27 @@ def to_json(result: object) -> str:
 def write_result(path: Path, result: object) -> None:
     """Writes a result file."""
     write_atomically(path, (to_json(result) + "\n").encode())
+
+
+def begun(path: Path, settings: Mapping[str, object]) -> dict[str, Any] | None:
+    """What a measurement that was stopped has written; None if there is no file.
+
+    Args:
+        path: of the result file.
+        settings: what all of its runs have in common, its field ``settings``.
+
+    Raises:
+        UserError: if the file is of other settings.
+    """
+    if not path.exists():
+        return None
+    content: Any = read_json(path)
+    found = (content.get("settings") if isinstance(content, dict) else None) or {}
+    if found != settings:
+        names = [name for name in {**settings, **found} if found.get(name) != settings.get(name)]
+        differing = [f"'{name}' {found.get(name)}, not {settings.get(name)}" for name in names]
+        raise UserError(f"{path}: has runs of {'; of '.join(differing)}; another --out would be right.")
+    return content
 
 
 def finish(options: argparse.Namespace, result: object, shown: str) -> None:

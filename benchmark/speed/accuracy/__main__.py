@@ -19,6 +19,7 @@ from typing import Any, TypedDict, cast
 
 from benchmark.measurements.options import check_positive, parse_with_repeats
 from benchmark.measurements.provenance import provenance
+from benchmark.measurements.results import begun
 from benchmark.speed.accuracy.contenders import Contender, contenders
 from benchmark.speed.accuracy.curves import Point, Reached, median, reached
 from benchmark.speed.accuracy.snapshots import Snapshots
@@ -28,7 +29,6 @@ from benchmark.speed.measure import measure
 from pt_peft.commands.dispatch import command
 from pt_peft.errors import UserError
 from pt_peft.files import write_atomically
-from pt_peft.schema import read_json
 
 OUT = Path("benchmark/results/speed_accuracy.json")
 TARGETS = (0.60, 0.65)
@@ -126,7 +126,7 @@ def measure_all(task: Task, names: Sequence[str], repeats: int, blocks: int, fol
         "blocks": blocks,
         "machine": dict(origin["machine"]),
     }
-    result = _begun(out, settings) or {**origin, "settings": settings, "contenders": {}}
+    result = begun(out, settings) or {**origin, "settings": settings, "contenders": {}}
     known = contenders(task, blocks)
     for repeat in range(repeats):
         for name in names:
@@ -140,18 +140,6 @@ def measure_all(task: Task, names: Sequence[str], repeats: int, blocks: int, fol
             print(f"{name} {repeat + 1}/{repeats}: {runs[-1]['wall_s']:.1f} s", file=sys.stderr, flush=True)
             fresh(folder / name)
     return result
-
-
-def _begun(out: Path, settings: Settings) -> dict[str, Any] | None:
-    """What `out` has already. Raises UserError if it is of other settings."""
-    if not out.exists():
-        return None
-    content = read_json(out)
-    found = cast(dict[str, Any], content if isinstance(content, dict) else {}).get("settings") or {}
-    if found != settings:
-        differing = [name for name, value in settings.items() if found.get(name) != value]
-        raise UserError(f"{out}: has runs of another {', '.join(differing)}; another --out would be right.")
-    return cast(dict[str, Any], content)
 
 
 def table(rows: dict[str, Row]) -> str:

@@ -53,7 +53,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert Measurement.asked == [("row", 3, 1)]
     rows = json.loads(out.read_text())["rows"]
     assert [(row["blocks"], row["seed"]) for row in rows] == [(12, 0), (12, 1), (3, 0), (3, 1)]
-    with pytest.raises(UserError, match=r"has runs of .*'rounds': 12.*; another --out would be right"):
+    with pytest.raises(UserError, match="has runs of 'rounds' 12, not 3; another --out would be right"):
         last_blocks.measure(out, {**SETTINGS, "rounds": 3}, [12], [0])
 
 

@@ -174,7 +174,7 @@ def test_finished_runs_are_kept_and_others_are_made(task, tmp_path, monkeypatch)
     assert list(found["contenders"]) == names
     assert {len(one["runs"]) for one in found["contenders"].values()} == {2}
     assert {"commit", "versions", "machine", "time"} <= found.keys()
-    with pytest.raises(UserError, match="has runs of another blocks; another --out would be right"):
+    with pytest.raises(UserError, match="has runs of 'blocks' 3, not 4; another --out would be right"):
         accuracy.measure_all(task, names, 2, 4, tmp_path / "runs", out)
 
 
