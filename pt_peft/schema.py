@@ -78,13 +78,13 @@ def parse(model: type[Model], value: object, source: str) -> Model:
     return parsed
 
 
-def read(model: type[Model], path: Path) -> Model:
+def read(model: type[Model], path: str | Path) -> Model:
     """Reads the JSON file `path` as `model`.
 
     Raises:
         UserError: if the file does not exist, is not JSON, or is not a valid `model`.
     """
-    return parse(model, read_json(path), str(path))
+    return parse(model, read_json(Path(path)), str(path))
 
 
 def read_json(path: Path) -> JsonValue:

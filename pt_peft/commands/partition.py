@@ -1,7 +1,7 @@
 """Prints and draws how many images of each class every simulated site has, without decoding any image.
 
 Example:
-    pt-peft partition ham10000 --out sites.svg
+    pt-peft partition lora --sites 3 --out sites.svg
 """
 
 from __future__ import annotations

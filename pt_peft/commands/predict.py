@@ -4,7 +4,7 @@ The CSV has a row for each image: its file, the predicted class, and a probabili
 
 Example:
     pt-peft predict lesions.onnx my_images --out predictions.csv
-    pt-peft predict lesions.onnx my_images --out predictions.csv --prior my_ward.csv
+    pt-peft predict lesions.onnx my_images --out at_my_ward.csv --prior my_ward.csv
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Experiment(ExperimentFields):
         return self
 
     @classmethod
-    def read(cls, path: Path) -> "Experiment":
+    def read(cls, path: str | Path) -> "Experiment":
         """Reads `experiment.json`. Raises UserError naming the field, the value seen and what would be right."""
         return schema.read(cls, path)
 

@@ -91,7 +91,7 @@ class Site(Strict):
         return self
 
     @classmethod
-    def read(cls, path: Path) -> "Site":
+    def read(cls, path: str | Path) -> "Site":
         """Reads `site.json`, making its paths absolute. Raises UserError."""
         return schema.read(cls, path).located(Path(path).resolve().parent)
 

@@ -371,9 +371,16 @@ def _published(backbone: Backbone, told: Told) -> str:
 
 _LOADING = {
     "peft": """\
-On the backbone of the digest above, with `config = json.load(open("pt_peft.json"))["model"]`:
+On the backbone of the digest above (the demo's is `pt_peft/embedded/backbone.safetensors` in the installed package):
 
 ```python
+import json
+
+import peft
+import safetensors.torch
+import timm
+
+config = json.load(open("pt_peft.json"))["model"]
 plain = timm.create_model(
     config["backbone"]["name"], num_classes=len(config["classes"]), img_size=config["backbone"]["image_size"],
     **config["backbone"]["kwargs"],
@@ -383,6 +390,8 @@ model = peft.PeftModel.from_pretrained(plain, ".").eval()
 ```""",
     "timm": """\
 ```python
+import timm
+
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```

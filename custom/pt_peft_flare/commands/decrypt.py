@@ -1,7 +1,7 @@
 """Decrypts the adapter that a server has kept of an encrypted job, with a site's key.
 
 Example:
-    pt-peft decrypt encrypted.safetensors --context client_context.tenseal --out adapter.safetensors
+    pt-peft decrypt encrypted_adapter.safetensors --context client_context.tenseal --out adapter.safetensors
 """
 
 import argparse
