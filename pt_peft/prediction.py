@@ -166,8 +166,6 @@ def _decoded(images: Iterable[AnyImage], decoding: Decoding) -> Iterator[npt.NDA
     with open_archive(Path()) as open_image:  # whose names are paths from here, or from the root
         for number, image in enumerate(images):
             if isinstance(image, (str, Path)):
-                if not Path(image).exists():
-                    raise UserError(f"predict: images[{number}] '{image}' does not exist.")
                 (pixels,) = decode_files([str(image)], open_image, decoding, where="predict")
                 if isinstance(pixels, UserError):
                     raise pixels

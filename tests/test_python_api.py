@@ -124,7 +124,7 @@ def test_more_images_than_a_batch(predictor):
         ("a.png", "'images' is one image; a list of images would be right"),
         (np.zeros((8, 8, 3), np.uint8), "'images' is one image"),
         ([], "has no image; at least one"),
-        (["not_there.png"], r"predict: images\[0\] 'not_there.png' does not exist\."),
+        (["not_there.png"], r"predict: image 'not_there.png' does not exist\."),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))], r"images\[1\] is a ndarray float64 \(8, 8, 3\)"),
         ([7], r"images\[0\] is a int"),
     ],

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from benchmark.measurements.intervals import LEVEL, half_width
+
 BINS = 20
 """Means that a series is fitted by: neighbouring samples resemble one another, their means much less."""
-CONFIDENCE = 0.95
 
 
 class Drift(NamedTuple):
@@ -35,7 +36,7 @@ def drift(seconds: Sequence[float], values: Sequence[float]) -> Drift | None:
     hours = np.array([np.mean([seconds[one] for one in part]) / 3600 for part in parts])
     means = np.array([np.mean([values[one] for one in part]) for part in parts])
     fit: Any = stats.linregress(hours, means)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, BINS - 2) * fit.stderr)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, BINS - 2) * fit.stderr)
     return Drift(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
 
 
@@ -44,6 +45,6 @@ def mean_drift(drifts: Sequence[Drift]) -> Drift | None:
     if len(drifts) < 2:
         return drifts[0] if drifts else None
     slopes = np.array([one.slope for one in drifts])
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(slopes) - 1) * slopes.std(ddof=1) / len(slopes) ** 0.5)
+    half = half_width(float(slopes.std(ddof=1)), len(slopes))
     mean = float(slopes.mean())
     return Drift(mean, mean - half, mean + half)

@@ -22,14 +22,15 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
-from scipy import stats
 
+from benchmark.measurements.intervals import over_seeds
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import begun, finish, markdown_table, write_result
 from benchmark.oracle.baselines import pooled
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
+from pt_peft.environment import Machine
 from pt_peft.files import check_place
 from pt_peft.presets import ham10000, override
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates, leave_one_out
@@ -49,6 +50,8 @@ class Fold(TypedDict):
     """One fold."""
 
     fold: int
+    commit: str
+    """Of the code that made it."""
     ways: dict[str, Score]
     """Test metrics by way."""
     penalties: dict[str, float]
@@ -63,6 +66,7 @@ class Settings(TypedDict):
     fields: list[str]
     """Those of the experiment that are not the preset's."""
     rounds: int
+    machine: Machine
 
 
 class Result(TypedDict):
@@ -176,8 +180,8 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
     return {name: (head if name == "trained" else val.calibrated(head), by) for name, (head, by) in made.items()}
 
 
-def measured(settings: Settings, fold: int) -> Fold:
-    """Trains a fold's federation, or all its images in one place, and takes every way."""
+def measured(settings: Settings, fold: int, commit: str) -> Fold:
+    """Trains a fold's federation, or all its images in one place, by the code of `commit`, and takes every way."""
     experiment, site = ham10000()
     method = settings["method"]
     options = experiment.method.options if method == experiment.method.name else {}
@@ -202,6 +206,7 @@ def measured(settings: Settings, fold: int) -> Fold:
     test = parts["test"]
     return {
         "fold": fold,
+        "commit": commit,
         "ways": {name: test.score(head.logits(test.features)) for name, (head, _) in made.items()},
         "penalties": {name: penalty for name, (_, penalty) in made.items() if name != "trained"},
     }
@@ -213,12 +218,11 @@ def summary(folds: Sequence[Fold]) -> list[dict[str, Any]]:
     for name in folds[0]["ways"]:
         values = {metric: np.array([one["ways"][name][metric] for one in folds]) for metric in METRICS}
         trained = [one["ways"]["trained"]["balanced_accuracy"] for one in folds]
-        difference = values["balanced_accuracy"] - trained
-        mean = float(difference.mean())
-        half = stats.t.ppf(0.975, len(folds) - 1) * stats.sem(difference) if len(folds) > 1 else None
-        ends = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
+        difference = over_seeds((values["balanced_accuracy"] - trained).tolist())
         means = {metric: float(value.mean()) for metric, value in values.items()}
-        rows.append({"way": name, **means, "difference": mean, **ends})
+        rows.append(
+            {"way": name, **means, "difference": difference.value, "low": difference.low, "high": difference.high}
+        )
     return rows
 
 
@@ -240,16 +244,18 @@ def main(arguments: list[str] | None = None) -> None:
     check_positive(options, "folds")
     if options.out:
         check_place(options.out)
+    origin = provenance()
     settings: Settings = {
         "method": options.method,
         "pooled": options.pooled,
         "fields": options.set,
         "rounds": override(ham10000()[0], options.set).federation.rounds,
+        "machine": origin["machine"],
     }
-    empty = {"provenance": provenance(), "settings": settings, "folds": [], "summary": []}
+    empty = {"provenance": origin, "settings": settings, "folds": [], "summary": []}
     result = cast(Result, (begun(options.out, settings) if options.out else None) or empty)
     for number in range(len(result["folds"]) + 1, options.folds + 1):
-        result["folds"].append(measured(settings, number))
+        result["folds"].append(measured(settings, number, origin["commit"]))
         result["summary"] = summary(result["folds"])
         if options.out:
             write_result(options.out, result)

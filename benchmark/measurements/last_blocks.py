@@ -27,6 +27,7 @@ from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData
 from pt_peft.data.views import VIEWS
+from pt_peft.environment import Machine, machine
 from pt_peft.exchange.round_bytes import round_bytes
 from pt_peft.exchange.tensors import Tensors
 from pt_peft.experiment.experiment import Experiment
@@ -53,6 +54,7 @@ class Settings(TypedDict):
     images: int | None
     """Most training images of a site; None for all."""
     precision: str
+    machine: Machine
 
 
 class Timing(TypedDict):
@@ -72,6 +74,8 @@ class Row(TypedDict):
 
     blocks: int
     seed: int
+    commit: str
+    """Of the code that made it."""
     rounds: int
     parameters: int
     """Exchanged each way in a round."""
@@ -153,8 +157,8 @@ class _Measurement:
         first, second = (_training_seconds(trainer, sites, number) for number in (0, 1))
         return (max(0.0, first - second) if _features() else 0.0), second
 
-    def row(self, timing: Timing, seed: int) -> Row:
-        """Runs and evaluates one federation."""
+    def row(self, timing: Timing, seed: int, commit: str) -> Row:
+        """Runs and evaluates one federation, by the code of `commit`."""
         trainer, sites = self._open(self._experiment(timing["blocks"], timing["rounds"], seed))
         _forget_features()  # the run computes them anew, and pays for it
         clock = _Clock()
@@ -168,6 +172,7 @@ class _Measurement:
         return {
             "blocks": timing["blocks"],
             "seed": seed,
+            "commit": commit,
             "rounds": rounds,
             "parameters": sum(spec.size for spec in trainer.exchange.up(0).values()),
             "megabytes": rounds * (nbytes.up + nbytes.down) / 1e6,
@@ -207,7 +212,8 @@ def measure(out: Path, settings: Settings, blocks: list[int], seeds: list[int]) 
     Raises:
         UserError: if `out` is of other settings, or the data are missing.
     """
-    empty = {"provenance": provenance(), "settings": settings, "timings": [], "rows": []}
+    origin = provenance()
+    empty = {"provenance": origin, "settings": settings, "timings": [], "rows": []}
     result, measurement = cast(Result, begun(out, settings) or empty), _Measurement(settings)
     budget: float | None = None
     for number in sorted(blocks, reverse=True):
@@ -220,7 +226,7 @@ def measure(out: Path, settings: Settings, blocks: list[int], seeds: list[int]) 
             budget = timing["features_s"] + timing["rounds"] * timing["round_s"]
         for seed in seeds:
             if not any((row["blocks"], row["seed"]) == (number, seed) for row in result["rows"]):
-                result["rows"].append(measurement.row(timing, seed))
+                result["rows"].append(measurement.row(timing, seed, origin["commit"]))
                 write_result(out, result)
                 print(table(result["rows"][-1:]), file=sys.stderr, flush=True)
     return result
@@ -261,6 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rounds": options.rounds,
         "images": options.images,
         "precision": options.precision,
+        "machine": machine(),
     }
     result = measure(options.out, settings, options.blocks, options.seeds)
     print(table(result["rows"]))

@@ -10,12 +10,12 @@ from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from benchmark.measurements.intervals import Estimate, over_seeds
 from benchmark.measurements.provenance import provenance
 from benchmark.membership.attacks import ATTACKS
 from benchmark.membership.kept import Kept, fingerprint
 from benchmark.membership.models import Design, Observed, Subject, observe, open_sites
 from benchmark.membership.success import LEVELS, Success, chance, success
-from benchmark.report.intervals import Estimate, over_seeds
 from benchmark.sweep.cluster import workers
 from pt_peft.errors import UserError
 

@@ -1,8 +1,8 @@
 """Writes an audit as Markdown."""
 
+from benchmark.measurements.intervals import Estimate
 from benchmark.membership.audit import ALL
 from benchmark.report.blocks import NONE, Report, Section, Table, Value, count, in_points, text
-from benchmark.report.intervals import Estimate
 from benchmark.report.markdown import to_markdown
 
 _EXPLANATION = (

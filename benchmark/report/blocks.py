@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from benchmark.report.intervals import Estimate
+from benchmark.measurements.intervals import Estimate
 
 NONE = "\N{EN DASH}"
 """Shown where there is no value."""

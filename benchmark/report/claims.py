@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmark.report.intervals import (
+from benchmark.measurements.intervals import (
     LEVEL,
     Estimate,
     Floats,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import combinations
 
-from benchmark.report.intervals import holm
+from benchmark.measurements.intervals import holm
 from benchmark.report.panels import Finding, Model, Panel
 from benchmark.report.statistics import METRICS
 

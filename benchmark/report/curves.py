@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from benchmark.report.intervals import Estimate, over_seeds
+from benchmark.measurements.intervals import Estimate, over_seeds
 from benchmark.report.panels import Model, Panel
 from benchmark.sweep.records import CellRecord, Scalars, metric_of
 

@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
+from benchmark.measurements.intervals import over_seeds
 from benchmark.report.baselines import ALONE, POOLED, comparison_partners
 from benchmark.report.blocks import NONE, Figure, count, in_brackets, in_points, percent
 from benchmark.report.comparisons import Difference
 from benchmark.report.curves import mean_curve
-from benchmark.report.intervals import over_seeds
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmark.measurements.intervals import paired
 from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import Table, in_points, text
 from benchmark.report.figures import metric_name
-from benchmark.report.intervals import paired
 from benchmark.report.panels import Model, Panel, PanelKey
 from benchmark.report.results import Results
 from benchmark.sweep.gates import Floor, Gates, NotBelow

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.measurements.intervals import Estimate, Floats, Shared, over_seeds, p_value, shared_by_images
 from benchmark.oracle.predictions import Groups
-from benchmark.report.intervals import Estimate, Floats, Shared, over_seeds, p_value, shared_by_images
 from benchmark.report.results import Results
 from benchmark.report.statistics import FEWEST_SEEDS, METRICS, WeightedMetrics, clusters_of, resample
 from benchmark.sweep.records import CellRecord, metric_of

@@ -15,9 +15,9 @@ from typing import cast
 
 import numpy as np
 
+from benchmark.measurements.intervals import over_seeds, paired
 from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import Table, percent, points, runs, text
-from benchmark.report.intervals import over_seeds, paired
 from benchmark.report.panels import Panel
 from benchmark.report.statistics import METRICS, WeightedMetrics
 from benchmark.sweep.records import BaselineRecord, CellRecord, metric_of

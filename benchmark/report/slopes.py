@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.report.intervals import Estimate, holm, over_seeds, shared_by_methods
+from benchmark.measurements.intervals import Estimate, holm, over_seeds, shared_by_methods
 from benchmark.report.panels import Finding, Panel, PanelKey
 from benchmark.report.statistics import METRICS
 

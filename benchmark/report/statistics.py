@@ -6,8 +6,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.measurements.intervals import Floats
 from benchmark.oracle.predictions import Groups
-from benchmark.report.intervals import Floats
 from pt_peft.training.metrics import log_odds
 
 ModelKey = TypeVar("ModelKey", bound=Hashable)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from benchmark.measurements.intervals import Estimate, over_seeds, paired
 from benchmark.report.baselines import comparison_partners
-from benchmark.report.intervals import Estimate, over_seeds, paired
 from benchmark.report.panels import Model, Panel, panels
 from benchmark.report.results import Results
 from pt_peft.commands.measured import Interval, Measured

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from benchmark.measurements.intervals import Estimate, over_seeds, paired
 from benchmark.report.baselines import GAPS, baseline_tests, comparison_partners
 from benchmark.report.blocks import (
     NONE,
@@ -21,7 +22,6 @@ from benchmark.report.blocks import (
 from benchmark.report.comparisons import Difference, adjusted
 from benchmark.report.curves import first_at
 from benchmark.report.figures import metric_name, settings
-from benchmark.report.intervals import Estimate, over_seeds, paired
 from benchmark.report.panels import Model, Panel
 from benchmark.report.results import Results
 from benchmark.report.slopes import Fit

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
+from benchmark.measurements.intervals import paired
 from benchmark.report.blocks import NONE, Table, Value, megabytes, percent, points, runs, text
 from benchmark.report.figures import metric_name
-from benchmark.report.intervals import paired
 from benchmark.report.panels import Model, Panel, PanelKey
 from benchmark.report.slopes import main_panels
 from benchmark.report.statistics import METRICS

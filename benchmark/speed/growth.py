@@ -22,10 +22,10 @@ from typing import TypedDict
 import numpy as np
 from scipy.special import stdtrit
 
+from benchmark.measurements.intervals import LEVEL, Estimate, slopes_of
 from benchmark.measurements.options import check_positive
 from benchmark.measurements.provenance import provenance
 from benchmark.measurements.results import write_result
-from benchmark.report.intervals import LEVEL, Estimate, slopes_of
 from benchmark.speed.aggregation_cost import NAMES, Shapes, experiment
 from benchmark.speed.contenders import fresh, ours
 from benchmark.speed.measure import Measured, measure, python_path

@@ -163,7 +163,7 @@ def _unreadable(name: str, file: str, open_image: OpenArchive, where: str, error
     try:
         open_image(file).close()
     except (KeyError, FileNotFoundError):
-        return UserError(f"{where}: has no image '{name}', which the table lists.")
+        return UserError(f"{where}: image '{name}' does not exist.")
     except Exception as cause:  # encrypted, of an unknown compression, damaged, not a file …
         return UserError(f"{where}: image '{name}' cannot be read ({cause}).")
     reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())[:LONGEST]})"

@@ -371,7 +371,7 @@ def _published(backbone: Backbone, told: Told) -> str:
 
 _LOADING = {
     "peft": """\
-On the backbone of the digest above (the demo's is `pt_peft/embedded/backbone.safetensors` in the installed package):
+On the backbone of the digest above:
 
 ```python
 import json

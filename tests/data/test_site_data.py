@@ -142,7 +142,7 @@ def test_a_file_that_turns_unreadable_costs_a_warning_and_itself(
     assert after.labels.tolist() == [0, 0, 1, 0, 1]
     (tmp_path / "images" / "7.png").unlink()
     with pytest.raises(
-        UserError, match=r"image '7.png', which the table lists. It is image 2 that cannot be read; of 10 images"
+        UserError, match=r"image '7.png' does not exist. It is image 2 that cannot be read; of 10 images"
     ):
         load_site_data(make_experiment(), site, "a", ["a"])
 

@@ -174,7 +174,7 @@ def test_an_image_missing_from_the_folder(make_experiment, make_csv_site, rows, 
     ):
         found(make_experiment(), site)
     (error,) = failures(found(make_experiment(), tolerant(site)), "train")
-    assert error.endswith("images: has no image '3.png', which the table lists.")
+    assert error.endswith("images: image '3.png' does not exist.")
 
 
 def tolerant(site):
@@ -203,7 +203,7 @@ def test_a_zip_gives_what_the_folder_gives(make_experiment, make_csv_site, rows,
 def test_an_image_missing_from_the_zip(make_experiment, make_csv_site, rows, tmp_path):
     site = zipped(make_csv_site(rows), tmp_path / "images.zip", leave_out={"5.png"})
     (error,) = failures(found(make_experiment(), tolerant(site)), "train")
-    assert error.endswith("images.zip: has no image '5.png', which the table lists.")
+    assert error.endswith("images.zip: image '5.png' does not exist.")
 
 
 def test_something_else_than_a_zip(make_experiment, make_csv_site, rows, tmp_path):

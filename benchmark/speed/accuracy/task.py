@@ -153,7 +153,7 @@ def ham10000_sites(rounds: int) -> tuple[Experiment, Site]:
     fields = experiment.model_dump(mode="json")
     own = {
         "seed": 1,
-        "data": {"fit": "crop", "fold": Fold(number=1, of=5).model_dump()},
+        "data": {"fold": Fold(number=1, of=5).model_dump()},
         "federation": {"rounds": rounds, "min_sites": len(experiment.federation.sites)},
     }
     # The table's own split would stand in the way of folds.

@@ -1,9 +1,13 @@
 """The ways to solve a classifier anew are what they say on made-up features."""
 
+import json
+
 import numpy as np
 import pytest
 
+from benchmark.measurements import head_refit
 from benchmark.measurements.head_refit import RIDGE, Fold, Images, summary, towards, ways
+from pt_peft.commands.dispatch import ExitCode
 from pt_peft.statistics.closed_form import LinearHead, candidates
 from pt_peft.statistics.moments import class_counts, class_weights, moments
 
@@ -45,15 +49,39 @@ def test_every_way_beats_a_head_that_says_nothing():
     assert found["ridge, validation"][1] in RIDGE
 
 
-def test_the_summary_is_over_folds():
-    def fold(number, trained, other) -> Fold:
-        rest = {"accuracy": 0.5, "auroc": 0.9}
-        scores = {"trained": {"balanced_accuracy": trained, **rest}, "other": {"balanced_accuracy": other, **rest}}
-        return {"fold": number, "ways": scores, "penalties": {}}
+def fold(number, trained, other) -> Fold:
+    rest = {"accuracy": 0.5, "auroc": 0.9}
+    scores = {"trained": {"balanced_accuracy": trained, **rest}, "other": {"balanced_accuracy": other, **rest}}
+    return {"fold": number, "commit": "abc", "ways": scores, "penalties": {}}
 
+
+def test_the_summary_is_over_folds():
     rows = summary([fold(1, 0.6, 0.65), fold(2, 0.7, 0.71)])
     assert rows[1]["balanced_accuracy"] == pytest.approx(0.68)
     assert rows[1]["difference"] == pytest.approx(0.03)
     half = 12.706 * np.std([0.05, 0.01], ddof=1) / np.sqrt(2)
     assert [rows[1]["low"], rows[1]["high"]] == pytest.approx([0.03 - half, 0.03 + half], abs=1e-4)
     assert summary([fold(1, 0.6, 0.65)])[1]["low"] is None
+
+
+def test_it_goes_on_after_the_last_fold_and_takes_no_other_settings(shared, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measured(settings, number, commit):
+        if number == 3 and asked == [1, 2]:
+            asked.clear()
+            raise KeyboardInterrupt
+        asked.append(number)
+        return fold(number, 0.6, 0.6 + number / 100)
+
+    monkeypatch.setattr(head_refit, "measured", measured)
+    out = tmp_path / "out.json"
+    assert head_refit.main(["--out", str(out)]) == ExitCode.INTERRUPTED
+    assert head_refit.main(["--out", str(out)]) == 0
+    assert asked == [3]
+    kept = json.loads(out.read_text())
+    assert [one["fold"] for one in kept["folds"]] == [1, 2, 3]
+    assert kept["summary"][1]["difference"] == pytest.approx(0.02)
+    capsys.readouterr()
+    assert head_refit.main(["--pooled", "--out", str(out)]) == ExitCode.MISTAKE
+    assert "has runs of 'pooled' False, not True; another --out would be right" in capsys.readouterr().err

@@ -13,6 +13,7 @@ SETTINGS: last_blocks.Settings = {
     "rounds": 12,
     "images": None,
     "precision": "float32",
+    "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 4.0},
 }
 
 
@@ -28,13 +29,21 @@ class Measurement:
         self.asked.append(("timing", blocks, budget_s))
         return {"blocks": blocks, "features_s": 0.0, "round_s": blocks / 2, "rounds": 12}
 
-    def row(self, timing, seed):
+    def row(self, timing, seed, commit):
         self.asked.append(("row", timing["blocks"], seed))
         if (timing["blocks"], seed) == (3, 1) and not stopped:
             stopped.append(seed)
             raise KeyboardInterrupt
         test = dict.fromkeys(last_blocks.METRICS, 0.5)
-        same = {"rounds": 12, "parameters": 5, "megabytes": 1.0, "minutes": 1.0, "val": test, "test": test}
+        same = {
+            "commit": commit,
+            "rounds": 12,
+            "parameters": 5,
+            "megabytes": 1.0,
+            "minutes": 1.0,
+            "val": test,
+            "test": test,
+        }
         return {"blocks": timing["blocks"], "seed": seed, **same}
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from report_suites import TEN, change, known, planned, write_suite
 
+from benchmark.measurements.intervals import over_seeds, p_above, p_of_several
 from benchmark.report.answers import answers
 from benchmark.report.blocks import in_brackets
 from benchmark.report.claims import Cost, Holding, Start, Table, cost, holding, start, tabulate
-from benchmark.report.intervals import over_seeds, p_above, p_of_several
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
 from benchmark.report.slopes import fit

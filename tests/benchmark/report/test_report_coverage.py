@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmark.measurements.intervals import over_seeds, shared_by_images, shared_by_methods, slopes_of
 from benchmark.oracle.predictions import group_numbers
-from benchmark.report.intervals import over_seeds, shared_by_images, shared_by_methods, slopes_of
 from benchmark.report.statistics import METRICS, resample
 
 REPORTS = 4000

@@ -9,9 +9,7 @@ from scipy.special import softmax
 from scipy.stats import linregress, t, ttest_1samp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from benchmark.oracle.predictions import group_numbers
-from benchmark.report.comparisons import adjusted, compare_backbones
-from benchmark.report.intervals import (
+from benchmark.measurements.intervals import (
     Estimate,
     Shared,
     holm,
@@ -21,6 +19,8 @@ from benchmark.report.intervals import (
     shared_by_methods,
     slopes_of,
 )
+from benchmark.oracle.predictions import group_numbers
+from benchmark.report.comparisons import adjusted, compare_backbones
 from benchmark.report.panels import Model, panels
 from benchmark.report.results import read_results
 from benchmark.report.slopes import fit
