@@ -140,6 +140,7 @@ def test_search_finds_without_a_network(by, site, browser, request):
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.slow
 def test_pages_fit_a_phone(served, site, built, browser):
     show(browser, PHONE)
     too_wide = []

@@ -139,6 +139,7 @@ def test_it_has_the_presets(environment, tmp_path):
     assert [counts[site]["train"]["images"] for site in ("site-1", "site-2")] == [384, 384]
 
 
+@pytest.mark.slow
 def test_it_simulates_the_job_that_it_writes(environment, tmp_path):
     environment.run("pt-peft", "job", "lora_vpt", "--out", "lora_vpt", cwd=tmp_path)
     environment.run("nvflare", "simulator", "lora_vpt", cwd=tmp_path)

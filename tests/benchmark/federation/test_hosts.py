@@ -13,6 +13,7 @@ def measured(out, name) -> dict:
     return json.loads(out.read_text())[name]
 
 
+@pytest.mark.slow
 def test_a_line_that_is_cut_for_five_seconds_costs_no_result(own_network_command, tmp_path):
     found = measured(tmp_path / "hosts.json", "cut_5")
     assert found["missed"] is None

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmark.__main__ import main
 from benchmark.sweep.records import BaselineRecord, CellRecord, TrialRecord, metric_of
 from benchmark.sweep.result_file import read
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path):
     path, out = tmp_path / "smoke.jsonl", tmp_path / "report"
     assert main(["run", "smoke", "--jobs", "2", "--verify", "1", "--out", str(path)]) == 0
