@@ -1,14 +1,16 @@
 """Compares ways to solve the classifier anew on the features that a federation has made, on folds of HAM10000.
 
     python -m benchmark.measurements.head_refit --out benchmark/results/head_refit.json
-    python -m benchmark.measurements.head_refit --pooled --set training.learning_rate=0.001
+    python -m benchmark.measurements.head_refit --trained-by pooled --set training.learning_rate=0.001
     python -m benchmark.measurements.head_refit --method linear_probe --folds 2 --json
 
-Each fold trains the preset ham10000 in the plain loop, with its own test images and seed, by its four sites or, with
-`--pooled`, on all their images in one place. Every way is then taken on the same features: penalties are chosen on all
-sites' validation images, or by leaving out one training image at a time. Every solved head has the temperature that
-suits the validation images, as the product's has; the trained one is as the last round left it. All training images are
-in the sums, also of classes below `limits.min_images_per_class`. Test images choose nothing.
+Each fold trains the preset ham10000 in the plain loop, with its own test images and seed: by its four sites, by all
+their images in one place (`pooled`), or by each site alone (`local`), of which the one counts whose trained classifier
+is the best on all sites' validation images. Every way is then taken on the same features: penalties are chosen on the
+validation images of those who train, or by leaving out one training image at a time. Every solved head has the
+temperature that suits the validation images, as the product's has; the trained one is as the last round left it. All
+training images are in the sums, also of classes below `limits.min_images_per_class`. Test images, always those of all
+sites, choose nothing.
 
 With `--out` the command can be stopped: given again, or with more folds, it goes on after the last finished one.
 """
@@ -16,7 +18,8 @@ With `--out` the command can be stopped: given again, or with more folds, it goe
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -30,6 +33,7 @@ from benchmark.measurements.results import begun, finish, markdown_table, write_
 from benchmark.oracle.baselines import pooled
 from benchmark.oracle.reference import federate, load_sites, make_trainer
 from pt_peft.commands.dispatch import command
+from pt_peft.data.site_data import SiteData
 from pt_peft.environment import Machine
 from pt_peft.files import check_place
 from pt_peft.presets import ham10000, override
@@ -37,11 +41,13 @@ from pt_peft.statistics.closed_form import Kind, LinearHead, candidates, leave_o
 from pt_peft.statistics.moments import Float, class_counts, class_weights, moments, total
 from pt_peft.statistics.temperature import best_temperature, log_losses
 from pt_peft.training.metrics import evaluate_predictions
+from pt_peft.training.trainer import LocalTrainer
 
 RIDGE = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 LDA = (1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
 FIXED = 0.1
 METRICS = ("balanced_accuracy", "accuracy", "auroc")
+TRAINED_BY = ("federation", "pooled", "local")
 
 Score = dict[str, float]
 
@@ -56,13 +62,16 @@ class Fold(TypedDict):
     """Test metrics by way."""
     penalties: dict[str, float]
     """What each way has chosen."""
+    alone: str | None
+    """The site whose model it is, if each has trained alone."""
 
 
 class Settings(TypedDict):
     """What all folds of a result file have in common."""
 
     method: str
-    pooled: bool
+    trained_by: str
+    """One of `TRAINED_BY`."""
     fields: list[str]
     """Those of the experiment that are not the preset's."""
     rounds: int
@@ -181,35 +190,59 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
 
 
 def measured(settings: Settings, fold: int, commit: str) -> Fold:
-    """Trains a fold's federation, or all its images in one place, by the code of `commit`, and takes every way."""
+    """Trains a fold by the code of `commit`, and takes every way."""
     experiment, site = ham10000()
     method = settings["method"]
     options = experiment.method.options if method == experiment.method.name else {}
-    own = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}"]
+    own = [f"method.name={method}", f"method.options={json.dumps(options)}", f"seed={fold}", "head.finish=trained"]
     own += [f'data.fold={{"number": {fold}, "of": 5}}', *settings["fields"]]
     experiment = override(experiment, own)
     columns = site.data.columns.model_copy(update={"split": None})
     site = site.model_copy(update={"data": site.data.model_copy(update={"columns": columns})})
     trainer = make_trainer(experiment, site)
     sites = load_sites(experiment, site, [*experiment.federation.sites])
-    if settings["pooled"]:
-        sites = {"pooled": pooled(sites)}
-    tensors = federate(trainer, sites).tensors
-    parts: dict[str, Images] = {}
-    for split in ("train", "val", "test"):
-        images = [getattr(data, split) for data in sites.values()]
-        parts[split] = Images(
-            [trainer.features(tensors, one, "none") for one in images], [one.labels for one in images]
-        )
-    trained = LinearHead(tensors["head.weight"].astype(np.float64), tensors["head.bias"].astype(np.float64))
-    made = ways(trained, parts["train"], parts["val"])
-    test = parts["test"]
+    groups = {
+        "federation": [sites],
+        "pooled": [{"pooled": pooled(sites)}],
+        "local": [{name: data} for name, data in sites.items()],
+    }[settings["trained_by"]]
+    found = [_of_a_model(trainer, group, sites) for group in groups]
+    best = max(range(len(found)), key=lambda place: found[place].val["balanced_accuracy"])
     return {
         "fold": fold,
         "commit": commit,
-        "ways": {name: test.score(head.logits(test.features)) for name, (head, _) in made.items()},
-        "penalties": {name: penalty for name, (_, penalty) in made.items() if name != "trained"},
+        "ways": found[best].ways,
+        "penalties": found[best].penalties,
+        "alone": next(iter(groups[best])) if len(groups) > 1 else None,
     }
+
+
+@dataclass(frozen=True)
+class OfAModel:
+    """What every way makes of one model's features."""
+
+    val: Score
+    """Of the trained classifier on all sites' validation images."""
+    ways: dict[str, Score]
+    penalties: dict[str, float]
+
+
+def _of_a_model(trainer: LocalTrainer, training: Mapping[str, SiteData], everybody: Mapping[str, SiteData]) -> OfAModel:
+    """Trains on the images of `training`, and takes every way; test images are those of `everybody`."""
+    tensors = federate(trainer, training).tensors
+
+    def images(sites: Mapping[str, SiteData], split: str) -> Images:
+        parts = [getattr(data, split) for data in sites.values()]
+        return Images([trainer.features(tensors, one, "none") for one in parts], [one.labels for one in parts])
+
+    trained = LinearHead(tensors["head.weight"].astype(np.float64), tensors["head.bias"].astype(np.float64))
+    made = ways(trained, images(training, "train"), images(training, "val"))
+    val, test = images(everybody, "val"), images(everybody, "test")
+    return OfAModel(
+        val.score(trained.logits(val.features)),
+        {name: test.score(head.logits(test.features)) for name, (head, _) in made.items()},
+        {name: penalty for name, (_, penalty) in made.items() if name != "trained"},
+    )
 
 
 def summary(folds: Sequence[Fold]) -> list[dict[str, Any]]:
@@ -235,7 +268,9 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--method", default="lora_vpt", help="that makes the features (default: %(default)s)")
-    parser.add_argument("--pooled", action="store_true", help="train on all sites' images in one place")
+    parser.add_argument(
+        "--trained-by", choices=TRAINED_BY, default="federation", help="who trains (default: %(default)s)"
+    )
     parser.add_argument("--folds", type=int, default=3, help="folds of five (default: %(default)s)")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the experiment")
     parser.add_argument("--out", type=Path, help="result file to write")
@@ -247,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
     origin = provenance()
     settings: Settings = {
         "method": options.method,
-        "pooled": options.pooled,
+        "trained_by": options.trained_by,
         "fields": options.set,
         "rounds": override(ham10000()[0], options.set).federation.rounds,
         "machine": origin["machine"],

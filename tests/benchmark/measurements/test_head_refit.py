@@ -52,7 +52,7 @@ def test_every_way_beats_a_head_that_says_nothing():
 def fold(number, trained, other) -> Fold:
     rest = {"accuracy": 0.5, "auroc": 0.9}
     scores = {"trained": {"balanced_accuracy": trained, **rest}, "other": {"balanced_accuracy": other, **rest}}
-    return {"fold": number, "commit": "abc", "ways": scores, "penalties": {}}
+    return {"fold": number, "commit": "abc", "ways": scores, "penalties": {}, "alone": None}
 
 
 def test_the_summary_is_over_folds():
@@ -83,5 +83,7 @@ def test_it_goes_on_after_the_last_fold_and_takes_no_other_settings(shared, tmp_
     assert [one["fold"] for one in kept["folds"]] == [1, 2, 3]
     assert kept["summary"][1]["difference"] == pytest.approx(0.02)
     capsys.readouterr()
-    assert head_refit.main(["--pooled", "--out", str(out)]) == ExitCode.MISTAKE
-    assert "has runs of 'pooled' False, not True; another --out would be right" in capsys.readouterr().err
+    assert head_refit.main(["--trained-by", "pooled", "--out", str(out)]) == ExitCode.MISTAKE
+    assert (
+        "has runs of 'trained_by' federation, not pooled; another --out would be right" in capsys.readouterr().err
+    )
