@@ -94,6 +94,7 @@ def ham10000() -> tuple[Experiment, Site]:
         partition=Partition(kind="natural"),
         method=Method(name="lora_vpt", options={"lora": {"alpha": 8.0}}),
         training=Training(learning_rate=2e-3, head_learning_rate=3e-3, imbalance="balanced_softmax", precision="auto"),
+        head=Head(finish="ridge"),
         federation=Federation(rounds=12, min_sites=3, sites=HAM10000_SITES),
     )
     data = SiteData(

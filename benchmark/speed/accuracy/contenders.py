@@ -68,7 +68,7 @@ def contenders(task: Task, blocks: int) -> dict[str, Contender]:
         "stock_whole": _stock(task, "whole", "stock FLARE, `model.state_dict()`"),
         "stock_half": _stock(task, "whole", "… at half the learning rate", rate_factor=0.5),
         "stock_trained": _stock(task, "trained", "stock FLARE, the trained tensors alone"),
-        "ours": _ours(task, {}, "ours, as the preset is"),
+        "ours": _ours(task, {}, "ours, as the preset trains (without its ridge head)"),
         "leverless": _ours(task, LEVERLESS, "ours, weighted loss and float32"),
         "balanced": _ours(task, overlaid(dict(LEVERLESS), dict(levers["balanced"])), "… with balanced softmax"),
         "statistics": _ours(task, overlaid(dict(LEVERLESS), dict(levers["statistics"])), "… with a ridge head"),
