@@ -84,6 +84,4 @@ def test_it_goes_on_after_the_last_fold_and_takes_no_other_settings(shared, tmp_
     assert kept["summary"][1]["difference"] == pytest.approx(0.02)
     capsys.readouterr()
     assert head_refit.main(["--trained-by", "pooled", "--out", str(out)]) == ExitCode.MISTAKE
-    assert (
-        "has runs of 'trained_by' federation, not pooled; another --out would be right" in capsys.readouterr().err
-    )
+    assert "has runs of 'trained_by' federation, not pooled; another --out would be right" in capsys.readouterr().err

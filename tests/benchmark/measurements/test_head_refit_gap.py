@@ -1,0 +1,56 @@
+"""The comparison is of the folds that all have, in pairs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmark.measurements.head_refit_gap import main
+
+
+def result(path, trained_by, values, **settings):
+    """A file of head_refit: by fold the balanced accuracy with the trained classifier and with the solved one."""
+    rest = {"accuracy": 0.5, "auroc": 0.9}
+    folds = []
+    for fold, (trained, ridge) in values.items():
+        values_by_way = {"trained": trained, "ridge, validation": ridge}
+        ways = {way: {"balanced_accuracy": value, **rest} for way, value in values_by_way.items()}
+        folds.append({"fold": fold, "commit": "abc", "ways": ways})
+    settings = {"method": "lora", "rounds": 12, "trained_by": trained_by, **settings}
+    path.write_text(json.dumps({"settings": settings, "folds": folds}))
+    return str(path)
+
+
+def test_it_compares_in_pairs_the_folds_that_all_have(tmp_path):
+    ours = result(tmp_path / "a.json", "federation", {1: (0.60, 0.64), 2: (0.70, 0.72), 3: (0.1, 0.1)})
+    local = result(tmp_path / "b.json", "local", {1: (0.50, 0.52), 2: (0.62, 0.60)})
+    pooled = result(tmp_path / "c.json", "pooled", {2: (0.73, 0.75), 1: (0.66, 0.65)})
+    out = tmp_path / "out.json"
+    assert main([local, ours, pooled, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["folds"] == [1, 2]
+    rows = {(row["trained_by"], row["way"]): row for row in found["rows"]}
+    assert [*rows] == [
+        (name, way) for name in ("federation", "pooled", "local") for way in ("trained", "ridge, validation")
+    ]
+    pooled_ridge = rows["pooled", "ridge, validation"]
+    assert pooled_ridge["balanced_accuracy"] == pytest.approx(0.70)
+    assert pooled_ridge["ahead"] == pytest.approx(-0.02)
+    half = 12.706 * np.std([-0.01, -0.03], ddof=1) / np.sqrt(2)
+    assert [pooled_ridge["low"], pooled_ridge["high"]] == pytest.approx([-0.02 - half, -0.02 + half], abs=1e-4)
+    assert rows["federation", "ridge, validation"]["ahead"] == 0
+    assert rows["local", "trained"]["ahead"] == pytest.approx(0.12)
+
+
+def test_files_that_cannot_be_compared_are_refused(tmp_path, capsys):
+    ours = result(tmp_path / "a.json", "federation", {1: (0.6, 0.6)})
+    pooled = result(tmp_path / "b.json", "pooled", {2: (0.6, 0.6)})
+    short = result(tmp_path / "c.json", "local", {1: (0.6, 0.6)}, rounds=3)
+    for files, said in {
+        (pooled,): "The files are of pooled; one of the federation",
+        (ours, ours): "The files are of federation, federation; one of the federation, and one each of others",
+        (ours, short): "The files differ in 'rounds'",
+        (ours, pooled): "The files have no fold in common",
+    }.items():
+        assert main([*files]) == 1
+        assert said in capsys.readouterr().err
