@@ -99,3 +99,8 @@ def told_as(reason: Reason) -> Generator[None]:
         if isinstance(error.reason, reasons.Failed):
             error.told_as(reason)
         raise
+
+
+def unlike_expected(error: Exception) -> str:
+    """What was wrong with a file's content for code that took its form for granted, to stand in a sentence."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pt_peft import schema
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, unlike_expected
 from pt_peft.files import RUN_FOLDERS
 
 METRICS = "metrics.json"
@@ -50,7 +50,7 @@ class Results:
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
-                f"{file}: holds no results of a run or suite, or of an earlier version ({error!r})."
+                f"{file}: holds no results of a run or suite, or of an earlier version ({unlike_expected(error)})."
             ) from None
 
 

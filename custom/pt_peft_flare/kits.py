@@ -11,6 +11,7 @@ from nvflare.lighter.constants import CtxKey, PropKey, TemplateSectionKey
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 
+from pt_peft.errors import unlike_expected
 from pt_peft.experiment.admission import SITE_CLASSES
 from pt_peft.experiment.limits import BETTER_SITES
 from pt_peft.files import write_atomically
@@ -337,7 +338,7 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         edit(content)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise KIT_FILES.changed(f"{path.name} is not as expected ({error!r})") from None
+        raise KIT_FILES.changed(f"{path.name} is not as expected ({unlike_expected(error)})") from None
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

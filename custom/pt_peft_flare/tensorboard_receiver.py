@@ -56,6 +56,8 @@ NOT_COMPARED = {
     "federation": {"round_timeout_s", "site_timeout_s", "silence_s", "sites", "max_images", "code"},
 }
 """Fields of an experiment by which nobody sorts runs."""
+FIRST = ("method.name", "training.learning_rate", "federation.rounds", "partition.kind", "head.finish", "seed")
+"""The columns that stand before all others."""
 
 
 class TensorBoardReceiver(TBAnalyticsReceiver):
@@ -110,7 +112,8 @@ def _layout() -> Summary:
 
 def _hyperparameters(experiment: Experiment) -> tuple[Summary, Summary]:
     """Which columns the table has, and the values of this run."""
-    values = dict(_leaves("", experiment.model_dump(mode="json", exclude=NOT_COMPARED)))
+    found = dict(_leaves("", experiment.model_dump(mode="json", exclude=NOT_COMPARED)))
+    values = {name: found[name] for name in FIRST} | found
     columns = [HParam(name, Discrete([value])) for name, value in values.items()]
     return hparams_config_pb(columns, [Metric(tag) for tag in OUTCOME]), hparams_pb(values)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pt_peft.errors import UserError, one_line
+from pt_peft.errors import UserError, one_line, unlike_expected
 
 if TYPE_CHECKING:
     from pt_peft.experiment.admission import JobFiles
@@ -118,7 +118,7 @@ def job_files(path: Path, name: str | None) -> tuple[Path, JobFiles | None]:
         app = app.parent / own
         return app / "config" / path.name, JobFiles(app, sites_of(content, own), count_apps(content))
     except (AttributeError, TypeError, LookupError) as error:
-        raise UserError(f"{meta}: is not as FLARE writes it ({error!r}).") from None
+        raise UserError(f"{meta}: is not as FLARE writes it ({unlike_expected(error)}).") from None
 
 
 def find_experiment(job: Path | None, site: Path) -> Path:

@@ -70,16 +70,17 @@ def backbone_file(backbone: Backbone, given: Path | None) -> Path:
     """
     if given is not None:
         if not given.is_file():
-            raise UserError(f"--backbone: {given} is not a file.")
+            raise UserError(f"backbone: {given} is not a file.")
         try:
             check_digest(backbone, given)
         except BackboneMismatch as error:
-            raise BackboneMismatch(f"--backbone: {given}: {error}") from None
+            raise BackboneMismatch(f"backbone: {given}: {error}") from None
         return given
     if sha256_of(EMBEDDED) == backbone.sha256:
         return EMBEDDED
     raise UserError(
-        f"--backbone: the weights of '{backbone.name}' with SHA-256 {backbone.sha256} are needed; give their file."
+        f"backbone: the weights of '{backbone.name}' with SHA-256 {backbone.sha256} are needed; give their file "
+        "(--backbone)."
     )
 
 

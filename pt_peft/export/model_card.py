@@ -15,7 +15,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from pt_peft.environment import versions
-from pt_peft.errors import UserError, one_line
+from pt_peft.errors import UserError, one_line, unlike_expected
 from pt_peft.experiment.prevalence import KnownPrevalence, LearntPrevalence
 from pt_peft.experiment.sections import Backbone, ModelSpec, Task
 from pt_peft.export.adapter import read_prevalence, read_spec
@@ -126,7 +126,7 @@ def model_card(adapter: Path, name: str, told: Told) -> str:
         front = _front_matter(run, name, told)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         whose = f"{path}, or the header of {adapter}: is" if run.record else f"{adapter}: its header is"
-        raise UserError(f"{whose} not as this version writes it ({error!r}).") from None
+        raise UserError(f"{whose} not as this version writes it ({unlike_expected(error)}).") from None
     return f"---\n{front}\n---\n\n{sections}\n"
 
 

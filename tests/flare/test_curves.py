@@ -19,7 +19,7 @@ from pt_peft_flare.curves import MOST_CLASSES, TAGS, Points, cross_site_curves, 
 from pt_peft_flare.round_log import log_confusion, log_cross_site, log_final, log_round, log_stage
 from pt_peft_flare.run_record import METRICS, SPLITS
 from pt_peft_flare.table_image import CELL, DARKEST, SIDE, draw_confusion, draw_cross_site
-from pt_peft_flare.tensorboard_receiver import LAYOUT, OUTCOME
+from pt_peft_flare.tensorboard_receiver import FIRST, LAYOUT, OUTCOME
 
 
 def shown(curves: Iterable[Points]) -> dict[str, dict[str, tuple[int, float]]]:
@@ -183,6 +183,7 @@ def test_hyperparameters_stand_beside_the_outcome(status, expected, tiny, tmp_pa
     assert not {"name", "data.classes", "federation.silence_s", "encryption"} & set(values)
     columns = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     assert {one.name for one in columns.hparam_infos} == set(values)
+    assert tuple(one.name for one in columns.hparam_infos)[: len(FIRST)] == FIRST
     assert tuple(one.name.tag for one in columns.metric_infos) == OUTCOME
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     assert api_pb2.Status.Name(end.status) == expected

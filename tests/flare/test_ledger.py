@@ -402,7 +402,7 @@ def spoiled_line(**damage):
         (lambda folder: metrics(folder).write_text("[]"), "is no metrics.json, or one of an earlier version"),
         (
             lambda folder: edited(metrics(folder), lambda one: one["rounds"][0]["sites"]["site-1"].pop("sha256")),
-            "is no metrics.json, or one of an earlier version (KeyError('sha256'))",
+            "is no metrics.json, or one of an earlier version (it has no 'sha256')",
         ),
         (
             lambda folder: shutil.rmtree(kept(folder).parent / "app_site-1"),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pt_peft.errors import UserError, one_line
+from pt_peft.errors import UserError, one_line, unlike_expected
 from pt_peft.experiment.admission import IMAGE_STATISTICS, STATISTICS
 from pt_peft.schema import parse, read_json
 from pt_peft_flare.ledger import FILE_NAME, OPEN, read
@@ -179,7 +179,9 @@ def verify(ledger: Ledger, path: Path) -> None:
         said = [_find(ledger, asked, result) for asked, result in counted if result is not None]
         _explain(ledger, left_out)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is no metrics.json, or one of an earlier version ({error!r}).") from None
+        raise UserError(
+            f"{path}: is no metrics.json, or one of an earlier version ({unlike_expected(error)})."
+        ) from None
     ledger["counted"] = len(said)
     ledger["faults"] = [fault for fault in said if fault]
 

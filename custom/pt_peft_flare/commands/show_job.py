@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pt_peft.errors import OutsideLimits, UserError
+from pt_peft.errors import OutsideLimits, UserError, unlike_expected
 from pt_peft.exchange.schedule import Exchange
 from pt_peft.experiment.admission import component_refusals, counted_refusals, distinct, refusals
 from pt_peft.experiment.deployment import app_of, count_apps, deployment_of, sites_of
@@ -101,7 +101,7 @@ def _asked(found: _Found, options: argparse.Namespace) -> JobRequest:
         app, folder, name = _app(found.folder, meta, options.name)
         deployment, sites = deployment_of(meta, app), sites_of(meta, app)
     except (AttributeError, TypeError, LookupError) as error:
-        raise UserError(f"{file}: is not as FLARE writes it ({error!r}).") from None
+        raise UserError(f"{file}: is not as FLARE writes it ({unlike_expected(error)}).") from None
     experiment = Experiment.read(folder / "config" / "experiment.json")
     site, local = _site(found, options)
     limits, apps = site and site.limits, count_apps(meta)
