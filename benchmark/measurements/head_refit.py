@@ -36,14 +36,13 @@ from pt_peft.commands.dispatch import command
 from pt_peft.data.site_data import SiteData
 from pt_peft.environment import Machine
 from pt_peft.files import check_place
-from pt_peft.presets import ham10000, override
+from pt_peft.presets import HAM10000_PENALTIES, ham10000, override
 from pt_peft.statistics.closed_form import Kind, LinearHead, candidates, leave_one_out
 from pt_peft.statistics.moments import Float, class_counts, class_weights, moments, total
 from pt_peft.statistics.temperature import best_temperature, log_losses
 from pt_peft.training.metrics import evaluate_predictions
 from pt_peft.training.trainer import LocalTrainer
 
-RIDGE = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 LDA = (1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6, 0.9)
 FIXED = 0.1
 METRICS = ("balanced_accuracy", "accuracy", "auroc")
@@ -167,7 +166,7 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
         return max(range(len(values)), key=lambda place: (values[place], place))
 
     made: dict[str, tuple[LinearHead, float]] = {"trained": (trained, 0.0)}
-    kinds: tuple[tuple[Kind, tuple[float, ...]], ...] = (("ridge", RIDGE), ("lda", LDA))
+    kinds: tuple[tuple[Kind, tuple[float, ...]], ...] = (("ridge", HAM10000_PENALTIES), ("lda", LDA))
     for kind, penalties in kinds:
         heads = solved(kind, penalties)
         chosen: dict[str, Callable[[], int]] = {
@@ -178,14 +177,14 @@ def ways(trained: LinearHead, train: Images, val: Images) -> dict[str, tuple[Lin
         for by, choose in chosen.items():
             place = choose()
             made[f"{kind}, {by}"] = heads[place], penalties[place]
-    near = towards(trained, train, weights, RIDGE)
-    made["towards trained, validation"] = near[place := val.best(near)], RIDGE[place]
+    near = towards(trained, train, weights, HAM10000_PENALTIES)
+    made["towards trained, validation"] = near[place := val.best(near)], HAM10000_PENALTIES[place]
     sure = val.calibrated(trained)
     means: list[LinearHead] = []
-    for head in solved("ridge", RIDGE):
+    for head in solved("ridge", HAM10000_PENALTIES):
         other = val.calibrated(head)
         means.append(LinearHead((sure.weight + other.weight) / 2, (sure.bias + other.bias) / 2))
-    made["mean of both, validation"] = means[place := val.best(means)], RIDGE[place]
+    made["mean of both, validation"] = means[place := val.best(means)], HAM10000_PENALTIES[place]
     return {name: (head if name == "trained" else val.calibrated(head), by) for name, (head, by) in made.items()}
 
 

@@ -15,7 +15,7 @@ from typing import TypedDict, cast
 import numpy as np
 
 from benchmark.measurements.head_refit import METRICS, TRAINED_BY, Result
-from benchmark.measurements.intervals import over_seeds
+from benchmark.measurements.intervals import Floats, over_seeds
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
 from pt_peft.commands.dispatch import command
@@ -23,32 +23,51 @@ from pt_peft.errors import UserError
 from pt_peft.files import check_place
 from pt_peft.schema import read_json
 
-WAYS = ("trained", "ridge, validation")
+RIDGE = "ridge, validation"
+WAYS = ("trained", RIDGE)
 FIELDS_IN_COMMON = ("method", "rounds")
 
 
-class Row(TypedDict):
-    """One model with one classifier: means over folds, and by how much the federation's ridge classifier is ahead."""
+class Means(TypedDict):
+    """What one model with one classifier reached, mean over folds."""
 
     trained_by: str
     way: str
     balanced_accuracy: float
     accuracy: float
     auroc: float
+
+
+class Difference(TypedDict):
+    """By how much the federation's ridge classifier is ahead of another, mean of the folds' differences."""
+
+    trained_by: str
+    way: str
+    metric: str
     ahead: float
-    """In balanced accuracy, mean of the folds' differences, with the ends of the 95 % t interval over folds."""
     low: float | None
+    """Ends of the 95 % t interval over folds; null for a single fold."""
     high: float | None
+
+
+class Source(TypedDict):
+    """What one file is of."""
+
+    fields: list[str]
+    """Those of the experiment that are not the preset's."""
+    commits: list[str]
+    """Of the code that made each fold."""
 
 
 class Gap(TypedDict):
     """The content of the result file."""
 
     provenance: Provenance
-    sources: dict[str, list[str]]
-    """By who trains, the commits that made its folds."""
+    sources: dict[str, Source]
+    """By who trains."""
     folds: list[int]
-    rows: list[Row]
+    means: list[Means]
+    differences: list[Difference]
 
 
 def gap(results: Sequence[Result]) -> Gap:
@@ -69,17 +88,34 @@ def gap(results: Sequence[Result]) -> Gap:
     folds = sorted(set.intersection(*(set(found) for found in scores.values())))
     if not folds:
         raise UserError(f"The files have no fold in common: { ({name: [*found] for name, found in scores.items()}) }.")
-    ours = [scores["federation"][fold][WAYS[1]]["balanced_accuracy"] for fold in folds]
-    rows: list[Row] = []
+
+    def over_folds(name: str, way: str, metric: str) -> Floats:
+        return np.array([scores[name][fold][way][metric] for fold in folds])
+
+    means: list[Means] = []
+    differences: list[Difference] = []
     for name in sorted(by, key=TRAINED_BY.index):
         for way in WAYS:
-            values = {metric: np.array([scores[name][fold][way][metric] for fold in folds]) for metric in METRICS}
-            ahead = over_seeds((np.array(ours) - values["balanced_accuracy"]).tolist())
-            means = {metric: float(value.mean()) for metric, value in values.items()}
-            difference = {"ahead": ahead.value, "low": ahead.low, "high": ahead.high}
-            rows.append(cast(Row, {"trained_by": name, "way": way, **means, **difference}))
-    sources = {name: [fold["commit"] for fold in one["folds"] if fold["fold"] in folds] for name, one in by.items()}
-    return {"provenance": provenance(), "sources": sources, "folds": folds, "rows": rows}
+            reached = {metric: float(over_folds(name, way, metric).mean()) for metric in METRICS}
+            means.append(cast(Means, {"trained_by": name, "way": way, **reached}))
+            for metric in METRICS if (name, way) != ("federation", RIDGE) else ():
+                found = over_seeds((over_folds("federation", RIDGE, metric) - over_folds(name, way, metric)).tolist())
+                ends = {"ahead": found.value, "low": found.low, "high": found.high}
+                differences.append(cast(Difference, {"trained_by": name, "way": way, "metric": metric, **ends}))
+    sources: dict[str, Source] = {
+        name: {
+            "fields": one["settings"]["fields"],
+            "commits": [fold["commit"] for fold in one["folds"] if fold["fold"] in folds],
+        }
+        for name, one in by.items()
+    }
+    return {
+        "provenance": provenance(),
+        "sources": sources,
+        "folds": folds,
+        "means": means,
+        "differences": differences,
+    }
 
 
 @command
@@ -97,13 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out:
         check_place(options.out)
     result = gap([cast(Result, read_json(path)) for path in options.files])
-    header = ["trained by", "classifier", *(name.replace("_", " ") for name in METRICS), "federation's ridge ahead by"]
-    lines: list[list[str]] = []
-    for row in result["rows"]:
+    header = ["trained by", "classifier", *(name.replace("_", " ") for name in METRICS)]
+    lines = [[row["trained_by"], row["way"], *(f"{row[name]:.3f}" for name in METRICS)] for row in result["means"]]
+    shown = [markdown_table(header, lines), "", "By how much the federation's ridge classifier is ahead:", ""]
+    lines = []
+    for row in result["differences"]:
         interval = f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] is not None else ""
-        means = [f"{row[name]:.3f}" for name in ("balanced_accuracy", "accuracy", "auroc")]
-        lines.append([row["trained_by"], row["way"], *means, f"{row['ahead']:+.3f}{interval}"])
-    finish(options, result, markdown_table(header, lines))
+        lines.append([row["trained_by"], row["way"], row["metric"].replace("_", " "), f"{row['ahead']:+.3f}{interval}"])
+    shown.append(markdown_table(["trained by", "classifier", "metric", "ahead"], lines))
+    finish(options, result, "\n".join(shown))
 
 
 if __name__ == "__main__":

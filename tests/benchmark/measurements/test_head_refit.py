@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmark.measurements import head_refit
-from benchmark.measurements.head_refit import RIDGE, Fold, Images, summary, towards, ways
+from benchmark.measurements.head_refit import Fold, Images, summary, towards, ways
 from pt_peft.commands.dispatch import ExitCode
+from pt_peft.presets import HAM10000_PENALTIES
 from pt_peft.statistics.closed_form import LinearHead, candidates
 from pt_peft.statistics.moments import class_counts, class_weights, moments
 
@@ -46,7 +47,7 @@ def test_every_way_beats_a_head_that_says_nothing():
         if name != "trained":
             assert test.score(head.logits(test.features))["balanced_accuracy"] > max(start, 0.5), name
             assert penalty > 0
-    assert found["ridge, validation"][1] in RIDGE
+    assert found["ridge, validation"][1] in HAM10000_PENALTIES
 
 
 def fold(number, trained, other) -> Fold:

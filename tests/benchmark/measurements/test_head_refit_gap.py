@@ -16,7 +16,7 @@ def result(path, trained_by, values, **settings):
         values_by_way = {"trained": trained, "ridge, validation": ridge}
         ways = {way: {"balanced_accuracy": value, **rest} for way, value in values_by_way.items()}
         folds.append({"fold": fold, "commit": "abc", "ways": ways})
-    settings = {"method": "lora", "rounds": 12, "trained_by": trained_by, **settings}
+    settings = {"method": "lora", "rounds": 12, "trained_by": trained_by, "fields": [], **settings}
     path.write_text(json.dumps({"settings": settings, "folds": folds}))
     return str(path)
 
@@ -24,22 +24,26 @@ def result(path, trained_by, values, **settings):
 def test_it_compares_in_pairs_the_folds_that_all_have(tmp_path):
     ours = result(tmp_path / "a.json", "federation", {1: (0.60, 0.64), 2: (0.70, 0.72), 3: (0.1, 0.1)})
     local = result(tmp_path / "b.json", "local", {1: (0.50, 0.52), 2: (0.62, 0.60)})
-    pooled = result(tmp_path / "c.json", "pooled", {2: (0.73, 0.75), 1: (0.66, 0.65)})
+    pooled = result(
+        tmp_path / "c.json", "pooled", {2: (0.73, 0.75), 1: (0.66, 0.65)}, fields=["training.learning_rate=0.001"]
+    )
     out = tmp_path / "out.json"
     assert main([local, ours, pooled, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["folds"] == [1, 2]
-    rows = {(row["trained_by"], row["way"]): row for row in found["rows"]}
-    assert [*rows] == [
+    means = {(row["trained_by"], row["way"]): row["balanced_accuracy"] for row in found["means"]}
+    assert [*means] == [
         (name, way) for name in ("federation", "pooled", "local") for way in ("trained", "ridge, validation")
     ]
-    pooled_ridge = rows["pooled", "ridge, validation"]
-    assert pooled_ridge["balanced_accuracy"] == pytest.approx(0.70)
-    assert pooled_ridge["ahead"] == pytest.approx(-0.02)
+    assert means["pooled", "ridge, validation"] == pytest.approx(0.70)
+    ahead = {(row["trained_by"], row["way"], row["metric"]): row for row in found["differences"]}
+    assert len(ahead) == 5 * 3, "none of the federation's ridge classifier against itself"
     half = 12.706 * np.std([-0.01, -0.03], ddof=1) / np.sqrt(2)
-    assert [pooled_ridge["low"], pooled_ridge["high"]] == pytest.approx([-0.02 - half, -0.02 + half], abs=1e-4)
-    assert rows["federation", "ridge, validation"]["ahead"] == 0
-    assert rows["local", "trained"]["ahead"] == pytest.approx(0.12)
+    one = ahead["pooled", "ridge, validation", "balanced_accuracy"]
+    assert [one["ahead"], one["low"], one["high"]] == pytest.approx([-0.02, -0.02 - half, -0.02 + half], abs=1e-4)
+    assert ahead["local", "trained", "balanced_accuracy"]["ahead"] == pytest.approx(0.12)
+    assert ahead["local", "trained", "auroc"]["ahead"] == 0
+    assert found["sources"]["pooled"]["fields"] == ["training.learning_rate=0.001"]
 
 
 def test_files_that_cannot_be_compared_are_refused(tmp_path, capsys):
