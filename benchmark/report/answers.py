@@ -40,13 +40,22 @@ def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[str], list[
     inside = [panel for panel in main if panel.key.domain == IN_DOMAIN]
     outside = [panel for panel in main if panel.key.domain != IN_DOMAIN]
     pairs = [_in_order(pair, further, outside) for pair in combinations(backbones, 2)]
-    said = [_holds(inside, backbone) for backbone in general]
-    said += [_costs(outside, backbone) for backbone in general]
-    said += [_starts(outside, pair, further) for pair in pairs]
+    methods = _planned(results, main)
+    said = [_holds(inside, backbone, methods) for backbone in general]
+    said += [_costs(outside, backbone, methods) for backbone in general]
+    said += [_starts(outside, pair, further, methods) for pair in pairs]
     if not pairs:
         said.append(f"{THIRD}: the data cannot tell. The suite has results from one initial model, and it takes two.")
-    tables = [*_holding_tables(inside, general), _cost_table(main, backbones), _start_table(outside, pairs)]
+    tables = [*_holding_tables(inside, general, methods), _cost_table(main, backbones), _start_table(outside, pairs)]
     return said, [table for table in tables if table.rows]
+
+
+def _planned(results: Results, panels: Sequence[Panel]) -> list[str]:
+    """The suite's methods, and those that have results."""
+    fields = results.suite.get("methods")
+    named = [str(name) for name in fields] if isinstance(fields, list) else []
+    there = [model.method for panel in panels for backbone in panel.backbones for model in panel.models(backbone)]
+    return list(dict.fromkeys([*named, *there]))
 
 
 def _trained_further(results: Results) -> set[str]:
@@ -67,19 +76,20 @@ def _in_order(pair: tuple[str, str], further: set[str], panels: Sequence[Panel])
     return (second, first) if turn else pair
 
 
-def _holds(panels: Sequence[Panel], backbone: str) -> str:
+def _holds(panels: Sequence[Panel], backbone: str, methods: Sequence[str]) -> str:
     """The first claim."""
-    found = claims.holding(tabulate(panels, [backbone]))
+    found = claims.holding(tabulate(panels, [backbone]), methods)
     if found is None:
         wanted = f"a panel of domain '{IN_DOMAIN}' with {FULL}, another method and two common seeds or folds"
         return f"{FIRST}: the data cannot tell. From {backbone}, the suite lacks {wanted}."
-    total = len(found.differences)
+    total = len(found.planned)
     parts = [
         f"{len(names)} of {total} {words} ({', '.join(names)})"
         for words, names in (
             ("hold", found.where("supported")),
             ("fall short", found.where("not supported")),
             ("cannot be told", found.where("the data cannot tell")),
+            ("are not finished", found.missing),
         )
         if names
     ]
@@ -88,19 +98,21 @@ def _holds(panels: Sequence[Panel], backbone: str) -> str:
         f"interval of its own difference in balanced accuracy. Their mean difference is {in_points(found.mean)} points "
         f"({_n(found.table)}). That {found.majority} hold, or that {total - found.majority + 1} fall short, is tested "
         f"over all {total} together, with an error of 2.5 % each. {_if_holding(found)}"
-        f"{_not_counted(panels, found.table)}"
+        f"{_not_counted(panels, found.table, methods)}"
     )
 
 
 def _if_holding(found: Holding) -> str:
     """What would change the answer."""
+    if found.margin is None:
+        return "Too few methods are finished to tell with any margin that most hold."
     margin = f"with a margin of {max(0.0, found.margin):.1f} points or more these data tell that most hold."
     if found.answer != "the data cannot tell":
         return margin.capitalize()
     return f"{_at_present(found.folds, found.table)}; {margin}"
 
 
-def _costs(outside: Sequence[Panel], backbone: str) -> str:
+def _costs(outside: Sequence[Panel], backbone: str, methods: Sequence[str]) -> str:
     """The second claim."""
     skewed, iid = ([panel for panel in outside if panel.iid is dealt] for dealt in (False, True))
     found = claims.cost(tabulate(skewed, [backbone]))
@@ -118,7 +130,7 @@ def _costs(outside: Sequence[Panel], backbone: str) -> str:
         + (f"On {_where(beside.table)}, in balanced accuracy: {_both(beside)}. " if beside else "")
         + "".join(_to_exclude(found, bound) for bound in (0.0, COST) if found.above(bound) == "the data cannot tell")
         + _left_out(found.without_one, lambda one: one.over_seeds.value, found.answer, _cost_in_words)
-        + _not_counted(skewed, found.table)
+        + _not_counted(skewed, found.table, methods)
     )
 
 
@@ -137,7 +149,7 @@ def _to_exclude(found: Cost, bound: float) -> str:
     return f"{what} {other} methods and more {_units(found.table)}: these methods lie too far off a line. "
 
 
-def _starts(panels: Sequence[Panel], pair: tuple[str, str], further: set[str]) -> str:
+def _starts(panels: Sequence[Panel], pair: tuple[str, str], further: set[str], methods: Sequence[str]) -> str:
     """The third claim."""
     first, second = pair
     found = claims.start(tabulate(panels, pair))
@@ -153,7 +165,7 @@ def _starts(panels: Sequence[Panel], pair: tuple[str, str], further: set[str]) -
         f"first less the second is {in_points(found.difference)} ({_n(found.table)}). "
         + (f"{_at_present(found.folds, found.table)}. " if found.answer == "the data cannot tell" else "")
         + _left_out(found.without_one, lambda one: one.difference.value, found.answer, lambda one: one.answer)
-        + _not_counted(panels, found.table)
+        + _not_counted(panels, found.table, methods)
     )
 
 
@@ -191,11 +203,10 @@ def _name(panel: Panel) -> str:
     return f"{key.data} {key.partition}" + (f" ({key.variant})" if key.variant != "default" else "")
 
 
-def _not_counted(panels: Sequence[Panel], table: claims.Table) -> str:
+def _not_counted(panels: Sequence[Panel], table: claims.Table, methods: Sequence[str]) -> str:
     """Panels and methods of which not enough is finished."""
     left = [_name(panel) for panel in panels if panel not in table.panels]
-    there = {model.method for panel in table.panels for name in table.backbones for model in panel.models(name)}
-    left += sorted(there - set(table.methods))
+    left += [name for name in methods if name not in table.methods]
     return f" Not counted, as not enough is finished: {', '.join(left)}." if left else ""
 
 
@@ -208,12 +219,12 @@ def _n(table: claims.Table) -> str:
     return f"{number}, some tested on the same images: not for other images" if table.same_images else number
 
 
-def _holding_tables(panels: Sequence[Panel], backbones: Sequence[str]) -> Iterator[Table]:
+def _holding_tables(panels: Sequence[Panel], backbones: Sequence[str], methods: Sequence[str]) -> Iterator[Table]:
     for backbone in backbones:
-        found = claims.holding(tabulate(panels, [backbone]))
+        found = claims.holding(tabulate(panels, [backbone]), methods)
         if found is None:
             continue
-        of_panel = [claims.holding(tabulate([panel], [backbone])) for panel in found.table.panels]
+        of_panel = [claims.holding(tabulate([panel], [backbone]), methods) for panel in found.table.panels]
         reading = {name: words for verdict, words in HOLDS.items() for name in found.where(verdict)}
         rows = [
             [

@@ -17,10 +17,10 @@ a seed's panels depend on one another. The panels, and where nothing else is sai
    noise that seeds do not share has no part in it. The claim is that D - S is above zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,7 @@ MOST = 200
 """Folds or methods beyond which nothing is planned."""
 TAIL = (1 - LEVEL) / 2
 
+Key = TypeVar("Key")
 Answer = Literal["supported", "not supported", "the data cannot tell"]
 
 
@@ -90,14 +91,18 @@ class Table:
 def tabulate(panels: Sequence[Panel], backbones: Sequence[str], metric: str = "balanced_accuracy") -> Table | None:
     """The table of those `panels` that have all `backbones`; None if nothing is left.
 
-    Panels with fewer than `FEW` seeds are left out where others have as many: they would take the others' seeds away.
+    Of each panel the methods that have most seeds, and others with at least `FEW` of these; then the panels that have
+    the methods of the one with most. Fewer would take the others' seeds or methods away.
     """
     panels = [panel for panel in panels if set(backbones) <= set(panel.backbones)]
-    having = {panel.key: _common([panel], backbones) for panel in panels}
-    ripe = [panel for panel in panels if len(having[panel.key][1]) >= FEW] or panels
-    if not ripe:
+    having = {panel.key: _common(panel, backbones) for panel in panels}
+    most = max((methods for methods, _ in having.values()), key=len, default=())
+    whole = {panel.key: having[panel.key][1] for panel in panels if set(most) <= set(having[panel.key][0])}
+    keys, seeds = _together(whole)
+    ripe = [panel for panel in panels if panel.key in keys]
+    methods = having[ripe[0].key][0] if ripe else ()
+    if not methods or not seeds:
         return None
-    methods, seeds = _common(ripe, backbones)
     values = [
         [
             [panel.by_seed({Model(backbone, method): 100.0}, metric, seeds) for method in methods]
@@ -105,7 +110,7 @@ def tabulate(panels: Sequence[Panel], backbones: Sequence[str], metric: str = "b
         ]
         for panel in ripe
     ]
-    if not methods or not seeds or any(one is None for row in values for by_method in row for one in by_method):
+    if any(one is None for row in values for by_method in row for one in by_method):
         return None
     sizes = [
         [[panel.exchanged[Model(backbone, method)] for method in methods] for backbone in backbones] for panel in ripe
@@ -115,16 +120,30 @@ def tabulate(panels: Sequence[Panel], backbones: Sequence[str], metric: str = "b
     )
 
 
-def _common(panels: Sequence[Panel], backbones: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Methods that send something, and seeds, that all `panels` have from all `backbones`."""
-    methods = [
-        model.method
-        for model in panels[0].models(backbones[0])
-        if all(panel.exchanged.get(Model(backbone, model.method)) for panel in panels for backbone in backbones)
-    ]
-    models = [Model(backbone, method) for backbone in backbones for method in methods]
-    seeds = [set(panel.common_seeds(models)) for panel in panels]
-    return tuple(methods), tuple(sorted(set.intersection(*seeds)))
+def _common(panel: Panel, backbones: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Methods that send something from all `backbones`, and seeds that they have in common."""
+    models = {
+        model.method: [Model(backbone, model.method) for backbone in backbones] for model in panel.models(backbones[0])
+    }
+    return _together(
+        {
+            method: panel.common_seeds(of_method)
+            for method, of_method in models.items()
+            if all(panel.exchanged.get(one) for one in of_method)
+        }
+    )
+
+
+def _together(having: Mapping[Key, Sequence[int]]) -> tuple[tuple[Key, ...], tuple[int, ...]]:
+    """Those with most seeds, and others that leave at least `FEW` in common, or as many as there are; those seeds."""
+    kept: list[Key] = []
+    seeds: set[int] = set()
+    for key in sorted(having, key=lambda key: len(having[key]), reverse=True):
+        both = seeds & set(having[key]) if kept else set(having[key])
+        if len(both) >= min(FEW, len(seeds)):
+            kept.append(key)
+            seeds = both
+    return tuple(key for key in having if key in kept), tuple(sorted(seeds))
 
 
 @dataclass(frozen=True)
@@ -132,6 +151,8 @@ class Holding:
     """The first claim: each method less full fine-tuning."""
 
     table: Table
+    planned: frozenset[str]
+    """All methods that the suite compares with full fine-tuning; of those that the table lacks nothing is known."""
 
     @cached_property
     def differences(self) -> dict[str, Floats]:
@@ -157,25 +178,40 @@ class Holding:
     @property
     def majority(self) -> int:
         """How many methods are most of them."""
-        return len(self.differences) // 2 + 1
+        return len(self.planned) // 2 + 1
+
+    @property
+    def missing(self) -> list[str]:
+        """Planned methods that the table lacks."""
+        return sorted(self.planned - set(self.differences))
 
     @property
     def answer(self) -> Answer:
         """Whether most hold: a wrong answer is given in 5 % of reports at most, over all methods together."""
-        return _most(list(self.differences.values()), self.majority)
+        return self._most(list(self.differences.values()))
+
+    def _most(self, differences: Sequence[Floats]) -> Answer:
+        unknown = [1.0] * len(self.missing)
+        up = [p_above(values.tolist(), -MARGIN) for values in differences] + unknown
+        down = [p_above((-values).tolist(), MARGIN) for values in differences] + unknown
+        if p_of_several(up, self.majority) <= TAIL:
+            return "supported"
+        return "not supported" if p_of_several(down, len(down) - self.majority + 1) <= TAIL else _UNKNOWN
 
     @property
     def folds(self) -> int | None:
         """With so many there would be an answer, if means and spreads stayed; None beyond `MOST`."""
         for seeds in range(len(self.table.seeds) + 1, MOST + 1):
-            if _most([_as_if(values, seeds) for values in self.differences.values()], self.majority) != _UNKNOWN:
+            if self._most([_as_if(values, seeds) for values in self.differences.values()]) != _UNKNOWN:
                 return seeds
         return None
 
     @property
-    def margin(self) -> float:
-        """The smallest margin in points by which most would hold, as far as these data can tell."""
-        seeds, level = len(self.table.seeds), TAIL / (len(self.differences) - self.majority + 1)
+    def margin(self) -> float | None:
+        """The smallest margin in points by which most would hold, as far as these data can tell; None for too few."""
+        if len(self.differences) < self.majority:
+            return None
+        seeds, level = len(self.table.seeds), TAIL / (len(self.planned) - self.majority + 1)
         bounds = [
             float(values.mean()) - half_width(float(values.std(ddof=1)), seeds, level)
             for values in self.differences.values()
@@ -183,18 +219,15 @@ class Holding:
         return -sorted(bounds, reverse=True)[self.majority - 1]
 
 
-def holding(table: Table | None) -> Holding | None:
-    """None without full fine-tuning, another method, and two seeds."""
+def holding(table: Table | None, planned: Collection[str]) -> Holding | None:
+    """None without full fine-tuning, another method, and two seeds.
+
+    Args:
+        table: of what is finished.
+        planned: all methods of the suite.
+    """
     known = table and FULL in table.methods and len(table.methods) > 1 and len(table.seeds) > 1
-    return Holding(table) if table and known else None
-
-
-def _most(differences: Sequence[Floats], majority: int) -> Answer:
-    up = [p_above(values.tolist(), -MARGIN) for values in differences]
-    down = [p_above((-values).tolist(), MARGIN) for values in differences]
-    if p_of_several(up, majority) <= TAIL:
-        return "supported"
-    return "not supported" if p_of_several(down, len(down) - majority + 1) <= TAIL else _UNKNOWN
+    return Holding(table, frozenset({*planned, *table.methods} - {FULL})) if table and known else None
 
 
 def _as_if(values: Floats, seeds: int) -> Floats:
@@ -221,16 +254,16 @@ class Cost:
 
     @property
     def shared(self) -> Shared | None:
-        """What seeds share through the methods; None for two."""
+        """What seeds share through the methods."""
         return shared_by_methods(self.table.size, self.table.by_method)
 
     @property
     def over_methods(self) -> Estimate:
-        """As if other methods had been drawn; as `over_seeds` for two."""
+        """As if other methods had been drawn."""
         return over_seeds(self.by_seed.tolist(), self.shared)
 
     def above(self, points: float) -> Answer:
-        """Whether the cost is not below so many points."""
+        """Whether the cost is above so many points."""
         return _beside(self.over_methods, points)
 
     @property
@@ -261,8 +294,9 @@ class Cost:
 
 
 def cost(table: Table | None) -> Cost | None:
-    """None without two sizes of method and two seeds."""
-    return Cost(table) if table and len(set(table.size.tolist())) > 1 and len(table.seeds) > 1 else None
+    """None without two sizes of method, two seeds, and three methods: two are on a line whatever they are."""
+    known = table and len(table.methods) > 2 and len(set(table.size.tolist())) > 1 and len(table.seeds) > 1
+    return Cost(table) if table and known else None
 
 
 @dataclass(frozen=True)
@@ -342,7 +376,7 @@ _UNKNOWN: Answer = "the data cannot tell"
 
 
 def _beside(found: Estimate, bound: float) -> Answer:
-    """Whether the interval says that the value is not below `bound`, that it is, or neither."""
+    """Whether the interval says that the value is above `bound`, that it is below, or neither."""
     if found.low is None or found.high is None:
         return _UNKNOWN
-    return "supported" if found.low >= bound else "not supported" if found.high < bound else _UNKNOWN
+    return "supported" if found.low > bound else "not supported" if found.high < bound else _UNKNOWN

@@ -35,6 +35,9 @@ from benchmark.report.tables import (
 )
 from benchmark.report.variants import variant_tables
 from benchmark.sweep.records import BaselineRecord, CellRecord, ChoiceRecord
+from benchmark.sweep.suite import Suite
+from pt_peft.errors import UserError
+from pt_peft.schema import parse
 
 FEW_SEEDS = 3
 NO_ANSWERS = "The claims are not answered: a gate of the suite failed, or no cell is finished."
@@ -84,8 +87,8 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit]) -> Section
     checked = [cell.verification for cell in finished if cell.verification]
     seconds = sum(run.seconds.get("total", 0) for run in results.runs)
     lines = [
-        f"{len(finished)} of {len(finished) + len(results.failed_cells)} cells finished. All cells, baselines and "
-        f"trials took {seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
+        f"{len(finished)} cells finished, {len(results.failed_cells)} failed{_of_planned(results)}. All cells, "
+        f"baselines and trials took {seconds:,.0f} seconds ({seconds / 3600:.1f} hours) of run time, added up."
     ]
     engines = Counter(cell.engine for cell in finished)
     lines += [f"Run by engine {name}: {_number(cells, 'cell')}." for name, cells in sorted(engines.items())]
@@ -104,6 +107,15 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit]) -> Section
     blocks.append(slope_table(fits) if fits else NO_SLOPE)
     blocks += variant_tables(panels)
     return Section("Overview", blocks)
+
+
+def _of_planned(results: Results) -> str:
+    """How many cells the suite has, where this version can read it."""
+    try:
+        suite = parse(Suite, results.suite, results.name)
+    except UserError:
+        return ""
+    return f", {sum(1 for _ in suite.places()) * len(suite.methods) * len(suite.seeds)} are planned"
 
 
 def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, target: float | None) -> Section:

@@ -74,9 +74,10 @@ def gate_table(verdicts: Sequence[Verdict]) -> Table:
 def _floor(name: str, floor: Floor, suite: Suite, results: Results, panels: dict[PanelKey, Panel]) -> Verdict:
     limit = f"{100 * floor.at_least:.1f} %"
     verdict = Verdict(f"floors.{name}", f"{floor.of} reaches {limit} {metric_name(floor.metric)} or more")
-    for place, key in _places(suite):
-        if not floor.covers(place):
-            continue
+    covered = [(place, key) for place, key in _places(suite) if floor.covers(place)]
+    if not covered:
+        verdict.missing.append("any combination that the gate is for: the suite has none")
+    for place, key in covered:
         panel, backbone, where = panels.get(key), place["backbone"], f"{key}, {place['backbone']}"
         found = _tested(panel, backbone, floor, results) if panel else {}
         known = [value for value in found.values() if value is not None]
@@ -133,7 +134,9 @@ def _rates_inside(suite: Suite, results: Results) -> Verdict:
     made = {choice.axes: choice for choice in results.choices}
     for axes, choice in made.items():
         chosen, where = choice.settings, ", ".join(axes.model_dump(exclude={"domain"}).values())
-        rates = sorted({trial.learning_rate for trial in choice.trials})
+        rates = sorted({trial.learning_rate for trial in choice.trials if chosen and trial.options == chosen.options})
+        if len(rates) == 1:
+            verdict.faults.append(f"for {where} only the rate {rates[0]:g} was tried; three or more would be right")
         if choice.edge and chosen:
             verdict.faults.append(
                 f"for {where} the {choice.edge} rate was chosen, {chosen.learning_rate:g} of "

@@ -1,6 +1,7 @@
 """The three claims: what is computed, what is said of it, and how often it is true in simulated reports."""
 
 import re
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from report_suites import TEN, change, known, planned, write_suite
 from benchmark.measurements.intervals import over_seeds, p_above, p_of_several
 from benchmark.report.answers import answers
 from benchmark.report.blocks import in_brackets
-from benchmark.report.claims import Cost, Holding, Start, Table, cost, holding, start, tabulate
+from benchmark.report.claims import Cost, Start, Table, cost, holding, start, tabulate
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
 from benchmark.report.slopes import fit
@@ -46,9 +47,10 @@ def test_most_hold_or_not_is_seldom_said_by_mistake(folds, others, wrong):
     truth[[0, 2, 4, 6]], truth[9] = others, 0
     shapes = (((2, 1, 1, folds), 1.0), ((2, 1, 10, folds), 0.5))
     reports = list(simulated(folds, *shapes))[:800]
-    found = [Holding(table_of(points + truth)).answer for points in reports]
+    found = [known(holding(table_of(points + truth), METHODS)).answer for points in reports]
     assert found.count(wrong) <= 0.03 * len(found)
-    clear = [Holding(table_of(points + truth + 5 * np.sign(others) * (truth != 0))).answer for points in reports[:30]]
+    truth = truth + 5 * np.sign(others) * (truth != 0)
+    clear = [known(holding(table_of(points + truth), METHODS)).answer for points in reports[:30]]
     assert clear.count(wrong) > 0.8 * len(clear) or folds == 3
 
 
@@ -91,17 +93,28 @@ def table_of_four(points: np.ndarray) -> Table:
 def test_what_holds():
     """Differences of -0.5, -3 and -1 points, the first two with hardly any spread."""
     points = np.array([[69.5, 69.6, 69.4], [67.0, 67.1, 66.9], [72.0, 69.0, 66.0], [70.0, 70.0, 70.0]])
-    found = known(holding(table_of_four(points)))
+    found = known(holding(table_of_four(points), ["full"]))
     assert (found.where("supported"), found.where("not supported")) == (["a"], ["b"])
     assert found.where("the data cannot tell") == ["c"]
     assert found.mean == over_seeds(np.mean(points[:3] - 70, axis=0).tolist())
     assert (found.majority, found.answer) == (2, "the data cannot tell")
     assert found.folds is None, "c is at the margin itself"
     points[2] += 0.5
-    needed = known(known(holding(table_of_four(points))).folds)
+    needed = known(known(holding(table_of_four(points), ["full"])).folds)
     assert 100 < needed <= 200, "at a spread of 3 points, half a point inside the margin"
-    assert Holding(found.table.without("c")).answer == "not supported", "one of two is not most"
-    assert holding(found.table.without("full")) is None
+    two = known(holding(found.table.without("c"), ["full"]))
+    assert two.answer == "not supported", "one of two is not most"
+    planned = known(holding(found.table.without("b"), ["full", "a", "b", "c", "d", "e"]))
+    assert (planned.missing, planned.majority) == (["b", "d", "e"], 3)
+    assert (planned.answer, planned.margin) == ("the data cannot tell", None), "two of five are known"
+    assert holding(found.table.without("full"), ["full"]) is None
+
+
+def test_a_cost_takes_three_methods_and_more_than_nothing():
+    points = np.array([[60.0, 61.0, 62.0]] * 4)
+    flat = known(cost(table_of_four(points)))
+    assert flat.answer[0] == "the data cannot tell", "no cost in any seed is no cost"
+    assert cost(table_of_four(points).without("a").without("b")) is None, "two points are on a line"
 
 
 def test_without_noise_the_method_part_is_the_root_mean_square_over_pairs():
@@ -132,7 +145,8 @@ def test_sentences_follow_the_intervals(results):
     said, tables = answers(results, found)
     first, second, third = said
     by_name = {(one.key.data, one.key.partition): one for one in found}
-    hold = known(holding(tabulate([by_name["cifar10", "iid"]], ["imagenet"])))
+    methods = cast(list[str], results.suite["methods"])
+    hold = known(holding(tabulate([by_name["cifar10", "iid"]], ["imagenet"]), methods))
     assert first.startswith("Claim 1, most PEFT methods hold in-domain, less than 1 point below full fine-tuning: ")
     assert f"full fine-tuning: {hold.answer}. From imagenet, on cifar10 iid, " in first
     assert f"Their mean difference is {hold.mean.value:+.1f} [{hold.mean.low:+.1f}, " in first
@@ -171,3 +185,22 @@ def test_a_panel_that_has_begun_takes_no_seed_from_the_others(results, tmp_path)
     said, _ = answers(results, found)
     assert str(said[2]).endswith("Not counted, as not enough is finished: ham10000 iid.")
     assert cost(tabulate(outside[:1], ["imagenet"])) is None, "one seed"
+
+
+def test_a_method_that_has_begun_takes_no_seed_and_no_panel_from_the_others(results):
+    """Of the natural panel one method has a fold alone; the equal one lacks another method altogether."""
+    kept = [
+        cell
+        for cell in results.cells
+        if (cell.axes.partition, cell.axes.method) != ("iid", "bitfit")
+        and (cell.axes.data, cell.axes.partition, cell.axes.method, cell.axes.seed)
+        not in (("ham10000", "natural", "lora", 2), ("ham10000", "natural", "lora", 3))
+    ]
+    changed = type(results)(**{**vars(results), "cells": kept})
+    found = panels(changed, 10)
+    table = known(tabulate([one for one in found if one.key.domain == "out-of-domain"], ["imagenet"]))
+    assert ([one.key.partition for one in table.panels], table.seeds) == (["iid"], (1, 2, 3))
+    assert table.methods == ("linear_probe", "vpt_shallow", "lora", "full")
+    second = str(answers(changed, found)[0][1])
+    assert "with these 4 methods" in second
+    assert second.endswith("Not counted, as not enough is finished: lora.")

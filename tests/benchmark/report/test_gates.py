@@ -117,6 +117,20 @@ def test_a_rate_at_the_edge(suite, chosen, fault):
     assert verdict(path).missing == ["the trials of cifar10, iid, imagenet, default, lora"]
 
 
+def test_one_rate_is_at_both_edges(suite):
+    path = suite({"rates_inside": True})
+    change(path, lambda line: line.update(chosen=0, trials=line["trials"][:1]), kind="choice")
+    assert verdict(path).faults[0].endswith("only the rate 0.0001 was tried; three or more would be right")
+
+
+def test_a_floor_that_is_for_nothing_stays_open(tmp_path):
+    """The suite has the partition, but not of these data."""
+    floor = {"of": "full", "at_least": 0.1, "data": "cifar10", "partition": "natural"}
+    partitions = {"iid": {"kind": "iid"}, "natural": {"kind": "natural"}}
+    fields = planned(gates={"floors": {"trains": floor}}, partitions=partitions)
+    assert verdict(write_suite(tmp_path / "gated.jsonl", suite=fields, images=160)).state == "open"
+
+
 def test_the_edge_is_that_of_the_rates_with_the_same_options():
     def tried(rate: float, rank: int, val: float | None = 0.5) -> TriedSettings:
         return TriedSettings(learning_rate=rate, head_learning_rate=None, options={"lora": {"rank": rank}}, val=val)

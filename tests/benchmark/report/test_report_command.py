@@ -85,7 +85,7 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "3.0e-08" in markdown
     assert "Nothing was chosen on test data" in markdown
     assert "0123456789ab" in markdown
-    assert "60 of 60 cells finished" in markdown
+    assert "60 cells finished, 0 failed. " in markdown
     assert "840 seconds" in markdown
     search = rows_of(markdown, "What was chosen on validation data")
     assert search["lora"][:5] == ["3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
@@ -209,7 +209,7 @@ def test_when_all_cells_failed(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("lora",), seeds=(0,), images=60)
     fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-0", "no memory")
     markdown = report(suite, tmp_path / "out")
-    assert "0 of 1 cells finished" in markdown
+    assert "0 cells finished, 1 failed. " in markdown
     assert "no memory" in markdown
 
 
