@@ -36,8 +36,8 @@ def parse(model: type[Model], value: object, source: str) -> Model:
         source: what it was read from, for errors.
 
     Raises:
-        UserError: naming the first offending field, the value seen and what would be right, and the number of further
-            offending fields.
+        UserError: naming the first offending field (an unknown one before one that is missing), the value seen and what
+            would be right, and the number of further offending fields.
     """
     try:
         text = json.dumps(value)
@@ -50,7 +50,9 @@ def parse(model: type[Model], value: object, source: str) -> Model:
     except ValidationError as error:
         found = [one for one in error.errors() if not _only_seems_short(one)]
         places = [(one, ".".join(str(part) for part in _path_in_file(content, one["loc"]))) for one in found]
-        first, field = places[0]
+        # What is missing may be what is written otherwise.
+        unknown = (one for one in places if one[0]["type"] == "extra_forbidden")
+        first, field = next(unknown, places[0]) if found[0]["type"] == "missing" else places[0]
         same = [one for one, place in places if place == field]  # one for each kind of value that it may be
         if first["type"] == "extra_forbidden":
             record, name = _record_at(model, first["loc"][:-1]), str(first["loc"][-1])
@@ -72,7 +74,7 @@ def parse(model: type[Model], value: object, source: str) -> Model:
                 message = f"{named} is {shown}: {', or '.join(one[0].lower() + one[1:] for one in reasons)}"
         more = f" (and {len(places) - len(same)} more)" if len(places) > len(same) else ""
         stop = "" if (message + more).endswith("?") else "."
-        raise UserError(f"{source}: {_one_line(message)}{more}{stop}", field or None) from None
+        raise UserError(f"{source}: {_one_line(message).removesuffix('.')}{more}{stop}", field or None) from None
     if (field := _not_finite(content)) is not None:
         raise UserError(f"{source}: field '{_one_line(field)}' is not a finite number.", field)
     return parsed

@@ -1,7 +1,7 @@
 """Writes what all suites in benchmark/results have found to the small file that `pt-peft advise` reads.
 
 Example:
-    python -m benchmark summary benchmark/results/claims.jsonl
+    python -m benchmark summary claims.jsonl --out mine.json
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmark.commands.run import RESULTS, SUFFIX
 from pt_peft.commands.measured import PACKAGED
+from pt_peft.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,16 +17,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", nargs="*", type=Path, help="result files of suites (default: all in benchmark/results)"
     )
-    parser.add_argument("--out", type=Path, help="file to write (default: that which comes with the package)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file to write, needed with result files (default: that which comes with the package)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError if a result file is not right, or the file cannot be written; nothing is written then."""
+    """Raises UserError for files without ``--out``, a file that is not right, or one that cannot be written.
+
+    Nothing is written then.
+    """
     from benchmark.report.results import read_results
     from benchmark.report.summary import summary
     from pt_peft.commands.measured import Measurements
     from pt_peft.files import check_place, write_atomically
 
+    if options.results and options.out is None:
+        raise UserError(
+            "--out is missing: without it the file that comes with the package would have these results alone; a file "
+            "to write, such as mine.json, would be right."
+        )
     out = options.out or PACKAGED
     check_place(out)
     paths = options.results or sorted(RESULTS.glob(f"*{SUFFIX}"))

@@ -7,8 +7,20 @@ from typing import TypeVar
 import numpy as np
 
 from benchmark.report import claims
-from benchmark.report.blocks import Table, Value, count, in_brackets, in_points, interval, points, text
-from benchmark.report.claims import COST, FULL, IN_DOMAIN, MARGIN, MOST, Answer, Cost, Holding, Start, tabulate
+from benchmark.report.blocks import NONE, Table, Value, count, in_brackets, in_points, interval, points, text
+from benchmark.report.claims import (
+    COST,
+    FULL,
+    IN_DOMAIN,
+    MARGIN,
+    MOST,
+    OUT_OF_DOMAIN,
+    Answer,
+    Cost,
+    Holding,
+    Start,
+    tabulate,
+)
 from benchmark.report.figures import metric_name
 from benchmark.report.panels import Panel
 from benchmark.report.results import Results
@@ -38,7 +50,7 @@ def answers(results: Results, panels: Sequence[Panel]) -> tuple[list[str], list[
     further = _trained_further(results)
     general = [name for name in backbones if name not in further] or backbones
     inside = [panel for panel in main if panel.key.domain == IN_DOMAIN]
-    outside = [panel for panel in main if panel.key.domain != IN_DOMAIN]
+    outside = [panel for panel in main if panel.key.domain == OUT_OF_DOMAIN]
     pairs = [_in_order(pair, further, outside) for pair in combinations(backbones, 2)]
     methods = _planned(results, main)
     said = [_holds(inside, backbone, methods) for backbone in general]
@@ -117,7 +129,7 @@ def _costs(outside: Sequence[Panel], backbone: str, methods: Sequence[str]) -> s
     skewed, iid = ([panel for panel in outside if panel.iid is dealt] for dealt in (False, True))
     found = claims.cost(tabulate(skewed, [backbone]))
     if found is None:
-        wanted = "a non-IID panel out of domain with methods of two sizes and two common seeds or folds"
+        wanted = f"a non-IID panel of domain '{OUT_OF_DOMAIN}' with methods of two sizes and two common seeds or folds"
         return f"{SECOND}: the data cannot tell. From {backbone}, the suite lacks {wanted}."
     accuracy = claims.cost(tabulate(skewed, [backbone], "accuracy"))
     beside = claims.cost(tabulate(iid, [backbone]))
@@ -154,7 +166,7 @@ def _starts(panels: Sequence[Panel], pair: tuple[str, str], further: set[str], m
     first, second = pair
     found = claims.start(tabulate(panels, pair))
     if found is None:
-        wanted = "a panel out of domain where both have the same two methods and two common seeds or folds"
+        wanted = f"a panel of domain '{OUT_OF_DOMAIN}' where both have two methods and two seeds or folds in common"
         return f"{THIRD}: the data cannot tell. Of {first} and {second} the suite lacks {wanted}."
     known = (first in further) != (second in further)
     taken = "" if known else f" (the suite does not say which is the in-domain one, and {first} is taken for it)"
@@ -253,7 +265,7 @@ def _cost_table(panels: Sequence[Panel], backbones: Sequence[str]) -> Table:
                         [
                             text(_name(panel)),
                             text(panel.key.domain),
-                            text("yes" if panel.iid else "no"),
+                            text({True: "yes", False: "no", None: NONE}[panel.iid]),
                             text(backbone),
                             text(metric_name(metric)),
                             points(found.over_seeds),

@@ -6,9 +6,9 @@ a seed's panels depend on one another. The panels, and where nothing else is sai
 
 1. In-domain, d[m] is the mean of y[m] - y[full], of all other methods, the linear probe among them. A method *holds*
    if d[m] is not below -`MARGIN` points (non-inferiority), and most do if more than half of the methods hold.
-2. Elsewhere and not IID, the slope of y against log10 of the exchanged parameters, by least squares. Its interval takes
-   the methods as drawn at random too, as the claim is about any method.
-3. Elsewhere, D is the mean over methods of what the in-domain model adds, and S what another method changes:
+2. Out of domain and not IID, the slope of y against log10 of the exchanged parameters, by least squares. Its interval
+   takes the methods as drawn at random too, as the claim is about any method.
+3. Out of domain, D is the mean over methods of what the in-domain model adds, and S what another method changes:
 
        D = mean_m (y'[m] - y[m]),    S = sqrt(2 sigma²),    sigma² = variance over methods of E y[m]
 
@@ -38,8 +38,8 @@ from benchmark.measurements.intervals import (
 )
 from benchmark.report.panels import Model, Panel
 
-IN_DOMAIN = "in-domain"
-"""The label of data in the suite; all others are out of domain."""
+IN_DOMAIN, OUT_OF_DOMAIN = "in-domain", "out-of-domain"
+"""The labels of data in the suite that the claims are about; those of another are in no claim."""
 FULL = "full"
 """The method that all parameters are trained by."""
 MARGIN = 1.0

@@ -41,6 +41,7 @@ Rgba = tuple[float, float, float, float]
 LEVELS: dict[str, Literal["dashdot", "dotted"]] = {POOLED: "dashdot", ALONE: "dotted"}
 """Lines of what models without a federation reach."""
 CHOSEN: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.5}
+BARS = "Bars: 95 % over {}, within 0 and 100 %."
 PARAMETERS = "exchanged parameters per site and round"
 
 
@@ -121,11 +122,14 @@ def overview(
             if name in levels
         ]
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
-    caption = (
-        f"{metric_name(metric).capitalize()} of each method against what a site sends in a round. Bars: 95 % over "
-        "seeds or folds, cut off at the edge. Dashed: the least squares line, with its slope in points per decade and "
-        "95 % intervals: over seeds or folds, for these methods; and over methods too, as if others had been chosen. "
-        "Which site alone is best is told by the test images."
+    shown = [one for panel in panels for name in panel.backbones if (one := _find(fits, panel, name, metric))]
+    caption = " ".join(
+        [
+            f"{metric_name(metric).capitalize()} of each method against what a site sends in a round.",
+            *([BARS.format("seeds or folds")] if any(_has_bars(panel, metric) for panel in panels) else ()),
+            *_about_lines(shown, "seeds or folds"),
+            *(["Which site alone is best is told by the test images."] if ALONE in levels else ()),
+        ]
     )
     return Figure("slopes.svg", to_svg(canvas, tooltips, "slopes", caption), caption)
 
@@ -170,9 +174,13 @@ def panel_figure(panel: Panel, fits: list[Fit], look: Look) -> Figure:
             axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, labelspacing=1)
         grid[-1].set_xlabel(PARAMETERS)
         _name_methods(grid, panel)
-    caption = (
-        f"{panel.key}: test metrics against exchanged parameters. Bars: 95 % over {panel.units}, cut off at the edge. "
-        f"Slopes in points per decade, with 95 % over {panel.units}, and over {panel.units} and methods."
+    shown = [one for one in fits if one.panel == panel.key]
+    caption = " ".join(
+        [
+            f"{panel.key}: test metrics against exchanged parameters.",
+            *([BARS.format(panel.units)] if any(_has_bars(panel, metric) for metric in METRICS) else ()),
+            *_about_lines(shown, panel.units),
+        ]
     )
     name = _slug(*panel.key, "slopes")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
@@ -264,7 +272,8 @@ def forest(panel: Panel, differences: list[Difference], metric: str = "balanced_
         axes.set_yticks(range(len(rows)), [_row_name(row) for row, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(f"difference in {metric_name(metric)} (points)")
-    caption = f"{panel.key}: differences between initial models, paired, with 95 % intervals over {panel.units}."
+    intervals = f", with 95 % intervals over {panel.units}" if any(one.low is not None for _, one in rows) else ""
+    caption = f"{panel.key}: differences between initial models, paired{intervals}."
     name = _slug(*panel.key, "initial-models")
     return Figure(f"figures/{name}.svg", to_svg(canvas, tooltips, name, caption), caption)
 
@@ -330,9 +339,8 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
             if estimate is None or not size:
                 continue
             if estimate.low is not None and estimate.high is not None:
-                # An artist does not widen the axis: with two seeds, intervals would press the values into a line.
-                ends = [100 * estimate.low, 100 * estimate.high]
-                axes.add_artist(Line2D([size, size], ends, color=colour, linewidth=0.9, alpha=0.6))
+                ends = np.clip([100 * estimate.low, 100 * estimate.high], 0, 100)
+                axes.plot([size, size], ends, color=colour, linewidth=0.9, alpha=0.6)
             (point,) = axes.plot(
                 size,
                 100 * estimate.value,
@@ -347,6 +355,21 @@ def _scatter(axes: Axes, panel: Panel, metric: str, fits: list[Fit], look: Look,
                 f"{model.method}, {backbone}: {percent(estimate).text} % {metric_name(metric)}, "
                 f"{count(size).text} parameters",
             )
+
+
+def _has_bars(panel: Panel, metric: str) -> bool:
+    drawn = (panel.estimate(model, metric) for model, size in panel.exchanged.items() if size)
+    return any(one and one.low is not None for one in drawn)
+
+
+def _about_lines(fits: list[Fit], units: str) -> list[str]:
+    """A sentence, where there are lines."""
+    said = "Dashed: the least squares line, with its slope in points per decade"
+    if any(one.slope.over_seeds.low is not None for one in fits):
+        said += f" and 95 % intervals: over {units}, for these methods"
+    if any(one.over_methods for one in fits):
+        said += "; and over methods too, as if others had been chosen"
+    return [f"{said}."] if fits else []
 
 
 def _name_methods(grid: Sequence[Axes], panel: Panel) -> None:

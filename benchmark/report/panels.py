@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 
 from benchmark.measurements.intervals import Estimate, Floats, Shared, over_seeds, p_value, shared_by_images
 from benchmark.oracle.predictions import Groups
@@ -79,9 +80,10 @@ class Panel:
         return "folds" if any(cell.folds for cells in self.cells.values() for cell in cells.values()) else "seeds"
 
     @property
-    def iid(self) -> bool:
-        """Whether its images were dealt to the sites at random."""
-        return any(_is_iid(cell) for cells in self.cells.values() for cell in cells.values())
+    def iid(self) -> bool | None:
+        """Whether its images were dealt to the sites at random; None where nothing was dealt."""
+        kind = next(_partition(cell) for cells in self.cells.values() for cell in cells.values())
+        return None if kind in (None, "none") else kind == "iid"
 
     @property
     def backbones(self) -> list[str]:
@@ -169,9 +171,10 @@ class Panel:
         }
 
 
-def _is_iid(cell: CellRecord) -> bool:
+def _partition(cell: CellRecord) -> JsonValue:
+    """Its kind; None where the record does not say."""
     partition = cell.experiment.get("partition")
-    return isinstance(partition, dict) and partition.get("kind") == "iid"
+    return partition.get("kind") if isinstance(partition, dict) else None
 
 
 def panel_key(cell: CellRecord) -> PanelKey:

@@ -58,7 +58,8 @@ class Task(Images):
     """One value of the data axis."""
 
     domain: Label
-    """How the report relates it to the backbone's own images, for example ``in-domain``."""
+    """How its images relate to the backbone's own. The report's claims are about ``in-domain`` and ``out-of-domain``;
+    data with any other label, such as ``generated``, are shown and in no claim."""
     sites: tuple[SiteName, ...] = Field(min_length=1)
     """Names of the simulated sites; those of the table for a ``natural`` partition."""
     partitions: tuple[Label, ...] | None = None
@@ -69,6 +70,16 @@ class Task(Images):
     """Into how many folds the images are dealt (``data.fold`` of the experiment): the run of seed k tests fold k, so
     that fold, training and the draw of a random partition vary together. null: every seed has the same test images, or
     those that it draws."""
+
+    @field_validator("folds")
+    @classmethod
+    def _can_be_dealt(cls, value: int | None, info: ValidationInfo) -> int | None:
+        site = info.data.get("site")
+        if value and info.data.get("data", {}).get("source") == "lesions":
+            raise ValueError("with data.source 'lesions' each site draws images of its own; null would be right")
+        if value and site and site.source in ("npz", "fed_isic2019"):
+            raise ValueError(f"with site.source '{site.source}' the published split stays; null would be right")
+        return value
 
 
 class Pretraining(Images):
@@ -109,6 +120,8 @@ SET_BY_THE_GRID = (
 class Suite(Strict):
     """A grid over one set of defaults."""
 
+    extends: str | None = Field(default=None, exclude=True)
+    """The name of the suite in `benchmark/suites` that this one is laid over, once it is read; null: of none."""
     name: Label
     methods: tuple[str, ...] = Field(min_length=1)
     partitions: dict[Label, Partition] = Field(min_length=1)

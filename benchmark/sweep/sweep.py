@@ -1,11 +1,12 @@
 """Runs what a suite lacks: first the trials that choose settings, then the cells and their baselines."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from distributed import Client, as_completed
+from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 from tqdm import tqdm
 
@@ -144,24 +145,35 @@ class _Pass:
             ): cell
             for index, cell in enumerate(pending)
         }
-        failed = 0
-        with tqdm(
-            total=len(cells), initial=len(cells) - len(pending), desc=what, unit="cell", disable=None
-        ) as progress:
-            for future in as_completed(futures) if futures else ():
-                cell = futures.pop(future)
-                try:
-                    record: AnyRun = future.result()
-                except KilledWorker:
-                    reason = "the process that ran it was killed, and so was the next; it may have needed more memory"
-                    record = failure(cell, self._engine, reason)
-                except Exception as error:  # Dask's own, for example of a worker that lacks this code
-                    record = failure(cell, self._engine, f"{type(error).__name__}: {error}")
-                self._results.append(record)
-                failed += isinstance(record, FailureRecord)
-                progress.set_postfix(failed=failed)
-                progress.update()
-                future.release()
+        done, failed = len(cells) - len(pending), 0
+        try:
+            with tqdm(total=len(cells), initial=done, desc=what, unit="cell", disable=None) as progress:
+                for future in as_completed(futures) if futures else ():
+                    cell = futures.pop(future)
+                    record = self._record(cell, future)
+                    self._results.append(record)
+                    done += 1
+                    failed += isinstance(record, FailureRecord)
+                    progress.set_postfix(failed=failed)
+                    progress.update()
+                    if progress.disable:  # no terminal
+                        ends = " failed" if isinstance(record, FailureRecord) else ""
+                        print(f"{what}: {cell.name}{ends} ({done} of {len(cells)})", file=sys.stderr, flush=True)
+                    future.release()
+        except KeyboardInterrupt:
+            left = f"{done - failed} of {len(cells)} {what} are finished"
+            print(f"{left}; the same command goes on with the others.", file=sys.stderr)
+            raise
+
+    def _record(self, cell: Cell, future: Future) -> AnyRun:
+        """What came of `cell`."""
+        try:
+            return future.result()
+        except KilledWorker:
+            reason = "the process that ran it was killed, and so was the next; it may have needed more memory"
+            return failure(cell, self._engine, reason)
+        except Exception as error:  # Dask's own, for example of a worker that lacks this code
+            return failure(cell, self._engine, f"{type(error).__name__}: {error}")
 
     def _verified(self, cells: Iterable[Cell]) -> set[str]:
         """Names of the federated cells that both engines run, drawn at random; the same for every call."""

@@ -175,6 +175,18 @@ def test_what_is_not_there_is_said(tmp_path):
         assert re.search(r": the data cannot tell\. .*(lacks|one initial model)", said)
 
 
+@pytest.mark.parametrize(
+    ("domain", "kind", "answered"), [("generated", "natural", False), ("out-of-domain", "none", False),
+                                     ("out-of-domain", "iid", False), ("out-of-domain", "natural", True)],
+)  # fmt: skip
+def test_the_second_claim_is_of_panels_out_of_domain_that_were_dealt_unequally(tmp_path, domain, kind, answered):
+    path = write_suite(tmp_path / "one.jsonl", panels=((domain, "a", "b", 4.0),), images=60, baselines=False)
+    change(path, lambda line: line["experiment"].update(partition={"kind": kind}))
+    results = read_results(path)
+    said = answers(results, panels(results, 10))[0][1]
+    assert ("the suite lacks a non-IID panel of domain 'out-of-domain'" not in said) == answered
+
+
 def test_a_panel_that_has_begun_takes_no_seed_from_the_others(results, tmp_path):
     few = [cell for cell in results.cells if cell.axes.partition != "iid" or cell.axes.seed == 1]
     found = panels(type(results)(**{**vars(results), "cells": few}), 10)

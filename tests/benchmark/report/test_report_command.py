@@ -150,6 +150,29 @@ def test_points_say_what_they_are(written):
     assert len(identifiers) == len(set(identifiers))
 
 
+def test_captions_name_what_is_drawn(written, tmp_path):
+    one = write_suite(tmp_path / "one.jsonl", methods=("lora",), seeds=(0,), images=60, baselines=False)
+    report(one, tmp_path / "one")
+    for of, there in ((tmp_path / "one", False), (written, True)):
+        (caption,) = re.findall(r"Balanced accuracy of each method[^\]]*", (of / "report.md").read_text())
+        assert [words in caption for words in ("Bars: ", "Dashed: ", "Which site alone")] == [there] * 3
+
+
+def test_bars_of_two_seeds_are_inside_the_axes(tmp_path):
+    suite = write_suite(tmp_path / "suite.jsonl", seeds=(0, 1), images=60, baselines=False)
+    report(suite, tmp_path / "out")
+    root = ElementTree.parse(tmp_path / "out" / "slopes.svg").getroot()
+    lines = [(one.get("d", ""), one.get("style", "")) for one in root.iter(f"{SVG}path")]
+
+    def ends(words: str) -> list[tuple[float, ...]]:
+        return [tuple(map(float, place.split()[2::3])) for place, style in lines if words in style]
+
+    (top, bottom), *_ = (sorted(one) for one in ends("stroke: #dddddd"))  # a guide line spans the axes
+    bars = ends("stroke-opacity: 0.6")
+    assert len(bars) == len(PARAMETERS)
+    assert all(top < end < bottom for bar in bars for end in bar)
+
+
 def test_the_same_results_give_the_same_files(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60)
     report(suite, tmp_path / "once")

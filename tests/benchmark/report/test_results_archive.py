@@ -24,9 +24,10 @@ from pt_peft.schema import parse
 PREDICTIONS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def written(path: Path, suite: str = "smoke", **fields) -> Path:
+def written(path: Path, suite: str = "smoke", data: str = "lesions", backbone: str = "embedded") -> Path:
     """A result file as a sweep leaves it, whose header is the clone's `suite`."""
-    write_suite(path, methods=("lora", "full"), seeds=(0, 1), images=60, name=suite, **fields)
+    panels, backbones = (("generated", data, "none", 4.0),), ((backbone, 0.6),)
+    write_suite(path, methods=("lora", "full"), seeds=(0, 1), images=60, name=suite, panels=panels, backbones=backbones)
     return whole(path, suite)
 
 
@@ -127,17 +128,21 @@ def test_failures_missing_cells_and_uncommitted_code_are_told(results, tmp_path,
 
 
 def test_licences_of_the_images(tmp_path, capsys):
-    recipes = written(tmp_path / "recipes.jsonl", "recipes")
-    paper = written(tmp_path / "paper.jsonl", "paper")
+    recipes = written(tmp_path / "recipes.jsonl", "recipes", "ham10000", "imagenet")
+    paper = written(tmp_path / "paper.jsonl", "paper", "chest_xray", "imagenet")
     assert main(["archive", str(recipes), "--out", str(tmp_path / "one")]) == 0
     metadata = json.loads((tmp_path / "one" / ".zenodo.json").read_text())
     assert metadata["license"] == "cc-by-nc-sa-4.0"
     assert {"identifier": "10.7910/DVN/DBW86T", "relation": "isDerivedFrom"} in metadata["related_identifiers"]
     card = (tmp_path / "one" / "README.md").read_text()
     assert "| recipes | weights | ViT-Ti/16" in card
+    alone = ["archive", str(paper), "--out", str(tmp_path / "part")]
+    assert main(alone) == 0, "two more data of the suite have no results"
+    assert json.loads((tmp_path / "part" / ".zenodo.json").read_text())["license"] == "cc-by-4.0"
+    assert "HAM10000" not in (tmp_path / "part" / "README.md").read_text()
     several = ["archive", str(paper), str(recipes), "--out", str(tmp_path / "two")]
     assert main(several) == 1
-    assert "have the licences CC-BY-4.0, CC-BY-NC-SA-4.0, none; the one that" in capsys.readouterr().err
+    assert "have the licences CC-BY-4.0, CC-BY-NC-SA-4.0; the one that" in capsys.readouterr().err
     assert not (tmp_path / "two").exists()
     assert main([*several, "--licence", "CC-BY-NC-SA-4.0"]) == 0
     assert "The archive is published under CC-BY-NC-SA-4.0." in (tmp_path / "two" / "README.md").read_text()
@@ -164,7 +169,8 @@ def test_what_is_refused(results, tmp_path, capsys):
     altered.write_bytes(b"".join(lines)[:-100])
     assert "has lines that were cut off or replaced" in refusal(str(altered), *out)
     suite = Suite.read("recipes").model_dump(mode="json")
-    suite["data"]["ham10000"]["site"]["images"] = "/else/images.zip"
+    suite["data"]["lesions"] = suite["data"]["ham10000"]
+    suite["data"]["lesions"]["site"]["images"] = "/else/images.zip"
     altered.write_bytes(results.read_bytes())
     with ResultFile.open(altered, SuiteRecord(name="smoke", suite=suite)):
         pass

@@ -43,6 +43,13 @@ def test_a_line_a_method_and_variant(tmp_path):
     assert difference.runs == 3
 
 
+def test_a_file_does_not_overwrite_what_comes_with_the_package(capsys):
+    before = PACKAGED.read_bytes()
+    assert main(["summary", "mine.jsonl"]) == 1
+    assert "--out is missing" in capsys.readouterr().err
+    assert PACKAGED.read_bytes() == before
+
+
 def test_what_comes_with_the_package_is_what_the_results_say(tmp_path):
     """If not: python -m benchmark summary. A sweep may be adding results that are not committed yet."""
     status = ["git", "-C", str(RESULTS), "status", "--porcelain", "--", "*.jsonl"]

@@ -1,6 +1,7 @@
 """Sweeps: what is run, what is kept, and what happens when something dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,10 @@ def test_cells_that_fail_stop_no_other_and_run_again_later(small, tmp_path, caps
     path.write_text(yaml.safe_dump(suite))
     command = plain_loop(path, out)
     assert main(command) == 1
-    assert "3 of 6 cells failed; the first, 'absent.none.embedded.default.linear_probe.0'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 of 6 cells failed; the first, 'absent.none.embedded.default.linear_probe.0'" in said
+    assert "cells: absent.none.embedded.default.linear_probe.0 failed (" in said
+    assert said.count(" of 6)\n") == 6, "a line for each run where there is no terminal"
     found = results(out)
     absent = {name for name in found if "absent" in name}
     assert {name for name, one in found.items() if isinstance(one, FailureRecord)} == absent
@@ -231,6 +235,16 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
     after = lines(out)
     assert len(after) == 8
     assert before.items() <= after.items()
+
+
+def test_ctrl_c_says_how_far_it_is(small, tmp_path):
+    out = tmp_path / "small.jsonl"
+    with start(small, out, "--jobs", "1") as process:
+        wait_for(lambda: out.exists() and len(results(out)) >= 1)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 130
+    assert re.search(r"\n[1-7] of 8 cells are finished; the same command goes on with the others\.\n", said)
 
 
 def test_workers_of_this_machine_may_be_silent_as_long_as_it_sleeps():

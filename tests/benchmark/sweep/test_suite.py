@@ -240,7 +240,11 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
     [
         ({"seeds": []}, "field 'seeds' is []"),
         ({"sedes": [1]}, "did you mean 'seeds'?"),
-        ({"methods": ["lorra"]}, "lorra"),
+        ({"methods": ["lorra"]}, "any of them joined by '+'."),
+        (
+            {"data": {"lesions": {**SMOKE["data"]["lesions"], "folds": 5}}},
+            "field 'data.lesions.folds' is 5: with data.source 'lesions' each site draws images of its own",
+        ),
         ({"partitions": {"iid": {"kind": "iid"}}}, "field 'partition.kind' must be 'none' with data.source 'lesions'"),
         ({"tuning": {"factors": [1, 0.5], "seed": 1}}, "1, 0.5 are not in ascending order"),
         ({"tuning": {"factors": [1], "widen": 2, "seed": 1}}, "'widen' needs two factors or more"),
@@ -270,7 +274,7 @@ def test_parts_share_no_group_and_leave_nothing_out(tmp_path):
         ),
         ({"defaults": {"training": {"learning_rate": 0.1}}}, "'training.learning_rate' is not for this field to set"),
         (
-            {"data": {"lesions": {**SMOKE["data"]["lesions"], "folds": 5}}},
+            {"data": {"lesions": {**SMOKE["data"]["lesions"], "data": {"source": "site"}, "folds": 5}}},
             "field 'seeds' is [0]: of 'lesions', numbers of folds from 1 to 5 would be right",
         ),
         ({"learning_rates": {"full": 0.1}}, "'full' is none of the suite's methods (lora, linear_probe)"),
@@ -298,6 +302,7 @@ def test_a_wrong_suite_is_refused(write, fields, said):
         ("a: [", "is not valid YAML"),
         ("- 1", "holds no fields"),
         ("", "holds no fields"),
+        ("extend: smoke\nname: a", r"field 'extend' is unknown; did you mean 'extends'\? \(and 5 more\)"),
         ("name: a\nseeds: [1]\nseeds: [2]", "field 'seeds' is there twice"),
     ],
 )
