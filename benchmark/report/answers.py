@@ -129,7 +129,7 @@ def _costs(outside: Sequence[Panel], backbone: str, methods: Sequence[str]) -> s
     skewed, iid = ([panel for panel in outside if panel.iid is dealt] for dealt in (False, True))
     found = claims.cost(tabulate(skewed, [backbone]))
     if found is None:
-        wanted = f"a non-IID panel of domain '{OUT_OF_DOMAIN}' with methods of two sizes and two common seeds or folds"
+        wanted = f"a non-IID panel of domain '{OUT_OF_DOMAIN}' with three methods and two common seeds or folds"
         return f"{SECOND}: the data cannot tell. From {backbone}, the suite lacks {wanted}."
     accuracy = claims.cost(tabulate(skewed, [backbone], "accuracy"))
     beside = claims.cost(tabulate(iid, [backbone]))

@@ -67,11 +67,6 @@ class Archived:
         """The suite's."""
         return self.results.name
 
-    @property
-    def planned(self) -> int:
-        """Cells that the suite has."""
-        return sum(1 for _ in self.suite.places()) * len(self.suite.methods) * len(self.suite.seeds)
-
 
 def read_archived(path: Path) -> Archived:
     """Reads a result file.
@@ -293,9 +288,9 @@ def _files(given: Sequence[Archived]) -> str:
 def _suite(one: Archived) -> Iterator[str]:
     results = one.results
     yield f"## What was run: {one.name}"
-    missing = one.planned - len(results.cells) - len(results.failed_cells)
+    missing = one.suite.cells - len(results.cells) - len(results.failed_cells)
     kinds = {
-        "cells": f"{len(results.cells)} of {one.planned}",
+        "cells": f"{len(results.cells)} of {one.suite.cells}",
         "baselines": str(len(results.baselines)),
         "trials": str(len(results.trials)),
         "choices of settings": str(len(results.choices)),

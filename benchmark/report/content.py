@@ -112,10 +112,9 @@ def _overview(results: Results, panels: list[Panel], fits: list[Fit]) -> Section
 def _of_planned(results: Results) -> str:
     """How many cells the suite has, where this version can read it."""
     try:
-        suite = parse(Suite, results.suite, results.name)
+        return f", {parse(Suite, results.suite, results.name).cells} are planned"
     except UserError:
         return ""
-    return f", {sum(1 for _ in suite.places()) * len(suite.methods) * len(suite.seeds)} are planned"
 
 
 def _panel_section(panel: Panel, fits: list[Fit], results: Results, look: Look, target: float | None) -> Section:

@@ -264,6 +264,11 @@ class Suite(Strict):
             if partition in (task.partitions or self.partitions) and backbone in (task.backbones or self.backbones):
                 yield {"data": data, "partition": partition, "backbone": backbone, "variant": variant}
 
+    @property
+    def cells(self) -> int:
+        """How many cells it has; trials and baselines are none."""
+        return sum(1 for _ in self.places()) * len(self.methods) * len(self.seeds)
+
     def tuned_on(self, place: Mapping[str, str]) -> str:
         """The partition whose choice of settings holds at a place of the grid."""
         if self.tuning and self.tuning.each_partition:
