@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError for files without ``--out``, a file that is not right, or one that cannot be written.
+    """Raises UserError for files without ``--out``, a file that is not right, a failed gate, or a file that cannot be written.
 
     Nothing is written then.
     """
+    from benchmark.report.gates import check_gates
     from benchmark.report.results import read_results
     from benchmark.report.summary import summary
     from pt_peft.commands.measured import Measurements
@@ -42,6 +43,9 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or PACKAGED
     check_place(out)
     paths = options.results or sorted(RESULTS.glob(f"*{SUFFIX}"))
-    found = Measurements(measured=tuple(one for path in paths for one in summary(read_results(path))))
+    results = [read_results(path) for path in paths]
+    for one in results:
+        check_gates(one)
+    found = Measurements(measured=tuple(line for one in results for line in summary(one)))
     write_atomically(out, (found.model_dump_json(indent=1) + "\n").encode())
     print(f"{out}: {len(found.measured)} lines of {len(paths)} result files")

@@ -9,11 +9,12 @@ from benchmark.measurements.intervals import paired
 from benchmark.report.baselines import baseline_tests
 from benchmark.report.blocks import Table, in_points, text
 from benchmark.report.figures import metric_name
-from benchmark.report.panels import Model, Panel, PanelKey
+from benchmark.report.panels import Model, Panel, PanelKey, panels
 from benchmark.report.results import Results
 from benchmark.sweep.gates import Floor, Gates, NotBelow
 from benchmark.sweep.records import ChoiceAxes, metric_of
 from benchmark.sweep.suite import Suite
+from pt_peft.errors import UserError
 from pt_peft.schema import parse
 
 
@@ -60,6 +61,12 @@ def judge(results: Results, panels: Sequence[Panel]) -> list[Verdict]:
 def faults(verdicts: Sequence[Verdict]) -> list[str]:
     """A sentence for each fault: the gate, what is seen, what would be right."""
     return [f"gate {one.gate}: {fault}." for one in verdicts for fault in one.faults]
+
+
+def check_gates(results: Results) -> None:
+    """Raises UserError if a gate of the suite failed: nothing is to be concluded from its results."""
+    if failed := faults(judge(results, panels(results, 0))):
+        raise UserError(f"the results of '{results.name}': {' '.join(failed)}")
 
 
 def gate_table(verdicts: Sequence[Verdict]) -> Table:

@@ -57,6 +57,9 @@ def test_a_failed_gate_stops_the_report(suite, tmp_path, capsys):
         "accuracy (mean of 3); 83.0 % or more would be right."
     )
     assert not out.exists()
+    assert main(["summary", str(path), "--out", str(tmp_path / "mine.json")]) == 1
+    assert fault in capsys.readouterr().err
+    assert not (tmp_path / "mine.json").exists()
     assert main(["report", str(path), "--out", str(out), "--draft"]) == 0
     markdown = (out / "report.md").read_text()
     assert "Mind:** A gate of the suite failed: gate floors.trains" in markdown
