@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError for files without ``--out``, a file that is not right, a failed gate, or a file that cannot be written.
+    """Raises UserError for files without ``--out``, a wrong file, a failed gate, or an output that cannot be written.
 
     Nothing is written then.
     """
