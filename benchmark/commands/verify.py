@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if nothing can be run, and after the last cell if any is different or could not be run."""
     from benchmark.measurements.results import write_result
+    from benchmark.report.results import checked
     from benchmark.sweep.rerun import FINE, Comparison, compare, draw
     from benchmark.sweep.result_file import read, suite_of
 
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         check_place(options.out)
     path = result_file(options.suite)
     contents = read(path)
+    checked(path, contents)
     suite = suite_of(contents, path)
     wanted = parts(options.only, suite)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
