@@ -28,7 +28,8 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc")
 """Metrics of all sites' test images together that are held to the tolerance."""
 Verdict = Literal["identical", "alike", "different", "not rerun"]
 """``identical``: all that was counted, and every logit or metric to the last bit. ``alike``: all that was counted, and
-the metrics within the tolerance. ``different``: anything else that was rerun."""
+the metrics within the tolerance, by predictions more alike than unrelated models'. ``different``: anything else
+that was rerun."""
 FINE = ("identical", "alike")
 BY_NAME = ("method", "seed", "data.fold", "partition", "federation.rounds")
 """What of an experiment a run's name stands for in its suite."""
