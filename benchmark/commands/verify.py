@@ -1,9 +1,9 @@
 """Runs finished cells of a suite again, drawn at random, and compares them with the results: anyone can check them.
 
 Each is trained from scratch on this machine, by its recorded experiment, on the images and weights that this clone's
-suite names. What was counted must be equal; metrics may differ by the tolerance, as another processor, thread count or
-version of a library rounds otherwise. The result file is only read. Ends with exit code 1 if a cell differs or could
-not be run again.
+suite names. What was counted must be equal, and so what a run's name says of its experiment; metrics may differ by the
+tolerance, as another processor, thread count or version of a library rounds otherwise. The result file is only read,
+and refused where `report` would refuse it. Ends with exit code 1 if a cell differs or could not be run again.
 
 Example:
     python -m benchmark verify claims --cells 3 --seed 1 --out verified.json
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises UserError if nothing can be run, and after the last cell if any is different or could not be run."""
     from benchmark.measurements.results import write_result
+    from benchmark.report.results import checked
     from benchmark.sweep.rerun import FINE, Comparison, compare, draw
     from benchmark.sweep.result_file import read, suite_of
 
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         check_place(options.out)
     path = result_file(options.suite)
     contents = read(path)
+    checked(path, contents)
     suite = suite_of(contents, path)
     wanted = parts(options.only, suite)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed

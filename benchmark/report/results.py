@@ -2,23 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from pydantic import JsonValue
 
-from benchmark.report.statistics import METRICS, WeightedMetrics
-from benchmark.sweep.records import (
-    AnyRun,
-    Axes,
-    BaselineRecord,
-    CellRecord,
-    ChoiceRecord,
-    FailureRecord,
-    TrialRecord,
-    metric_of,
-)
-from benchmark.sweep.result_file import read
+from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, ChoiceRecord, FailureRecord, TrialRecord
+from benchmark.sweep.result_file import Contents, read
 from pt_peft.errors import UserError
+from pt_peft.experiment.sections import Data, Task
 
 CLOSE = 1e-6
 """How far a metric may be from what the logits give."""
@@ -53,11 +45,24 @@ def read_results(path: Path) -> Results:
     """Reads what ``python -m benchmark run`` wrote to `path`.
 
     Raises:
-        UserError: naming the file and the line or cell, if the file is not there, is damaged or has no cells, a cell's
-            predictions give other metrics, two cells of one data, partition and seed were tested on different labels,
-            two have the same axes, or two of one panel have different settings.
+        UserError: naming the file and the line, if the file is not there, is damaged or has no cells, and as `checked`
+            does.
     """
-    contents = read(path)
+    results = checked(path, read(path))
+    if not (results.cells or results.failed_cells):
+        raise UserError(f"{path}: has no cells; run the suite first.")
+    return results
+
+
+def checked(path: Path, contents: Contents) -> Results:
+    """Checks whether `contents`, read from `path`, fit together.
+
+    Raises:
+        UserError: naming the file and the run, if a run's name or experiment is not what its axes say, a cell has not
+            the rounds of its experiment or its predictions give other metrics, a baseline's metrics contradict each
+            other, two seeds of one place send different numbers of parameters or have the same logits, two cells of one
+            data, partition and seed were tested on different labels, or two of one panel have different settings.
+    """
     runs = [run for _, run in sorted(contents.runs.items())]
     results = Results(
         name=contents.suite.name,
@@ -68,21 +73,73 @@ def read_results(path: Path) -> Results:
         failures=[one for one in runs if isinstance(one, FailureRecord)],
         choices=list(contents.choices.values()),
     )
-    if not (results.cells or results.failed_cells):
-        raise UserError(f"{path}: has no cells; run the suite first.")
-    _check_axes(path, [*results.cells, *results.failed_cells])
+    for run in runs:
+        _check_axes(path, run)
     for cell in results.cells:
+        _check_rounds(path, cell)
         _check_metrics(path, cell)
+    for baseline in results.baselines:
+        _check_baseline(path, baseline)
+    _check_seeds(path, results.cells)
     _check_labels(path, results.cells)
     _check_settings(path, [*results.cells, *results.failed_cells])
     return results
 
 
-def _check_axes(path: Path, cells: list[CellRecord | FailureRecord]) -> None:
-    first: dict[Axes, str] = {}
+def _check_axes(path: Path, run: AnyRun) -> None:
+    """Checks that a run's name and experiment are those of its place in the grid."""
+    axes, kind = run.axes, run.run_kind if isinstance(run, FailureRecord) else run.kind
+    if not (run.name.startswith(f"{axes.run}.trial-") if kind == "trial" else run.name == axes.run):
+        raise UserError(f"{path}: '{run.name}' has the axes of '{axes.run}'; rerun it, or remove its line.")
+    right: dict[str, JsonValue] = {"name": run.name, "seed": axes.seed}
+    if kind == "cell":  # baselines are trained by a method of the suite's choice
+        right["method.name"] = axes.method
+    if kind != "trial" and run.folds:
+        right["data.fold.number"] = axes.seed
+    for field, value in right.items():
+        if (said := _field(run, field)) != value:
+            raise UserError(
+                f"{path}: the experiment of '{run.name}' has the {field} {said!r}, but by its axes {value!r} would be "
+                "right; rerun it, or remove its line."
+            )
+
+
+def _field(run: AnyRun, field: str) -> JsonValue:
+    """``section.name`` of a run's experiment; None where it is not there."""
+    value: JsonValue = run.experiment
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _check_rounds(path: Path, cell: CellRecord) -> None:
+    planned = _field(cell, "federation.rounds")
+    if planned != len(cell.rounds) or any(one.round != index for index, one in enumerate(cell.rounds)):
+        raise UserError(
+            f"{path}: '{cell.name}' has {len(cell.rounds)} rounds; the {planned} of its experiment, counted from 0, "
+            "would be right; rerun that cell."
+        )
+
+
+def _check_seeds(path: Path, cells: list[CellRecord]) -> None:
+    """Checks that the seeds of a place send as much, and that none is a copy of another."""
+    first: dict[str, CellRecord] = {}
+    trained: dict[tuple[str, bytes], str] = {}
     for cell in cells:
-        if (other := first.setdefault(cell.axes, cell.name)) != cell.name:
-            raise UserError(f"{path}: '{cell.name}' has the same axes as '{other}'; one of the two is too many.")
+        place = cell.axes.run.removesuffix(str(cell.axes.seed))
+        other = first.setdefault(place, cell)
+        if cell.exchanged_parameters != other.exchanged_parameters:
+            raise UserError(
+                f"{path}: '{cell.name}' has {cell.exchanged_parameters} exchanged_parameters, but '{other.name}' has "
+                f"{other.exchanged_parameters}; rerun one of the two."
+            )
+        # Without rounds nothing is drawn: a classifier in closed form on the same images is the same.
+        twin = trained.setdefault((place, cell.predictions.logits.tobytes()), cell.name) if cell.rounds else cell.name
+        if twin != cell.name:
+            raise UserError(
+                f"{path}: '{cell.name}' has the logits of '{twin}' to the last bit, so the two are no two runs; rerun "
+                "one of the two."
+            )
 
 
 def _check_labels(path: Path, cells: list[CellRecord]) -> None:
@@ -101,16 +158,48 @@ def _check_labels(path: Path, cells: list[CellRecord]) -> None:
 
 
 def _check_metrics(path: Path, cell: CellRecord) -> None:
-    """Checks that a cell's metrics are those that its predictions give."""
-    found = WeightedMetrics(cell.predictions.logits, cell.predictions.labels)
-    ones = np.ones((len(cell.predictions.labels), 1), np.float32)
-    for metric, value in zip(METRICS, found(ones)[:, 0], strict=True):
-        said = metric_of(cell.final.test.pooled, metric)
-        if said is not None and not abs(said - value) <= CLOSE:
+    """Checks that a cell's metrics, of all sites' images and of each site's, are those that its predictions give."""
+    test = cell.final.test
+    try:
+        found = cell.predictions.metrics(cast(Task, _field(cell, "data.task")))
+    except ValueError as error:
+        raise UserError(f"{path}: the predictions of '{cell.name}' are not of its experiment: {error}.") from None
+    if (sites := found["sites"].keys()) != test.sites.keys():
+        raise UserError(
+            f"{path}: '{cell.name}' has final.test.sites {', '.join(test.sites)}, but its predictions are of "
+            f"{', '.join(sites)}; rerun that cell."
+        )
+    pairs = [("pooled", test.pooled, found["pooled"])]
+    pairs += [(f"sites.{site}", metrics, found["sites"][site]) for site, metrics in test.sites.items()]
+    for where, recorded, given in pairs:
+        for metric in type(recorded).model_fields:
+            said, value = getattr(recorded, metric), given.get(metric)
+            if not _close(said, value):
+                raise UserError(
+                    f"{path}: '{cell.name}' has the final.test.{where}.{metric} {said}, but its predictions give "
+                    f"{value}; rerun that cell."
+                )
+
+
+def _close(one: object, other: object) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_close, one, other))
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) <= CLOSE
+    return one == other
+
+
+def _check_baseline(path: Path, one: BaselineRecord) -> None:
+    """Checks that a baseline's metrics fit its confusion counts: it keeps no predictions."""
+    classes = _field(one, "data.classes")
+    data = Data.model_construct(task=cast(Task, _field(one, "data.task")), classes=cast(tuple[str, ...], classes or ()))
+    for row in one.rows:
+        try:
+            row.test.pooled.checked(data)
+        except UserError as error:
             raise UserError(
-                f"{path}: '{cell.name}' has the final.test.pooled.{metric} {said}, but its predictions give "
-                f"{value:.6f}; rerun that cell."
-            )
+                f"{path}: '{one.name}', model '{row.name}': {str(error).removeprefix('report: ')}"
+            ) from None
 
 
 def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None:

@@ -61,8 +61,15 @@ class Grid:
             cache: folder for tables that hold a part of another.
 
         Raises:
-            UserError: if a file that the suite names is not there.
+            UserError: if a file that the suite names is not there, or two places of the grid have the same name.
         """
+        places: dict[str, dict[str, str]] = {}
+        for place in suite.places():  # names may have dots: 'a' with 'b.c', and 'a.b' with 'c'
+            if (other := places.setdefault(".".join(place.values()), place)) != place:
+                raise UserError(
+                    f"suite '{suite.name}': {_named(place)} and {_named(other)} would give their cells the same names; "
+                    "labels that differ when joined by '.' would be right."
+                )
         self._suite = suite
         self._digests = {name: sha256_of(path) for name, path in weights.items() if path}
         self._sites = {
@@ -141,10 +148,11 @@ class Grid:
         self, kind: RunKind, place: Mapping[str, str], name: str, seed: int, settings: Settings, suffix: str = ""
     ) -> Cell:
         suite, task, method = self._suite, self._suite.data[place["data"]], self._method(name)
+        axes = Axes(**self._axes(place, name).model_dump(), seed=seed)
         # Trials are on the first fold, whose test images they do not see.
         fold = {"number": suite.seeds[0] if kind == "trial" else seed, "of": task.folds} if task.folds else None
         fields = {
-            "name": ".".join([*place.values(), name, str(seed)]) + suffix,
+            "name": axes.run + suffix,
             "seed": seed,
             "backbone": self._backbone(place["backbone"]),
             "data": {**task.data, "fold": fold},
@@ -163,7 +171,6 @@ class Grid:
         fields["training"]["head_learning_rate"] = max(head_rate, settings.learning_rate)
         experiment = schema.parse(Experiment, fields, f"suite '{suite.name}', cell '{fields['name']}'")
         components(experiment.method)
-        axes = Axes(**self._axes(place, name).model_dump(), seed=seed)
         site = self._sites[place["data"], place["backbone"]]
         return Cell(kind, axes, experiment, site, name if name in BASELINES else None)
 
@@ -175,6 +182,10 @@ class Grid:
         if name not in self._digests:
             return embedded_backbone().model_dump(mode="json")
         return {**self._suite.backbones[name].backbone, "sha256": self._digests[name]}
+
+
+def _named(place: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis} '{label}'" for axis, label in place.items())
 
 
 def located(images: Images, cache: Path) -> SiteData:

@@ -57,6 +57,11 @@ class Axes(ChoiceAxes):
 
     seed: int
 
+    @property
+    def run(self) -> str:
+        """Name of the run that stands there; a trial's goes on with ``.trial-`` and its number."""
+        return ".".join([self.data, self.partition, self.backbone, self.variant, self.method, str(self.seed)])
+
 
 class SuiteRecord(Strict):
     """The first line of a result file."""

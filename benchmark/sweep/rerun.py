@@ -28,8 +28,11 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc")
 """Metrics of all sites' test images together that are held to the tolerance."""
 Verdict = Literal["identical", "alike", "different", "not rerun"]
 """``identical``: all that was counted, and every logit or metric to the last bit. ``alike``: all that was counted, and
-the metrics within the tolerance. ``different``: anything else that was rerun."""
+the metrics within the tolerance, by predictions more alike than unrelated models'. ``different``: anything else
+that was rerun."""
 FINE = ("identical", "alike")
+BY_NAME = ("method", "seed", "data.fold", "partition", "federation.rounds")
+"""What of an experiment a run's name stands for in its suite."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,13 @@ def compare(
     planned = _planned(suite, contents, drawn)
     for record in drawn:
         try:
-            cell, notes = _cell(record, suite, planned)
+            cell, reasons, notes = _cell(record, suite, planned)
         except UserError as error:
             yield _not_rerun(record, str(error))
             continue
         again = run_cell(cell, engine or record.engine, verify=False)
         if isinstance(again, CellRecord | BaselineRecord):
-            yield _compared(record, again, notes, tolerance)
+            yield _compared(record, again, reasons, notes, tolerance)
         else:
             yield _not_rerun(record, again.reason if isinstance(again, FailureRecord) else again.kind, notes)
 
@@ -135,8 +138,12 @@ def _planned(suite: Suite, contents: Contents, drawn: list[Recorded]) -> Mapping
     return {cell.name: cell for cell in grid.runs(list(contents.choices.values()))}
 
 
-def _cell(record: Recorded, suite: Suite, planned: Mapping[str, Cell]) -> tuple[Cell, list[str]]:
-    """What is run in place of `record`, and what is to be said of it. Raises UserError if nothing can be."""
+def _cell(record: Recorded, suite: Suite, planned: Mapping[str, Cell]) -> tuple[Cell, list[str], list[str]]:
+    """What is run in place of `record`, why it is not what its name says, and what else is to be said of it.
+
+    Raises:
+        UserError: if nothing can be run.
+    """
     if (plan := planned.get(record.name)) is None:
         raise UserError(f"the suite '{suite.name}' of this clone makes no such cell")
     said, notes = record.experiment, list[str]()
@@ -144,10 +151,14 @@ def _cell(record: Recorded, suite: Suite, planned: Mapping[str, Cell]) -> tuple[
     if suite.backbones[record.axes.backbone].pretraining and said.get("backbone") != now["backbone"]:
         said = {**said, "backbone": now["backbone"]}
         notes.append("starts from weights that were pre-trained here, which are not those of the record")
-    if fields := list(_differing(said, now)):
+    fields = list(_differing(said, now))
+    if fields:
         notes.append(f"the suite of this clone would make another experiment: {', '.join(fields)}")
+    reasons = [
+        f"{field} of the experiment" for field in fields if f"{field}.".startswith(tuple(f"{one}." for one in BY_NAME))
+    ]
     experiment = parse(Experiment, said, "its experiment, by this code")
-    return Cell(record.kind, record.axes, experiment, plan.site, plan.baseline), notes
+    return Cell(record.kind, record.axes, experiment, plan.site, plan.baseline), reasons, notes
 
 
 def _differing(one: object, other: object, place: str = "") -> Iterator[str]:
@@ -160,9 +171,9 @@ def _differing(one: object, other: object, place: str = "") -> Iterator[str]:
         yield from _differing(one.get(field), other.get(field), f"{place}.{field}".lstrip("."))
 
 
-def _compared(record: Recorded, again: Recorded, notes: list[str], tolerance: float) -> Comparison:
+def _compared(record: Recorded, again: Recorded, reasons: list[str], notes: list[str], tolerance: float) -> Comparison:
     before, after = _facts(record), _facts(again)
-    reasons = [what for what in before if what in after and before[what] != after[what]]
+    reasons = [*reasons, *(what for what in before if what in after and before[what] != after[what])]
     metrics = list(_metrics(record, again))
     reasons += [f"{one.metric} of {one.model}" for one in metrics if not abs(one.points) <= tolerance]
     recorded, rerun = _side(record), _side(again)
@@ -172,7 +183,13 @@ def _compared(record: Recorded, again: Recorded, notes: list[str], tolerance: fl
     if isinstance(record, CellRecord) and isinstance(again, CellRecord):
         mine, other = record.predictions, again.predictions
         if mine.logits.shape == other.logits.shape:
-            agreement = float((_answers(mine) == _answers(other)).mean())
+            same_answer = _answers(mine) == _answers(other)
+            agreement = float(same_answer.mean())
+            # Metrics can be equal though images of a class have changed places. Rounding leaves two runs of one seed
+            # much more alike than unrelated models are; the second term is three standard errors, for few images.
+            unrelated = _unrelated(mine, other)
+            if (~same_answer).sum() > unrelated / 2 + 3 * unrelated**0.5:
+                reasons.append("predictions")
             difference = float(np.abs(mine.logits.astype(np.float64) - other.logits).max())
         same = difference == 0 and record.final.test == again.final.test
     else:
@@ -240,6 +257,16 @@ def _tests(run: Recorded) -> dict[str, SplitMetrics]:
 def _answers(predictions: Predictions) -> np.ndarray:
     logits = predictions.logits
     return logits > 0 if predictions.labels.ndim == 2 else logits.argmax(axis=1)
+
+
+def _unrelated(one: Predictions, other: Predictions) -> float:
+    """How many answers would differ between two models with these confusion counts and nothing else in common."""
+    labels = one.labels + 2 * np.arange(one.labels.shape[1]) if one.labels.ndim == 2 else one.labels
+    counts = np.zeros((2, labels.max() + 1, one.logits.shape[1] if one.labels.ndim == 1 else 2))
+    for which, predictions in enumerate((one, other)):
+        np.add.at(counts[which], (labels.ravel(), _answers(predictions).ravel().astype(int)), 1)
+    images = counts[0].sum(axis=1)
+    return float((images - counts.prod(axis=0).sum(axis=1) / images.clip(1)).sum())
 
 
 def _side(run: Recorded) -> Side:

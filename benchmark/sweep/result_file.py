@@ -67,7 +67,8 @@ def read(path: Path) -> Contents:
     """Reads a result file. A cut off last line is left out, with a warning.
 
     Raises:
-        UserError: naming the file and the line, if the file is not there, is of another version, or has a damaged line.
+        UserError: naming the file and the line, if the file is not there, is of another version, or has a damaged line
+            or a second suite.
     """
     try:
         content = path.read_bytes()
@@ -80,18 +81,30 @@ def read(path: Path) -> Contents:
         raise UserError(
             f"{path}: is empty; a suite's results begin with a line of kind 'suite'. Removing the file would be right."
         )
+    if not _is_json(lines[0]):
+        raise UserError(
+            f"{path}, line 1: is not valid JSON; it held the suite, so put it back from a copy of the file, or take "
+            "line 1 of another result file of the same suite."
+        )
     first = _parse(lines[0], f"{path}, line 1")
     if not isinstance(first, SuiteRecord):
         raise UserError(
             f"{path}, line 1: has the kind '{first.kind}'; a suite's results begin with one of kind 'suite'."
         )
     contents = Contents(first)
-    for number, line in enumerate(lines, 1):
+    contents.add(first, lines[0] + b"\n")
+    for number, line in enumerate(lines[1:], 2):
         if number == len(lines) and not _is_json(line):
             contents.broken = line
             print(f"warning: {path}, line {number}: is cut off, and left out.", file=sys.stderr)
-        else:
-            contents.add(_parse(line, f"{path}, line {number}"), line + b"\n")
+            continue
+        record = _parse(line, f"{path}, line {number}")
+        if isinstance(record, SuiteRecord):
+            raise UserError(
+                f"{path}, line {number}: begins the results of a suite ('{record.name}'), as line 1 does "
+                f"('{first.name}'); a file for each would be right."
+            )
+        contents.add(record, line + b"\n")
     return contents
 
 

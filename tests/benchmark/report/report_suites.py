@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,11 +131,10 @@ def write_suite(
                         )
                         axes_here = {**axes, "method": method, "seed": seed}
                         cell = finished_cell(axes_here, logits, labels, groups=groups)
-                        records.append(
-                            cell.model_copy(update={"experiment": _experiment(variant, seed, folds, partition)})
-                        )
+                        experiment = _experiment(cell.axes, folds=folds)
+                        records.append(cell.model_copy(update={"experiment": experiment}))
                     if baselines:
-                        records.append(_baseline(axes, seed, labels, _experiment(variant, seed, folds, partition)))
+                        records.append(_baseline(Axes(**axes, method="pooled", seed=seed), labels, folds))
                 if tuning:
                     records += [_choice({**axes, "method": method}) for method in methods]
     write_records(path, records)
@@ -162,13 +162,17 @@ def planned(**fields: Any) -> dict[str, Any]:
     return suite.model_dump(mode="json")
 
 
-def _experiment(variant: str, seed: int, folds: int | None, partition: str) -> dict[str, Any]:
-    fold = {"number": seed, "of": folds} if folds else None
+def _experiment(axes: Axes, task: Task = "multiclass", folds: int | None = None) -> dict[str, Any]:
+    fold = {"number": axes.seed, "of": folds} if folds else None
     return {
-        "partition": {"kind": "iid" if partition == "iid" else "natural"},
+        "name": axes.run,
+        "seed": axes.seed,
+        "method": {"name": axes.method},
+        "partition": {"kind": "iid" if axes.partition == "iid" else "natural"},
         "select_by": "balanced_accuracy",
-        "data": {"task": "multiclass", "fold": fold},
-        "training": {"imbalance": variant},
+        "data": {"task": task, "classes": ["a", "b", "c", "d"], "fold": fold},
+        "training": {"imbalance": axes.variant},
+        "federation": {"rounds": 3},
     }
 
 
@@ -188,6 +192,16 @@ def change(path: Path, alter: Callable[[dict[str, Any]], object], kind: str = "c
         line for line in lines_of(path) if line["kind"] != kind or only not in line.get("name", "") or not alter(line)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def of_one_class(line: dict[str, Any]) -> None:
+    """Gives all test images of a cell's line one label, which leaves AUROC undefined."""
+    kept = Predictions.unpack(line["predictions"])
+    found = replace(kept, labels=np.zeros_like(kept.labels))
+    metrics = found.metrics("multiclass")
+    sites = {name: single_numbers(one).model_dump() for name, one in metrics["sites"].items()}
+    line.update(predictions=found.pack())
+    line["final"]["test"] = {"pooled": metrics["pooled"], "sites": sites}
 
 
 def finished_cell(
@@ -217,10 +231,10 @@ def finished_cell(
         for index, share in enumerate((0.4, 0.7, 0.9))
     ]
     return CellRecord(
-        name="-".join(str(value) for value in axes.values()),
+        name=Axes(**axes).run,
         axes=Axes(**axes),
         engine="reference",
-        experiment={"select_by": "balanced_accuracy", "data": {"task": task}},
+        experiment=_experiment(Axes(**axes), task),
         site_data={},
         exchanged_parameters=sent,
         rounds=rounds,
@@ -248,17 +262,17 @@ def fail_cell(path: Path, name: str, reason: str) -> None:
         file.write(failed.model_dump_json() + "\n")
 
 
-def _baseline(axes: dict[str, Any], seed: int, labels: np.ndarray, experiment: dict[str, Any]) -> BaselineRecord:
-    rows = []
+def _baseline(axes: Axes, labels: np.ndarray, folds: int | None) -> BaselineRecord:
+    rows, place = [], axes.model_dump(exclude={"method", "seed"})
     for row, accuracy in (("pooled", 0.8), *((f"local {site}", 0.5) for site in SITES), ("majority class", 0.25)):
-        found = scalars(logits_of(labels, accuracy, (axes, row, seed)), labels)
+        found = scalars(logits_of(labels, accuracy, (place, row, axes.seed)), labels)
         test = FinalTest(pooled=SplitMetrics(**found), sites=dict.fromkeys(SITES, single_numbers(found)))
         rows.append(BaselineRow(name=row, test=test))
     return BaselineRecord(
-        name="-".join(str(value) for value in (*axes.values(), "pooled", seed)),
-        axes=Axes(**axes, method="pooled", seed=seed),
+        name=axes.run,
+        axes=axes,
         engine="reference",
-        experiment=experiment,
+        experiment=_experiment(axes, folds=folds),
         site_data={},
         seconds={"total": 20.0},
         peak_memory_bytes=1,

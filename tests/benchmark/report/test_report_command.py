@@ -7,7 +7,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_suites import PARAMETERS, change, fail_cell, finished_cell, known, lines_of, write_records, write_suite
+from report_suites import (
+    PARAMETERS,
+    change,
+    fail_cell,
+    finished_cell,
+    known,
+    lines_of,
+    of_one_class,
+    write_records,
+    write_suite,
+)
 
 from benchmark.__main__ import main
 from benchmark.report.blocks import NONE
@@ -69,7 +79,7 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     markdown = (written / "report.md").read_text()
     table = rows_of(markdown, r"ham10000 \(out-of-domain\), natural, default, lesions: test metrics")
     assert list(table) == ["method", *PARAMETERS, "pooled", "local north", "local south", "majority class"]
-    name = "out-of-domain-ham10000-natural-lesions-default-lora-"
+    name = "ham10000.natural.lesions.default.lora."
     cells = [line for line in lines_of(suite) if line["kind"] == "cell" and line["name"].startswith(name)]
     values = [100 * cell["final"]["test"]["pooled"]["accuracy"] for cell in cells]
     worst = [100 * min(site["balanced_accuracy"] for site in cell["final"]["test"]["sites"].values()) for cell in cells]
@@ -121,7 +131,7 @@ def test_csv_has_a_row_a_cell(written):
     with open(written / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
-    (row,) = [row for row in rows if row["name"] == "in-domain-cifar10-iid-imagenet-default-full-2"]
+    (row,) = [row for row in rows if row["name"] == "cifar10.iid.imagenet.default.full.2"]
     assert (row["data"], row["backbone"], row["method"], row["seed"]) == ("cifar10", "imagenet", "full", "2")
     assert (row["status"], row["exchanged_parameters"], row["wire_bytes"]) == ("finished", "1000000", "48000000")
     assert 0 < float(row["test_balanced_accuracy"]) == float(row["validation"]) < 1
@@ -186,7 +196,7 @@ def test_the_same_results_give_the_same_files(tmp_path):
 def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", seeds=(0,), images=60, baselines=False, tuning=False)
     reason = 'site-1: "out | of" <script>alert(1)</script> <b>memory'
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-0", reason)
+    fail_cell(suite, "cifar10.iid.imagenet.default.lora.0", reason)
     markdown = report(suite, tmp_path / "out")
     assert "1 cell of 5 failed" in markdown
     assert "rest on one seed" in markdown
@@ -202,7 +212,7 @@ def test_failures_one_seed_and_no_tuning_are_said(tmp_path):
 
 def test_a_missing_seed_is_said_and_left_out_of_the_slope(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", images=60, seeds=(0, 1, 2))
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-1", "lost")
+    fail_cell(suite, "cifar10.iid.imagenet.default.lora.1", "lost")
     assert "the slope uses the 2 seeds that all of them have, of 3" in report(suite, tmp_path / "out")
     assert {str(entry["seeds"]) for entry in slopes(tmp_path / "out")} == {"[0, 2]"}
 
@@ -216,11 +226,8 @@ def test_one_method_has_no_slope(tmp_path):
 def test_a_method_that_sends_nothing_and_an_undefined_auroc(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("linear_probe", "full"), seeds=(0,), images=60)
 
-    def alter(cell: dict) -> None:
-        cell["exchanged_parameters"] = 0
-        cell["final"]["test"]["pooled"]["auroc"] = None
-
-    change(suite, alter, only="linear_probe")
+    change(suite, lambda cell: cell.update(exchanged_parameters=0), only="linear_probe")
+    change(suite, of_one_class)
     table = rows_of(report(suite, tmp_path / "out"), "test metrics")
     assert table["linear_probe"][0] == "0"
     assert table["linear_probe"][3] == NONE
@@ -230,7 +237,7 @@ def test_a_method_that_sends_nothing_and_an_undefined_auroc(tmp_path):
 
 def test_when_all_cells_failed(tmp_path):
     suite = write_suite(tmp_path / "suite.jsonl", methods=("lora",), seeds=(0,), images=60)
-    fail_cell(suite, "in-domain-cifar10-iid-imagenet-default-lora-0", "no memory")
+    fail_cell(suite, "cifar10.iid.imagenet.default.lora.0", "no memory")
     markdown = report(suite, tmp_path / "out")
     assert "0 cells finished, 1 failed. " in markdown
     assert "no memory" in markdown

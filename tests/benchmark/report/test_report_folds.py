@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from report_suites import change, lines_of, write_suite
+from report_suites import change, lines_of, of_one_class, write_suite
 from scipy.stats import ttest_rel
 
 from benchmark.__main__ import main
@@ -109,13 +109,13 @@ def test_without_anything_to_compare_with_there_is_no_table_of_differences(tmp_p
 
 
 def test_an_undefined_metric_has_no_difference(path):
-    change(path, lambda cell: cell["final"]["test"]["pooled"].update(auroc=None), only="none-lora-1")
+    change(path, of_one_class, only=".1")
     _, table = table_of(read_results(path), "none")
     assert table.rows[0][2].text == NONE
 
 
 def test_folds_of_another_number_are_refused(path, tmp_path, capsys):
-    change(path, lambda cell: cell["experiment"]["data"]["fold"].update(of=4), only="none-lora-1")
+    change(path, lambda cell: cell["experiment"]["data"]["fold"].update(of=4), only="none.lora.1")
     assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 1
     assert "has another 'data' than that of" in capsys.readouterr().err
     assert json.loads(path.read_text().splitlines()[0])["kind"] == "suite"

@@ -11,7 +11,7 @@ from report_suites import change, lines_of, write_suite
 from benchmark.__main__ import main
 from benchmark.oracle.predictions import Predictions
 
-FIRST = "full-0"
+FIRST = "full.0"
 """Ends the name of a cell that is altered."""
 
 
@@ -88,7 +88,7 @@ def test_predictions_that_do_not_fit(small, refusal):
     assert "labels are not within 0 to 3" in refusal(small)
     put_arrays(site=whole.site + 5)
     assert "site is not within 0 to 1" in refusal(small)
-    put_arrays(labels=whole.labels[::-1], logits=whole.logits[::-1])
+    put_arrays(labels=whole.labels[::-1], logits=whole.logits[::-1], site=whole.site[::-1])
     assert "the labels of " in (error := refusal(small))
     assert "are not those of" in error
 
@@ -108,8 +108,57 @@ def test_metrics_that_the_logits_do_not_give(small, refusal):
         assert str(small) in error
 
 
+@pytest.mark.parametrize(
+    ("where", "fields", "said"),
+    [
+        ("experiment", {"name": "q"}, "has the name 'q', but by its axes 'cifar10.iid.imagenet.default.full.0' would"),
+        ("experiment", {"seed": 5}, "has the seed 5, but by its axes 0 would be right"),
+        ("experiment.method", {"name": "lora"}, "has the method.name 'lora', but by its axes 'full' would be right"),
+        ("experiment.data", {"fold": {"number": 1, "of": 5}}, "has the data.fold.number 1, but by its axes 0 would"),
+        (
+            "experiment.data",
+            {"task": "multilabel"},
+            "the predictions of 'cifar10.iid.imagenet.default.full.0' are not of",
+        ),
+        ("", {"rounds": []}, "has 0 rounds; the 3 of its experiment, counted from 0, would be right"),
+        ("", {"exchanged_parameters": 7}, "exchanged_parameters, but 'cifar10.iid.imagenet.default.full.0' has 7"),
+        ("final.test.pooled", {"auroc": None}, "has the final.test.pooled.auroc None, but its predictions give 0."),
+        ("final.test.pooled", {"macro_f1": 0.99}, "has the final.test.pooled.macro_f1 0.99, but its predictions give"),
+        ("final.test.pooled", {"confusion": [[1]]}, "has the final.test.pooled.confusion [[1]], but its predictions"),
+        ("final.test.sites.south", {"ece": 0.0}, "has the final.test.sites.south.ece 0.0, but its predictions give"),
+        ("final.test", {"sites": {}}, "but its predictions are of north, south; rerun that cell"),
+    ],
+)
+def test_a_cell_that_contradicts_itself(small, refusal, where, fields, said):
+    def alter(cell: dict) -> None:
+        for part in where.split(".") if where else ():
+            cell = cell[part]
+        cell.update(fields)
+
+    change(small, alter, only=FIRST)
+    assert said in refusal(small)
+
+
+def test_a_seed_that_is_a_copy_of_another(small, refusal):
+    cells = {line["name"]: line for line in lines_of(small) if line["kind"] == "cell"}
+    name = "cifar10.iid.imagenet.default.full."
+    copied = {field: cells[f"{name}0"][field] for field in ("predictions", "final")}
+    change(small, lambda cell: cell.update(copied), only=f"{name}1")
+    assert f"'{name}1' has the logits of '{name}0' to the last bit" in refusal(small)
+
+
+def test_baselines_that_contradict_themselves(small, refusal):
+    def alter(line: dict) -> None:
+        line["rows"][0]["test"]["pooled"]["balanced_accuracy"] = 0.99
+
+    change(small, alter, "baseline", only="pooled.1")
+    assert "pooled.1', model 'pooled': balanced_accuracy is 0.99, but what is reported beside it gives" in refusal(
+        small
+    )
+
+
 def test_cells_of_different_settings(small, refusal):
-    change(small, lambda cell: cell["experiment"].update(federation={"rounds": 20}), only=FIRST)
+    change(small, lambda cell: cell["experiment"]["federation"].update(min_sites=1), only=FIRST)
     assert "has another 'federation' than that of" in refusal(small)
 
 
@@ -122,7 +171,7 @@ def test_two_cells_for_one_place(small, refusal):
     (cell,) = [line for line in lines_of(small) if line["kind"] == "cell" and FIRST in line["name"]]
     with small.open("a") as file:
         file.write(json.dumps({**cell, "name": "zz"}) + "\n")
-    assert "'zz' has the same axes as " in refusal(small)
+    assert "'zz' has the axes of 'cifar10.iid.imagenet.default.full.0'; rerun it" in refusal(small)
 
 
 def test_a_target_that_makes_no_sense(small, refusal):

@@ -18,14 +18,14 @@ def test_a_line_a_method_and_variant(tmp_path):
         tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(1, 2, 3), images=80, folds=5,
         variants=("balanced_softmax", "weighted_loss"),
     )  # fmt: skip
-    fields = {"federation": {"rounds": 12}, "backbone": {"image_size": 96}}
+    fields = {"federation": {"rounds": 3}, "backbone": {"image_size": 96}}
     for kind in ("cell", "baseline"):
         change(path, lambda line: line["experiment"].update(fields), kind=kind)
     assert main(["summary", str(path), "--out", str(tmp_path / "out.json")]) == 0
     found = {(one.method, one.variant): one for one in read(Measurements, tmp_path / "out.json").measured}
     assert len(found) == 4
     lora = found["lora", "balanced_softmax"]
-    assert (lora.rounds, lora.image_size, lora.folds, lora.imbalance) == (12, 96, True, "balanced_softmax")
+    assert (lora.rounds, lora.image_size, lora.folds, lora.imbalance) == (3, 96, True, "balanced_softmax")
     assert lora.less.keys() == {"pooled", "the best site alone", "full", "variant weighted_loss"}
     reached = {
         variant: [

@@ -301,7 +301,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(path):
 
 def test_a_full_disk_at_the_start(path):
     write(path, cell("b"), cell("a"))
-    path.write_bytes(path.read_bytes() * 2)  # to be compacted
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first + b"\n" + rest * 2)  # to be compacted
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -322,7 +323,11 @@ def altered(**fields: object) -> str:
     ("lines", "said"),
     [
         ([], "is empty; a suite's results begin with a line of kind 'suite'"),
-        (["{"], "line 1: is not valid JSON ("),
+        (["{"], "line 1: is not valid JSON; it held the suite, so put it back from a copy of the file"),
+        (
+            [SUITE.model_dump_json(), altered(), SUITE.model_dump_json().replace("small", "other")],
+            "line 3: begins the results of a suite ('other'), as line 1 does ('small'); a file for each would be right",
+        ),
         ([cell().model_dump_json()], "line 1: has the kind 'cell'; a suite's results begin with one of kind 'suite'"),
         (
             [SUITE.model_dump_json().replace('"version":3', '"version":4')],

@@ -145,6 +145,18 @@ def test_a_task_of_some_backbones(write, tmp_path):
     }  # fmt: skip
 
 
+def test_places_whose_names_are_the_same_are_refused(write):
+    """Dots alone are no fault, as in a Dirichlet partition's name."""
+    task = {"domain": "generated", "sites": ["a"], "data": {"source": "lesions", "classes": ["x", "y"]}}
+    partitions = {name: {"kind": "none"} for name in ("b.c", "c", "dirichlet-0.1")}
+    suite = Suite.read(write(data={name: task for name in ("a", "a.b")}, partitions=partitions))
+    said = "data 'a.b', partition 'c', .* and data 'a', partition 'b.c', .* would give their cells the same names"
+    with pytest.raises(UserError, match=said):
+        Grid(suite, {"embedded": None}, Path())
+    partitions = {name: one for name, one in suite.partitions.items() if name != "c"}
+    Grid(suite.model_copy(update={"partitions": partitions}), {"embedded": None}, Path())
+
+
 def test_variants_are_an_axis_and_have_their_own_baselines_where_a_site_alone_would_differ(write):
     int8 = {"payload": {"up": {"name": "int8"}}}
     variants = {"default": {}, "int8": int8, "longer": {"training": {"local_epochs": 2}, **int8}}

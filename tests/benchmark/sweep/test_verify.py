@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from benchmark.__main__ import main
+from benchmark.oracle.predictions import Predictions
 from benchmark.sweep import rerun
 from benchmark.sweep.records import BaselineRecord, CellRecord, SuiteRecord
 from benchmark.sweep.rerun import draw
@@ -86,7 +88,7 @@ def test_what_is_counted_must_be_equal(swept, tmp_path, alter, reason):
     before, after = (read(path).runs[LORA] for path in (altered(swept, tmp_path / "small.jsonl", alter), swept))
     assert isinstance(before, CellRecord)
     assert isinstance(after, CellRecord)
-    found = rerun._compared(before, after, [], 1.0)
+    found = rerun._compared(before, after, [], [], 1.0)
     assert (found.verdict, found.reasons) == ("different", [reason])
 
 
@@ -134,6 +136,42 @@ def test_the_recorded_experiment_is_run_and_a_suite_that_has_changed_is_told(swe
     assert (code, found[LORA]["verdict"]) == (0, "alike")
 
 
+def test_another_experiment_than_its_name_says_is_different(swept, tmp_path):
+    """Though what is rerun, by the recorded experiment, is the same."""
+
+    def another_scale(line: dict[str, Any]) -> None:
+        line["experiment"]["method"]["options"] = {"lora": {"alpha": 3.0}}
+
+    path = altered(swept, tmp_path / "small.jsonl", another_scale)
+    code, found = verify(path, "--only", "method=lora", "--tolerance", "100")
+    assert (code, found[LORA]["verdict"]) == (1, "different")
+    assert found[LORA]["reasons"] == ["method.options.lora of the experiment"]
+
+
+def test_predictions_of_other_images_with_the_same_metrics(swept):
+    record = read(swept).runs[LORA]
+    assert isinstance(record, CellRecord)
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 1000)
+    logits = generator.normal(size=(2000, 2)) + np.eye(2)[labels]
+    shuffled = logits[np.concatenate([generator.permutation(1000), 1000 + generator.permutation(1000)])]
+    rounded = logits + generator.normal(size=logits.shape, scale=0.1)
+    site = np.zeros(2000, np.uint16)
+    before, moved, close = (
+        record.model_copy(update={"predictions": Predictions(["site-1"], one.astype(np.float16), labels, site)})
+        for one in (logits, shuffled, rounded)
+    )
+    found = rerun._compared(before, moved, [], [], 1.0)
+    assert (found.verdict, found.reasons) == ("different", ["predictions"])
+    assert rerun._compared(before, close, [], [], 1.0).verdict == "alike"
+
+
+def test_a_file_that_the_report_refuses_is_refused(swept, tmp_path, capsys):
+    path = altered(swept, tmp_path / "small.jsonl", lambda line: line["final"]["test"]["pooled"].update(loss=0.01))
+    assert main(["verify", str(path)]) == 1
+    assert f"'{LORA}' has the final.test.pooled.loss 0.01, but its predictions give" in capsys.readouterr().err
+
+
 def test_what_cannot_be_rerun_is_told(swept, tmp_path, capsys):
     def other_weights(line: dict[str, Any]) -> None:
         line["experiment"]["backbone"]["sha256"] = "0" * 64
@@ -147,6 +185,7 @@ def test_what_cannot_be_rerun_is_told(swept, tmp_path, capsys):
         ("suite", other_methods, "small", "the suite 'small' of this clone makes no such cell"),
     ):
         path = altered(swept, tmp_path / f"{name}.jsonl", alter, of)
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if '"failure"' not in line))
         code, found = verify(path, "--cells", "2")
         assert code == 1
         assert found[LORA]["verdict"] == "not rerun"
@@ -166,8 +205,9 @@ def test_weights_that_were_pre_trained_here_take_the_place_of_those_of_the_recor
     model = InitialModel(backbone={"name": "x"}, weights="x", pretraining=pretraining)
     pretrained = suite.model_copy(update={"backbones": {"embedded": model}})
     other = {**record.experiment, "backbone": {**plan.experiment.backbone.model_dump(mode="json"), "sha256": "0" * 64}}
-    cell, notes = rerun._cell(record.model_copy(update={"experiment": other}), pretrained, {LORA: plan})
+    cell, reasons, notes = rerun._cell(record.model_copy(update={"experiment": other}), pretrained, {LORA: plan})
     assert cell.experiment == plan.experiment
+    assert reasons == []
     assert notes == ["starts from weights that were pre-trained here, which are not those of the record"]
 
 
@@ -195,9 +235,9 @@ def test_another_precision_is_told(swept):
     record = read(swept).runs[LORA]
     assert isinstance(record, CellRecord)
     again = record.model_copy(update={"precision": "bfloat16"})
-    found = rerun._compared(record, again, ["a note"], 0)
+    found = rerun._compared(record, again, [], ["a note"], 0)
     assert found.notes == ["a note", "computed in bfloat16 here, in float32 there"]
-    assert rerun._compared(record.model_copy(update={"precision": None}), again, [], 0).notes == []
+    assert rerun._compared(record.model_copy(update={"precision": None}), again, [], [], 0).notes == []
 
 
 def test_the_draw(swept):
