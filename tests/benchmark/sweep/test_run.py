@@ -239,7 +239,9 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on_later(small, tmp_path):
 
 def test_ctrl_c_says_how_far_it_is(small, tmp_path):
     out = tmp_path / "small.jsonl"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     with start(small, out, "--jobs", "1") as process:
+        signal.signal(signal.SIGINT, before)
         wait_for(lambda: out.exists() and len(results(out)) >= 1)
         process.send_signal(signal.SIGINT)
         said = process.stdout.read() if process.stdout else ""
