@@ -1,6 +1,7 @@
 """Compares a federation, pooled training and the best site alone, with the trained classifier and with a solved one.
 
-    python -m benchmark.measurements.head_refit_gap benchmark/results/head_refit*.json --out FILE
+    cd benchmark/results
+    python -m benchmark.measurements.head_refit_gap head_refit.json head_refit_pooled.json head_refit_local.json
 
 Reads what `benchmark.measurements.head_refit` has written, a file for each of those who train, and takes the folds that
 all of them have. The federation's ridge classifier, its penalty chosen on validation images, is compared with each.
@@ -10,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from benchmark.measurements.intervals import Floats, over_seeds
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
 from pt_peft.commands.dispatch import command
-from pt_peft.errors import UserError
+from pt_peft.errors import UserError, unlike_expected
 from pt_peft.files import check_place
 from pt_peft.schema import read_json
 
@@ -87,7 +88,8 @@ def gap(results: Sequence[Result]) -> Gap:
     scores = {name: {fold["fold"]: fold["ways"] for fold in one["folds"]} for name, one in by.items()}
     folds = sorted(set.intersection(*(set(found) for found in scores.values())))
     if not folds:
-        raise UserError(f"The files have no fold in common: { ({name: [*found] for name, found in scores.items()}) }.")
+        have = "; ".join(f"{name} {', '.join(map(str, found))}" for name, found in scores.items())
+        raise UserError(f"The files have no fold in common: {have}.")
 
     def over_folds(name: str, way: str, metric: str) -> Floats:
         return np.array([scores[name][fold][way][metric] for fold in folds])
@@ -118,6 +120,17 @@ def gap(results: Sequence[Result]) -> Gap:
     }
 
 
+def _read(path: Path) -> Result:
+    content: Any = read_json(path)
+    try:
+        for fold in content["folds"]:
+            float(fold["ways"][RIDGE]["auroc"])
+        content["settings"]["trained_by"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is no result of head_refit ({unlike_expected(error)}).") from None
+    return content
+
+
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Compares, writes the result file and prints a table."""
@@ -132,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.out:
         check_place(options.out)
-    result = gap([cast(Result, read_json(path)) for path in options.files])
+    result = gap([_read(path) for path in options.files])
     header = ["trained by", "classifier", *(name.replace("_", " ") for name in METRICS)]
     lines = [[row["trained_by"], row["way"], *(f"{row[name]:.3f}" for name in METRICS)] for row in result["means"]]
     shown = [markdown_table(header, lines), "", "By how much the federation's ridge classifier is ahead:", ""]

@@ -224,10 +224,10 @@ def holding(table: Table | None, planned: Collection[str]) -> Holding | None:
 
     Args:
         table: of what is finished.
-        planned: all methods of the suite.
+        planned: all methods of the suite, those of the table among them.
     """
     known = table and FULL in table.methods and len(table.methods) > 1 and len(table.seeds) > 1
-    return Holding(table, frozenset({*planned, *table.methods} - {FULL})) if table and known else None
+    return Holding(table, frozenset({*planned} - {FULL})) if table and known else None
 
 
 def _as_if(values: Floats, seeds: int) -> Floats:

@@ -58,3 +58,6 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, capsys):
     }.items():
         assert main([*files]) == 1
         assert said in capsys.readouterr().err
+    (tmp_path / "gap.json").write_text(json.dumps({"folds": [1, 2]}))
+    assert main([ours, str(tmp_path / "gap.json")]) == 1
+    assert "gap.json: is no result of head_refit (" in capsys.readouterr().err

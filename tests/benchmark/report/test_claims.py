@@ -93,16 +93,16 @@ def table_of_four(points: np.ndarray) -> Table:
 def test_what_holds():
     """Differences of -0.5, -3 and -1 points, the first two with hardly any spread."""
     points = np.array([[69.5, 69.6, 69.4], [67.0, 67.1, 66.9], [72.0, 69.0, 66.0], [70.0, 70.0, 70.0]])
-    found = known(holding(table_of_four(points), ["full"]))
+    found = known(holding(table_of_four(points), ["a", "b", "c", "full"]))
     assert (found.where("supported"), found.where("not supported")) == (["a"], ["b"])
     assert found.where("the data cannot tell") == ["c"]
     assert found.mean == over_seeds(np.mean(points[:3] - 70, axis=0).tolist())
     assert (found.majority, found.answer) == (2, "the data cannot tell")
     assert found.folds is None, "c is at the margin itself"
     points[2] += 0.5
-    needed = known(known(holding(table_of_four(points), ["full"])).folds)
+    needed = known(known(holding(table_of_four(points), ["a", "b", "c", "full"])).folds)
     assert 100 < needed <= 200, "at a spread of 3 points, half a point inside the margin"
-    two = known(holding(found.table.without("c"), ["full"]))
+    two = known(holding(found.table.without("c"), ["a", "b", "full"]))
     assert two.answer == "not supported", "one of two is not most"
     planned = known(holding(found.table.without("b"), ["full", "a", "b", "c", "d", "e"]))
     assert (planned.missing, planned.majority) == (["b", "d", "e"], 3)
