@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=int,
         metavar="N",
-        help="run N random cells by both engines (default: 2 with --engine reference, 0 with flare)",
+        help="run N random cells by both engines (default: 2 with --engine reference, 0 with flare or --compile)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="train through torch's compiler: faster, and other in the last digits"
     )
     parser.add_argument(
         "--jobs", type=int, help="cells at a time (default: as many as this machine has cores and memory for)"
@@ -65,15 +68,20 @@ def run(options: argparse.Namespace) -> None:
 
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; at least 1 would be right.")
-    verify = options.verify if options.verify is not None else 2 * (options.engine == "reference")
+    compiled = options.compile
+    verify = options.verify if options.verify is not None else 2 * (options.engine == "reference" and not compiled)
     if verify < 0:
         raise UserError(f"--verify is {verify}; at least 0 would be right.")
+    if verify and compiled:
+        raise UserError(
+            f"--verify is {verify} with --compile, but two compilations give other digits; 0 would be right."
+        )
     suite = Suite.read(options.suite)
     wanted = parts(options.only, suite)
     path = options.out or RESULTS / f"{suite.name}{SUFFIX}"
     if path.suffix != SUFFIX:
         raise UserError(f"--out is {path}; the name of a file that ends in {SUFFIX} would be right.")
-    Sweep(suite, path, options.engine, verify).run(
+    Sweep(suite, path, options.engine, verify, compiled=compiled).run(
         options.jobs,
         options.cluster,
         lambda axes: is_part(axes, wanted),

@@ -42,6 +42,8 @@ class Work:
     """Whether images are mirrored and turned by right angles at random."""
     precision: Precision = "float32"
     """What the forward pass computes in."""
+    compiled: bool = False
+    """Whether our training steps run through torch's compiler."""
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +94,10 @@ class Work:
         model = timm.create_model(self.model, img_size=self.image_size, num_classes=0)
         save_file(model.state_dict(), folder / WEIGHTS)
         site = Site(
-            backbone=str((folder / WEIGHTS).resolve()), cache=str((folder / "cache").resolve()), limits=Limits.open()
+            backbone=str((folder / WEIGHTS).resolve()),
+            cache=str((folder / "cache").resolve()),
+            limits=Limits.open(),
+            compile=self.compiled,
         )
         for name, data in load_sites(self.experiment(folder), site, self.names).items():
             np.savez(folder / f"{name}.npz", images=data.train.images, labels=data.train.labels)

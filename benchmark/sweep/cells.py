@@ -52,13 +52,14 @@ class Cell:
 class Grid:
     """Makes the cells of a suite."""
 
-    def __init__(self, suite: Suite, weights: Mapping[str, Path | None], cache: Path):
+    def __init__(self, suite: Suite, weights: Mapping[str, Path | None], cache: Path, *, compiled: bool = False):
         """Looks up where images and weights lie on this machine.
 
         Args:
             suite: whose cells are made.
             weights: the file of each backbone of the suite; None for the embedded one.
             cache: folder for tables that hold a part of another.
+            compiled: whether sites have ``compile``.
 
         Raises:
             UserError: if a file that the suite names is not there, or two places of the grid have the same name.
@@ -77,6 +78,7 @@ class Grid:
                 data=located(task, cache),
                 backbone=str(weights[backbone]) if weights[backbone] else None,
                 limits=Limits.open(),
+                compile=compiled,
             )
             for data, task in suite.data.items()
             for backbone in suite.backbones

@@ -241,6 +241,8 @@ class Run(Strict):
     """What the images of all sites mean (`SiteData.meaning`): with the experiment, what was run."""
     seconds: dict[str, Seconds]
     """Wall time by phase, and under ``total``."""
+    compiled: bool = False
+    """Whether training steps on images ran through torch's compiler, if it could compile the model."""
     precision: Precision | None = None
     """What was computed in; null of a run that failed, and in files that know no ``training.precision`` ``auto``, whose
     experiments say it."""

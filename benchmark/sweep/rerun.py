@@ -158,7 +158,8 @@ def _cell(record: Recorded, suite: Suite, planned: Mapping[str, Cell]) -> tuple[
         f"{field} of the experiment" for field in fields if f"{field}.".startswith(tuple(f"{one}." for one in BY_NAME))
     ]
     experiment = parse(Experiment, said, "its experiment, by this code")
-    return Cell(record.kind, record.axes, experiment, plan.site, plan.baseline), reasons, notes
+    site = plan.site.model_copy(update={"compile": record.compiled})
+    return Cell(record.kind, record.axes, experiment, site, plan.baseline), reasons, notes
 
 
 def _differing(one: object, other: object, place: str = "") -> Iterator[str]:

@@ -106,6 +106,7 @@ def _known(cell: Cell, engine: Engine) -> dict[str, Any]:
         "engine": engine,
         "experiment": cell.experiment.model_dump(mode="json"),
         "site_data": cell.site.data.meaning(),
+        "compiled": cell.site.compile,
         "provenance": RunProvenance.model_validate(provenance()),
     }
 

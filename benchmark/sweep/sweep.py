@@ -41,7 +41,7 @@ Wanted = Callable[[dict[str, object]], bool]
 class Sweep:
     """A suite, and the file that its results are in."""
 
-    def __init__(self, suite: Suite, path: Path, engine: Engine, verify: int):
+    def __init__(self, suite: Suite, path: Path, engine: Engine, verify: int, *, compiled: bool = False):
         """Starts nothing yet.
 
         Args:
@@ -49,11 +49,13 @@ class Sweep:
             path: of its result file.
             engine: what runs it.
             verify: how many federated cells are run by both engines.
+            compiled: whether training steps run through torch's compiler.
         """
         self._suite = suite
         self._path = path
         self._engine: Engine = engine
         self._verify = verify
+        self._compiled = compiled
 
     def run(self, jobs: int | None, address: str | None, wanted: Wanted) -> None:
         """Runs the cells that are `wanted` and have no finished result yet.
@@ -91,7 +93,7 @@ class Sweep:
             if name in backbones
         }
         part = suite.model_copy(update={"backbones": {name: suite.backbones[name] for name in weights}})
-        return Grid(part, weights, cache_folder)
+        return Grid(part, weights, cache_folder, compiled=self._compiled)
 
 
 class _Pass:

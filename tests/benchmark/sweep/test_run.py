@@ -166,6 +166,7 @@ def test_what_cannot_be_written_or_borne_is_said_first(small, swept, tmp_path, c
     assert "no is not a folder" in refusal("--out", str(tmp_path / "no" / "small.jsonl"))
     assert "the name of a file that ends in .jsonl would be right" in refusal("--out", str(tmp_path))
     out = tmp_path / "small.jsonl"
+    assert "--verify is 1 with --compile" in refusal("--out", str(out), "--verify", "1", "--compile")
     assert "--jobs is 100000, but the free memory is enough for" in refusal("--out", str(out), "--jobs", "100000")
     assert not out.exists()
     out.write_text("{}\n")
@@ -302,6 +303,16 @@ def test_statistics_are_among_the_bytes(small, tmp_path):
     assert cell.wire_bytes == rounds + sum(stages)
     curve = validation_curve(cell, "balanced_accuracy")
     assert (curve[0].wire_bytes, curve[-1].wire_bytes) == (stages[0], cell.wire_bytes)
+
+
+def test_sites_compile_and_the_records_say_so(small, tmp_path, monkeypatch):
+    """Without a compiler, which would take half a minute: that is `tests/training/test_gpu.py`'s."""
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # the worker has it too
+    out = tmp_path / "small.jsonl"
+    only = ["--compile", "--only", "method=lora", "--only", "seed=0"]
+    assert main(["run", str(small), "--engine", "reference", "--jobs", "1", "--out", str(out), *only]) == 0
+    (cell,) = results(out).values()
+    assert cell.compiled
 
 
 @pytest.mark.slow

@@ -211,6 +211,16 @@ def test_weights_that_were_pre_trained_here_take_the_place_of_those_of_the_recor
     assert notes == ["starts from weights that were pre-trained here, which are not those of the record"]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_it_compiles_what_was_compiled(swept, compiled):
+    contents = read(swept)
+    suite, record = suite_of(contents, swept), contents.runs[LORA]
+    assert isinstance(record, CellRecord)
+    planned = {cell.name: cell for cell in Sweep(suite, swept, "reference", 0).grid(lambda _: True).runs([])}
+    cell, _, _ = rerun._cell(record.model_copy(update={"compiled": compiled}), suite, planned)
+    assert cell.site.compile is compiled
+
+
 def test_each_engine_runs_what_it_is_asked_for(swept, monkeypatch):
     """By default what it ran before."""
     contents = read(swept)
