@@ -7,8 +7,18 @@ from typing import cast
 import numpy as np
 from pydantic import JsonValue
 
-from benchmark.sweep.records import AnyRun, BaselineRecord, CellRecord, ChoiceRecord, FailureRecord, TrialRecord
+from benchmark.sweep.records import (
+    AnyRun,
+    BaselineRecord,
+    CellRecord,
+    ChoiceAxes,
+    ChoiceRecord,
+    FailureRecord,
+    TrialRecord,
+    metric_of,
+)
 from benchmark.sweep.result_file import Contents, read
+from benchmark.sweep.trials import best
 from pt_peft.errors import UserError
 from pt_peft.experiment.sections import Data, Task
 
@@ -61,7 +71,8 @@ def checked(path: Path, contents: Contents) -> Results:
         UserError: naming the file and the run, if a run's name or experiment is not what its axes say, a cell has not
             the rounds of its experiment or its predictions give other metrics, a baseline's metrics contradict each
             other, two seeds of one place send different numbers of parameters or have the same logits, two cells of one
-            data, partition and seed were tested on different labels, or two of one panel have different settings.
+            data, partition and seed were tested on different labels, two of one panel have different settings, a choice
+            is not the best of its trials or not what they found, or a run has other settings than were chosen.
     """
     runs = [run for _, run in sorted(contents.runs.items())]
     results = Results(
@@ -83,6 +94,9 @@ def checked(path: Path, contents: Contents) -> Results:
     _check_seeds(path, results.cells)
     _check_labels(path, results.cells)
     _check_settings(path, [*results.cells, *results.failed_cells])
+    for choice in results.choices:
+        _check_choice(path, choice, results.trials)
+    _check_chosen(path, results)
     return results
 
 
@@ -190,7 +204,7 @@ def _close(one: object, other: object) -> bool:
 
 
 def _check_baseline(path: Path, one: BaselineRecord) -> None:
-    """Checks that a baseline's metrics fit its confusion counts: it keeps no predictions."""
+    """Checks that a baseline's metrics fit its confusion counts and each other: it keeps no predictions."""
     classes = _field(one, "data.classes")
     data = Data.model_construct(task=cast(Task, _field(one, "data.task")), classes=cast(tuple[str, ...], classes or ()))
     for row in one.rows:
@@ -200,6 +214,15 @@ def _check_baseline(path: Path, one: BaselineRecord) -> None:
             raise UserError(
                 f"{path}: '{one.name}', model '{row.name}': {str(error).removeprefix('report: ')}"
             ) from None
+        pooled, sites = row.test.pooled, row.test.sites.values()
+        counts = [site.count or 0 for site in sites]
+        right = sum(count * site.accuracy for count, site in zip(counts, sites, strict=True)) / max(1, sum(counts))
+        for metric, said, value in (("count", sum(counts), pooled.count), ("accuracy", right, pooled.accuracy)):
+            if not _close(said, value):
+                raise UserError(
+                    f"{path}: '{one.name}', model '{row.name}' has the {metric} {value} of all images, but by its "
+                    f"sites {said} would be right; rerun it."
+                )
 
 
 def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None:
@@ -214,6 +237,62 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
                 f"{path}: the experiment of '{cell.name}' has another '{different[0]}' than that of '{other}', so the "
                 "two cannot be compared; rerun one of the two."
             )
+
+
+def _check_choice(path: Path, choice: ChoiceRecord, trials: list[TrialRecord]) -> None:
+    """Checks that a choice is the best of its trials, and says of them what their records do."""
+    named = f"{path}: the choice for {_place(choice.axes)}"
+    values = [one.val for one in choice.trials]
+    if choice.chosen != (right := best(values)):
+        raise UserError(
+            f"{named} has 'chosen' {choice.chosen}, but by its values of validation {right} would be right; the same "
+            "`run` command chooses anew."
+        )
+    found = {
+        int(one.name.rpartition("-")[2]): one
+        for one in trials
+        if one.axes.model_dump(exclude={"seed"}) == choice.axes.model_dump()
+    }
+    for index, tried in enumerate(choice.trials):
+        record = found.get(index)
+        if record is None:
+            if tried.val is None:  # it failed
+                continue
+            raise UserError(f"{named} has the value {tried.val} for its trial {index}, of which there is no line.")
+        pairs = [
+            ("learning_rate", tried.learning_rate, _field(record, "training.learning_rate")),
+            ("val", tried.val, metric_of(record.val.judged, record.select_by)),
+        ]
+        for what, one, other in pairs:
+            if not _close(one, other):
+                raise UserError(
+                    f"{named} has the {what} {one} for its trial {index}, but '{record.name}' has {other}; the same "
+                    "`run` command chooses anew."
+                )
+
+
+def _check_chosen(path: Path, results: Results) -> None:
+    """Checks that cells and baselines have the learning rate that trials on their partition, or another, chose."""
+    choices: dict[tuple[str, ...], dict[str, ChoiceRecord]] = {}
+    for one in results.choices:
+        choices.setdefault(_without_partition(one.axes), {})[one.axes.partition] = one
+    for run in [*results.cells, *results.baselines]:
+        own = choices.get(_without_partition(run.axes), {})
+        choice = own.get(run.axes.partition) or (next(iter(own.values())) if len(own) == 1 else None)
+        chosen, said = choice and choice.settings, _field(run, "training.learning_rate")
+        if chosen and chosen.learning_rate != said:
+            raise UserError(
+                f"{path}: the experiment of '{run.name}' has the training.learning_rate {said}, but its trials chose "
+                f"{chosen.learning_rate}; rerun it."
+            )
+
+
+def _without_partition(axes: ChoiceAxes) -> tuple[str, ...]:
+    return axes.domain, axes.data, axes.backbone, axes.variant, axes.method
+
+
+def _place(axes: ChoiceAxes) -> str:
+    return ".".join((axes.data, axes.partition, axes.backbone, axes.variant, axes.method))
 
 
 def compared(experiment: dict[str, JsonValue]) -> dict[str, JsonValue]:

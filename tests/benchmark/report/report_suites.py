@@ -25,8 +25,10 @@ from benchmark.sweep.records import (
     Record,
     Round,
     RunProvenance,
+    Scalars,
     SiteRound,
     SuiteRecord,
+    TrialRecord,
     TriedSettings,
     Validation,
     Verification,
@@ -36,6 +38,8 @@ from pt_peft.experiment.sections import Task
 from pt_peft.federation.reports import SplitMetrics
 from pt_peft.training.metrics import evaluate_predictions
 
+RATES = {1e-4: 0.4, 1e-3: 0.6, 1e-2: 0.5}
+"""The learning rates that all methods try, with what validation finds."""
 T = TypeVar("T")
 TEN = {
     **{
@@ -104,6 +108,7 @@ def write_suite(
     same_images: bool = False,
     folds: int | None = None,
     off_the_line: float = 0.0,
+    rates: Mapping[float, float] = RATES,
     suite: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes all combinations to `path`, and returns it.
@@ -111,9 +116,11 @@ def write_suite(
     A panel is domain, data, partition and slope; a backbone is its name and middle accuracy. Every seed has test images
     of its own, as folds do, two of a lesion; with `same_images` all seeds have the same. With `folds` the seeds are
     numbers of folds. A variant's name is its ``training.imbalance``. Methods lie
-    `off_the_line` by so many standard deviations in points. `suite` has fields of the suite, see `planned`.
+    `off_the_line` by so many standard deviations in points. All methods try `rates`, with what validation
+    finds. `suite` has fields of the suite, see `planned`.
     """
     records: list[Record] = [SuiteRecord(name=name, suite=dict(suite or {}))]
+    best = max(rates, key=lambda rate: rates[rate])
     off = dict(zip(methods, np.random.default_rng(7).normal(size=len(methods)) * off_the_line / 100, strict=True))
     for domain, data, partition, slope in panels:
         for backbone, middle in backbones:
@@ -131,12 +138,12 @@ def write_suite(
                         )
                         axes_here = {**axes, "method": method, "seed": seed}
                         cell = finished_cell(axes_here, logits, labels, groups=groups)
-                        experiment = _experiment(cell.axes, folds=folds)
+                        experiment = _experiment(cell.axes, folds=folds, rate=best)
                         records.append(cell.model_copy(update={"experiment": experiment}))
                     if baselines:
                         records.append(_baseline(Axes(**axes, method="pooled", seed=seed), labels, folds))
                 if tuning:
-                    records += [_choice({**axes, "method": method}) for method in methods]
+                    records += [one for method in methods for one in _tuned({**axes, "method": method}, rates)]
     write_records(path, records)
     return path
 
@@ -162,7 +169,7 @@ def planned(**fields: Any) -> dict[str, Any]:
     return suite.model_dump(mode="json")
 
 
-def _experiment(axes: Axes, task: Task = "multiclass", folds: int | None = None) -> dict[str, Any]:
+def _experiment(axes: Axes, task: Task = "multiclass", folds: int | None = None, rate: float = 1e-3) -> dict[str, Any]:
     fold = {"number": axes.seed, "of": folds} if folds else None
     return {
         "name": axes.run,
@@ -171,7 +178,7 @@ def _experiment(axes: Axes, task: Task = "multiclass", folds: int | None = None)
         "partition": {"kind": "iid" if axes.partition == "iid" else "natural"},
         "select_by": "balanced_accuracy",
         "data": {"task": task, "classes": ["a", "b", "c", "d"], "fold": fold},
-        "training": {"imbalance": axes.variant},
+        "training": {"imbalance": axes.variant, "learning_rate": rate},
         "federation": {"rounds": 3},
     }
 
@@ -265,8 +272,12 @@ def fail_cell(path: Path, name: str, reason: str) -> None:
 def _baseline(axes: Axes, labels: np.ndarray, folds: int | None) -> BaselineRecord:
     rows, place = [], axes.model_dump(exclude={"method", "seed"})
     for row, accuracy in (("pooled", 0.8), *((f"local {site}", 0.5) for site in SITES), ("majority class", 0.25)):
-        found = scalars(logits_of(labels, accuracy, (place, row, axes.seed)), labels)
-        test = FinalTest(pooled=SplitMetrics(**found), sites=dict.fromkeys(SITES, single_numbers(found)))
+        logits = logits_of(labels, accuracy, (place, row, axes.seed))
+        sites = {
+            site: single_numbers(scalars(logits[index :: len(SITES)], labels[index :: len(SITES)]))
+            for index, site in enumerate(SITES)
+        }
+        test = FinalTest(pooled=SplitMetrics(**scalars(logits, labels)), sites=sites)
         rows.append(BaselineRow(name=row, test=test))
     return BaselineRecord(
         name=axes.run,
@@ -281,9 +292,27 @@ def _baseline(axes: Axes, labels: np.ndarray, folds: int | None) -> BaselineReco
     )
 
 
-def _choice(axes: dict[str, Any]) -> ChoiceRecord:
-    trials = [
-        TriedSettings(learning_rate=rate, head_learning_rate=None, options={}, val=val)
-        for rate, val in ((1e-4, 0.4), (1e-3, 0.6), (1e-2, 0.5))
+def _tuned(axes: dict[str, Any], rates: Mapping[float, float]) -> list[Record]:
+    """Trials of `rates`, and the choice of the best."""
+    records: list[Record] = []
+    for index, (rate, val) in enumerate(rates.items()):
+        place = Axes(**axes, seed=100)
+        name, mean = f"{place.run}.trial-{index}", Scalars(accuracy=val, balanced_accuracy=val)
+        records.append(
+            TrialRecord(
+                name=name,
+                axes=place,
+                engine="reference",
+                experiment={**_experiment(place, rate=rate), "name": name},
+                site_data={},
+                seconds={"total": 10.0},
+                peak_memory_bytes=10**9,
+                provenance=PROVENANCE,
+                val=Validation(mean=mean, sites=dict.fromkeys(SITES, mean), pooled=mean),
+            )
+        )
+    tried = [
+        TriedSettings(learning_rate=rate, head_learning_rate=None, options={}, val=val) for rate, val in rates.items()
     ]
-    return ChoiceRecord(axes=ChoiceAxes(**axes), trials=trials, chosen=1)
+    values = list(rates.values())
+    return [*records, ChoiceRecord(axes=ChoiceAxes(**axes), trials=tried, chosen=values.index(max(values)))]

@@ -96,7 +96,7 @@ def test_markdown_says_what_the_cells_say(suite, written, suite_panels):
     assert "Nothing was chosen on test data" in markdown
     assert "0123456789ab" in markdown
     assert "60 cells finished, 0 failed. " in markdown
-    assert "840 seconds" in markdown
+    assert "1,440 seconds" in markdown
     search = rows_of(markdown, "What was chosen on validation data")
     assert search["lora"][:5] == ["3", "0", "0.0001 0.001 0.01", "learning rate 0.001", "no"]
     assert "Mind" not in markdown, "three seeds, tuned and finished: nothing to warn of"

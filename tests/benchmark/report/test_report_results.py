@@ -53,6 +53,35 @@ def test_a_choice_of_a_trial_that_is_not_there(small, refusal):
     assert "'chosen' is 3, but there are 3 trials" in refusal(small)
 
 
+@pytest.mark.parametrize(
+    ("kind", "alter", "said"),
+    [
+        ("choice", lambda line: line.update(chosen=2), "has 'chosen' 2, but by its values of validation 1 would be"),
+        ("choice", lambda line: line["trials"][1].update(val=0.7), "has the val 0.7 for its trial 1, but"),
+        (
+            "choice",
+            lambda line: line["trials"][1].update(learning_rate=2e-3),
+            "has the learning_rate 0.002 for its tri",
+        ),
+        ("trial", lambda line: line["name"].endswith("-0"), "has the value 0.4 for its trial 0, of which there is no"),
+        (
+            "trial",
+            lambda line: line["val"]["pooled"].update(balanced_accuracy=0.1),
+            "but 'cifar10.iid.imagenet.default",
+        ),
+        (
+            "cell",
+            lambda line: line["experiment"]["training"].update(learning_rate=1e-2),
+            "has the training.learning_rate 0.01, but its trials chose 0.001; rerun it",
+        ),
+    ],
+)
+def test_what_trials_chose_is_what_is_run(small, refusal, kind, alter, said):
+    """Nobody may choose a rate by test images, and say that trials did."""
+    change(small, alter, kind)
+    assert said in refusal(small)
+
+
 def _npy(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
@@ -155,6 +184,18 @@ def test_baselines_that_contradict_themselves(small, refusal):
     assert "pooled.1', model 'pooled': balanced_accuracy is 0.99, but what is reported beside it gives" in refusal(
         small
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [("count", 29, "has the count 60 of all images, but by its sites 59"), ("accuracy", 0.0, "has the accuracy 0.")],
+)
+def test_sites_of_a_baseline_give_what_all_images_have(small, refusal, metric, value, said):
+    def alter(line):
+        line["rows"][0]["test"]["sites"]["north"][metric] = value
+
+    change(small, alter, "baseline", only="pooled.1")
+    assert said in refusal(small)
 
 
 def test_cells_of_different_settings(small, refusal):
