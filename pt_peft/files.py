@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it to `path`.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full; `path` is then as it was.
+        OSError: which names `path`, if the folder cannot be written or the disk is full; `path` is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -27,6 +27,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk's names no file, others the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

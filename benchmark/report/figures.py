@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -425,4 +426,7 @@ def _row_name(row: Difference) -> str:
 
 
 def _slug(*parts: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
+    """A file's name, another for other `parts` also where capitals and small letters are one."""
+    plain = ".".join(parts)
+    name = re.sub(r"[^a-z0-9._]+", "-", plain.lower()).strip("-")
+    return name if name == plain else f"{name}-{crc32(plain.encode()):08x}"

@@ -20,8 +20,7 @@ class Fit:
     slope: Finding
     """Points per decade: the mean of each seed's own slope. Its intervals are for these very methods."""
     over_methods: Estimate | None
-    """The same with an interval over seeds and methods, as if others had been chosen; None for two methods or one
-    seed."""
+    """The same with an interval over seeds and methods, as if others had been chosen; None for one seed."""
     by_seed: tuple[float, ...]
     """Each seed's own slope, in the order of `seeds`."""
     intercept: float
@@ -64,13 +63,13 @@ def fit_all(panels: list[Panel]) -> list[Fit]:
 def fit(panel: Panel, backbone: str, metric: str) -> Fit | None:
     """Fits a line by ordinary least squares through the methods that exchange something, in each seed.
 
-    The seeds are those that all of the methods finished. None where fewer than two sizes of method, no common seed, or
-    an undefined metric is left.
+    The seeds are those that all of the methods finished. None where fewer than three sizes of method, as two are on a
+    line whatever they are, no common seed, or an undefined metric is left.
     """
     models = [model for model in panel.models(backbone) if panel.exchanged[model]]
     seeds = panel.common_seeds(models)
     sizes = [panel.exchanged[model] for model in models]
-    if len(set(sizes)) < 2:
+    if len(set(sizes)) < 3:
         return None
     x = np.log10(sizes)
     centred = x - x.mean()

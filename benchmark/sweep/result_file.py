@@ -2,8 +2,8 @@
 
 A line is a record, see `benchmark.sweep.records`; the first is the suite. A record replaces an earlier one of the same
 run or choice, so that a sweep changes nothing but the end of the file while it runs; before and after, the file is
-compacted. A last line that a crash has cut off is set aside. A cell's predictions lie within its record: a cell and its
-logits are written, replaced and compared as one.
+compacted, with what was put there by hand meanwhile. A last line that a crash has cut off is set aside. A cell's
+predictions lie within its record: a cell and its logits are written, replaced and compared as one.
 """
 
 import json
@@ -144,18 +144,9 @@ class ResultFile:
 
     @classmethod
     def _opened(cls, path: Path, suite: SuiteRecord) -> Self:
-        contents = read(path) if path.exists() else Contents(suite)
-        if contents.suite.name != suite.name:
-            raise UserError(
-                f"{path}: holds results of the suite '{contents.suite.name}', not of '{suite.name}'; another "
-                "file would be right."
-            )
-        if contents.broken:
-            aside = path.with_suffix(".broken")
-            _write(aside, contents.broken)
-            print(f"warning: {path}: its last line, which was cut off, is now in {aside}.", file=sys.stderr)
-        results = cls(path, contents)
+        contents = Contents(suite)
         contents.add(suite, _line(suite))
+        results = cls(path, contents)
         results.compact()
         return results
 
@@ -178,10 +169,28 @@ class ResultFile:
         self.contents.add(record, line)
 
     def compact(self) -> None:
-        """Removes what was replaced, and sorts. Raises UserError."""
+        """Takes in what the file holds, lines that were put there by hand too, removes what was replaced, and sorts.
+
+        Raises:
+            UserError: as `read` does, if the file holds another suite's results, or cannot be written.
+        """
+        path, suite = self._path, self.contents.suite
+        if path.exists():
+            contents = read(path)
+            if contents.suite.name != suite.name:
+                raise UserError(
+                    f"{path}: holds results of the suite '{contents.suite.name}', not of '{suite.name}'; another "
+                    "file would be right."
+                )
+            if contents.broken:
+                aside = path.with_suffix(".broken")
+                _write(aside, contents.broken)
+                print(f"warning: {path}: its last line, which was cut off, is now in {aside}.", file=sys.stderr)
+            contents.add(suite, _line(suite))
+            self.contents = contents
         content = self.contents.compacted()
-        if not self._path.exists() or self._path.read_bytes() != content:
-            _write(self._path, content)
+        if not path.exists() or path.read_bytes() != content:
+            _write(path, content)
 
 
 def _key(record: Record) -> Key:

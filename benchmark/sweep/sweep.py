@@ -72,7 +72,7 @@ class Sweep:
         if jobs and address is None and jobs > (most := most_jobs(self._suite, self._engine)):
             raise UserError(f"--jobs is {jobs}, but the free memory is enough for {most} at a time.")
         if not any(wanted(dict(place)) for place in self._suite.places()):
-            raise UserError(f"--only: the suite '{self._suite.name}' has no cell with all of these values.")
+            raise UserError(_none_wanted(self._suite))
         header = SuiteRecord(name=self._suite.name, suite=self._suite.model_dump(mode="json"))
         with ResultFile.open(self._path, header) as results, ExitStack() as stack:
 
@@ -96,6 +96,10 @@ class Sweep:
         return Grid(part, weights, cache_folder, compiled=self._compiled)
 
 
+def _none_wanted(suite: Suite) -> str:
+    return f"--only: the suite '{suite.name}' has no cell with all of these values."
+
+
 class _Pass:
     """One call: runs what is missing, while the result file is open."""
 
@@ -116,6 +120,8 @@ class _Pass:
         cells = [cell for cell in grid.runs(choices) if wanted(cell.axes.model_dump())]
         self._finish(cells, "cells")
         self._check_choices(choices, [cells for _, cells in tried.values()])
+        if not cells:
+            raise UserError(_none_wanted(self._suite))
         failed = [(cell, reason) for cell in cells if (reason := self._reason(cell)) is not None]
         if failed:
             cell, reason = failed[0]

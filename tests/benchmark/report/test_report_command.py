@@ -21,6 +21,7 @@ from report_suites import (
 
 from benchmark.__main__ import main
 from benchmark.report.blocks import NONE
+from benchmark.report.figures import _slug
 from benchmark.report.panels import panels
 from benchmark.report.results import read_results
 from benchmark.report.tables import pareto_front
@@ -273,7 +274,7 @@ def test_many_labels(tmp_path):
         "variant": "default",
     }
     records: list[Record] = [SuiteRecord(name="many", suite={})]
-    for method in ("lora", "full"):
+    for method in ("linear_probe", "lora", "full"):
         logits = generator.normal(labels, 1.0).astype(np.float16)
         records.append(finished_cell({**axes, "method": method, "seed": 0}, logits, labels, "multilabel"))
     write_records(tmp_path / "suite.jsonl", records)
@@ -283,14 +284,33 @@ def test_many_labels(tmp_path):
 
 def test_the_default_variant_stands_in_slopes_json(tmp_path):
     suite = write_suite(
-        tmp_path / "suite.jsonl", methods=("lora", "full"), seeds=(0,), images=60, variants=("a", "default")
+        tmp_path / "suite.jsonl",
+        methods=("linear_probe", "lora", "full"),
+        seeds=(0,),
+        images=60,
+        variants=("a", "default"),
     )
     markdown = report(suite, tmp_path / "out")
     assert "iid, a, imagenet: test metrics" in markdown
     entries = {entry["metric"]: entry for entry in slopes(tmp_path / "out")}
     (default,) = [panel for panel in panels(read_results(suite), 10) if panel.key.variant == "default"]
-    lora, full = (100 * known(default.estimate(model, "accuracy")).value for model in default.models("imagenet"))
-    assert entries["accuracy"]["slope_points_per_decade"] == pytest.approx((full - lora) / np.log10(1_000_000 / 30_000))
+    found = [100 * known(default.estimate(model, "accuracy")).value for model in default.models("imagenet")]
+    slope, _ = np.polyfit(np.log10([1_000, 30_000, 1_000_000]), found, 1)
+    assert entries["accuracy"]["slope_points_per_decade"] == pytest.approx(slope)
+
+
+def test_two_methods_have_no_slope(tmp_path):
+    """They are on a line whatever they are."""
+    suite = write_suite(tmp_path / "suite.jsonl", methods=("lora", "full"), images=60)
+    report(suite, tmp_path / "out")
+    assert "no slope" in (tmp_path / "out" / "slopes.svg").read_text()
+    assert slopes(tmp_path / "out") == []
+
+
+def test_labels_that_differ_in_punctuation_have_figures_of_their_own():
+    names = [_slug(*parts) for parts in (("a_b", "c"), ("a-b", "c"), ("a+b", "c"), ("A_b", "c"))]
+    assert len(set(names)) == 4
+    assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
 
 
 def test_pareto_front(suite_panels):

@@ -17,10 +17,10 @@ from benchmark.report.tables import gap_table, main_table
 
 @pytest.fixture
 def path(tmp_path):
-    """Two methods and baselines in two variants, in folds 1, 2 and 4 of five."""
+    """Three methods and baselines in two variants, in folds 1, 2 and 4 of five."""
     return write_suite(
         tmp_path / "folds.jsonl",
-        methods=("lora", "full"),
+        methods=("linear_probe", "lora", "full"),
         seeds=(1, 2, 4),
         images=80,
         variants=("none", "weighted_loss"),
@@ -44,7 +44,7 @@ def test_folds_are_named(path, tmp_path):
     assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 0
     report = (tmp_path / "out" / "report.md").read_text()
     assert "interval over folds" in report
-    assert "over 2 methods and 3 folds" in report
+    assert "over 3 methods and 3 folds" in report
 
 
 def test_differences_are_paired_by_fold(path):
@@ -74,7 +74,7 @@ def test_differences_are_paired_by_fold(path):
             method: {seed: reached(cells[method, seed]["final"]["test"]) for seed in (1, 2, 4)}
             for method in ("lora", "full")
         }
-        lora, full = table.rows
+        _, lora, full = table.rows
         assert [lora[column].text for column in (1, 3, 5)] == [
             difference(by_method["lora"], other) for other in (pooled, alone, by_method["full"])
         ]

@@ -165,6 +165,18 @@ def test_the_last_record_of_a_run_counts_and_the_others_go(path):
     assert kinds == ["suite", "choice", "cell", "cell", "cell"]
 
 
+def test_lines_put_there_by_hand_meanwhile_stay(path, tmp_path):
+    """As results of another machine are."""
+    other = tmp_path / "other.jsonl"
+    write(other, cell("elsewhere"))
+    with ResultFile.open(path, SUITE) as results:
+        results.append(cell("here"))
+        with path.open("ab") as file:
+            file.write(other.read_bytes().splitlines(keepends=True)[1])
+        results.append(failed("last"))
+    assert sorted(read(path).runs) == ["elsewhere", "here", "last"]
+
+
 def test_a_suite_that_has_changed_is_in_the_first_line(path):
     write(path, cell())
     with ResultFile.open(path, SuiteRecord(name="small", suite={"seeds": [5]})):

@@ -138,22 +138,12 @@ def test_a_part_of_a_suite(small, tmp_path, capsys):
 def test_a_part_that_is_empty(small, tmp_path, capsys):
     path = tmp_path / "two.yaml"
     path.write_text("extends: paper\nname: two\ndata: [cifar10, ham10000]\n")
-    assert (
-        main(
-            [
-                "run",
-                str(path),
-                "--out",
-                str(tmp_path / "o.jsonl"),
-                "--only",
-                "data=cifar10",
-                "--only",
-                "partition=natural",
-            ]
-        )
-        == 1
-    )
+    command = ["run", str(path), "--out", str(tmp_path / "o.jsonl")]
+    assert main([*command, "--only", "data=cifar10", "--only", "partition=natural"]) == 1
     assert "--only: the suite 'two' has no cell with all of these values" in capsys.readouterr().err
+    path.write_text(yaml.safe_dump({**yaml.safe_load(small.read_text()), "name": "three", "baselines": None}))
+    assert main([*plain_loop(path, tmp_path / "p.jsonl"), "--only", "method=local"]) == 1
+    assert "--only: the suite 'three' has no cell with all of these values" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_or_borne_is_said_first(small, swept, tmp_path, capsys):
