@@ -242,7 +242,7 @@ class Run(Strict):
     seconds: dict[str, Seconds]
     """Wall time by phase, and under ``total``."""
     compiled: bool = False
-    """Whether training steps on images ran through torch's compiler, if it could compile the model."""
+    """Whether training steps ran through torch's compiler, if it could compile the model."""
     precision: Precision | None = None
     """What was computed in; null of a run that failed, and in files that know no ``training.precision`` ``auto``, whose
     experiments say it."""

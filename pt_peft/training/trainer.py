@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +49,9 @@ EVALUATION_COPIES = 3
 """A forward pass without gradients holds about so many of its largest tensors at once."""
 
 
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """The outcome of one site's local training in a round."""
@@ -83,7 +85,7 @@ class LocalTrainer:
             experiment: what is trained, and how.
             weights: the backbone's file; the caller has checked its digest.
             device: where the model computes.
-            compiled: whether steps on images run through torch's compiler, if it can compile the model.
+            compiled: whether training steps run through torch's compiler, if it can compile the model.
 
         Raises:
             UserError: as `build_model` and `planned_exchange` do.
@@ -99,7 +101,8 @@ class LocalTrainer:
         self.model.module.to(device)
         self._normalise = Normalisation(experiment.backbone).to(device)
         self._splits = DeviceSplits(device) if device.type == "cuda" else None
-        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None if compiled else self.model.module
+        self._compiles = compiled
+        self._compiled: dict[type[ImageSplit | FeatureSplit], Forward] = {}
 
     def train(
         self,
@@ -279,44 +282,37 @@ class LocalTrainer:
         module, size = self.model.module, self.experiment.backbone.image_size
         return (getattr(module.patch_embed, "num_patches", None) or (size // 8) ** 2) + module.num_prefix_tokens
 
-    def _forward(self, split: ImageSplit | FeatureSplit) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _forward(self, split: ImageSplit | FeatureSplit) -> Forward:
         """The function from batches of `split` to logits float32 (B,K)."""
-        prefix, module = self._prefix, self.model.module
+        prefix, module, logits = self._prefix, self.model.module, self._logits
+        forward: Forward = module
         if prefix and isinstance(split, FeatureSplit):
-            return lambda features: self._feature_logits(prefix, features)
-        if module.training and not self.experiment.privacy.sample:
-            if self._compiled is None:
-                self._compiled = self._compile(len(split))
-            compiled = self._compiled
-            # The compiler would compile again for images that were turned in place, with other strides.
-            return lambda images: self._logits(images.contiguous() if compiled is not module else images, compiled)
-        return functools.partial(self._logits, module=module)
+            forward, logits = prefix.logits, self._feature_logits
+        pays = not (isinstance(split, FeatureSplit) and prefix and prefix.blocks is None)  # there a classifier is left
+        if not (self._compiles and module.training and pays) or self.experiment.privacy.sample:
+            return lambda batch: logits(batch, forward)
+        kind = type(split)
+        if kind not in self._compiled:
+            self._compiled[kind] = _compile(forward, lambda step: logits(self._blank(split), step), module)
+        compiled = self._compiled[kind]
+        # The compiler would compile again for images that were turned in place, with other strides.
+        return lambda batch: logits(batch.contiguous() if compiled != forward else batch, compiled)
 
-    def _compile(self, images: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The model compiled, tried in a step on so many images or a batch; as it is if that fails."""
-        module, size = self.model.module, self.experiment.backbone.image_size
-        compiled = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(module))
-        blank = torch.zeros(min(images, self.experiment.training.batch_size), 3, size, size, device=self.device)
-        try:
-            torch.autograd.backward(self._logits(blank, compiled).sum())
-        except Exception as error:  # the compilers below torch raise what they like
-            _logger.warning(
-                "the model cannot be compiled, so that it trains as it is: %s", " ".join(str(error).split())
-            )
-            compiled = module
-        for parameter in module.parameters():
-            parameter.grad = None
-        return compiled
+    def _blank(self, split: ImageSplit | FeatureSplit) -> torch.Tensor:
+        """A batch of zeros, as `split` has them."""
+        size = self.experiment.backbone.image_size
+        shape = split.features.shape[2:] if isinstance(split, FeatureSplit) else (3, size, size)
+        return torch.zeros(min(len(split), self.experiment.training.batch_size), *shape, device=self.device)
 
-    def _logits(self, images: torch.Tensor, module: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def _logits(self, images: torch.Tensor, module: Forward) -> torch.Tensor:
         """Logits float32 (B,K) of images float32 (B,3,S,S) in [0,1], by the model or a `module` that stands for it."""
         with autocast(self.precision, self.device):
             return module(self._normalise(images.to(self.device))).float()
 
-    def _feature_logits(self, prefix: FrozenPrefix, features: torch.Tensor) -> torch.Tensor:
-        """Logits float32 (B,K) of features of the frozen prefix, float32 (B,…), by the rest of the model."""
+    def _feature_logits(self, features: torch.Tensor, rest: Forward) -> torch.Tensor:
+        """Logits float32 (B,K) of features of the frozen prefix, float32 (B,…), by the `rest` of the model."""
         with autocast(self.precision, self.device):
-            return prefix.logits(features.to(self.device)).float()
+            return rest(features.to(self.device)).float()
 
     def _views(self) -> tuple[int, ...] | None:
         """Numbers of the views that training draws of an image, see `pt_peft.data.views`.
@@ -398,6 +394,25 @@ class LocalTrainer:
             ],
             fused=fused,
         )
+
+
+def _compile(forward: Forward, step: Callable[[Forward], torch.Tensor], module: nn.Module) -> Forward:
+    """`forward` compiled, tried in a `step` that uses it; as it is if that fails.
+
+    Args:
+        forward: a part of `module`.
+        step: from what stands for `forward` to a tensor.
+        module: whose gradients are removed.
+    """
+    compiled = torch.compile(forward)
+    try:
+        torch.autograd.backward(step(compiled).sum())
+    except Exception as error:  # the compilers below torch raise what they like
+        _logger.warning("the model cannot be compiled, so that it trains as it is: %s", " ".join(str(error).split()))
+        compiled = forward
+    for parameter in module.parameters():
+        parameter.grad = None
+    return compiled
 
 
 def pick_device(name: str, source: str = "site.json: field 'device'") -> torch.device:
