@@ -59,7 +59,7 @@ class Site(Strict):
     of a GPU."""
     compile: bool = False
     """Whether training steps run through ``torch.compile``, which compiles at the start of a job. A model
-    that cannot be compiled trains without it. No measurement of ours speaks for it yet."""
+    that cannot be compiled trains without it. ``docs/benchmark/speed.md`` has what it gave on a CPU."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads of torch; null takes 1 in a simulation, where results then do not depend on ``-t``, else all cores."""
     cache: Location | None = None
