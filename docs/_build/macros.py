@@ -99,6 +99,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "gates": suite_results.gates,
     "panel": suite_results.panel,
     "rates": suite_results.rates,
+    "variants": suite_results.variants,
     "tags": tags_table.table,
 }
 

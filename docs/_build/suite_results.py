@@ -10,6 +10,7 @@ from benchmark.report.panels import Panel, panels
 from benchmark.report.results import Results, read_results
 from benchmark.report.site_priors import site_prior_table
 from benchmark.report.tables import gap_table, main_table, tuning_table
+from benchmark.report.variants import variant_tables
 
 
 @cache
@@ -41,6 +42,11 @@ def panel(suite: str, data: str, partition: str, backbone: str = "imagenet", var
         raise ValueError(f"there is no panel of {data}, {partition}, {variant} with {backbone}")
     tables = [make(at[0], backbone, results.baselines) for make in (main_table, gap_table, site_prior_table)]
     return "\n\n".join(to_block(one) for one in tables if one)
+
+
+def variants(suite: str) -> str:
+    """The variants' test metrics, a table for each method and place of the grid."""
+    return "\n\n".join(to_block(one) for one in variant_tables(_read(suite)[1]))
 
 
 def rates(suite: str, data: str, backbone: str = "imagenet") -> str:
