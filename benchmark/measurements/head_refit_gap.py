@@ -1,10 +1,11 @@
-"""Compares a federation, pooled training and the best site alone, with the trained classifier and with a solved one.
+"""Compares a federation with pooled training, the best site alone, and itself with other fields of the experiment.
 
     cd benchmark/results
     python -m benchmark.measurements.head_refit_gap head_refit.json head_refit_pooled.json head_refit_local.json
 
-Reads what `benchmark.measurements.head_refit` has written, a file for each of those who train, and takes the folds that
-all of them have. The federation's ridge classifier, its penalty chosen on validation images, is compared with each.
+Reads what `benchmark.measurements.head_refit` has written, the federation's file first, and takes the folds that all of
+them have. The federation's ridge classifier, its penalty chosen on validation images, is compared with each, and with
+the trained classifiers.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
-from benchmark.measurements.head_refit import METRICS, TRAINED_BY, Result
+from benchmark.measurements.head_refit import METRICS, Result
 from benchmark.measurements.intervals import Floats, over_seeds
 from benchmark.measurements.provenance import Provenance, provenance
 from benchmark.measurements.results import finish, markdown_table
@@ -33,6 +34,7 @@ class Means(TypedDict):
     """What one model with one classifier reached, mean over folds."""
 
     trained_by: str
+    """Also by which fields, for a further federation; so in `Difference`."""
     way: str
     balanced_accuracy: float
     accuracy: float
@@ -65,22 +67,28 @@ class Gap(TypedDict):
 
     provenance: Provenance
     sources: dict[str, Source]
-    """By who trains."""
+    """By what rows have as ``trained_by``."""
     folds: list[int]
     means: list[Means]
     differences: list[Difference]
 
 
 def gap(results: Sequence[Result]) -> Gap:
-    """Compares `results` on the folds that all of them have.
+    """Compares the first of `results` with the others, on the folds that all of them have.
 
     Raises:
-        UserError: if there is no federation among them, or two of the same, or they share too little.
+        UserError: if the first is of no federation, two are of the same, or they share too little.
     """
-    by = {one["settings"]["trained_by"]: one for one in results}
-    if len(by) < len(results) or "federation" not in by:
+    by: dict[str, Result] = {}
+    for one in results:
+        name, fields = one["settings"]["trained_by"], one["settings"]["fields"]
+        by[", ".join((name, *fields)) if name in by else name] = one
+    first = next(iter(by))
+    if len(by) < len(results) or first != "federation":
         given = ", ".join(one["settings"]["trained_by"] for one in results)
-        raise UserError(f"The files are of {given}; one of the federation, and one each of others, would be right.")
+        raise UserError(
+            f"The files are of {given}; the federation's first, and others by who trains or by fields, would be right."
+        )
     for field in FIELDS_IN_COMMON:
         values = {name: one["settings"][field] for name, one in by.items()}
         if len(set(values.values())) > 1:
@@ -96,12 +104,12 @@ def gap(results: Sequence[Result]) -> Gap:
 
     means: list[Means] = []
     differences: list[Difference] = []
-    for name in sorted(by, key=TRAINED_BY.index):
+    for name in by:
         for way in WAYS:
             reached = {metric: float(over_folds(name, way, metric).mean()) for metric in METRICS}
             means.append(cast(Means, {"trained_by": name, "way": way, **reached}))
-            for metric in METRICS if (name, way) != ("federation", RIDGE) else ():
-                found = over_seeds((over_folds("federation", RIDGE, metric) - over_folds(name, way, metric)).tolist())
+            for metric in METRICS if (name, way) != (first, RIDGE) else ():
+                found = over_seeds((over_folds(first, RIDGE, metric) - over_folds(name, way, metric)).tolist())
                 ends = {"ahead": found.value, "low": found.low, "high": found.high}
                 differences.append(cast(Difference, {"trained_by": name, "way": way, "metric": metric, **ends}))
     sources: dict[str, Source] = {
@@ -125,7 +133,7 @@ def _read(path: Path) -> Result:
     try:
         for fold in content["folds"]:
             float(fold["ways"][RIDGE]["auroc"])
-        content["settings"]["trained_by"]
+        str(content["settings"]["trained_by"]), list(content["settings"]["fields"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is no result of head_refit ({unlike_expected(error)}).") from None
     return content
@@ -139,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", type=Path, nargs="+", help="results of head_refit")
+    parser.add_argument("files", type=Path, nargs="+", help="results of head_refit, the federation's first")
     parser.add_argument("--out", type=Path, help="result file to write")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
