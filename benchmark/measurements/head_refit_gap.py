@@ -133,7 +133,7 @@ def _read(path: Path) -> Result:
     try:
         for fold in content["folds"]:
             float(fold["ways"][RIDGE]["auroc"])
-        str(content["settings"]["trained_by"]), list(content["settings"]["fields"])
+        ", ".join((content["settings"]["trained_by"], *content["settings"]["fields"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is no result of head_refit ({unlike_expected(error)}).") from None
     return content
