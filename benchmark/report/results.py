@@ -241,58 +241,55 @@ def _check_settings(path: Path, cells: list[CellRecord | FailureRecord]) -> None
 
 def _check_choice(path: Path, choice: ChoiceRecord, trials: list[TrialRecord]) -> None:
     """Checks that a choice is the best of its trials, and says of them what their records do."""
-    named = f"{path}: the choice for {_place(choice.axes)}"
+    named = f"{path}: the choice for {', '.join(_without_seed(choice.axes))}"
     values = [one.val for one in choice.trials]
     if choice.chosen != (right := best(values)):
         raise UserError(
             f"{named} has 'chosen' {choice.chosen}, but by its values of validation {right} would be right; the same "
             "`run` command chooses anew."
         )
-    found = {
-        int(one.name.rpartition("-")[2]): one
-        for one in trials
-        if one.axes.model_dump(exclude={"seed"}) == choice.axes.model_dump()
-    }
     for index, tried in enumerate(choice.trials):
-        record = found.get(index)
-        if record is None:
-            if tried.val is None:  # it failed
-                continue
-            raise UserError(f"{named} has the value {tried.val} for its trial {index}, of which there is no line.")
-        pairs = [
-            ("learning_rate", tried.learning_rate, _field(record, "training.learning_rate")),
-            ("val", tried.val, metric_of(record.val.judged, record.select_by)),
+        records = [
+            one
+            for one in trials
+            if _without_seed(one.axes) == _without_seed(choice.axes) and one.name.endswith(f".trial-{index}")
         ]
-        for what, one, other in pairs:
-            if not _close(one, other):
+        if not records and tried.val is not None:  # one that failed is no trial's
+            raise UserError(f"{named} has the value {tried.val} for its trial {index}, of which there is no line.")
+        for what, said, found in (
+            ("learning_rate", tried.learning_rate, [_field(one, "training.learning_rate") for one in records]),
+            ("val", tried.val, [metric_of(one.val.judged, one.select_by) for one in records]),
+        ):
+            if records and said not in found:
                 raise UserError(
-                    f"{named} has the {what} {one} for its trial {index}, but '{record.name}' has {other}; the same "
-                    "`run` command chooses anew."
+                    f"{named} has the {what} {said} for its trial {index}, but '{records[0].name}' has {found[0]}; the "
+                    "same `run` command chooses anew."
                 )
 
 
 def _check_chosen(path: Path, results: Results) -> None:
-    """Checks that cells and baselines have the learning rate that trials on their partition, or another, chose."""
+    """Checks that cells and baselines have what trials on their partition, or else on another, chose."""
     choices: dict[tuple[str, ...], dict[str, ChoiceRecord]] = {}
     for one in results.choices:
-        choices.setdefault(_without_partition(one.axes), {})[one.axes.partition] = one
+        choices.setdefault(_without_seed(one.axes, "partition"), {})[one.axes.partition] = one
     for run in [*results.cells, *results.baselines]:
-        own = choices.get(_without_partition(run.axes), {})
+        own = choices.get(_without_seed(run.axes, "partition"), {})
         choice = own.get(run.axes.partition) or (next(iter(own.values())) if len(own) == 1 else None)
-        chosen, said = choice and choice.settings, _field(run, "training.learning_rate")
-        if chosen and chosen.learning_rate != said:
-            raise UserError(
-                f"{path}: the experiment of '{run.name}' has the training.learning_rate {said}, but its trials chose "
-                f"{chosen.learning_rate}; rerun it."
-            )
+        if not (choice and choice.settings):
+            continue
+        wanted: dict[str, object] = {"training.learning_rate": choice.settings.learning_rate}
+        for part, options in choice.settings.options.items():
+            wanted |= {f"method.options.{part}.{option}": value for option, value in options.items()}
+        for field, value in wanted.items():
+            if (said := _field(run, field)) != value:
+                raise UserError(
+                    f"{path}: the experiment of '{run.name}' has the {field} {said}, but its trials chose {value}; "
+                    "rerun it."
+                )
 
 
-def _without_partition(axes: ChoiceAxes) -> tuple[str, ...]:
-    return axes.domain, axes.data, axes.backbone, axes.variant, axes.method
-
-
-def _place(axes: ChoiceAxes) -> str:
-    return ".".join((axes.data, axes.partition, axes.backbone, axes.variant, axes.method))
+def _without_seed(axes: ChoiceAxes, *others: str) -> tuple[str, ...]:
+    return tuple(value for axis, value in axes.model_dump().items() if axis not in ("seed", *others))
 
 
 def compared(experiment: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -63,6 +63,16 @@ def test_a_choice_of_a_trial_that_is_not_there(small, refusal):
             lambda line: line["trials"][1].update(learning_rate=2e-3),
             "has the learning_rate 0.002 for its tri",
         ),
+        (
+            "choice",
+            lambda line: line["trials"][1].update(learning_rate=1e-3 + 1e-8),
+            "has the learning_rate 0.00100001",
+        ),
+        (
+            "choice",
+            lambda line: line["trials"][1].update(options={"lora": {"rank": 8}}),
+            "has the method.options.lora.rank None, but its trials chose 8; rerun it",
+        ),
         ("trial", lambda line: line["name"].endswith("-0"), "has the value 0.4 for its trial 0, of which there is no"),
         (
             "trial",
