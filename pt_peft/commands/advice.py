@@ -250,9 +250,13 @@ def _objective(
 
 
 def _others(one: Measured, measured: Sequence[Measured]) -> list[Measured]:
-    """The same as `one` with another objective."""
+    """The same as `one` with another objective and, by the names of the suite's variants, nothing else that differs."""
     return [other for other in measured if _place(other) == _place(one) and other.method == one.method
-            and other.imbalance != one.imbalance]  # fmt: skip
+            and other.imbalance != one.imbalance and _is_plain(one) and _is_plain(other)]  # fmt: skip
+
+
+def _is_plain(one: Measured) -> bool:
+    return one.variant in (one.imbalance, "default")
 
 
 def _method(experiment: Experiment, imbalance: str, measured: Sequence[Measured]) -> Advised:
