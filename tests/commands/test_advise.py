@@ -150,6 +150,20 @@ def test_with_measurements_it_names_them(advise):
     assert "2 folds (a lead, not a finding): norm" in advise(NORTH, SOUTH, own=own)[1].out
 
 
+def test_a_variant_that_differs_in_more_than_the_objective_bears_none(advise):
+    own = [
+        measured("lora_vpt", 0.66, 61_255),
+        measured("lora_vpt", 0.70, 61_255) | {"variant": "ridge_finish"},
+        measured("lora_vpt", 0.61, 61_255, "weighted_loss"),
+        measured("lora_vpt", 0.62, 61_255, "federation_weights") | {"variant": "federation_weights-rows"},
+    ]
+    objective = advise(NORTH, SOUTH, own=own)[1].out.partition("method.name")[0]
+    assert "balanced_softmax 0.660" in objective
+    assert "weighted_loss 0.610" in objective
+    assert "balanced_softmax 0.700" not in objective
+    assert "federation_weights" not in objective
+
+
 def test_balanced_and_alike_sites_need_no_other_objective(advise):
     out = advise(report("north", (20, 20, 20, 20)), report("south", (20, 20, 20, 20)))[1].out
     assert "training.imbalance: none (as it is)" in out
