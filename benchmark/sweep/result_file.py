@@ -134,21 +134,14 @@ class ResultFile:
         lock = path.with_name(path.name + ".lock")
         try:
             with FileLock(lock, blocking=False):
-                results = cls._opened(path, suite)
+                results = cls(path, Contents(suite))
+                results.compact()
                 try:
                     yield results
                 finally:
                     results.compact()
         except Timeout:
             raise UserError(f"{path}: another process is writing its results there.") from None
-
-    @classmethod
-    def _opened(cls, path: Path, suite: SuiteRecord) -> Self:
-        contents = Contents(suite)
-        contents.add(suite, _line(suite))
-        results = cls(path, contents)
-        results.compact()
-        return results
 
     def append(self, record: Record) -> None:
         """Adds `record` in one piece: after an error the file is as it was. Raises UserError."""
@@ -186,8 +179,8 @@ class ResultFile:
                 aside = path.with_suffix(".broken")
                 _write(aside, contents.broken)
                 print(f"warning: {path}: its last line, which was cut off, is now in {aside}.", file=sys.stderr)
-            contents.add(suite, _line(suite))
             self.contents = contents
+        self.contents.add(suite, _line(suite))
         content = self.contents.compacted()
         if not path.exists() or path.read_bytes() != content:
             _write(path, content)

@@ -288,8 +288,9 @@ class LocalTrainer:
         forward: Forward = module
         if prefix and isinstance(split, FeatureSplit):
             forward, logits = prefix.logits, self._feature_logits
-        pays = not (isinstance(split, FeatureSplit) and prefix and prefix.blocks is None)  # there a classifier is left
-        if not (self._compiles and module.training and pays) or self.experiment.privacy.sample:
+        # Behind a prefix of all blocks a classifier is left, which gains nothing.
+        classifier_alone = prefix and isinstance(split, FeatureSplit) and prefix.blocks is None
+        if not self._compiles or not module.training or classifier_alone or self.experiment.privacy.sample:
             return lambda batch: logits(batch, forward)
         kind = type(split)
         if kind not in self._compiled:
